@@ -1,0 +1,166 @@
+"""A block of units, and one way to replace it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from trt_layermerge.core.conv import AddSpec, ConvSpec, Spec, compose, spec_from_json
+from trt_layermerge.core.graph import LayerGraph
+
+CandidateKey: TypeAlias = tuple[int, int, str, tuple[int, ...], tuple[Spec, ...]]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Block:
+    """The units ``units[start:end]``, half open."""
+
+    start: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to replace a block.
+
+    Attributes:
+        block: The units it replaces.
+        kind: ``compose`` (kept convolutions, merged exactly), ``fit`` (new convolutions, fitted)
+            or ``identity`` (nothing but the shortcut remains).
+        kept: Indices of the kept units; empty unless the kind is ``compose``.
+        convs: Geometry of what runs in the block's place once merged, in order; activation and
+            residual flag stand on the last one.
+        extras: What else the block's place costs: projections of a residual that stays open, or
+            an addition without a convolution before it.
+        activation: Activation behind the block (after the addition, if one ends there), or None.
+        original: Whether the block stays exactly as it was.
+    """
+
+    block: Block
+    kind: str
+    kept: tuple[int, ...]
+    convs: tuple[ConvSpec, ...]
+    extras: tuple[Spec, ...] = ()
+    activation: str | None = None
+    original: bool = False
+
+    @property
+    def spec(self) -> ConvSpec | None:
+        """Geometry of the merged convolution, or None for a pure identity."""
+        return self.convs[0] if self.convs else None
+
+    @property
+    def costs(self) -> tuple[Spec, ...]:
+        """Everything that has to be timed for this candidate."""
+        return self.convs + self.extras
+
+    @property
+    def key(self) -> CandidateKey:
+        """What tells this candidate from every other one of the same graph."""
+        return self.block.start, self.block.end, self.kind, self.kept, self.convs
+
+    @property
+    def nonlinear(self) -> bool:
+        """Whether the block keeps a convolution with an activation behind it."""
+        return bool(self.convs) and self.activation is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON-ready mapping that ``from_json`` reads back."""
+        return {
+            "start": self.block.start,
+            "end": self.block.end,
+            "kind": self.kind,
+            "kept": list(self.kept),
+            "spec": self.spec.to_json() if self.spec else None,
+            "convs": [s.to_json() for s in self.convs],
+            "extras": [s.to_json() for s in self.extras],
+            "activation": self.activation,
+            "original": self.original,
+        }
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Candidate:
+        """Returns the candidate that ``to_json`` wrote."""
+        convs = tuple(spec_from_json(s) for s in data["convs"])
+        if not all(isinstance(s, ConvSpec) for s in convs):
+            raise ValueError("the convs of a candidate must be convolutions")
+        return Candidate(
+            block=Block(int(data["start"]), int(data["end"])),
+            kind=str(data["kind"]),
+            kept=tuple(int(i) for i in data["kept"]),
+            convs=tuple(s for s in convs if isinstance(s, ConvSpec)),
+            extras=tuple(spec_from_json(s) for s in data["extras"]),
+            activation=data["activation"],
+            original=bool(data["original"]),
+        )
+
+    def __str__(self) -> str:
+        """Returns a short form such as ``compose 3:5 16>16 k5x5 @16x16 relu``."""
+        body = " + ".join(str(s) for s in self.convs) or "-"
+        return f"{self.kind} {self.block.start}:{self.block.end} {body}"
+
+
+def block_activation(graph: LayerGraph, block: Block) -> str | None:
+    """Returns the activation that stands at the end of a block.
+
+    The original one where there is one. Where a block of two or more units ends linearly, the last
+    activation inside it moves to its end, after the addition if one ends there.
+    """
+    inside = [u.activation for u in graph.units[block.start : block.end]]
+    if inside[-1] is not None or len(block) == 1:
+        return inside[-1]
+    return next((a for a in reversed(inside) if a is not None), None)
+
+
+def finish(
+    graph: LayerGraph, block: Block, kind: str, kept: tuple[int, ...], convs: tuple[ConvSpec, ...]
+) -> Candidate:
+    """Returns a candidate with activation, residual flag and extra costs worked out.
+
+    ``convs`` are bare convolutions; empty means that only the shortcut remains.
+    """
+    activation = block_activation(graph, block)
+    open_residual = graph.open_residual(block.start, block.end)
+    extras: tuple[Spec, ...] = open_residual.projections if open_residual else ()
+    if convs:
+        last = replace(convs[-1], activation=activation, residual=open_residual is not None)
+        convs = (*convs[:-1], last)
+    elif open_residual:
+        spec = graph.units[block.end - 1].spec
+        rows, columns = spec.out_size
+        extras = (*extras, AddSpec(spec.out_channels, rows, columns, activation))
+    else:
+        activation = None
+    return Candidate(block, kind, kept, convs, extras, activation)
+
+
+def original_candidate(graph: LayerGraph, index: int) -> Candidate:
+    """Returns the candidate that leaves one unit as it is (a residual of its own is fused)."""
+    spec = merged_spec(graph, Block(index, index + 1), (index,))
+    candidate = finish(graph, Block(index, index + 1), "compose", (index,), (spec,))
+    return replace(candidate, original=True)
+
+
+def merged_spec(graph: LayerGraph, block: Block, kept: tuple[int, ...]) -> ConvSpec:
+    """Returns the bare convolution that the kept units of a block merge into, padding hoisted.
+
+    Dropped units pass their input through. A residual inside the block that becomes part of the
+    convolution makes it dense where a shortcut is dense.
+
+    Raises:
+        ValueError: If nothing is kept, or the kept units do not fit together.
+    """
+    if not kept:
+        raise ValueError(f"{block} keeps no unit, so there is no convolution to describe")
+    specs = [graph.units[i].spec.bare() for i in kept]
+    merged = specs[0]
+    for spec in specs[1:]:
+        merged = compose(merged, spec)
+    groups = merged.groups
+    for residual in graph.residuals_inside(block.start, block.end):
+        if any(p.groups < groups for p in residual.projections):
+            groups = 1
+    return replace(merged, groups=groups)

@@ -1,0 +1,223 @@
+"""The geometry of one convolution, and of two in a row."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+Pair: TypeAlias = tuple[int, int]
+Pads: TypeAlias = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ConvSpec:
+    """One biased convolution on a known map, with what is fused behind it.
+
+    Attributes:
+        in_channels: Channels of the input map.
+        out_channels: Channels of the output map.
+        kernel: Taps as (height, width).
+        stride: Step as (vertical, horizontal).
+        padding: Zeros as (top, left, bottom, right).
+        dilation: Distance of taps as (vertical, horizontal).
+        groups: Number of channel groups; ``in_channels`` means depthwise.
+        height: Rows of the input map.
+        width: Columns of the input map.
+        activation: Canonical name of the activation behind it, or None.
+        residual: Whether a map of the output's shape is added before the activation.
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel: Pair
+    stride: Pair
+    padding: Pads
+    dilation: Pair
+    groups: int
+    height: int
+    width: int
+    activation: str | None = None
+    residual: bool = False
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether every channel is filtered on its own, none mixed or multiplied."""
+        return self.groups == self.in_channels == self.out_channels
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether the kernel is a single tap."""
+        return self.kernel == (1, 1)
+
+    @property
+    def extent(self) -> Pair:
+        """Rows and columns that the dilated kernel spans."""
+        (kh, kw), (dh, dw) = self.kernel, self.dilation
+        return dh * (kh - 1) + 1, dw * (kw - 1) + 1
+
+    @property
+    def out_size(self) -> Pair:
+        """Rows and columns of the output map."""
+        top, left, bottom, right = self.padding
+        extent_h, extent_w = self.extent
+        return (
+            (self.height + top + bottom - extent_h) // self.stride[0] + 1,
+            (self.width + left + right - extent_w) // self.stride[1] + 1,
+        )
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulate operations for one image."""
+        rows, columns = self.out_size
+        taps = self.kernel[0] * self.kernel[1]
+        return rows * columns * taps * self.out_channels * self.in_channels // self.groups
+
+    def bare(self) -> ConvSpec:
+        """Returns the same convolution with nothing fused behind it."""
+        return replace(self, activation=None, residual=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON-ready mapping that ``spec_from_json`` reads back."""
+        return {
+            "op": "conv",
+            "in_channels": self.in_channels,
+            "out_channels": self.out_channels,
+            "kernel": list(self.kernel),
+            "stride": list(self.stride),
+            "padding": list(self.padding),
+            "dilation": list(self.dilation),
+            "groups": self.groups,
+            "height": self.height,
+            "width": self.width,
+            "activation": self.activation,
+            "residual": self.residual,
+        }
+
+    def __str__(self) -> str:
+        """Returns a short form such as ``16>32 k3x3 s2 g1 @16x16 +res relu``."""
+        stride = "" if self.stride == (1, 1) else f" s{self.stride[0]}x{self.stride[1]}"
+        dilation = "" if self.dilation == (1, 1) else f" d{self.dilation[0]}x{self.dilation[1]}"
+        groups = " dw" if self.depthwise else "" if self.groups == 1 else f" g{self.groups}"
+        tail = (" +res" if self.residual else "") + (f" {self.activation}" if self.activation else "")
+        return (
+            f"{self.in_channels}>{self.out_channels} k{self.kernel[0]}x{self.kernel[1]}"
+            f"{stride}{dilation}{groups} @{self.height}x{self.width}{tail}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AddSpec:
+    """A residual addition that stays although every convolution before it is gone."""
+
+    channels: int
+    height: int
+    width: int
+    activation: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON-ready mapping that ``spec_from_json`` reads back."""
+        return {
+            "op": "add",
+            "channels": self.channels,
+            "height": self.height,
+            "width": self.width,
+            "activation": self.activation,
+        }
+
+    def __str__(self) -> str:
+        """Returns a short form such as ``add 16 @16x16 relu``."""
+        tail = f" {self.activation}" if self.activation else ""
+        return f"add {self.channels} @{self.height}x{self.width}{tail}"
+
+
+Spec: TypeAlias = ConvSpec | AddSpec
+
+
+def spec_from_json(data: dict[str, Any]) -> Spec:
+    """Returns the spec that ``to_json`` wrote.
+
+    Raises:
+        KeyError: If a field is missing.
+        TypeError: If a field has the wrong form.
+        ValueError: If a field has the wrong value.
+    """
+    if data["op"] == "add":
+        return AddSpec(
+            int(data["channels"]), int(data["height"]), int(data["width"]), data["activation"]
+        )
+    if data["op"] != "conv":
+        raise ValueError(f"unknown op {data['op']!r}")
+    top, left, bottom, right = (int(v) for v in data["padding"])
+    return ConvSpec(
+        in_channels=int(data["in_channels"]),
+        out_channels=int(data["out_channels"]),
+        kernel=_pair(data["kernel"]),
+        stride=_pair(data["stride"]),
+        padding=(top, left, bottom, right),
+        dilation=_pair(data["dilation"]),
+        groups=int(data["groups"]),
+        height=int(data["height"]),
+        width=int(data["width"]),
+        activation=data["activation"],
+        residual=bool(data["residual"]),
+    )
+
+
+def _pair(values: Any) -> Pair:
+    first, second = values
+    return int(first), int(second)
+
+
+def compose(first: ConvSpec, second: ConvSpec) -> ConvSpec:
+    """Returns the single convolution that equals ``second`` after ``first``, padding hoisted.
+
+    Per axis, with taps of the first at multiples of d1 and of the second at multiples of s1·d2:
+
+        extent' = d1·(k1 − 1) + s1·d2·(k2 − 1) + 1      s' = s1·s2      p' = p1 + s1·p2
+
+    The dilation kept is the largest step that still meets every tap. Contiguous channel groups
+    compose to gcd(g1, g2) groups. What is fused behind ``second`` is kept.
+
+    Raises:
+        ValueError: If the channels do not fit.
+    """
+    if first.out_channels != second.in_channels:
+        raise ValueError(
+            f"cannot compose {first} with {second}: {first.out_channels} channels do not feed "
+            f"{second.in_channels}"
+        )
+    kernel_h, dilation_h = _compose_taps(first, second, 0)
+    kernel_w, dilation_w = _compose_taps(first, second, 1)
+    (sh, sw), (top, left, bottom, right) = first.stride, first.padding
+    return ConvSpec(
+        in_channels=first.in_channels,
+        out_channels=second.out_channels,
+        kernel=(kernel_h, kernel_w),
+        stride=(sh * second.stride[0], sw * second.stride[1]),
+        padding=(
+            top + sh * second.padding[0],
+            left + sw * second.padding[1],
+            bottom + sh * second.padding[2],
+            right + sw * second.padding[3],
+        ),
+        dilation=(dilation_h, dilation_w),
+        groups=math.gcd(first.groups, second.groups),
+        height=first.height,
+        width=first.width,
+        activation=second.activation,
+        residual=second.residual,
+    )
+
+
+def _compose_taps(first: ConvSpec, second: ConvSpec, axis: int) -> Pair:
+    """Returns kernel size and dilation of the composition along one axis."""
+    reach_first = first.dilation[axis] * (first.kernel[axis] - 1)
+    step = first.stride[axis] * second.dilation[axis]
+    reach_second = step * (second.kernel[axis] - 1)
+    dilation = math.gcd(
+        first.dilation[axis] if reach_first else 0, step if reach_second else 0
+    )
+    if not dilation:
+        return 1, 1
+    return 1 + (reach_first + reach_second) // dilation, dilation

@@ -1,0 +1,45 @@
+"""What was measured on, and at which precision: part of the key of every latency."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """Identity of a device as one backend sees it. Entries of different identities never mix.
+
+    Attributes:
+        backend: Name of the backend, such as ``onnxruntime``.
+        backend_version: Version of the library behind it.
+        name: Model of the processor or GPU.
+        settings: What else changes a latency (threads, pinning, power mode), in words.
+    """
+
+    backend: str
+    backend_version: str
+    name: str
+    settings: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON-ready mapping."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> DeviceInfo:
+        """Returns the device that ``to_json`` wrote."""
+        return DeviceInfo(
+            str(data["backend"]),
+            str(data["backend_version"]),
+            str(data["name"]),
+            str(data.get("settings", "")),
+        )
+
+    def __str__(self) -> str:
+        """Returns a short form for messages."""
+        settings = f", {self.settings}" if self.settings else ""
+        return f"{self.name} ({self.backend} {self.backend_version}{settings})"

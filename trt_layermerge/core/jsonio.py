@@ -1,0 +1,200 @@
+"""Versioned files: written whole or not at all, read with a clear refusal when damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from trt_layermerge.errors import CorruptInputError, DeviceError, UsageError
+
+Json: TypeAlias = dict[str, Any]
+MAX_FILE_BYTES = 256 * 2**20
+
+
+def schema_name(kind: str, version: int = 1) -> str:
+    """Returns the schema field of a file, such as ``trt-layermerge/plan@1``."""
+    return f"trt-layermerge/{kind}@{version}"
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replaces a file atomically: readers see the old content or the new, never half of it.
+
+    Raises:
+        DeviceError: If the folder cannot be written or the disk is full; the old file stays.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise DeviceError(
+            f"cannot write {path}: {error.strerror or error}; "
+            "choose a writable folder with free space (--runs-dir DIR)"
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a text file atomically. Raises ``DeviceError`` as ``write_bytes`` does."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, kind: str, body: Mapping[str, Any]) -> None:
+    """Writes one JSON object with its schema first. Raises ``DeviceError``."""
+    write_text(path, json.dumps({"schema": schema_name(kind), **body}, indent=1) + "\n")
+
+
+def read_json(path: Path, kind: str) -> Json:
+    """Returns the object of a file that ``write_json`` wrote.
+
+    Raises:
+        UsageError: If there is no such file.
+        CorruptInputError: If it is damaged, too large or of another schema.
+    """
+    return _checked_object(path, _read_text(path), kind)
+
+
+def write_lines(path: Path, kind: str, header: Mapping[str, Any], rows: Iterable[Json]) -> None:
+    """Writes a JSON Lines table: a header line with the schema, then one row a line."""
+    lines = [json.dumps({"schema": schema_name(kind), **header})]
+    lines += [json.dumps(row) for row in rows]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def read_lines(path: Path, kind: str) -> tuple[Json, list[Json]]:
+    """Returns header and rows of a JSON Lines table.
+
+    A last line without a line end is the trace of an interrupted write and is dropped.
+
+    Raises:
+        UsageError: If there is no such file.
+        CorruptInputError: If any other line is damaged, or the schema is another one.
+    """
+    complete, _, _ = _read_text(path).rpartition("\n")
+    lines = complete.split("\n")
+    header = _checked_object(path, lines[0], kind)
+    return header, [_parse(path, line, number) for number, line in enumerate(lines[1:], 2) if line]
+
+
+def append_line(path: Path, row: Json) -> None:
+    """Appends one durable row: it is on the disk when this returns. Raises ``DeviceError``.
+
+    A half-written last line left by a killed process is cut off first.
+    """
+    try:
+        with path.open("r+b") as file:
+            _cut_partial_line(file)
+            file.write(json.dumps(row).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise DeviceError(
+            f"cannot append to {path}: {error.strerror or error}; free space or choose another "
+            "folder (--runs-dir DIR), then type the same command to continue"
+        ) from error
+
+
+def _cut_partial_line(file: Any) -> None:
+    """Leaves the file position at the end of the last complete line."""
+    size = file.seek(0, os.SEEK_END)
+    position = size
+    while position:
+        step = min(position, 65536)
+        file.seek(position - step)
+        found = file.read(step).rfind(b"\n")
+        if found >= 0:
+            position = position - step + found + 1
+            break
+        position -= step
+    file.truncate(position)
+    file.seek(position)
+
+
+@contextmanager
+def damage(path: Path) -> Iterator[None]:
+    """Turns the errors of reading malformed fields into one clear refusal.
+
+    Raises:
+        CorruptInputError: In place of the errors that a missing or malformed field causes.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise _corrupt(path, f"a field is missing or malformed ({error})") from error
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Returns the SHA-256 of some bytes, in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hex. Raises ``UsageError`` if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            for chunk in _chunks(file):
+                digest.update(chunk)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    return digest.hexdigest()
+
+
+def _chunks(file: Any) -> Iterator[bytes]:
+    while chunk := file.read(1 << 20):
+        yield chunk
+
+
+def sha256_json(value: Any) -> str:
+    """Returns the SHA-256 of a JSON value in canonical form."""
+    return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise CorruptInputError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB; not read")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no file {path}; run the stage that writes it first") from error
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise _corrupt(path, "it is not UTF-8 text") from error
+
+
+def _checked_object(path: Path, text: str, kind: str) -> Json:
+    body = _parse(path, text, 1)
+    if body.get("schema") != schema_name(kind):
+        raise _corrupt(path, f"schema is {body.get('schema')!r}, not {schema_name(kind)!r}")
+    return body
+
+
+def _parse(path: Path, text: str, line: int) -> Json:
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _corrupt(path, f"line {line} is not valid JSON") from error
+    if not isinstance(body, dict):
+        raise _corrupt(path, f"line {line} is not a JSON object")
+    return body
+
+
+def _corrupt(path: Path, why: str) -> CorruptInputError:
+    return CorruptInputError(
+        f"{path} is damaged: {why}; delete the file and run the same command again to redo it"
+    )

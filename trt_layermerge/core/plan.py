@@ -1,0 +1,98 @@
+"""Which candidate stands at every place of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trt_layermerge.core.candidate import Candidate, original_candidate
+from trt_layermerge.core.conv import ConvSpec
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.jsonio import damage, read_json, write_json
+from trt_layermerge.errors import UsageError
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """One candidate for every unit of a network, in order and without gaps.
+
+    Attributes:
+        candidates: The candidates, ordered by block; untouched units are candidates too.
+        latency_ms: Predicted latency of the whole network, or None.
+        score: Value of the objective, or None.
+        budget_ms: The latency it was solved for, or None.
+        notes: Measured latency, hashes, seed and versions, for ``plan.json``.
+    """
+
+    candidates: tuple[Candidate, ...]
+    latency_ms: float | None = None
+    score: float | None = None
+    budget_ms: float | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(graph: LayerGraph, candidates: Iterable[Candidate]) -> MergePlan:
+        """Returns the plan that applies exactly these candidates and keeps everything else.
+
+        Raises:
+            UsageError: If two candidates overlap, or one is not within the graph.
+        """
+        chosen = sorted(candidates, key=lambda c: c.block)
+        filled: list[Candidate] = []
+        position = 0
+        for candidate in chosen:
+            if candidate.block.start < position:
+                raise UsageError(f"two candidates overlap at unit {candidate.block.start}")
+            filled += [original_candidate(graph, i) for i in range(position, candidate.block.start)]
+            filled.append(candidate)
+            position = candidate.block.end
+        if position > len(graph.units):
+            raise UsageError(f"unit {position - 1} is not in a graph of {len(graph.units)} units")
+        filled += [original_candidate(graph, i) for i in range(position, len(graph.units))]
+        return MergePlan(tuple(filled))
+
+    @property
+    def changed(self) -> tuple[Candidate, ...]:
+        """The candidates that replace something."""
+        return tuple(c for c in self.candidates if not c.original)
+
+    @property
+    def conv_count(self) -> int:
+        """Convolutions of the chain once merged, surviving projections included."""
+        return sum(isinstance(spec, ConvSpec) for c in self.candidates for spec in c.costs)
+
+    @property
+    def activation_count(self) -> int:
+        """Activations of the chain once merged."""
+        return sum(c.activation is not None for c in self.candidates)
+
+    def save(self, path: Path) -> None:
+        """Writes ``plan.json``."""
+        body = {
+            "candidates": [c.to_json() for c in self.candidates],
+            "predicted_ms": self.latency_ms,
+            "score": self.score,
+            "budget_ms": self.budget_ms,
+            "notes": dict(self.notes),
+        }
+        write_json(path, "plan", body)
+
+    @staticmethod
+    def load(path: Path) -> MergePlan:
+        """Returns the plan of a file.
+
+        Raises:
+            UsageError: If there is no such file.
+            CorruptInputError: If it is damaged.
+        """
+        body = read_json(path, "plan")
+        with damage(path):
+            return MergePlan(
+                candidates=tuple(Candidate.from_json(c) for c in body["candidates"]),
+                latency_ms=body["predicted_ms"],
+                score=body["score"],
+                budget_ms=body["budget_ms"],
+                notes=dict(body["notes"]),
+            )

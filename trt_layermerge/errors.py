@@ -1,0 +1,78 @@
+"""Everything that can go wrong, and the exit code it ends with.
+
+LayerMergeError                 1
+├── UsageError                  2   wrong option, unknown name, missing file
+├── UnsupportedModelError       3   the network or its input cannot be handled
+├── DeviceError                 4   device, backend, library or file system
+│   └── MissingDependencyError  4   an optional package is not installed
+├── AccuracyGateError           5   the result is less accurate than allowed
+├── LatencyGateError            6   the result is slower than allowed
+│   └── InfeasibleBudgetError   6   no plan meets the budget
+└── CorruptInputError           7   damaged, non-finite or malformed input
+    └── UntrustedInputError     7   input that would execute code when loaded
+
+A message is one short paragraph: what happened, why, and what to type.
+"""
+
+from __future__ import annotations
+
+
+class LayerMergeError(Exception):
+    """Base of every error that users see without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(LayerMergeError):
+    """An option, a name or a path that cannot be used."""
+
+    exit_code = 2
+
+
+class UnsupportedModelError(LayerMergeError):
+    """A network, or an input to it, that cannot be traced, merged or exported."""
+
+    exit_code = 3
+
+
+class DeviceError(LayerMergeError):
+    """A device, backend, library or file system that refuses the work."""
+
+    exit_code = 4
+
+
+class MissingDependencyError(DeviceError):
+    """An optional package that the requested work needs is not installed."""
+
+    def __init__(self, package: str, purpose: str, extra: str) -> None:
+        """Names the package, what needs it, and the extra that installs it."""
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed; "
+            f"type: pip install 'trt-layermerge[{extra}]'"
+        )
+
+
+class AccuracyGateError(LayerMergeError):
+    """The result is less accurate than the gate allows."""
+
+    exit_code = 5
+
+
+class LatencyGateError(LayerMergeError):
+    """The result is slower than the gate allows."""
+
+    exit_code = 6
+
+
+class InfeasibleBudgetError(LatencyGateError):
+    """No plan meets the latency budget."""
+
+
+class CorruptInputError(LayerMergeError):
+    """Input that is damaged, non-finite or not in the expected format."""
+
+    exit_code = 7
+
+
+class UntrustedInputError(CorruptInputError):
+    """Input that could execute code when loaded."""
