@@ -43,6 +43,8 @@ class ConvUnit:
             here), or None.
         spec: The convolution as it stands, with its activation and residual flag.
         nodes: Names of its values in the traced graph.
+        weight_l1: Sum of the magnitudes of the convolution's weights; decides which of several
+            equal convolutions is kept.
     """
 
     index: int
@@ -51,6 +53,7 @@ class ConvUnit:
     activation: str | None
     spec: ConvSpec
     nodes: UnitNodes
+    weight_l1: float = 0.0
 
     @property
     def irreducible(self) -> bool:

@@ -49,6 +49,7 @@ def graph_to_json(graph: LayerGraph) -> Json:
                 "activation": u.activation,
                 "spec": u.spec.to_json(),
                 "nodes": asdict(u.nodes),
+                "weight_l1": u.weight_l1,
             }
             for u in graph.units
         ],
@@ -84,6 +85,7 @@ def graph_from_json(body: Json) -> LayerGraph:
                 u["activation"],
                 _conv(u["spec"]),
                 UnitNodes(**u["nodes"]),
+                float(u["weight_l1"]),
             )
             for u in body["units"]
         ),
