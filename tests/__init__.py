@@ -1,0 +1,1 @@
+"""Tests mirror the package; run from the repository root."""
