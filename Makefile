@@ -1,0 +1,35 @@
+# Two commands matter: `make demo` shows the whole way on a real network, `make test` checks the code.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/trt-layermerge run engines/recipes/glyphs-resnet20-cpu.yaml --run demo
+
+# Lint first: it fails in seconds, the tests take minutes.
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+# A stamp is renewed when what would be installed changes; the package itself is editable.
+$(VENV)/demo.stamp: pyproject.toml setup.py | $(BIN)/python
+	$(PIP_INSTALL) --editable '.[demo]'
+	touch $@
+
+$(VENV)/test.stamp: pyproject.toml setup.py | $(BIN)/python
+	$(PIP_INSTALL) --editable '.[demo,zoo,dev]'
+	touch $@ $(VENV)/demo.stamp
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
