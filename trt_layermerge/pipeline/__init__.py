@@ -1,0 +1,1 @@
+"""The stages in order, each skipped while its inputs are unchanged."""

@@ -1,0 +1,79 @@
+"""What a caller asks of the pipeline, and what it is told while the pipeline works."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+STAGES: tuple[str, ...] = (
+    "inspect",
+    "latency",
+    "importance",
+    "search",
+    "finetune",
+    "merge",
+    "export",
+    "build",
+    "bench",
+    "verify",
+    "report",
+)
+"""The stages in the order in which ``run`` goes through them."""
+
+StageState: TypeAlias = Literal["run", "skip", "done"]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """One request to the pipeline.
+
+    Attributes:
+        run: Name of the run, a folder below ``runs_dir``.
+        runs_dir: Where runs are kept.
+        recipe: Recipe to start from; None means the one that the run remembers.
+        overrides: Values by dotted recipe key, such as ``{"search.speedup": 2.0}``; they win over
+            the recipe.
+        from_stage: First stage to do again, or None to skip everything that is done.
+        only_stage: The only stage to do, or None for all.
+        verbose: 0 normal, 1 and 2 more, -1 quiet.
+    """
+
+    run: str
+    runs_dir: Path = Path("runs")
+    recipe: Path | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    from_stage: str | None = None
+    only_stage: str | None = None
+    verbose: int = 0
+
+
+class Reporter(Protocol):
+    """Listens to the pipeline while it works."""
+
+    def stage(
+        self, name: str, state: StageState, seconds: float | None = None, detail: str = ""
+    ) -> None:
+        """A stage starts (``run``), is up to date (``skip``) or has finished (``done``)."""
+
+    def progress(self, label: str, done: int, total: int) -> None:
+        """``done`` of ``total`` steps of the named work are finished; equal means over."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+
+class NullReporter:
+    """Listens and stays silent."""
+
+    def stage(
+        self, name: str, state: StageState, seconds: float | None = None, detail: str = ""
+    ) -> None:
+        """Ignores the change of a stage."""
+
+    def progress(self, label: str, done: int, total: int) -> None:
+        """Ignores the progress."""
+
+    def note(self, text: str) -> None:
+        """Ignores the note."""
