@@ -71,9 +71,7 @@ def _breaks_after(graph: LayerGraph, unit: ConvUnit, end: int) -> bool:
 
     if strided(unit):
         follower = unit.index + 1
-        return not (
-            unit.spec.depthwise and follower < end and graph.units[follower].spec.pointwise
-        )
+        return not (unit.spec.depthwise and follower < end and graph.units[follower].spec.pointwise)
     previous = graph.units[unit.index - 1] if unit.index else None
     return (
         unit.spec.pointwise

@@ -99,7 +99,9 @@ class ConvSpec:
         stride = "" if self.stride == (1, 1) else f" s{self.stride[0]}x{self.stride[1]}"
         dilation = "" if self.dilation == (1, 1) else f" d{self.dilation[0]}x{self.dilation[1]}"
         groups = " dw" if self.depthwise else "" if self.groups == 1 else f" g{self.groups}"
-        tail = (" +res" if self.residual else "") + (f" {self.activation}" if self.activation else "")
+        tail = (" +res" if self.residual else "") + (
+            f" {self.activation}" if self.activation else ""
+        )
         return (
             f"{self.in_channels}>{self.out_channels} k{self.kernel[0]}x{self.kernel[1]}"
             f"{stride}{dilation}{groups} @{self.height}x{self.width}{tail}"
@@ -215,9 +217,7 @@ def _compose_taps(first: ConvSpec, second: ConvSpec, axis: int) -> Pair:
     reach_first = first.dilation[axis] * (first.kernel[axis] - 1)
     step = first.stride[axis] * second.dilation[axis]
     reach_second = step * (second.kernel[axis] - 1)
-    dilation = math.gcd(
-        first.dilation[axis] if reach_first else 0, step if reach_second else 0
-    )
+    dilation = math.gcd(first.dilation[axis] if reach_first else 0, step if reach_second else 0)
     if not dilation:
         return 1, 1
     return 1 + (reach_first + reach_second) // dilation, dilation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -150,9 +150,7 @@ class ImportanceTable:
             return entry
         if candidate.original:
             return ImportanceEntry(0.0, "untouched")
-        raise UsageError(
-            f"no importance of {candidate}; score it first: trt-layermerge importance"
-        )
+        raise UsageError(f"no importance of {candidate}; score it first: trt-layermerge importance")
 
     def __contains__(self, candidate: Candidate) -> bool:
         return candidate.original or candidate.key in self.entries

@@ -1,0 +1,106 @@
+"""The dynamic programme against brute force."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from trt_layermerge.errors import InfeasibleBudgetError, UsageError
+from trt_layermerge.search import Option, chain_frontier, solve_chain
+
+
+def random_instance(seed: int) -> tuple[int, list[Option]]:
+    rng = np.random.default_rng(seed)
+    length = int(rng.integers(1, 7))
+    options = []
+    for start in range(length):
+        for end in range(start + 1, length + 1):
+            for _ in range(int(rng.integers(0 if end > start + 1 else 1, 3))):
+                coarse = rng.integers(0, 2)  # half of the instances are full of ties
+                latency = float(rng.integers(0, 5)) if coarse else float(rng.uniform(0, 5))
+                score = float(rng.integers(-3, 3)) if coarse else float(rng.normal())
+                options.append(Option(start, end, latency, score))
+    return length, options
+
+
+def covers(length: int, options: list[Option], start: int = 0) -> Iterator[tuple[Option, ...]]:
+    if start == length:
+        yield ()
+    for option in options:
+        if option.start == start:
+            for rest in covers(length, options, option.end):
+                yield (option, *rest)
+
+
+def total(cover: tuple[Option, ...]) -> tuple[float, float]:
+    latency = score = 0.0
+    for option in cover:
+        latency, score = latency + option.latency_ms, score + option.score
+    return latency, score
+
+
+def nondominated(points: set[tuple[float, float]]) -> list[tuple[float, float]]:
+    return sorted(
+        p for p in points if not any(q != p and q[0] <= p[0] and q[1] >= p[1] for q in points)
+    )
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_equals_brute_force_on_a_thousand_instances(block: int) -> None:
+    for seed in range(100 * block, 100 * block + 100):
+        length, options = random_instance(seed)
+        points = {total(cover) for cover in covers(length, options)}
+        found = chain_frontier(length, options)
+        assert list(found) == nondominated(points)
+        budget = float(np.random.default_rng(seed).uniform(0, 12))
+        affordable = [p for p in points if p[0] <= budget]
+        if not affordable:
+            with pytest.raises(InfeasibleBudgetError):
+                solve_chain(length, options, budget)
+            continue
+        solution = solve_chain(length, options, budget)
+        assert solution.latency_ms <= budget
+        assert solution.score == max(p[1] for p in affordable)
+        assert total(solution.options) == (solution.latency_ms, solution.score)
+        assert [o.start for o in solution.options[1:]] == [o.end for o in solution.options[:-1]]
+
+
+def test_every_frontier_point_has_the_options_it_claims() -> None:
+    length, options = random_instance(3)
+    found = chain_frontier(length, options)
+    for index, point in enumerate(found):
+        solution = found.solution(index)
+        assert total(solution.options) == point == (solution.latency_ms, solution.score)
+
+
+def test_budget_is_met_exactly_when_it_equals_a_latency() -> None:
+    options = [Option(0, 1, 1.0, 0.0), Option(0, 1, 2.0, 1.0)]
+    assert solve_chain(1, options, 2.0).score == 1.0
+    assert solve_chain(1, options, math.nextafter(2.0, 0)).score == 0.0
+
+
+def test_infinite_latency_is_never_chosen() -> None:
+    options = [Option(0, 1, math.inf, 9.0), Option(0, 1, 1.0, 0.0, payload="kept")]
+    assert solve_chain(1, options, 1e9).options[0].payload == "kept"
+
+
+@pytest.mark.parametrize(
+    ("length", "options", "message"),
+    [
+        (2, [Option(0, 1, 1.0, 0.0)], "no options cover"),
+        (1, [Option(0, 2, 1.0, 0.0)], "not in a chain of 1"),
+        (1, [Option(0, 1, math.nan, 0.0)], "NaN"),
+        (1, [Option(0, 1, 1.0, math.nan)], "NaN"),
+    ],
+)
+def test_refuses_what_is_no_instance(length: int, options: list[Option], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        chain_frontier(length, options)
+
+
+def test_infeasible_budget_says_what_the_fastest_plan_takes() -> None:
+    with pytest.raises(InfeasibleBudgetError, match=r"budget 1.2 ms .* fastest plan, 1.34 ms"):
+        solve_chain(1, [Option(0, 1, 1.34, 0.0)], 1.2)

@@ -1,0 +1,22 @@
+"""From a layer graph and two tables to the plan that keeps the most within a latency budget."""
+
+from __future__ import annotations
+
+from trt_layermerge.search.candidates import Limits, enumerate_candidates
+from trt_layermerge.search.chain import Frontier, Option, Solution, chain_frontier, solve_chain
+from trt_layermerge.search.solve import Mode, Objective, frontier, plan_of, solve
+
+__all__ = [
+    "Frontier",
+    "Limits",
+    "Mode",
+    "Objective",
+    "Option",
+    "Solution",
+    "chain_frontier",
+    "enumerate_candidates",
+    "frontier",
+    "plan_of",
+    "solve",
+    "solve_chain",
+]

@@ -1,0 +1,69 @@
+"""``compose``: keep some convolutions of a block, drop the others, and merge what is left exactly.
+
+Of the subsets that merge into the same convolution only the one with the largest sum of weight
+magnitudes is offered (LayerMerge, ICML 2024). Within one kind of convolution that is always the
+largest few, so subsets are never enumerated: the choice is how many of each kind to keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+
+from trt_layermerge.core.candidate import (
+    Block,
+    Candidate,
+    finish,
+    merged_spec,
+    original_candidate,
+)
+from trt_layermerge.core.conv import ConvSpec
+from trt_layermerge.core.graph import ConvUnit, LayerGraph, Rules
+from trt_layermerge.search.limits import Limits
+
+RULES: tuple[Rules, ...] = ("paper", "full")
+
+
+def candidates(graph: LayerGraph, block: Block, limits: Limits) -> Iterator[Candidate]:
+    """Yields one candidate for every convolution that the block can merge into.
+
+    A single unit yields itself, unchanged. At least one convolution is kept.
+    """
+    if len(block) == 1:
+        yield original_candidate(graph, block.start)
+        return
+    best: dict[ConvSpec, tuple[float, tuple[int, ...]]] = {}
+    for kept in _kept_sets(graph, block):
+        spec = merged_spec(graph, block, kept)
+        weight = sum(graph.units[i].weight_l1 for i in kept)
+        if max(spec.extent) <= limits.max_kernel and (spec not in best or best[spec][0] < weight):
+            best[spec] = weight, kept
+    for spec, (_, kept) in sorted(best.items(), key=lambda item: item[1][1]):
+        yield finish(graph, block, "compose", kept, (spec,))
+
+
+def _kept_sets(graph: LayerGraph, block: Block) -> Iterator[tuple[int, ...]]:
+    """Yields every choice of how many to keep of each kind, the heaviest of the kind first."""
+    units = graph.units[block.start : block.end]
+    required = [u.index for u in units if u.irreducible]
+    alike: dict[ConvSpec, list[ConvUnit]] = {}
+    for unit in units:
+        if not unit.irreducible:
+            alike.setdefault(_shape(unit), []).append(unit)
+    ranked = [sorted(group, key=lambda u: -u.weight_l1) for group in alike.values()]
+    for counts in product(*(range(len(group) + 1) for group in ranked)):
+        chosen = [u.index for group, n in zip(ranked, counts, strict=True) for u in group[:n]]
+        if kept := tuple(sorted(required + chosen)):
+            yield kept
+
+
+def _shape(unit: ConvUnit) -> ConvSpec:
+    """Returns what two units must share to be interchangeable within a merge.
+
+    Where they stand (map size and channels) does not matter to the merged kernel, only whether
+    they are depthwise.
+    """
+    spec = unit.spec.bare()
+    groups = 1 if spec.groups == 1 else -1 if spec.depthwise else spec.groups
+    return replace(spec, in_channels=0, out_channels=0, groups=groups, height=0, width=0)

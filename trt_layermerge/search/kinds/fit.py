@@ -1,0 +1,68 @@
+"""``fit``: one new convolution of any kernel size in a block's place, fitted by least squares.
+
+Its stride is the product of the block's strides, and it sits where the block's own receptive field
+is centred, so whole strided blocks with their shortcut can be replaced too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from trt_layermerge.core.candidate import Block, Candidate, finish, merged_spec
+from trt_layermerge.core.conv import ConvSpec, Pair
+from trt_layermerge.core.graph import LayerGraph, Rules
+from trt_layermerge.search.limits import Limits
+
+RULES: tuple[Rules, ...] = ("full",)
+
+
+def candidates(graph: LayerGraph, block: Block, limits: Limits) -> Iterator[Candidate]:
+    """Yields one candidate per kernel size: dense, and depthwise where the block has such a part.
+
+    Kernels do not reach beyond what the block itself sees; a single unit is only ever shrunk.
+    """
+    whole = merged_spec(graph, block, tuple(range(block.start, block.end)))
+    units = graph.units[block.start : block.end]
+    depthwise = whole.in_channels == whole.out_channels and any(u.spec.depthwise for u in units)
+    for size in limits.kernels:
+        if size > max(whole.extent) or (len(block) == 1 and size >= max(whole.extent)):
+            continue
+        spec = centred(whole, size, _output_size(graph, block))
+        if spec is None:
+            continue
+        if not (len(block) == 1 and whole.depthwise):
+            yield finish(graph, block, "fit", (), (spec,))
+        if depthwise:
+            grouped = replace(spec, groups=spec.in_channels)
+            yield finish(graph, block, "fit", (), (grouped,))
+
+
+def centred(whole: ConvSpec, size: int, out_size: Pair) -> ConvSpec | None:
+    """Returns a dense square convolution centred on the receptive field of ``whole``.
+
+    Per axis the field's first tap lies ``p`` before the map and spans ``extent``; a kernel of
+    ``size`` taps has the same centre with ``p' = p − (extent − size) / 2``. None if that is not a
+    whole number of zeros, or the output size cannot be met.
+    """
+    before: list[int] = []
+    after: list[int] = []
+    for axis, length in enumerate((whole.height, whole.width)):
+        surplus = whole.extent[axis] - size
+        start = whole.padding[axis] - surplus // 2
+        end = (out_size[axis] - 1) * whole.stride[axis] + size - length - start
+        if surplus % 2 or start < 0 or end <= -whole.stride[axis]:
+            return None
+        before.append(start)
+        after.append(max(end, 0))
+    return replace(
+        whole.bare(),
+        kernel=(size, size),
+        padding=(before[0], before[1], after[0], after[1]),
+        dilation=(1, 1),
+        groups=1,
+    )
+
+
+def _output_size(graph: LayerGraph, block: Block) -> Pair:
+    return graph.units[block.end - 1].spec.out_size

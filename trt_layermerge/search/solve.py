@@ -1,0 +1,143 @@
+"""Candidates and two tables → the frontier, and the plan for a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from trt_layermerge.core.candidate import Candidate, original_candidate
+from trt_layermerge.core.device import Precision
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.tables import ImportanceEntry, ImportanceTable, LatencyTable
+from trt_layermerge.errors import InfeasibleBudgetError
+from trt_layermerge.search.chain import Frontier, Option, Solution, chain_frontier
+
+Mode: TypeAlias = Literal["layermerge", "depth", "layer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What the sum over a plan's candidates rewards.
+
+    Attributes:
+        form: ``exp`` adds exp(delta), the published objective, which rewards every block that
+            stays with about 1; ``delta`` adds the losses alone.
+        capacity: Reward for each convolution that keeps an activation behind it. Fits remove
+            nonlinearity that fine-tuning cannot bring back, and the losses before fine-tuning do
+            not show it.
+    """
+
+    form: Literal["delta", "exp"] = "delta"
+    capacity: float = 0.0
+
+    def value(self, candidate: Candidate, entry: ImportanceEntry) -> float:
+        """Returns what one candidate adds."""
+        gain = entry.score if self.form == "exp" else entry.delta
+        return gain + self.capacity * candidate.nonlinear
+
+
+def allowed(candidate: Candidate, mode: Mode) -> bool:
+    """Whether a candidate belongs to a mode.
+
+    ``depth`` (Kim et al., ICML 2023) removes activations only; ``layer`` removes convolutions
+    only; ``layermerge`` does both.
+    """
+    if mode == "depth":
+        return candidate.kind == "compose" and len(candidate.kept) == len(candidate.block)
+    if mode == "layer":
+        return candidate.original or candidate.kind == "identity"
+    return True
+
+
+def frontier(
+    graph: LayerGraph,
+    candidates: Iterable[Candidate],
+    latency: LatencyTable,
+    importance: ImportanceTable,
+    *,
+    precision: Precision = "fp32",
+    batch: int = 1,
+    mode: Mode = "layermerge",
+    objective: Objective | None = None,
+) -> Frontier:
+    """Returns every non-dominated (latency, score) of a network; payloads are candidates.
+
+    Latencies are sums over the table, without its ``overhead_ms``. Candidates that were not scored
+    are left out; leaving a unit as it is is always possible.
+    """
+    objective = objective or Objective()
+    originals = [original_candidate(graph, i) for i in range(len(graph.units))]
+    usable = {c.key: c for c in originals}
+    usable |= {c.key: c for c in candidates if allowed(c, mode) and c in importance}
+    options = [
+        Option(
+            start=c.block.start,
+            end=c.block.end,
+            latency_ms=latency.cost_ms(c, precision, batch),
+            score=objective.value(c, importance[c]),
+            payload=c,
+        )
+        for c in usable.values()
+    ]
+    return chain_frontier(len(graph.units), options)
+
+
+def plan_of(solution: Solution, overhead_ms: float, budget_ms: float | None = None) -> MergePlan:
+    """Returns the plan behind a solution; its latency includes the table's overhead."""
+    return MergePlan(
+        candidates=tuple(option.payload for option in solution.options),
+        latency_ms=solution.latency_ms + overhead_ms,
+        score=solution.score,
+        budget_ms=budget_ms,
+    )
+
+
+def solve(
+    graph: LayerGraph,
+    candidates: Iterable[Candidate],
+    latency: LatencyTable,
+    importance: ImportanceTable,
+    budget_ms: float,
+    *,
+    precision: Precision = "fp32",
+    batch: int = 1,
+    mode: Mode = "layermerge",
+    objective: Objective | None = None,
+) -> MergePlan:
+    """Returns the plan of highest score whose predicted whole latency meets the budget.
+
+    Raises:
+        InfeasibleBudgetError: If every plan is predicted to be slower.
+    """
+    found = frontier(
+        graph,
+        candidates,
+        latency,
+        importance,
+        precision=precision,
+        batch=batch,
+        mode=mode,
+        objective=objective,
+    )
+    return plan_within(found, latency, budget_ms, precision, batch)
+
+
+def plan_within(
+    found: Frontier, latency: LatencyTable, budget_ms: float, precision: Precision, batch: int
+) -> MergePlan:
+    """Returns the best plan of a frontier whose latency, overhead included, meets the budget.
+
+    Raises:
+        InfeasibleBudgetError: If even the fastest plan is predicted to be slower.
+    """
+    fastest = float(found.latency_ms[0]) + latency.overhead_ms
+    if fastest > budget_ms:
+        raise InfeasibleBudgetError(
+            f"budget {budget_ms:.4g} ms is below the fastest plan, {fastest:.4g} ms "
+            f"({latency.device}, {precision}, batch {batch}); raise --budget-ms, lower --speedup, "
+            "or allow more candidates (--rules full)"
+        )
+    solution = found.within(budget_ms - latency.overhead_ms)
+    return plan_of(solution, latency.overhead_ms, budget_ms)
