@@ -1,0 +1,114 @@
+"""Specs → latency table: each spec measured once, what fails noted, what is known not repeated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from trt_layermerge.backends import Backend
+from trt_layermerge.core.conv import ConvSpec, Spec
+from trt_layermerge.core.device import Precision
+from trt_layermerge.core.tables import LatencyEntry, LatencyTable
+from trt_layermerge.errors import DeviceError
+from trt_layermerge.measure.spec_model import spec_model
+from trt_layermerge.measure.store import LatencyStore
+from trt_layermerge.measure.timing import Timing, time_models
+
+ROUNDS = 12
+CHUNK_SPECS = 8
+CHUNK_BYTES = 256 * 2**20
+LIMIT_MS = 100.0
+
+Progress = Callable[[int, int], None]
+
+
+def measure_specs(
+    specs: Iterable[Spec],
+    backend: Backend,
+    precision: Precision,
+    batch: int,
+    store_path: Path,
+    on_progress: Progress | None = None,
+    rounds: int = ROUNDS,
+) -> LatencyTable:
+    """Returns the latency of every spec, measuring what the store does not have yet.
+
+    Specs are measured a chunk at a time, the chunk's networks interleaved, and stored when the
+    chunk is done: a killed run continues and has lost one chunk at most. A spec that fails to
+    build or to run gets an infinite latency with the reason; it is not stored, so the next run
+    tries it again.
+
+    Args:
+        specs: What to measure; repetitions are ignored.
+        backend: Where to measure.
+        precision: Type of weights and maps.
+        batch: Images per run.
+        store_path: File of the ``LatencyStore``.
+        on_progress: Called with the numbers of finished and of all specs after each chunk.
+        rounds: Bursts of each spec; slow specs get fewer, but three at least.
+
+    Raises:
+        CorruptInputError: If the store is damaged.
+        DeviceError: If the store cannot be written.
+        UsageError: If precision or batch cannot be measured.
+    """
+    unique = list(dict.fromkeys(specs))
+    entries: dict[Spec, LatencyEntry] = {}
+    with LatencyStore(store_path, backend.device()) as store:
+        for spec in unique:
+            known = store.get(spec, precision, batch)
+            if known is not None:
+                entries[spec] = known
+        for chunk in chunks([s for s in unique if s not in entries]):
+            measured = measure_chunk(chunk, backend, precision, batch, rounds)
+            store.put([(s, e) for s, e in measured.items() if e.error is None], precision, batch)
+            entries.update(measured)
+            if on_progress is not None:
+                on_progress(len(entries), len(unique))
+    table = {(spec, precision, batch): entries[spec] for spec in unique}
+    return LatencyTable(backend.device(), table, notes={"rounds": rounds})
+
+
+def chunks(specs: Sequence[Spec]) -> Iterator[list[Spec]]:
+    """Yields the specs in runs of at most ``CHUNK_SPECS``, weights within ``CHUNK_BYTES``."""
+    chunk: list[Spec] = []
+    size = 0
+    for spec in specs:
+        if chunk and (len(chunk) == CHUNK_SPECS or size + _weight_bytes(spec) > CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(spec)
+        size += _weight_bytes(spec)
+    if chunk:
+        yield chunk
+
+
+def _weight_bytes(spec: Spec) -> int:
+    if not isinstance(spec, ConvSpec):
+        return 0
+    taps = spec.kernel[0] * spec.kernel[1]
+    return 4 * taps * spec.out_channels * spec.in_channels // spec.groups
+
+
+def measure_chunk(
+    specs: Sequence[Spec], backend: Backend, precision: Precision, batch: int, rounds: int
+) -> dict[Spec, LatencyEntry]:
+    """Returns the entries of some specs, timed in turns.
+
+    Where one fails, each is tried alone, so that the others are spared, and so is one that failed
+    only because the others held the memory.
+    """
+    models = [spec_model(spec, precision, batch) for spec in specs]
+    try:
+        timings = time_models(models, backend, rounds=rounds, limit_ms=LIMIT_MS)
+    except DeviceError as error:
+        if len(specs) == 1:
+            return {specs[0]: LatencyEntry(math.inf, error=str(error))}
+        alone = (measure_chunk([spec], backend, precision, batch, rounds) for spec in specs)
+        return {spec: entry for entries in alone for spec, entry in entries.items()}
+    return {spec: _entry(timing) for spec, timing in zip(specs, timings, strict=True)}
+
+
+def _entry(timing: Timing) -> LatencyEntry:
+    return LatencyEntry(timing.ms, timing.p10_ms, timing.p90_ms, timing.samples)

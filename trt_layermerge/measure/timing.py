@@ -1,0 +1,137 @@
+"""Several networks timed in one interleaved run, so that a drifting clock meets all alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import ceil, inf
+from statistics import median
+
+from trt_layermerge.backends import Backend, Runner
+
+BURST_MS = 2.0
+WARMUP_MS = 20.0
+ROUNDS = 20
+_LEAST_ROUNDS = 3
+_MOST_RUNS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What one network took in an interleaved run.
+
+    Attributes:
+        round_ms: Median of each round's burst, in the order of the rounds.
+        samples: Number of timed runs.
+    """
+
+    round_ms: tuple[float, ...]
+    samples: int
+
+    @property
+    def ms(self) -> float:
+        """The least of the round medians: what it takes when nothing else disturbs."""
+        return min(self.round_ms)
+
+    @property
+    def median_ms(self) -> float:
+        """Median of the round medians."""
+        return median(self.round_ms)
+
+    @property
+    def p10_ms(self) -> float:
+        """10th percentile of the round medians."""
+        return quantile(self.round_ms, 0.1)
+
+    @property
+    def p90_ms(self) -> float:
+        """90th percentile of the round medians."""
+        return quantile(self.round_ms, 0.9)
+
+    @property
+    def rounds(self) -> int:
+        """Number of rounds."""
+        return len(self.round_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """How often faster than a reference a network is, pairwise by round.
+
+    Attributes:
+        value: Median of the ratios of each round.
+        p10: 10th percentile of the ratios.
+        p90: 90th percentile of the ratios.
+    """
+
+    value: float
+    p10: float
+    p90: float
+
+
+def speedup(reference: Timing, other: Timing) -> Ratio:
+    """Returns how often faster ``other`` is, from rounds that both took part in.
+
+    Raises:
+        ValueError: If they were not timed in the same run, as far as can be seen.
+    """
+    if reference.rounds != other.rounds:
+        raise ValueError(f"{reference.rounds} rounds cannot be paired with {other.rounds}")
+    ratios = [a / b for a, b in zip(reference.round_ms, other.round_ms, strict=True)]
+    return Ratio(median(ratios), quantile(ratios, 0.1), quantile(ratios, 0.9))
+
+
+def time_models(
+    models: Sequence[bytes],
+    backend: Backend,
+    *,
+    rounds: int = ROUNDS,
+    burst_ms: float = BURST_MS,
+    limit_ms: float = inf,
+) -> list[Timing]:
+    """Returns the timing of each ONNX model: all open at once, one burst of each in every round.
+
+    A burst has as many runs as last about ``burst_ms``, and at least one. A model that has used
+    up ``limit_ms`` sits out the rounds that are left, after three at least.
+
+    Raises:
+        DeviceError: If one cannot be built or run.
+    """
+    with ExitStack() as stack:
+        runners = [stack.enter_context(backend.open(model)) for model in models]
+        counts = [warm_up(runner, burst_ms) for runner in runners]
+        medians: list[list[float]] = [[] for _ in runners]
+        spent = [0.0] * len(runners)
+        for turn in range(rounds):
+            for i, runner in enumerate(runners):
+                if turn >= _LEAST_ROUNDS and spent[i] > limit_ms:
+                    continue
+                burst = runner.time_burst(counts[i])
+                medians[i].append(median(burst))
+                spent[i] += sum(burst)
+    return [Timing(tuple(m), len(m) * n) for m, n in zip(medians, counts, strict=True)]
+
+
+def warm_up(runner: Runner, burst_ms: float) -> int:
+    """Runs a network until it is warm; returns how many runs last ``burst_ms``.
+
+    Raises:
+        DeviceError: If it fails.
+    """
+    count, spent, fastest = 1, 0.0, inf
+    while spent < WARMUP_MS and count <= _MOST_RUNS:
+        times = runner.time_burst(count)
+        spent += sum(times)
+        fastest = min(fastest, *times)
+        count *= 2
+    return min(_MOST_RUNS, max(1, ceil(burst_ms / max(fastest, 1e-6))))
+
+
+def quantile(values: Sequence[float], fraction: float) -> float:
+    """Returns a quantile by linear interpolation between the sorted values."""
+    ordered = sorted(values)
+    position = fraction * (len(ordered) - 1)
+    below = int(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
