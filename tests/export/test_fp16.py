@@ -1,0 +1,157 @@
+"""Half precision: every type changes, the values round, and what cannot is refused."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.nets import example, mobile
+from trt_layermerge.errors import CorruptInputError, UnsupportedModelError, UsageError
+from trt_layermerge.export.fp16 import to_precision
+from trt_layermerge.export.onnx import export_bytes
+
+
+def net(nodes, constants, out=(1, 2, 4, 4)):
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 2, 4, 4))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, out)],
+        [numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return model.SerializeToString()
+
+
+def run(data, x):
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+def float_types(data):
+    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(data), strict_mode=True)
+    values = [*model.graph.input, *model.graph.output, *model.graph.value_info]
+    return {v.type.tensor_type.elem_type for v in values} | {
+        t.data_type for t in model.graph.initializer
+    }
+
+
+@pytest.fixture(scope="module")
+def fp32():
+    return export_bytes(mobile(), example())
+
+
+def test_fp32_is_unchanged(fp32):
+    assert to_precision(fp32, "fp32") is fp32
+
+
+def test_every_type_becomes_half_and_values_round(fp32):
+    half = to_precision(fp32, "fp16")
+    assert float_types(half) == {TensorProto.FLOAT16}
+    x = example().numpy()
+    expected = run(fp32, x)
+    actual = run(half, x.astype(np.float16))
+    assert actual.dtype == np.float16
+    error = np.abs(actual - expected).max() / np.abs(expected).max()
+    assert 1e-6 < error <= 5e-3  # 11 bits through eleven convolutions; not bit-equal
+
+
+def test_weights_are_rounded_to_nearest(fp32):
+    weights = {t.name: t for t in onnx.load_from_string(fp32).graph.initializer}
+    halves = {
+        t.name: t for t in onnx.load_from_string(to_precision(fp32, "fp16")).graph.initializer
+    }
+    assert set(halves) == set(weights)
+    for name, tensor in weights.items():
+        expected = numpy_helper.to_array(tensor).astype(np.float16)
+        np.testing.assert_array_equal(numpy_helper.to_array(halves[name]), expected)
+
+
+def test_kept_io_is_single(fp32):
+    half = to_precision(fp32, "fp16", keep_io=True)
+    model = onnx.load_from_string(half)
+    assert [n.op_type for n in model.graph.node].count("Cast") == 2
+    x = example().numpy()
+    actual = run(half, x)
+    assert actual.dtype == np.float32
+    expected = run(fp32, x)
+    error = np.abs(actual - expected).max() / np.abs(expected).max()
+    assert 1e-6 < error <= 5e-3  # as above: rounded inside
+    assert model.graph.input[0].name == "input"
+    assert model.graph.output[0].name == "logits"
+
+
+def test_open_bounds_of_clip_stay_open():
+    largest = np.finfo(np.float32).max
+    node = helper.make_node("Clip", ["x", "low", "high"], ["y"])
+    half = to_precision(net([node], {"low": 0.5, "high": largest}), "fp16")
+    x = np.linspace(-100, 60000, 32, dtype=np.float16).reshape(1, 2, 4, 4)
+    np.testing.assert_array_equal(run(half, x), np.maximum(x, np.float16(0.5)))
+
+
+@pytest.mark.parametrize("value", [7e4, -7e4, np.inf, np.nan])
+@pytest.mark.parametrize("shape", [(), (1, 2, 1, 1)])
+def test_constants_out_of_range_are_refused(value, shape):
+    node = helper.make_node("Mul", ["x", "w"], ["y"])
+    with pytest.raises(UnsupportedModelError, match=r"'w' reaches .* float16 ends at 65504"):
+        to_precision(net([node], {"w": np.full(shape, value)}), "fp16")
+
+
+def test_resize_keeps_its_scales_in_single():
+    node = helper.make_node("Resize", ["x", "", "scales"], ["y"], mode="linear")
+    half = to_precision(net([node], {"scales": [1, 1, 2, 2]}, (1, 2, 8, 8)), "fp16")
+    kinds = {t.name: t.data_type for t in onnx.load_from_string(half).graph.initializer}
+    assert kinds == {"scales": TensorProto.FLOAT}
+    assert run(half, np.ones((1, 2, 4, 4), np.float16)).shape == (1, 2, 8, 8)
+
+
+def test_constant_nodes_and_casts_follow():
+    nodes = [
+        helper.make_node("Cast", ["x"], ["i"], to=TensorProto.INT32),
+        helper.make_node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node(
+            "Constant", [], ["c"], value=numpy_helper.from_array(np.float32([0.5]), "value")
+        ),
+        helper.make_node("Add", ["f", "c"], ["y"]),
+    ]
+    half = to_precision(net(nodes, {}), "fp16")
+    x = np.full((1, 2, 4, 4), 2.75, np.float16)
+    np.testing.assert_array_equal(run(half, x), np.full_like(x, 2.5))
+
+
+def test_int8_and_junk_are_refused(fp32):
+    with pytest.raises(UsageError, match="calibrated"):
+        to_precision(fp32, "int8")
+    with pytest.raises(CorruptInputError):
+        to_precision(b"hello world", "fp16")
+    with pytest.raises(CorruptInputError):
+        to_precision(b"", "fp16")
+
+
+def test_subgraphs_are_refused():
+    inner = helper.make_graph(
+        [helper.make_node("Neg", ["x"], ["z"])],
+        "inner",
+        [],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
+    )
+    node = helper.make_node("If", ["c"], ["y"], name="choice", then_branch=inner, else_branch=inner)
+    constant = helper.make_node(
+        "Constant", [], ["c"], value=numpy_helper.from_array(np.array(True), "value")
+    )
+    with pytest.raises(UnsupportedModelError, match="If 'choice'"):
+        to_precision(net([constant, node], {}), "fp16")
+
+
+def test_type_that_an_operator_implies_is_refused():
+    """``ConstantOfShape`` without a value gives float32, which no attribute can halve."""
+    nodes = [
+        helper.make_node(
+            "Constant", [], ["s"], value=numpy_helper.from_array(np.array([1, 2, 4, 4]), "value")
+        ),
+        helper.make_node("ConstantOfShape", ["s"], ["zeros"]),
+        helper.make_node("Add", ["x", "zeros"], ["y"]),
+    ]
+    with pytest.raises(UnsupportedModelError, match=r"Add.*choose --precision fp32"):
+        to_precision(net(nodes, {}), "fp16")

@@ -1,0 +1,166 @@
+"""Torch and ONNX compute the same, the model is clean, and failures say what to do."""
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tests.nets import FACTORIES, conv_bn, example, mobile, plain_chain, randomise
+from trt_layermerge.core.jsonio import sha256_file
+from trt_layermerge.errors import UnsupportedModelError, UsageError
+from trt_layermerge.export.onnx import export_bytes, export_onnx
+
+REL = 1e-5  # float32 in another order of summation, a few layers deep
+
+
+class Antialiased(nn.Module):
+    """Something that only the second exporter knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = conv_bn(3, 4, 3)
+
+    def forward(self, x):
+        x = F.interpolate(x, size=(8, 8), mode="bilinear", antialias=True)
+        return self.bn(self.conv(x)).mean((2, 3))
+
+
+class Unexportable(nn.Module):
+    def forward(self, x):
+        return torch.linalg.matrix_exp(x[..., :4, :4]) if float(x.sum()) else x
+
+
+class Frozen(nn.Module):
+    """Branches on its data: a trace keeps the branch of the example."""
+
+    def forward(self, x):
+        return x.mean((2, 3)) if float(x.sum()) > 0 else -x.mean((2, 3))
+
+
+def run(data, x):
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(["logits"], {"input": x.numpy()})[0])
+
+
+@pytest.mark.parametrize("name", sorted(FACTORIES))
+def test_onnx_computes_what_torch_computes(name, tmp_path):
+    model = FACTORIES[name]()
+    images = example(batch=5, seed=1)
+    path = tmp_path / "model.onnx"
+    report = export_onnx(model, example(batch=2), path, check=images, tolerance=REL)
+
+    outputs = torch.cat([run(path.read_bytes(), x) for x in (images[:2], images[2:4], images[3:])])
+    expected = model(images).detach()
+    actual = outputs[[0, 1, 2, 3, 5]]
+    assert (actual - expected).abs().max() <= REL * expected.abs().max()
+    assert report.difference.images == 5
+    assert report.difference.max_abs == pytest.approx(float((actual - expected).abs().max()))
+    assert report.sha256 == sha256_file(path)
+    assert report.exporter == "torchscript"
+
+
+def test_model_is_clean(tmp_path):
+    report = export_onnx(mobile(), example(), tmp_path / "m.onnx")
+    model = onnx.load(tmp_path / "m.onnx")
+    # 11 units; 7 of them with ReLU6; two shortcuts. Every batch norm is folded.
+    assert report.nodes == {
+        "Add": 2,
+        "Clip": 8,
+        "Conv": 11,
+        "Flatten": 1,
+        "Gemm": 1,
+        "GlobalAveragePool": 1,
+    }
+    assert (model.ir_version, model.opset_import[0].version) == (8, 17)
+    assert [i.name for i in model.graph.input] == ["input"]
+    assert [o.name for o in model.graph.output] == ["logits"]
+    used = {name for node in model.graph.node for name in node.input}
+    assert {t.name for t in model.graph.initializer} <= used
+    assert report.input_shape == (2, 3, 16, 17)
+    assert report.difference is None
+
+
+def test_batch_is_static_unless_asked(tmp_path):
+    x = example(batch=3)
+    static = export_bytes(plain_chain(), example(batch=1))
+    with pytest.raises(Exception, match="Got: 3 Expected: 1"):
+        run(static, x)
+    report = export_onnx(
+        plain_chain(), example(batch=1), tmp_path / "m.onnx", dynamic_batch=True, check=x
+    )
+    assert report.input_shape == ("batch", 3, 16, 17)
+    assert report.output_shape == ("batch", 5)
+    assert run((tmp_path / "m.onnx").read_bytes(), x).shape == (3, 5)
+
+
+def test_same_network_gives_same_bytes():
+    assert export_bytes(mobile(), example()) == export_bytes(mobile(), example())
+    assert export_bytes(mobile(seed=1), example()) != export_bytes(mobile(), example())
+
+
+def test_traced_graph_module_exports(tmp_path):
+    model = torch.fx.symbolic_trace(plain_chain())
+    report = export_onnx(model, example(), tmp_path / "m.onnx", check=example(seed=2))
+    assert report.difference.max_rel <= REL
+
+
+def test_second_exporter_takes_what_the_first_cannot(tmp_path):
+    pytest.importorskip("onnxscript")
+    model = randomise(Antialiased())
+    report = export_onnx(
+        model, example(), tmp_path / "m.onnx", dynamic_batch=True, check=example(batch=3, seed=2)
+    )
+    assert report.exporter == "torch.export"
+    assert (report.opset, onnx.load(tmp_path / "m.onnx").ir_version) == (18, 8)
+    assert report.nodes["Resize"] == 1
+    assert "BatchNormalization" not in report.nodes
+    assert report.input_shape == ("batch", 3, 16, 17)
+    assert report.difference.max_rel <= REL
+
+
+def test_refusal_carries_both_reasons(tmp_path, capfd):
+    with pytest.raises(UnsupportedModelError, match=r"torchscript: .*matrix_exp.*torch_export: "):
+        export_onnx(Unexportable().eval(), example(), tmp_path / "m.onnx")
+    assert capfd.readouterr().out == ""
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_difference_is_found_and_nothing_is_written(tmp_path):
+    model, positive = Frozen().eval(), example().abs()
+    report = export_onnx(model, positive, tmp_path / "same.onnx", check=positive)
+    assert report.difference.max_rel <= REL
+    assert "Python float" in report.notes[0]
+    with pytest.raises(UnsupportedModelError, match=r"differs from torch by 2\.00e\+00 relative"):
+        export_onnx(model, positive, tmp_path / "other.onnx", check=-positive)
+    assert not (tmp_path / "other.onnx").exists()
+
+
+def test_nan_weights_fail_the_check(tmp_path):
+    model = plain_chain()
+    nn.init.constant_(model[-1].classifier.weight, float("nan"))
+    with pytest.raises(UnsupportedModelError, match="differs from torch by nan"):
+        export_onnx(model, example(), tmp_path / "m.onnx", check=example())
+
+
+def test_training_mode_is_refused_and_mode_is_kept(tmp_path):
+    model = plain_chain()
+    model[1].train()
+    with pytest.raises(UsageError, match=r"1 modules are in training mode, 1 first"):
+        export_bytes(model, example())
+    assert model[1].training and not model[0].training
+
+
+def test_two_outputs_are_refused():
+    class Two(nn.Module):
+        def forward(self, x):
+            return x + 1, x + 2
+
+    with pytest.raises(UnsupportedModelError, match="2 outputs"):
+        export_bytes(Two().eval(), example())
+
+
+def test_empty_check_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="at least one"):
+        export_onnx(plain_chain(), example(), tmp_path / "m.onnx", check=example()[:0])

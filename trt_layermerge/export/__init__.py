@@ -1,0 +1,1 @@
+"""Torch network -> one clean, typed ONNX model, compared with torch on real images."""
