@@ -1,0 +1,345 @@
+"""Training: resumes bit for bit, keeps what the recipe says, refuses what is not its own."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tests.finetune.helpers import PREPROCESS
+from trt_layermerge.errors import (
+    CorruptInputError,
+    DeviceError,
+    LayerMergeError,
+    UnsupportedModelError,
+    UsageError,
+)
+from trt_layermerge.finetune.data import LabelledData, Part
+from trt_layermerge.finetune.evaluate import accuracy, predict
+from trt_layermerge.finetune.loop import EpochRow, finetune
+from trt_layermerge.finetune.norms import batch_norms, reestimate
+from trt_layermerge.finetune.recipe import FinetuneRecipe
+from trt_layermerge.finetune.sources import ArrayData
+
+MakeData = Callable[..., LabelledData]
+MakeNet = Callable[..., nn.Module]
+
+PLAIN = FinetuneRecipe(epochs=4, batch=10, lr=0.02, distill_weight=0.0)
+RICH = replace(
+    PLAIN,
+    distill_weight=0.5,
+    ema_decay=0.9,
+    grad_clip=1.0,
+    label_smoothing=0.1,
+    augment=("shift:1", "noise:0.1"),
+)
+SGD = replace(RICH, optimiser="sgd", ema_decay=None, bn="reestimate", lr=0.1)
+
+
+def values(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+class Stop(KeyboardInterrupt):
+    """Stands for Ctrl-C."""
+
+
+def stop_after(epoch: int) -> Callable[[EpochRow], None]:
+    def check(row: EpochRow) -> None:
+        if row.epoch == epoch:
+            raise Stop
+
+    return check
+
+
+def test_training_learns(make_data: MakeData, make_net: MakeNet) -> None:
+    train, val, net = make_data(120, 1), make_data(60, 2), make_net()
+    before = accuracy(net, val)
+    recipe = replace(PLAIN, epochs=12)
+    result = finetune(net, train, val, recipe)
+    assert before < 0.6 < 0.9 < accuracy(net, val)
+    assert result.val_accuracy == result.history[-1].val_accuracy == accuracy(net, val)
+    assert [r.epoch for r in result.history] == list(range(1, 13))
+    assert result.history[-1].loss < result.history[0].loss
+    assert result.resumed_epochs == 0
+    assert set(result.history[0].to_json()) == {"epoch", "loss", "val_accuracy", "seconds"}
+
+
+@pytest.mark.parametrize("recipe", [PLAIN, RICH, SGD], ids=["plain", "rich", "sgd"])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    recipe: FinetuneRecipe, make_data: MakeData, make_net: MakeNet, tmp_path: Path
+) -> None:
+    train, val, teacher = make_data(44, 1), make_data(30, 2), make_net(9)
+    whole, state = make_net(), tmp_path / "state.safetensors"
+    expected = finetune(whole, train, val, recipe, teacher=teacher)
+    for epoch in (1, 3):
+        torch.manual_seed(epoch)  # the caller's own randomness must not matter
+        with pytest.raises(Stop):
+            finetune(
+                make_net(),
+                train,
+                val,
+                recipe,
+                teacher=teacher,
+                state_path=state,
+                on_epoch=stop_after(epoch),
+            )
+    resumed = make_net()
+    result = finetune(resumed, train, val, recipe, teacher=teacher, state_path=state)
+    assert result.resumed_epochs == 3
+    assert_same(values(whole), values(resumed))
+    assert [(r.loss, r.val_accuracy) for r in result.history] == [
+        (r.loss, r.val_accuracy) for r in expected.history
+    ]
+    assert result.val_accuracy == expected.val_accuracy
+    finished = make_net()
+    again = finetune(finished, train, val, recipe, teacher=teacher, state_path=state)
+    assert again.resumed_epochs == 4
+    assert again.val_accuracy == expected.val_accuracy
+    assert_same(values(whole), values(finished))
+
+
+def test_an_interruption_within_an_epoch_keeps_the_last_state(
+    make_data: MakeData, make_net: MakeNet, tmp_path: Path
+) -> None:
+    train, state = make_data(40, 1), tmp_path / "s"
+
+    class Failing(Part):
+        calls = 0
+
+        def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            Failing.calls += 1
+            if Failing.calls == 7:
+                raise Stop
+            return super().batch(indices)
+
+    with pytest.raises(Stop):
+        finetune(make_net(), Failing(train, torch.arange(40)), None, PLAIN, state_path=state)
+    net, whole = make_net(), make_net()
+    assert finetune(net, train, None, PLAIN, state_path=state).resumed_epochs == 1
+    finetune(whole, train, None, PLAIN)
+    assert_same(values(net), values(whole))
+
+
+def test_the_seed_decides_and_the_callers_randomness_is_left_alone(
+    make_data: MakeData, make_net: MakeNet
+) -> None:
+    results = []
+    for seed, noise in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(noise)
+        before = torch.get_rng_state()
+        net = make_net()
+        finetune(net, make_data(), None, replace(PLAIN, seed=seed))
+        assert torch.equal(torch.get_rng_state(), before)
+        results.append(values(net))
+    assert_same(results[0], results[1])
+    assert not torch.equal(results[0]["0.weight"], results[2]["0.weight"])
+
+
+@pytest.mark.parametrize("change", ["recipe", "start", "images", "teacher"])
+def test_the_state_of_another_training_is_refused(
+    change: str, make_data: MakeData, make_net: MakeNet, tmp_path: Path
+) -> None:
+    state = tmp_path / "s"
+    finetune(make_net(), make_data(40), None, replace(PLAIN, epochs=1), state_path=state)
+    kept = state.read_bytes()
+    arguments: dict[str, Any] = {"student": make_net(), "train": make_data(40)}
+    recipe = replace(PLAIN, epochs=1)
+    if change == "recipe":
+        recipe = replace(recipe, lr=0.5)
+    elif change == "start":
+        arguments["student"] = make_net(1)
+    elif change == "images":
+        arguments["train"] = make_data(30)
+    else:
+        arguments["teacher"] = make_net(1)
+    with pytest.raises(UsageError, match="another training"):
+        finetune(**arguments, val=None, recipe=recipe, state_path=state)
+    assert state.read_bytes() == kept
+
+
+def test_damaged_states_end_in_our_errors(
+    make_data: MakeData, make_net: MakeNet, tmp_path: Path
+) -> None:
+    state, train = tmp_path / "s", make_data(20)
+    recipe = replace(PLAIN, epochs=1)
+    finetune(make_net(), train, None, recipe, state_path=state)
+    good, rng = state.read_bytes(), random.Random(0)
+    size = 8 + int.from_bytes(good[:8], "little")
+    for n in range(0, len(good), 97):
+        state.write_bytes(good[:n])
+        with pytest.raises(CorruptInputError, match="damaged"):
+            finetune(make_net(), train, None, recipe, state_path=state)
+    for _ in range(150):
+        mutated = bytearray(good)
+        mutated[rng.randrange(size)] = rng.randrange(256)
+        state.write_bytes(bytes(mutated))
+        try:
+            finetune(make_net(), train, None, recipe, state_path=state)
+        except LayerMergeError:
+            continue
+
+
+def test_unwritable_state_is_a_device_error(
+    make_data: MakeData, make_net: MakeNet, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DeviceError, match="file"):
+        finetune(make_net(), make_data(20), None, PLAIN, state_path=tmp_path / "file" / "s")
+
+
+def test_distillation_needs_a_teacher(make_data: MakeData, make_net: MakeNet) -> None:
+    with pytest.raises(UsageError, match="no teacher"):
+        finetune(make_net(), make_data(20), None, RICH)
+
+
+def test_the_teacher_is_used_and_left_untouched(make_data: MakeData, make_net: MakeNet) -> None:
+    teacher = make_net(9).train()
+    before, train = values(teacher), make_data(200, 3)
+    recipe = replace(PLAIN, distill_weight=1.0, epochs=30)
+    net = make_net(1)
+    finetune(net, train, None, recipe, teacher=teacher)
+    assert_same(before, values(teacher))
+    assert teacher.training and teacher[1].training  # type: ignore[index]
+    images = train.batch(torch.arange(200))[0]
+    with torch.no_grad():
+        mine, theirs = net(images), teacher.eval()(images)
+    start = make_net(1).eval()(images).detach()
+    assert F.mse_loss(mine.softmax(1), theirs.softmax(1)) < 0.2 * F.mse_loss(
+        start.softmax(1), theirs.softmax(1)
+    )
+
+
+def test_one_sgd_step_by_hand(make_data: MakeData) -> None:
+    class Linear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+            nn.init.constant_(self.layer.weight, 0.1)
+            nn.init.constant_(self.layer.bias, 0.0)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x.mean((2, 3)))
+
+    recipe = FinetuneRecipe(
+        epochs=1,
+        batch=12,
+        optimiser="sgd",
+        lr=0.5,
+        warmup_epochs=0,
+        weight_decay=0.1,
+        label_smoothing=0.2,
+        distill_weight=0.25,
+        temperature=2.0,
+    )
+    net, teacher, train = Linear(), Linear(), make_data(12)
+    nn.init.eye_(teacher.layer.weight)
+    expected = copy.deepcopy(net)
+    images, labels = train.batch(torch.arange(12))
+    logits, soft = expected(images), teacher(images).detach()
+    target = F.one_hot(labels, 3) * 0.8 + 0.2 / 3
+    hard = -(target * logits.log_softmax(1)).sum(1).mean()
+    p, q = (soft / 2).softmax(1), (logits / 2).softmax(1)
+    loss = 0.75 * hard + 0.25 * 4 * (p * (p / q).log()).sum(1).mean()
+    loss.backward()
+    # First Nesterov step: velocity = gradient, moved by gradient + 0.9 · velocity.
+    layer = expected.layer
+    decayed = layer.weight.grad + 0.1 * layer.weight
+    result = finetune(net, train, None, recipe, teacher=teacher)
+    assert result.history[0].loss == pytest.approx(float(loss.detach()), rel=1e-5)
+    torch.testing.assert_close(
+        net.layer.weight, layer.weight - 0.5 * 1.9 * decayed, rtol=1e-4, atol=1e-6
+    )
+    torch.testing.assert_close(
+        net.layer.bias, layer.bias - 0.5 * 1.9 * layer.bias.grad, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_the_running_mean_is_kept_and_judged(make_data: MakeData, make_net: MakeNet) -> None:
+    train, val = make_data(40, 1), make_data(30, 2)
+    net, trace = make_net(), []
+    recipe = replace(PLAIN, epochs=2, batch=40, ema_decay=0.75)
+
+    def record(row: EpochRow) -> None:
+        trace.append(net[6].weight.detach().clone())  # type: ignore[index]
+
+    start = net[6].weight.detach().clone()  # type: ignore[index]
+    result = finetune(net, train, val, recipe, on_epoch=record)
+    mean = 0.75 * (0.75 * start + 0.25 * trace[0]) + 0.25 * trace[1]
+    torch.testing.assert_close(net[6].weight.detach(), mean, rtol=1e-5, atol=1e-7)  # type: ignore[index]
+    assert result.val_accuracy == accuracy(net, val)
+
+
+def test_frozen_statistics_stay(make_data: MakeData, make_net: MakeNet) -> None:
+    net = make_net()
+    before = values(net)
+    finetune(net, make_data(), None, replace(PLAIN, bn="freeze"))
+    assert torch.equal(net[1].running_mean, before["1.running_mean"])  # type: ignore[index]
+    assert not torch.equal(net[1].weight, before["1.weight"])  # type: ignore[index]
+
+
+def test_reestimated_statistics_are_the_plain_mean(make_data: MakeData, make_net: MakeNet) -> None:
+    net, data = make_net(), make_data(40)
+    images = data.batch(torch.arange(40))[0]
+    with torch.no_grad():
+        maps = net[0](images)  # type: ignore[index]
+    reestimate(net, images.split(20))
+    norm = batch_norms(net)[0]
+    assert norm.running_mean is not None and norm.running_var is not None
+    torch.testing.assert_close(norm.running_mean, maps.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    halves = torch.stack([m.var((0, 2, 3)) for m in maps.split(20)]).mean(0)
+    torch.testing.assert_close(norm.running_var, halves, rtol=1e-4, atol=1e-5)
+    assert norm.momentum == 0.1 and not norm.training
+
+
+def test_diverging_and_damaged_starts_are_told_apart(
+    make_data: MakeData, make_net: MakeNet
+) -> None:
+    with pytest.raises(UsageError, match="lower lr"):
+        finetune(make_net(), make_data(), None, replace(PLAIN, optimiser="sgd", lr=1e30))
+    net = make_net()
+    with torch.no_grad():
+        net[0].weight[0, 0, 0, 0] = torch.nan  # type: ignore[index]
+    with pytest.raises(CorruptInputError, match="first loss"):
+        finetune(net, make_data(), None, PLAIN)
+
+
+def test_fewer_images_than_a_batch(make_data: MakeData, make_net: MakeNet) -> None:
+    result = finetune(make_net(), make_data(5), None, replace(PLAIN, batch=64, epochs=2))
+    assert len(result.history) == 2
+
+
+def test_predictions_by_hand() -> None:
+    pixels = torch.zeros(5, 3, 2, 2, dtype=torch.uint8)
+    expected = [2, 0, 1, 1, 2]
+    for i, label in enumerate(expected):
+        pixels[i, label] = 255
+    data = ArrayData(pixels, torch.tensor([2, 0, 1, 0, 0]), ("a", "b", "c"), PREPROCESS)
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()).train()
+    found = predict(net, data)
+    assert found.dtype == np.int64 and found.tolist() == expected
+    assert accuracy(net, data, batch=2) == 0.6
+    assert net.training and net[0].training
+
+
+def test_what_is_no_classifier_is_refused(make_data: MakeData, make_net: MakeNet) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"\(30, 3, 8, 8\)"):
+        accuracy(nn.Identity(), make_data(30))
+    net = make_net()
+    nn.init.constant_(net[6].bias, torch.nan)  # type: ignore[index]
+    with pytest.raises(CorruptInputError, match="NaN"):
+        accuracy(net, make_data(30))

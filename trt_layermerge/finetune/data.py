@@ -1,0 +1,154 @@
+"""Labelled images by name, in batches, and in disjoint parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from trt_layermerge.core.preprocess import Preprocess
+from trt_layermerge.errors import UsageError
+from trt_layermerge.finetune.augment import Augment
+from trt_layermerge.finetune.sources import read_dataset, read_folder, read_npz
+
+LIMIT_SEED = 0
+
+
+class LabelledData(Protocol):
+    """Images with labels, ready for the network."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of every label; empty where the source does not tell."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns normalised images ``(n, C, H, W)`` float32 and labels ``(n,)`` int64."""
+        ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some images of another set, in the order of ``indices``."""
+
+    data: LabelledData
+    indices: Tensor
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of every label."""
+        return self.data.class_names
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns images and labels at positions of this part."""
+        return self.data.batch(self.indices[indices])
+
+
+def open_data(
+    source: str,
+    preprocess: Preprocess,
+    limit: int | None = None,
+    size: tuple[int, int] | None = None,
+) -> LabelledData:
+    """Returns the images that a name stands for.
+
+    Args:
+        source: ``npz:FILE`` (``images`` uint8 ``(N, H, W, C)``, ``labels`` int64, optional
+            ``class_names``), ``imagefolder:DIR`` (one sub-folder per class) or
+            ``FILE.py:FACTORY`` (called without arguments, returns a torch Dataset of normalised
+            float images ``(C, H, W)`` and labels).
+        preprocess: How 8-bit images become inputs; a Dataset's images are taken as they are.
+        limit: Keep this many images, drawn without replacement with a fixed seed, in order.
+        size: Rows and columns of the input; needed by ``imagefolder``, which resizes the shorter
+            side and crops the centre.
+
+    Raises:
+        UsageError: If the name is not understood, or nothing is there.
+        CorruptInputError: If the file is damaged or its arrays have the wrong form.
+        UntrustedInputError: If reading it would execute code.
+    """
+    kind, separator, rest = source.partition(":")
+    data: LabelledData
+    if kind == "npz" and rest:
+        data = read_npz(Path(rest), preprocess)
+    elif kind == "imagefolder" and rest:
+        data = read_folder(Path(rest), preprocess, size)
+    elif separator and source.rpartition(":")[0].endswith(".py"):
+        file, _, factory = source.rpartition(":")
+        data = read_dataset(Path(file), factory)
+    else:
+        raise UsageError(
+            f"{source!r} names no data; type npz:FILE, imagefolder:DIR or FILE.py:FACTORY"
+        )
+    return data if limit is None else draw(data, limit, LIMIT_SEED)
+
+
+def draw(data: LabelledData, count: int, seed: int) -> LabelledData:
+    """Returns ``count`` images drawn without replacement, in their order; all if there are fewer.
+
+    Raises:
+        UsageError: If ``count`` is not positive.
+    """
+    if count < 1:
+        raise UsageError(f"{count} images cannot be drawn; ask for at least one")
+    if count >= len(data):
+        return data
+    return Part(data, _permutation(len(data), seed)[:count].sort().values)
+
+
+def split(data: LabelledData, count: int, seed: int) -> tuple[Part, Part]:
+    """Returns ``count`` random images, and all the others: two disjoint parts.
+
+    Meant for hold-outs of the *training* images.
+
+    Raises:
+        UsageError: If either part would be empty.
+    """
+    if not 0 < count < len(data):
+        raise UsageError(
+            f"{count} of {len(data)} images cannot be held out with some left on both sides; "
+            f"choose a number from 1 to {len(data) - 1}"
+        )
+    order = _permutation(len(data), seed)
+    return Part(data, order[:count].sort().values), Part(data, order[count:].sort().values)
+
+
+def batches(
+    data: LabelledData,
+    size: int,
+    *,
+    seed: int | None = None,
+    augment: Augment | None = None,
+    drop_last: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields images and labels in batches of ``size``.
+
+    Args:
+        data: Where they come from.
+        size: Images a batch; the last one may be smaller.
+        seed: Seed of order and augmentation; None keeps the order (and augments with seed 0).
+        augment: Applied to each batch.
+        drop_last: Leaves out a last batch that is smaller than ``size``.
+    """
+    order = torch.arange(len(data)) if seed is None else _permutation(len(data), seed)
+    generator = torch.Generator().manual_seed((seed or 0) + 1)
+    for indices in torch.split(order, size):
+        if drop_last and len(indices) < size:
+            return
+        images, labels = data.batch(indices)
+        yield (augment(images, generator) if augment else images), labels
+
+
+def _permutation(count: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))

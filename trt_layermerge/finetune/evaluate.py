@@ -1,0 +1,64 @@
+"""What a classifier answers, and how often it is right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trt_layermerge.errors import CorruptInputError, UnsupportedModelError
+from trt_layermerge.finetune.data import LabelledData, batches
+
+
+def accuracy(model: nn.Module, data: LabelledData, batch: int = 500) -> float:
+    """Returns the fraction of images whose largest logit is that of the label.
+
+    Raises:
+        UnsupportedModelError: If the outputs are not ``(N, K)``.
+        CorruptInputError: If an output is NaN.
+    """
+    hits = sum(int((guess == label).sum()) for guess, label in _guesses(model, data, batch))
+    return hits / len(data)
+
+
+def predict(model: nn.Module, data: LabelledData, batch: int = 500) -> NDArray[np.int64]:
+    """Returns the predicted label of every image, ``(N,)``, in order. Raises as ``accuracy``."""
+    found = torch.cat([guess for guess, _ in _guesses(model, data, batch)])
+    return np.asarray(found.numpy(), dtype=np.int64)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Puts a network into eval mode without gradients, and every module's mode back after."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _guesses(model: nn.Module, data: LabelledData, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields predicted and true labels, on the CPU."""
+    first = next(model.parameters(), None)
+    device = torch.device("cpu") if first is None else first.device
+    for images, labels in batches(data, batch):
+        with evaluating(model):
+            logits = model(images.to(device))
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(labels):
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise UnsupportedModelError(
+                f"accuracy needs outputs (N, classes), but the network gives {shape}; "
+                "only classifiers have one"
+            )
+        if torch.isnan(logits).any():
+            raise CorruptInputError(
+                "the network's outputs are not numbers (NaN); its weights or the images are damaged"
+            )
+        yield logits.argmax(1).cpu(), labels

@@ -1,0 +1,272 @@
+"""Trains a relaxed network, in steps that resume bit for bit."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trt_layermerge.core.jsonio import damage
+from trt_layermerge.errors import CorruptInputError, UsageError
+from trt_layermerge.finetune.augment import parse_augment
+from trt_layermerge.finetune.data import LabelledData, batches
+from trt_layermerge.finetune.evaluate import accuracy, evaluating
+from trt_layermerge.finetune.norms import batch_norms, reestimate
+from trt_layermerge.finetune.optimiser import make_optimiser, optimiser_tensors, restore_optimiser
+from trt_layermerge.finetune.recipe import FinetuneRecipe, learning_rate
+from trt_layermerge.finetune.state import (
+    Tensors,
+    TrainState,
+    fingerprint,
+    load_state,
+    save_state,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRow:
+    """One epoch: mean training loss, accuracy on ``val`` as a fraction, time spent."""
+
+    epoch: int
+    loss: float
+    val_accuracy: float | None
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a line of ``finetune.jsonl``."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneResult:
+    """What a training came to.
+
+    Attributes:
+        history: One row an epoch, those of an earlier, interrupted call included.
+        val_accuracy: Of the weights left in the network, or None without ``val``.
+        resumed_epochs: Epochs that an earlier call had already done.
+    """
+
+    history: tuple[EpochRow, ...]
+    val_accuracy: float | None
+    resumed_epochs: int
+
+
+def finetune(
+    student: nn.Module,
+    train: LabelledData,
+    val: LabelledData | None,
+    recipe: FinetuneRecipe,
+    *,
+    teacher: nn.Module | None = None,
+    state_path: Path | None = None,
+    on_epoch: Callable[[EpochRow], None] | None = None,
+    device: str = "cpu",
+) -> FinetuneResult:
+    """Returns the history of a training; ``student`` is trained in place, on ``device``.
+
+    The last epoch's weights are kept (or their running mean, ``ema_decay``): ``val`` is only
+    reported, nothing is selected by it. With ``state_path``, the state is written after every
+    epoch; the same call with the same start continues from it, and ends, on a CPU with the same
+    number of threads, with the very same bits.
+
+    Args:
+        student: The network at its start.
+        train: Images to train on.
+        val: Images to report the accuracy of, or None.
+        recipe: How to train.
+        teacher: The original network, needed where the recipe distils; moved to ``device``.
+        state_path: File of the unfinished training.
+        on_epoch: Called after every epoch, when its state is on the disk.
+        device: Name of a torch device.
+
+    Raises:
+        UsageError: If the recipe distils without a teacher, the state belongs to another
+            training, or the loss diverges.
+        CorruptInputError: If the state is damaged, or the first loss is not finite.
+        DeviceError: If the state cannot be written.
+    """
+    if recipe.distill_weight > 0 and teacher is None:
+        raise UsageError(
+            f"the recipe distils with weight {recipe.distill_weight:g}, but no teacher is given; "
+            "give the original network, or set distill_weight to 0"
+        )
+    training = _Training(student, train, val, recipe, teacher, torch.device(device))
+    done = training.resume(state_path) if state_path else 0
+    for epoch in range(done, recipe.epochs):
+        row = training.epoch(epoch)
+        if state_path:
+            training.save(state_path)
+        if on_epoch:
+            on_epoch(row)
+    training.finish()
+    rows = tuple(training.history)
+    final = rows[-1].val_accuracy if rows and recipe.bn != "reestimate" else training.judge()
+    return FinetuneResult(rows, final, done)
+
+
+class _Training:
+    """Network, optimiser and history of one training under way."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        train: LabelledData,
+        val: LabelledData | None,
+        recipe: FinetuneRecipe,
+        teacher: nn.Module | None,
+        device: torch.device,
+    ) -> None:
+        self.run = fingerprint(student, recipe, len(train), teacher is not None)
+        self.student, self.train, self.val = student.to(device), train, val
+        self.teacher = teacher.to(device) if teacher and recipe.distill_weight > 0 else None
+        self.recipe, self.device = recipe, device
+        self.batch = min(recipe.batch, len(train))
+        self.steps = len(train) // self.batch
+        self.augment = parse_augment(recipe.augment)
+        self.optimiser = make_optimiser(student, recipe)
+        self.mean: Tensors = {}
+        if recipe.ema_decay is not None:
+            self.mean = {n: v.detach().clone() for n, v in _floating(student)}
+        self.history: list[EpochRow] = []
+
+    def resume(self, path: Path) -> int:
+        """Continues from a state; returns the number of epochs it had done."""
+        state = load_state(path, self.run)
+        if state is None:
+            return 0
+        with damage(path):
+            try:
+                self.student.load_state_dict(state.model)
+            except RuntimeError as error:
+                raise ValueError(error) from error
+            restore_optimiser(self.optimiser, self.student, state.optimiser)
+            self.mean = {n: state.mean[n].to(self.device) for n in self.mean}
+            self.history = [EpochRow(**row) for row in state.history]
+        log.info("continuing %s after epoch %d", path, len(self.history))
+        return len(self.history)
+
+    def save(self, path: Path) -> None:
+        """Writes the state after a whole epoch."""
+        state = TrainState(
+            model=dict(self.student.state_dict()),
+            optimiser=optimiser_tensors(self.optimiser, self.student),
+            mean=self.mean,
+            history=[row.to_json() for row in self.history],
+        )
+        save_state(path, state, self.run)
+
+    def epoch(self, epoch: int) -> EpochRow:
+        """Trains one epoch and reports it. All randomness follows from seed and epoch."""
+        started, total = time.perf_counter(), 0.0
+        self.student.train()
+        if self.recipe.bn == "freeze":
+            for norm in batch_norms(self.student):
+                norm.eval()
+        seed = self.recipe.seed * 1_000_003 + epoch
+        pairs = batches(self.train, self.batch, seed=seed, augment=self.augment, drop_last=True)
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            for step, (images, labels) in enumerate(pairs, epoch * self.steps):
+                total += self._step(step, images.to(self.device), labels.to(self.device))
+        seconds = time.perf_counter() - started
+        row = EpochRow(epoch + 1, total / self.steps, self.judge(), seconds)
+        self.history.append(row)
+        return row
+
+    def _step(self, step: int, images: Tensor, labels: Tensor) -> float:
+        """Makes one step of the optimiser; returns the loss before it."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.recipe, step, self.steps)
+        with torch.autocast(
+            self.device.type, torch.bfloat16, self.recipe.amp and self.device.type == "cuda"
+        ):
+            logits = self.student(images)
+            soft = self._teach(images)
+        loss = _loss(logits.float(), labels, soft, self.recipe)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise _not_finite(step, self.steps, self.recipe)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.recipe.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.student.parameters(), self.recipe.grad_clip)
+        self.optimiser.step()
+        for name, current in _floating(self.student) if self.mean else ():
+            self.mean[name].lerp_(current, 1 - (self.recipe.ema_decay or 0.0))
+        return value
+
+    def _teach(self, images: Tensor) -> Tensor | None:
+        """Returns the teacher's logits, or None without a teacher."""
+        if self.teacher is None:
+            return None
+        with evaluating(self.teacher):
+            logits: Tensor = self.teacher(images)
+            return logits.float()
+
+    def judge(self) -> float | None:
+        """Returns the accuracy on ``val`` of the weights that would be kept now."""
+        if self.val is None:
+            return None
+        if not self.mean:
+            return accuracy(self.student, self.val)
+        own = {n: v.detach().clone() for n, v in _floating(self.student)}
+        _assign(self.student, self.mean)
+        try:
+            return accuracy(self.student, self.val)
+        finally:
+            _assign(self.student, own)
+
+    def finish(self) -> None:
+        """Leaves in the network what the recipe keeps."""
+        _assign(self.student, self.mean)
+        if self.recipe.bn == "reestimate":
+            images = (x.to(self.device) for x, _ in batches(self.train, self.batch))
+            reestimate(self.student, images)
+        self.student.eval()
+
+
+def _loss(logits: Tensor, labels: Tensor, soft: Tensor | None, recipe: FinetuneRecipe) -> Tensor:
+    """Returns (1 − w) · cross-entropy + w · T² · KL(teacher ‖ student), both at temperature T."""
+    hard = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+    if soft is None:
+        return hard
+    t, weight = recipe.temperature, recipe.distill_weight
+    mine, theirs = F.log_softmax(logits / t, 1), F.log_softmax(soft / t, 1)
+    distance = F.kl_div(mine, theirs, reduction="batchmean", log_target=True)
+    return (1 - weight) * hard + weight * t * t * distance
+
+
+def _floating(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yields the floating values of the state: weights and running statistics."""
+    return ((n, v) for n, v in model.state_dict().items() if v.is_floating_point())
+
+
+@torch.no_grad()
+def _assign(model: nn.Module, values: Tensors) -> None:
+    """Copies values into the model's own tensors."""
+    own = model.state_dict()
+    for name, value in values.items():
+        own[name].copy_(value)
+
+
+def _not_finite(step: int, steps: int, recipe: FinetuneRecipe) -> CorruptInputError | UsageError:
+    if step == 0:
+        return CorruptInputError(
+            "the very first loss is not finite: the start's weights or the training images hold "
+            "NaN or infinite values; check the model and the preprocessing"
+        )
+    return UsageError(
+        f"the loss is no longer finite at step {step % steps + 1} of epoch {step // steps + 1}: "
+        f"the training diverged at lr {recipe.lr:g}; lower lr, set grad_clip, or lengthen warm-up"
+    )

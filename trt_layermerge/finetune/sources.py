@@ -1,0 +1,262 @@
+"""Readers of labelled images: an npz archive, a folder of images, a Dataset of the user's own."""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+import zipfile
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trt_layermerge.core.preprocess import Preprocess
+from trt_layermerge.errors import (
+    CorruptInputError,
+    UntrustedInputError,
+    UsageError,
+)
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".gif", ".tif"})
+DECODERS = 4
+"""Threads that decode the images of one batch."""
+
+
+@dataclass(frozen=True)
+class ArrayData:
+    """Images held in memory as bytes ``(N, C, H, W)``, normalised when asked for."""
+
+    pixels: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    preprocess: Preprocess
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns images, bit-equal to ``Preprocess``, and labels."""
+        mean, std = (
+            torch.tensor(v, dtype=torch.float32)[:, None, None]
+            for v in (self.preprocess.mean, self.preprocess.std)
+        )
+        scaled = self.pixels[indices].float().mul_(torch.tensor(self.preprocess.scale))
+        return scaled.sub_(mean).div_(std), self.labels[indices]
+
+
+@dataclass(frozen=True)
+class FolderData:
+    """Image files, decoded when asked for."""
+
+    files: tuple[Path, ...]
+    labels: Tensor
+    class_names: tuple[str, ...]
+    preprocess: Preprocess
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns images and labels.
+
+        Raises:
+            CorruptInputError: If a file cannot be decoded.
+        """
+        files = [self.files[i] for i in indices.tolist()]
+        with ThreadPoolExecutor(DECODERS) as pool:
+            pixels = list(pool.map(lambda file: _decode(file, self.size), files))
+        return torch.from_numpy(self.preprocess(np.stack(pixels))), self.labels[indices]
+
+
+@dataclass(frozen=True)
+class DatasetData:
+    """A torch Dataset of normalised images and labels."""
+
+    dataset: Any
+    name: str
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns images and labels.
+
+        Raises:
+            CorruptInputError: If an item is no float image ``(C, H, W)`` with an integer label,
+                or the images differ in shape.
+        """
+        try:
+            items = [self.dataset[i] for i in indices.tolist()]
+            images = torch.stack([torch.as_tensor(image) for image, _ in items])
+            labels = torch.tensor([int(label) for _, label in items])
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise CorruptInputError(
+                f"{self.name} must give pairs of an image tensor and a label, all images of one "
+                f"shape: {error}"
+            ) from error
+        if images.ndim != 4 or not images.is_floating_point():
+            raise CorruptInputError(
+                f"{self.name} gives images {tuple(images.shape[1:])} {images.dtype}; they must "
+                "be normalised float tensors (C, H, W)"
+            )
+        return images.float(), labels
+
+
+def read_npz(path: Path, preprocess: Preprocess) -> ArrayData:
+    """Returns the images of an npz archive, kept in memory as bytes.
+
+    Raises:
+        UsageError: If there is no such file, or ``preprocess`` is for other channels.
+        CorruptInputError: If it is damaged, empty, or its arrays do not fit together.
+        UntrustedInputError: If it holds pickled objects.
+    """
+    with (
+        _npz_errors(path),
+        path.open("rb") as file,
+        np.load(file, allow_pickle=False) as archive,
+    ):
+        images, labels = archive["images"], archive["labels"]
+        names = archive.get("class_names")
+    if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
+        raise _malformed(path, f"images are {images.dtype} {images.shape}, not uint8 (N, H, W, C)")
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        raise _malformed(path, f"labels are {labels.dtype} {labels.shape}, not int64 (N,)")
+    if images.shape[3] != len(preprocess.mean) or len(preprocess.std) != len(preprocess.mean):
+        raise UsageError(
+            f"{path} has images of {images.shape[3]} channels, but the preprocessing gives "
+            f"{len(preprocess.mean)} means and {len(preprocess.std)} deviations; give one each"
+        )
+    class_names = _class_names(path, names, labels)
+    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    return ArrayData(pixels, torch.from_numpy(labels.astype(np.int64)), class_names, preprocess)
+
+
+def _class_names(path: Path, names: NDArray[Any] | None, labels: NDArray[Any]) -> tuple[str, ...]:
+    """Returns the given names, or the numbers, of all classes."""
+    count = int(labels.max()) + 1
+    if names is not None and (names.dtype.kind != "U" or names.ndim != 1):
+        raise _malformed(path, f"class_names are {names.dtype} {names.shape}, not strings (K,)")
+    found = tuple(str(n) for n in (np.arange(min(count, 10**6)) if names is None else names))
+    if int(labels.min()) < 0 or count > len(found):
+        raise _malformed(
+            path, f"labels run from {labels.min()} to {count - 1} with {len(found)} class names"
+        )
+    return found
+
+
+@contextmanager
+def _npz_errors(path: Path) -> Iterator[None]:
+    """Turns what numpy and zipfile raise into our errors."""
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}; check the name after npz:")
+    try:
+        yield
+    except KeyError as error:
+        raise _malformed(path, f"it must hold the arrays images and labels ({error})") from error
+    except pickle.UnpicklingError as error:
+        raise _untrusted(path) from error
+    except ValueError as error:
+        # numpy tells its refusal of pickles from damage in words only.
+        if "allow_pickle" in str(error):
+            raise _untrusted(path) from error
+        raise _malformed(path, str(error)) from error
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        MemoryError,
+        OverflowError,
+        NotImplementedError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        SyntaxError,
+    ) as error:
+        raise _malformed(path, str(error) or type(error).__name__) from error
+
+
+def read_folder(path: Path, preprocess: Preprocess, size: tuple[int, int] | None) -> FolderData:
+    """Returns the images below a folder; sub-folders in alphabetical order are the classes.
+
+    Raises:
+        UsageError: If there is no such folder, no image in it, or no ``size``.
+    """
+    if size is None:
+        raise UsageError(f"imagefolder:{path} needs the rows and columns of the network's input")
+    if not path.is_dir():
+        raise UsageError(f"there is no folder {path}; check the name after imagefolder:")
+    classes = sorted(p for p in path.iterdir() if p.is_dir())
+    found = [
+        (file, label)
+        for label, folder in enumerate(classes)
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+    ]
+    if not found:
+        raise UsageError(
+            f"{path} has no images in sub-folders; put those of each class into a folder of its own"
+        )
+    files, labels = zip(*found, strict=True)
+    return FolderData(files, torch.tensor(labels), tuple(p.name for p in classes), preprocess, size)
+
+
+def _decode(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Returns RGB pixels ``(H, W, 3)``: the shorter side resized to cover, the centre kept."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            # fit() scales until the frame is covered, then crops the centre.
+            fitted = ImageOps.fit(image.convert("RGB"), size[::-1], Image.Resampling.BILINEAR)
+            return np.asarray(fitted, dtype=np.uint8)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise _malformed(path, str(error)) from error
+
+
+def read_dataset(file: Path, factory: str) -> DatasetData:
+    """Returns the Dataset that a function in a Python file makes. Runs that file.
+
+    Raises:
+        UsageError: If file or function is missing, or what it returns is no Dataset with a length.
+    """
+    name = f"{file}:{factory}"
+    if not file.is_file():
+        raise UsageError(f"there is no file {file}; check the name before the colon in {name}")
+    spec = importlib.util.spec_from_file_location(f"_dataset_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{file} is no Python file; name one that defines {factory}")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        dataset = getattr(module, factory)()
+        count = len(dataset)
+    except Exception as error:
+        raise UsageError(
+            f"{name} gave no Dataset with a length ({type(error).__name__}: {error}); "
+            f"{factory}() must return one"
+        ) from error
+    if count < 1:
+        raise UsageError(f"the Dataset of {name} is empty")
+    return DatasetData(dataset, name, tuple(str(c) for c in getattr(dataset, "classes", ())))
+
+
+def _malformed(path: Path, why: str) -> CorruptInputError:
+    return CorruptInputError(f"{path} cannot be used: {why}; make the file again")
+
+
+def _untrusted(path: Path) -> UntrustedInputError:
+    return UntrustedInputError(
+        f"{path} holds pickled objects, which could run code when loaded; save plain arrays with "
+        "numpy.savez"
+    )

@@ -1,0 +1,97 @@
+"""The state of an unfinished training as one safetensors file: tensors, and JSON in its header."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from trt_layermerge.core.jsonio import damage, schema_name, sha256_bytes, sha256_json, write_bytes
+from trt_layermerge.errors import CorruptInputError, UsageError
+from trt_layermerge.finetune.recipe import FinetuneRecipe
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where a training stands after a whole epoch.
+
+    Attributes:
+        model: Values of the network's ``state_dict``.
+        optimiser: Buffers of the optimiser as ``PARAMETER/BUFFER``.
+        mean: Running mean of the network's floating values; empty without one.
+        history: Rows of the finished epochs.
+    """
+
+    model: Tensors
+    optimiser: Tensors
+    mean: Tensors
+    history: list[dict[str, Any]]
+
+
+def fingerprint(student: nn.Module, recipe: FinetuneRecipe, images: int, taught: bool) -> str:
+    """Returns a hash of all that decides a training but the images: start, recipe, sizes."""
+    start = {
+        name: [str(value.dtype), list(value.shape), sha256_bytes(_bytes(value))]
+        for name, value in student.state_dict().items()
+    }
+    return sha256_json([start, recipe.to_json(), images, taught])
+
+
+def save_state(path: Path, state: TrainState, run: str) -> None:
+    """Replaces the file atomically. Raises ``DeviceError`` if it cannot be written."""
+    parts = {"model": state.model, "optimiser": state.optimiser, "mean": state.mean}
+    tensors = {
+        f"{part}/{name}": value.detach().to("cpu", copy=True).contiguous()
+        for part, values in parts.items()
+        for name, value in values.items()
+    }
+    header = {
+        "schema": schema_name("finetune-state"),
+        "run": run,
+        "history": json.dumps(state.history),
+    }
+    write_bytes(path, save(tensors, metadata=header))
+
+
+def load_state(path: Path, run: str) -> TrainState | None:
+    """Returns the state of a file, or None if there is no file.
+
+    Raises:
+        UsageError: If it belongs to another start or recipe.
+        CorruptInputError: If it is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise CorruptInputError(
+            f"{path} is damaged ({error}); delete it and type the same command to train anew"
+        ) from error
+    with damage(path):
+        if header["schema"] != schema_name("finetune-state"):
+            raise ValueError(f"schema is {header['schema']!r}")
+        if header["run"] != run:
+            raise UsageError(
+                f"{path} is the state of another training: the start, the recipe or the number of "
+                "images differs; delete it to train anew, or choose another run (--run NAME)"
+            )
+        parts: dict[str, Tensors] = {"model": {}, "optimiser": {}, "mean": {}}
+        for name, value in tensors.items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = value
+        return TrainState(**parts, history=list(json.loads(header["history"])))
+
+
+def _bytes(value: Tensor) -> bytes:
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
