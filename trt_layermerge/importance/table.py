@@ -1,0 +1,81 @@
+"""Scores candidates into a durable table, one line each, and continues where it was stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.jsonio import append_line, write_lines
+from trt_layermerge.core.tables import ImportanceEntry, ImportanceTable, importance_row
+from trt_layermerge.errors import UsageError
+
+
+class Scorer(Protocol):
+    """One way to score candidates of one network."""
+
+    def entry(self, candidate: Candidate) -> ImportanceEntry:
+        """Returns the score of a candidate; the same whatever was scored before."""
+        ...
+
+
+def estimate(
+    candidates: Iterable[Candidate],
+    scorer: Scorer,
+    path: Path,
+    notes: Mapping[str, Any],
+    on_progress: Callable[[int, int], None] | None = None,
+    *,
+    originals: bool = False,
+) -> ImportanceTable:
+    """Returns the table of a file, every candidate in it; what is missing is scored and appended.
+
+    Each entry is on the disk before the next one is begun, so a killed process loses at most one.
+
+    Args:
+        candidates: What to score; repeated keys are scored once.
+        scorer: How to score.
+        path: The table's file.
+        notes: What the scores depend on, JSON-ready: hashes of model and data, method, settings.
+        on_progress: Called with the number of entries present and wanted, before and after each.
+        originals: Whether to score untouched units too. They count as 0 otherwise; the paper's
+            protocol, which trains each entry anew, scores them.
+
+    Raises:
+        UsageError: If the file was made with other notes.
+        CorruptInputError: If the file is damaged.
+        DeviceError: If it cannot be written.
+    """
+    wanted = {c.key: c for c in candidates if originals or not c.original}
+    entries = dict(_open(path, notes).entries)
+    missing = [c for key, c in wanted.items() if key not in entries]
+    done = len(wanted) - len(missing)
+    for candidate in missing:
+        if on_progress:
+            on_progress(done, len(wanted))
+        entry = scorer.entry(candidate)
+        append_line(path, importance_row(candidate.key, entry))
+        entries[candidate.key] = entry
+        done += 1
+    if on_progress:
+        on_progress(done, len(wanted))
+    return ImportanceTable(entries, dict(notes))
+
+
+def _open(path: Path, notes: Mapping[str, Any]) -> ImportanceTable:
+    """Returns the table of a file; begins the file if there is none."""
+    expected = json.loads(json.dumps(dict(notes)))
+    if not path.exists():
+        write_lines(path, "importance", {"notes": expected}, ())
+        return ImportanceTable({}, expected)
+    table = ImportanceTable.load(path)
+    found = dict(table.notes)
+    different = [k for k in {**expected, **found} if expected.get(k) != found.get(k)]
+    if different:
+        raise UsageError(
+            f"{path} was estimated with another {', '.join(different[:5])}, and such scores do not "
+            "mix; delete the file to start anew, or choose another run (--run NAME)"
+        )
+    return table
