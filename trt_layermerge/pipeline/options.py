@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
+from trt_layermerge.errors import UsageError
+
 STAGES: tuple[str, ...] = (
     "inspect",
     "latency",
@@ -47,6 +49,17 @@ class RunOptions:
     from_stage: str | None = None
     only_stage: str | None = None
     verbose: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses a run name that is not a plain folder name, and unknown stages."""
+        if self.run in ("", ".", "..") or "/" in self.run or "\0" in self.run:
+            raise UsageError(
+                f"{self.run!r} cannot be the name of a run, which is one folder below "
+                f"{self.runs_dir}; use a plain name (--run NAME) and --runs-dir DIR"
+            )
+        for stage in (self.from_stage, self.only_stage):
+            if stage is not None and stage not in STAGES:
+                raise UsageError(f"there is no stage {stage!r}; stages are {', '.join(STAGES)}")
 
 
 class Reporter(Protocol):

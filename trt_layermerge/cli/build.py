@@ -1,0 +1,33 @@
+"""``build``: ONNX to an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import typer
+
+from trt_layermerge.cli.options import BackendName, StageOptions
+from trt_layermerge.cli.stage import run_stage
+from trt_layermerge.cli.verb import Key
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions(StageOptions):
+    """Options of ``build``: here the backend and the precision are the engine's."""
+
+    backend: Annotated[
+        BackendName | None,
+        typer.Option(help="tensorrt or tensorrt_rtx; by default the one that is installed."),
+        Key("build.engine"),
+    ] = None
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"] | None,
+        typer.Option(help="Precision of the engine."),
+        Key("build.precisions", lambda precision: [precision]),
+    ] = None
+
+
+def build(options: BuildOptions) -> None:
+    """Builds the engine with its sidecar."""
+    run_stage("build", options)

@@ -1,0 +1,30 @@
+"""``doctor``: what this machine can do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trt_layermerge.cli.console import print_result
+from trt_layermerge.cli.options import OutputOptions
+from trt_layermerge.cli.views import doctor_view
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions(OutputOptions):
+    """Options of ``doctor``."""
+
+    runs_dir: Annotated[Path, typer.Option(help="Folder whose disk is looked at.")] = Path("runs")
+
+
+def doctor(options: DoctorOptions) -> None:
+    """Shows the machine: what works, what is missing and what to type."""
+    from trt_layermerge.pipeline.doctor import examine
+    from trt_layermerge.pipeline.doctor.host import Host
+
+    findings = [finding.to_json() for finding in examine(Host.local(options.runs_dir))]
+    result = {"findings": findings}
+    print_result(result, None if options.as_json else doctor_view(result))

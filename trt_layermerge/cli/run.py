@@ -1,0 +1,64 @@
+"""``run``: a recipe to everything, in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trt_layermerge.cli.options import GoalOptions, SharedOptions
+from trt_layermerge.cli.stage import report
+from trt_layermerge.cli.verb import overrides
+from trt_layermerge.cli.views import summary_view
+from trt_layermerge.errors import UsageError
+from trt_layermerge.pipeline.options import RunOptions
+
+_STAGE = "STAGE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions(SharedOptions, GoalOptions):
+    """Options of ``run``."""
+
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(help="What to build; a begun run (--run) remembers its own."),
+    ] = None
+    run: Annotated[
+        str | None, typer.Option(help="Name of the run; by default the recipe's file name.")
+    ] = None
+    from_stage: Annotated[
+        str | None, typer.Option("--from", metavar=_STAGE, help="First stage to do again.")
+    ] = None
+    only_stage: Annotated[
+        str | None, typer.Option("--only", metavar=_STAGE, help="The only stage to do.")
+    ] = None
+
+
+def run(options: RecipeOptions) -> None:
+    """Does every stage of a recipe in order, and skips what is done."""
+    request = RunOptions(
+        run=_name(options),
+        runs_dir=options.runs_dir,
+        recipe=options.recipe,
+        overrides=overrides(options),
+        from_stage=options.from_stage,
+        only_stage=options.only_stage,
+        verbose=options.loudness,
+    )
+    from trt_layermerge.pipeline import api
+
+    report(options, lambda r: api.run_recipe(request.recipe, request, r), summary_view)
+
+
+def _name(options: RecipeOptions) -> str:
+    if options.run is not None:
+        return options.run
+    if options.recipe is None:
+        raise UsageError(
+            "nothing to run: name a recipe (trt-layermerge run RECIPE.yaml) or a begun run "
+            "(trt-layermerge run --run NAME)"
+        )
+    return options.recipe.stem

@@ -1,0 +1,19 @@
+"""``search``: tables and a budget to a plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trt_layermerge.cli.options import GoalOptions, StageOptions
+from trt_layermerge.cli.stage import run_stage
+from trt_layermerge.cli.views import plan_view
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(StageOptions, GoalOptions):
+    """Options of ``search``."""
+
+
+def search(options: SearchOptions) -> None:
+    """Chooses the best plan within the budget, and writes the whole frontier."""
+    run_stage("search", options, plan_view)

@@ -1,0 +1,38 @@
+"""From options to the pipeline and back: what every verb on a run does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from rich.console import RenderableType
+
+from trt_layermerge.cli.console import RichReporter, error_console, print_result
+from trt_layermerge.cli.options import SharedOptions, StageOptions
+from trt_layermerge.cli.verb import overrides
+from trt_layermerge.cli.views import fields_view
+from trt_layermerge.pipeline.options import Reporter, RunOptions
+
+Result: TypeAlias = dict[str, Any]
+View: TypeAlias = Callable[[Mapping[str, Any]], RenderableType]
+
+
+def run_stage(stage: str, options: StageOptions, view: View = fields_view) -> None:
+    """Does one stage of a run and prints its result."""
+    request = RunOptions(
+        run=options.run,
+        runs_dir=options.runs_dir,
+        recipe=options.recipe,
+        overrides=overrides(options),
+        verbose=options.loudness,
+    )
+    from trt_layermerge.pipeline import api
+
+    report(options, lambda reporter: api.run_stage(stage, request, reporter), view)
+
+
+def report(options: SharedOptions, work: Callable[[Reporter], Result], view: View) -> None:
+    """Does some work, its progress on stderr, and prints its result on stdout."""
+    with RichReporter(error_console(), options.loudness) as reporter:
+        result = work(reporter)
+    print_result(result, None if options.as_json else view(result))

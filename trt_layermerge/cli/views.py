@@ -1,0 +1,205 @@
+"""Results as tables: pure functions from machine-readable results to something Rich can print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.conv import spec_from_json
+
+Result: TypeAlias = Mapping[str, Any]
+NOTHING = "–"
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    """Returns a table of plain text; numbers are on the right, None is a dash."""
+    body = [[as_text(cell) for cell in row] for row in rows]
+    result = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    for index, column in enumerate(columns):
+        numeric = bool(body) and all(_numeric(row[index]) for row in body)
+        result.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in body:
+        result.add_row(*(Text(cell) for cell in row))
+    return result
+
+
+def as_text(value: Any) -> str:
+    """Returns a value for people: four significant digits, None as a dash."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(as_text(v) for v in value) or NOTHING
+    return str(value)
+
+
+def _numeric(text: str) -> bool:
+    return text == NOTHING or text.lstrip("-").replace(".", "", 1).replace("e-", "", 1).isdigit()
+
+
+def fields_view(result: Result) -> RenderableType:
+    """Returns the plain values of a result, one a line; what is nested stays in its file."""
+    rows = [
+        (key.replace("_", " "), value)
+        for key, value in result.items()
+        if not isinstance(value, Mapping) and not _nested(value)
+    ]
+    grid = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        grid.add_row(Text(name, style="bold"), Text(as_text(value), overflow="fold"))
+    return grid
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(v, (Mapping, list)) for v in value)
+
+
+def inspect_view(result: Result) -> RenderableType:
+    """Returns units, segments, residuals, barriers and counts.
+
+    ``result`` holds ``graph`` (as in ``graph.json``), ``blocks`` (their number) and
+    ``candidates`` (their numbers by kind).
+    """
+    graph = result["graph"]
+    candidates: Mapping[str, int] = result["candidates"]
+    counts = ", ".join(f"{n} {kind}" for kind, n in candidates.items())
+    parts: list[RenderableType] = [
+        table("Units", ("unit", "name", "convolution", "segment"), _unit_rows(graph)),
+        table("Residuals", ("units", "shortcut"), _residual_rows(graph)),
+        table(
+            "What cannot merge, and why",
+            ("where", "unit", "reason"),
+            [(b["node"], b["unit"], b["reason"]) for b in graph["barriers"]],
+        ),
+        Text(
+            f"{len(graph['units'])} units in {len(graph['segments'])} segments; "
+            f"{result['blocks']} blocks; {sum(candidates.values())} candidates ({counts})"
+        ),
+    ]
+    return Group(*parts)
+
+
+def _unit_rows(graph: Result) -> list[tuple[Any, ...]]:
+    segment_of = {
+        unit: number
+        for number, (start, end) in enumerate(graph["segments"])
+        for unit in range(start, end)
+    }
+    return [
+        (u["index"], u["name"], spec_from_json(u["spec"]), segment_of.get(u["index"]))
+        for u in graph["units"]
+    ]
+
+
+def _residual_rows(graph: Result) -> list[tuple[str, str]]:
+    return [
+        (
+            f"{r['start']}:{r['end']}",
+            " + ".join(s["conv"] or s["bn"] or "identity" for s in r["shortcuts"]),
+        )
+        for r in graph["residuals"]
+    ]
+
+
+def plan_view(result: Result) -> RenderableType:
+    """Returns what a plan changes, and its totals. ``result`` is as ``plan.json``."""
+    plan = [Candidate.from_json(c) for c in result["candidates"]]
+    changed = [c for c in plan if not c.original]
+    rows = [
+        (
+            f"{c.block.start}:{c.block.end}",
+            c.kind,
+            list(c.kept),
+            " + ".join(str(s) for s in c.convs) or None,
+        )
+        for c in changed
+    ]
+    kept = sum(c.original for c in plan)
+    totals = fields_view(
+        {
+            "predicted_ms": result["predicted_ms"],
+            "budget_ms": result["budget_ms"],
+            "score": result["score"],
+            "units_untouched": kept,
+            "blocks_replaced": len(changed),
+        }
+    )
+    return Group(table("Plan", ("units", "kind", "kept", "becomes"), rows), totals)
+
+
+def summary_view(summary: Result) -> RenderableType:
+    """Returns original beside merged, and how far the promises held. ``summary.json`` goes in."""
+    original, merged = summary["original"], summary["merged"]
+    rows = [
+        (label, show(original), show(merged))
+        for label, show in (
+            ("accuracy on test", _accuracy),
+            ("latency, ms", _latency),
+            ("convolutions", lambda side: as_text(side.get("convs"))),
+            ("activations", lambda side: as_text(side.get("activations"))),
+        )
+    ]
+    setting = f"{summary.get('backend')}, {summary.get('precision')}, batch {summary.get('batch')}"
+    facts = {
+        "speedup": _times(summary.get("speedup")),
+        "measured_on": setting,
+        "predicted_ms": summary.get("predicted_ms"),
+        "measured_ms": merged.get("latency_ms"),
+        "budget_ms": summary.get("budget_ms"),
+        "accuracy_after_repair_alone": _accuracy(summary.get("repaired") or {}),
+        "largest_certificate_error": _scientific(summary.get("certificate_max_rel_error")),
+        "seed": summary.get("seed"),
+    }
+    return Group(table("Result", ("", "original", "merged"), rows), fields_view(facts))
+
+
+def _accuracy(side: Result) -> str:
+    value = side.get("accuracy")
+    return NOTHING if value is None else f"{100 * value:.2f} %"
+
+
+def _latency(side: Result) -> str:
+    value, low, high = (side.get(k) for k in ("latency_ms", "latency_p10_ms", "latency_p90_ms"))
+    spread = "" if low is None or high is None else f" ({low:.4g} to {high:.4g})"
+    return NOTHING if value is None else f"{value:.4g}{spread}"
+
+
+def _times(value: float | None) -> str | None:
+    return None if value is None else f"{value:.2f}x"
+
+
+def _scientific(value: float | None) -> str | None:
+    return None if value is None else f"{value:.1e}"
+
+
+STATES: Mapping[str, tuple[str, str]] = {
+    "ok": ("✓", "green"),
+    "missing": ("✗", "red"),
+    "warning": ("!", "yellow"),
+    "none": ("·", "dim"),
+}
+"""Sign and style of a finding by its state."""
+
+
+def doctor_view(result: Result) -> RenderableType:
+    """Returns one line for every finding, with what to type below it."""
+    grid = Table.grid(padding=(0, 2))
+    for finding in result["findings"]:
+        sign, style = STATES[finding["state"]]
+        grid.add_row(
+            Text(sign, style=style),
+            Text(finding["topic"], style="bold"),
+            Text(finding["found"], overflow="fold"),
+        )
+        if finding["remedy"]:
+            grid.add_row("", "", Text(f"→ {finding['remedy']}", style="cyan", overflow="fold"))
+    return grid

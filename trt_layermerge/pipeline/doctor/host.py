@@ -1,0 +1,92 @@
+"""The few things that ``doctor`` asks a machine, so that tests can answer in its place."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+Command: TypeAlias = Callable[[Sequence[str]], "Answer"]
+
+_PATIENCE_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command said. ``code`` is None where there is no such command, or it hung."""
+
+    code: int | None
+    output: str = ""
+    errors: str = ""
+
+    @property
+    def worked(self) -> bool:
+        """Whether the command ended well."""
+        return self.code == 0
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine.
+
+    Attributes:
+        root: Root of its file system.
+        ask: Runs a command.
+        python: Its Python, and the version of that.
+        free_bytes: Free space in the folder of the runs, or None.
+        machine: Architecture, such as ``x86_64`` or ``aarch64``.
+    """
+
+    root: Path
+    ask: Command
+    python: tuple[str, str]
+    free_bytes: int | None
+    machine: str
+
+    @staticmethod
+    def local(runs_dir: Path) -> Host:
+        """Returns this machine, with the disk of the folder ``runs_dir`` (which may not exist)."""
+        executable = sys.executable or "python3"
+        return Host(
+            Path("/"),
+            _ask,
+            (executable, platform.python_version()),
+            _free_bytes(runs_dir),
+            platform.machine(),
+        )
+
+    def read(self, path: str) -> str | None:
+        """Returns the text of a file, stripped of blanks and NULs, or None."""
+        try:
+            return (self.root / path).read_text(errors="replace").strip("\0 \n")
+        except OSError:
+            return None
+
+    def read_all(self, pattern: str) -> list[str]:
+        """Returns the texts of all files that a glob below the root finds, in order."""
+        paths = sorted(self.root.glob(pattern))
+        texts = (self.read(str(path.relative_to(self.root))) for path in paths)
+        return [text for text in texts if text is not None]
+
+
+def _ask(command: Sequence[str]) -> Answer:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_PATIENCE_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Answer(None, errors=str(error))
+    return Answer(done.returncode, done.stdout.strip(), done.stderr.strip())
+
+
+def _free_bytes(folder: Path) -> int | None:
+    existing = next((p for p in (folder, *folder.absolute().parents) if p.exists()), None)
+    try:
+        return shutil.disk_usage(existing).free if existing else None
+    except OSError:
+        return None
