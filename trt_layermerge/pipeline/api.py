@@ -1,0 +1,85 @@
+"""What the command line and programs call: a whole recipe, or one stage of a run."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+from trt_layermerge.core.jsonio import Json, write_text
+from trt_layermerge.errors import UsageError
+from trt_layermerge.pipeline.context import Context
+from trt_layermerge.pipeline.folder import RunFolder
+from trt_layermerge.pipeline.options import STAGES, NullReporter, Reporter, RunOptions
+from trt_layermerge.pipeline.recipe import dump_recipe, load_recipe
+from trt_layermerge.pipeline.stage import Stage, perform
+
+
+def run_recipe(
+    recipe: Path | None, options: RunOptions, reporter: Reporter | None = None
+) -> Json:
+    """Does every stage of a recipe in order and returns ``summary.json``.
+
+    A stage whose inputs are unchanged is skipped, so the same call continues an interrupted run.
+
+    Args:
+        recipe: YAML file; None for the recipe that the run remembers.
+        options: Name and folder of the run, overrides, and which stages.
+        reporter: Listens to the progress.
+
+    Raises:
+        LayerMergeError: One of its kinds (``errors.py``); what was done stays done.
+    """
+    context = open_run(recipe, options, reporter or NullReporter())
+    if options.only_stage is not None:
+        perform(stage(options.only_stage), context, again=True)
+        return stage(options.only_stage).result(context)
+    again = False
+    for name in STAGES:
+        again = again or name == options.from_stage
+        perform(stage(name), context, again=again)
+    return stage(STAGES[-1]).result(context)
+
+
+def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) -> Json:
+    """Does one stage of a run, if it is not up to date, and returns its result.
+
+    Raises:
+        UsageError: If an earlier stage that it needs was not done yet.
+        LayerMergeError: One of its kinds (``errors.py``).
+    """
+    context = open_run(options.recipe, options, reporter or NullReporter())
+    needed = stage(name)
+    missing = [file for file in needed.reads if not (context.folder / file).is_file()]
+    if missing:
+        raise UsageError(
+            f"the run {options.run!r} has no {', '.join(missing)} yet, which {name} needs; do the "
+            f"earlier stages first: trt-layermerge run --run {options.run}"
+        )
+    perform(needed, context)
+    return needed.result(context)
+
+
+def open_run(recipe: Path | None, options: RunOptions, reporter: Reporter) -> Context:
+    """Returns the context of a run; writes the recipe with its overrides into the run's folder.
+
+    Raises:
+        UsageError: If there is neither a recipe, nor a remembered one, nor a model.
+        DeviceError: If the folder cannot be written.
+    """
+    folder = RunFolder(options.runs_dir / options.run)
+    remembered = folder / "recipe.yaml"
+    source = recipe or (remembered if remembered.is_file() else None)
+    if source is None and "model.name" not in options.overrides:
+        raise UsageError(
+            f"there is no run {options.run!r} in {options.runs_dir} yet; begin it with a recipe "
+            "(--recipe FILE, or: trt-layermerge run RECIPE.yaml) or with --model"
+        )
+    chosen = load_recipe(source, options.overrides)
+    write_text(remembered, dump_recipe(chosen))
+    return Context(chosen, folder, reporter)
+
+
+def stage(name: str) -> Stage:
+    """Returns a stage by name."""
+    return cast(Stage, import_module(f"trt_layermerge.pipeline.stages.{name}").STAGE)

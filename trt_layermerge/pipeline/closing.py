@@ -1,0 +1,130 @@
+"""The closed loop: solve, build the finalists whole, measure them, correct the table, solve again.
+
+A table of blocks can only predict a network. The plan that is handed on was built and measured,
+and it met the budget then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.tables import LatencyTable
+from trt_layermerge.errors import InfeasibleBudgetError
+from trt_layermerge.pipeline.networks import Measured
+from trt_layermerge.search import Frontier, plan_of
+
+REACH = 1.08
+"""Plans predicted up to this much slower than the budget are built too: the table may be wrong."""
+
+Key = tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the loop needs done, as functions, so that it can be tested without a clock.
+
+    Attributes:
+        fit: Observed networks → a latency table corrected by them.
+        frontier: Latency table → the frontier under it.
+        measure: Plans → their whole networks, measured.
+    """
+
+    fit: Callable[[Sequence[Measured]], LatencyTable]
+    frontier: Callable[[LatencyTable], Frontier]
+    measure: Callable[[Sequence[MergePlan]], Sequence[Measured]]
+
+
+@dataclass(frozen=True, slots=True)
+class Finalist:
+    """A plan with its prediction at the time it was chosen, and its measurement."""
+
+    plan: MergePlan
+    predicted_ms: float
+    measured: Measured
+
+
+@dataclass
+class Closed:
+    """What the loop found.
+
+    Attributes:
+        finalists: Every plan that was built and measured, in that order.
+        table: The latency table, corrected by all of them.
+        frontier: The frontier under that table.
+    """
+
+    table: LatencyTable
+    frontier: Frontier
+    finalists: list[Finalist] = field(default_factory=list)
+
+    def meeting(self, limit_ms: float) -> list[Finalist]:
+        """Returns the finalists that measured within the limit, the best score first."""
+        good = [f for f in self.finalists if f.measured.ms <= limit_ms]
+        return sorted(good, key=lambda f: -(f.plan.score or 0.0))
+
+
+def close_loop(limit_ms: float, width: int, loops: int, tools: Tools) -> Closed:
+    """Returns measured finalists for a limit; at most ``width`` new ones in each of ``loops``.
+
+    Stops when the plan that the corrected table likes best was already measured within the limit.
+
+    Raises:
+        InfeasibleBudgetError: If no plan measures within the limit; says by how much it is missed.
+    """
+    table = tools.fit([])
+    closed = Closed(table, tools.frontier(table))
+    known: dict[Key, Finalist] = {}
+    for _ in range(loops):
+        wanted = around(closed.frontier, closed.table.overhead_ms, limit_ms, width)
+        new = [plan for plan in wanted if plan.candidates not in known]
+        if not new:
+            break
+        for plan, measured in zip(new, tools.measure(new), strict=True):
+            known[plan.candidates] = Finalist(plan, plan.latency_ms or 0.0, measured)
+        closed.finalists = list(known.values())
+        closed.table = tools.fit([f.measured for f in closed.finalists])
+        closed.frontier = tools.frontier(closed.table)
+        if _settled(closed, limit_ms):
+            break
+    if not closed.meeting(limit_ms):
+        raise _missed(closed, limit_ms)
+    return closed
+
+
+def around(found: Frontier, overhead_ms: float, limit_ms: float, width: int) -> list[MergePlan]:
+    """Returns the plans on the frontier nearest to a limit, most of them predicted within it.
+
+    Where none is predicted within it, the fastest ones are returned.
+    """
+    latencies = found.latency_ms + overhead_ms
+    within = int((latencies <= limit_ms).sum())
+    beyond = int((latencies <= limit_ms * REACH).sum()) - within
+    above = min(beyond, max(1, width // 3), width - 1)
+    first = max(0, within - (width - above))
+    return [
+        plan_of(found.solution(index), overhead_ms, limit_ms)
+        for index in range(first, max(within + above, min(width, len(found))))
+    ]
+
+
+def _settled(closed: Closed, limit_ms: float) -> bool:
+    """Whether nothing better is left to build: the best prediction was measured and holds."""
+    meeting = closed.meeting(limit_ms)
+    if not meeting:
+        return False
+    affordable = closed.frontier.latency_ms + closed.table.overhead_ms <= limit_ms
+    best = float(closed.frontier.score[affordable].max(initial=float("-inf")))
+    return (meeting[0].plan.score or 0.0) >= best
+
+
+def _missed(closed: Closed, limit_ms: float) -> InfeasibleBudgetError:
+    fastest = min(closed.finalists, key=lambda f: f.measured.ms).measured
+    return InfeasibleBudgetError(
+        f"no network meets {limit_ms:.4g} ms on {closed.table.device}: the fastest of "
+        f"{len(closed.finalists)} that were built and measured takes {fastest.ms:.4g} ms "
+        f"({fastest.ratio:.2f}x), {100 * (fastest.ms / limit_ms - 1):.1f} % too slow; raise "
+        "--budget-ms, lower --speedup, or allow more candidates (--rules full)"
+    )

@@ -1,0 +1,170 @@
+"""What the stages of one run share, each part made when it is first needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trt_layermerge.backends import Backend, get_backend
+from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.graph_file import load_graph
+from trt_layermerge.core.jsonio import Json, damage, read_lines, sha256_file
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.tables import ImportanceTable, LatencyTable
+from trt_layermerge.errors import UsageError
+from trt_layermerge.pipeline.folder import RunFolder
+from trt_layermerge.pipeline.options import Reporter
+from trt_layermerge.pipeline.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from trt_layermerge.finetune.data import LabelledData, Part
+    from trt_layermerge.merge import RelaxedNet
+
+
+@dataclass(frozen=True)
+class Context:
+    """A recipe, the folder it writes to, who listens, and everything derived from them."""
+
+    recipe: Recipe
+    folder: RunFolder
+    reporter: Reporter
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The original network in eval mode."""
+        from trt_layermerge.pipeline.models import load_network
+
+        return load_network(self.recipe.model)
+
+    @cached_property
+    def example(self) -> Tensor:
+        """An input of zeros, ``(N, C, H, W)`` with the measured batch."""
+        import torch
+
+        return torch.zeros(self.recipe.measure.batch, *self.recipe.model.input[1:])
+
+    @cached_property
+    def graph(self) -> LayerGraph:
+        """What ``inspect`` found."""
+        return load_graph(self.folder / "graph.json")
+
+    @cached_property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """What ``inspect`` offered to the search."""
+        path = self.folder / "candidates.jsonl"
+        _, rows = read_lines(path, "candidates")
+        with damage(path):
+            return tuple(Candidate.from_json(row) for row in rows)
+
+    @cached_property
+    def latency(self) -> LatencyTable:
+        """The latency table, fitted to measured networks."""
+        return LatencyTable.load(self.folder / "latency.jsonl")
+
+    @cached_property
+    def importance(self) -> ImportanceTable:
+        """The importance table."""
+        return ImportanceTable.load(self.folder / "importance.jsonl")
+
+    @cached_property
+    def plan(self) -> MergePlan:
+        """The plan that ``search`` chose."""
+        return MergePlan.load(self.folder / "plan.json")
+
+    @cached_property
+    def backend(self) -> Backend:
+        """Where latency is measured."""
+        return get_backend(self.recipe.measure.backend)
+
+    @property
+    def store(self) -> Path:
+        """Where block measurements are kept between runs."""
+        store = self.recipe.measure.store
+        return Path(store) if store else self.folder / "latency.sqlite"
+
+    def data(self, split: str) -> LabelledData | None:
+        """Returns the images of ``train``, ``val`` or ``test``, or None where there are none."""
+        from trt_layermerge.finetune.data import open_data
+
+        source: str | None = getattr(self.recipe.data, split)
+        if source is None:
+            return None
+        rows, columns = self.recipe.model.input[2:]
+        return open_data(source, self.recipe.data.preprocess.build(), size=(rows, columns))
+
+    @cached_property
+    def train(self) -> LabelledData:
+        """The training images. Raises ``UsageError`` where the recipe names none."""
+        data = self.data("train")
+        if data is None:
+            raise UsageError(
+                "the recipe names no training images, and repairing, scoring and fine-tuning need "
+                "some; set data.train (--train npz:FILE or imagefolder:DIR)"
+            )
+        return data
+
+    @cached_property
+    def calibration(self) -> tuple[Part, Part]:
+        """Disjoint training images: to fit repairs on, and to score on."""
+        from trt_layermerge.finetune.data import split
+
+        wanted = self.recipe.importance
+        fit, rest = split(self.train, min(wanted.fit_images, len(self.train) // 2), self.seed)
+        score, _ = (
+            split(rest, wanted.score_images, self.seed)
+            if wanted.score_images < len(rest)
+            else (rest, None)
+        )
+        return fit, score
+
+    @property
+    def seed(self) -> int:
+        """The seed of everything random."""
+        return self.recipe.seed
+
+    def relaxed(self, weights: str | None) -> RelaxedNet:
+        """Returns the relaxed network of the chosen plan, with the weights of a file of the run."""
+        from trt_layermerge.merge import relax
+        from trt_layermerge.pipeline.models import fill
+
+        network = relax(self.model, self.graph, self.plan)
+        if weights is not None:
+            fill(network, self.folder / weights)
+        return network.eval()
+
+    @cached_property
+    def merged(self) -> nn.Module:
+        """The merged network with the weights that ``merge`` wrote."""
+        from trt_layermerge.merge import collapse
+        from trt_layermerge.pipeline.models import fill
+
+        network = collapse(self.relaxed(None))
+        fill(network, self.folder / "merged.safetensors")
+        return network.eval()
+
+
+def images_of(data: LabelledData, count: int | None = None) -> Tensor:
+    """Returns the first images of a set, or all, as one tensor ``(N, C, H, W)``."""
+    import torch
+
+    return data.batch(torch.arange(len(data) if count is None else min(count, len(data))))[0]
+
+
+def data_inputs(source: str | None) -> Json:
+    """Returns what tells a data set from another one: its name, and hashes or sizes of its files."""
+    if source is None:
+        return {"source": None}
+    kind, _, rest = source.partition(":")
+    if kind == "imagefolder":
+        files = sorted(p for p in Path(rest).rglob("*") if p.is_file())
+        return {
+            "source": source,
+            "files": [[str(p.relative_to(rest)), p.stat().st_size] for p in files],
+        }
+    path = Path(rest if kind == "npz" else source.rpartition(":")[0])
+    return {"source": source, "sha256": sha256_file(path)}

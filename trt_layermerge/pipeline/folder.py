@@ -1,0 +1,69 @@
+"""The folder of a run, and what is known to be up to date in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from trt_layermerge.core.jsonio import Json, read_json, sha256_file, write_json
+from trt_layermerge.errors import CorruptInputError
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Where a run keeps its files (``interface.md``: commands)."""
+
+    root: Path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.root / name
+
+    def hashes(self, names: tuple[str, ...]) -> dict[str, str]:
+        """Returns the SHA-256 of files by name. Raises ``UsageError`` if one is missing."""
+        return {name: sha256_file(self / name) for name in names}
+
+
+def is_current(folder: RunFolder, stage: str, inputs: str) -> bool:
+    """Whether a stage ran on these inputs and every file it wrote is as it left it."""
+    record = _records(folder).get(stage)
+    if record is None or record["inputs"] != inputs:
+        return False
+    outputs: Mapping[str, str] = record["outputs"]
+    return all(
+        (folder / name).is_file() and sha256_file(folder / name) == digest
+        for name, digest in outputs.items()
+    )
+
+
+def record_stage(
+    folder: RunFolder, stage: str, inputs: str, outputs: tuple[str, ...], seconds: float
+) -> None:
+    """Notes that a stage ran on these inputs, what it wrote, and how long it took."""
+    records = _records(folder)
+    records[stage] = {"inputs": inputs, "outputs": folder.hashes(outputs), "seconds": seconds}
+    write_json(folder / "state.json", "state", {"stages": records})
+
+
+def stage_seconds(folder: RunFolder) -> dict[str, float]:
+    """Returns how long each recorded stage took, in seconds."""
+    return {stage: float(record["seconds"]) for stage, record in _records(folder).items()}
+
+
+def _records(folder: RunFolder) -> Json:
+    path = folder / "state.json"
+    if not path.exists():
+        return {}
+    try:
+        records = read_json(path, "state")["stages"]
+        return {
+            name: {
+                "inputs": str(record["inputs"]),
+                "outputs": dict(record["outputs"]),
+                "seconds": float(record["seconds"]),
+            }
+            for name, record in records.items()
+        }
+    except (CorruptInputError, AttributeError, KeyError, TypeError, ValueError):
+        # Only a record of what can be skipped: without it every stage looks at its files again.
+        return {}

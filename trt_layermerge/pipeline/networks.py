@@ -1,0 +1,140 @@
+"""Whole networks built from plans, to measure what the tables only predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trt_layermerge.core.candidate import Candidate, original_candidate
+from trt_layermerge.core.conv import Spec
+from trt_layermerge.core.device import Precision
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.tables import LatencyTable
+from trt_layermerge.pipeline.context import Context
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A whole network, measured beside the original.
+
+    Attributes:
+        plan: What it is.
+        ms: Latency: that of the original in the run's first measurement, divided by the speed-up,
+            so that a host whose speed changes does not mix clocks.
+        ratio: Speed-up over the original, paired by round.
+    """
+
+    plan: MergePlan
+    ms: float
+    ratio: float
+
+
+def onnx_of(module: nn.Module, example: Tensor, precision: Precision) -> bytes:
+    """Returns a network as ONNX bytes at a precision, for timing only."""
+    from trt_layermerge.export.fp16 import to_precision
+    from trt_layermerge.export.onnx import export_bytes
+
+    return to_precision(export_bytes(module, example), precision)
+
+
+def plan_onnx(context: Context, plan: MergePlan) -> bytes:
+    """Returns the merged network of a plan as ONNX bytes; its weights are not repaired."""
+    from trt_layermerge.merge import collapse, relax
+
+    merged = collapse(relax(context.model, context.graph, plan).eval())
+    return onnx_of(merged, context.example, context.recipe.measure.precision)
+
+
+def original_onnx(context: Context) -> bytes:
+    """Returns the original network as ONNX bytes."""
+    return onnx_of(context.model, context.example, context.recipe.measure.precision)
+
+
+def measure_plans(
+    context: Context, plans: Sequence[MergePlan], reference_ms: float | None, rounds: int
+) -> tuple[float, list[Measured]]:
+    """Returns the original's latency and that of each plan, all timed in one interleaved run.
+
+    Args:
+        context: The run.
+        plans: What to build and measure.
+        reference_ms: The original's latency in the first measurement; None if this is the first.
+        rounds: Interleaved rounds.
+    """
+    from trt_layermerge.measure.timing import speedup, time_models
+
+    models = [original_onnx(context)]
+    for count, plan in enumerate(plans):
+        context.reporter.progress("building networks", count, len(plans))
+        models.append(plan_onnx(context, plan))
+    context.reporter.progress("building networks", len(plans), len(plans))
+    original, *timings = time_models(models, context.backend, rounds=rounds)
+    reference_ms = reference_ms or original.ms
+    ratios = [speedup(original, timing).value for timing in timings]
+    return reference_ms, [
+        Measured(plan, reference_ms / ratio, ratio)
+        for plan, ratio in zip(plans, ratios, strict=True)
+    ]
+
+
+def specs_of(plan: MergePlan) -> tuple[Spec, ...]:
+    """Returns everything that a plan's network runs, repetitions included."""
+    return tuple(spec for candidate in plan.candidates for spec in candidate.costs)
+
+
+def useful(
+    graph: LayerGraph,
+    candidates: Sequence[Candidate],
+    table: LatencyTable,
+    precision: Precision,
+    batch: int,
+) -> list[Candidate]:
+    """Returns the candidates that are faster than leaving their block as it is."""
+    singles = [
+        table.cost_ms(original_candidate(graph, i), precision, batch)
+        for i in range(len(graph.units))
+    ]
+    return [
+        c
+        for c in candidates
+        if not c.original
+        and table.cost_ms(c, precision, batch) < sum(singles[c.block.start : c.block.end])
+    ]
+
+
+def sample_plans(
+    graph: LayerGraph, candidates: Sequence[Candidate], count: int, seed: int
+) -> list[MergePlan]:
+    """Returns random plans from hardly changed to as changed as can be, evenly spread."""
+    by_start: dict[int, list[Candidate]] = {}
+    for candidate in candidates:
+        by_start.setdefault(candidate.block.start, []).append(candidate)
+    rng = np.random.default_rng(seed)
+    return [
+        _sample(graph, by_start, (number + 1) / (count + 1), rng) for number in range(count)
+    ]
+
+
+def _sample(
+    graph: LayerGraph,
+    by_start: dict[int, list[Candidate]],
+    share: float,
+    rng: np.random.Generator,
+) -> MergePlan:
+    """Walks the chain and replaces a block wherever a draw falls below ``share``."""
+    position, chosen = 0, []
+    while position < len(graph.units):
+        here = by_start.get(position, [])
+        if here and rng.random() < share:
+            chosen.append(here[int(rng.integers(len(here)))])
+            position = chosen[-1].block.end
+        else:
+            position += 1
+    return MergePlan.of(graph, chosen)

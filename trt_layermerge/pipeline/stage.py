@@ -1,0 +1,51 @@
+"""What a stage is, and when it has to be done again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trt_layermerge import __version__
+from trt_layermerge.core.jsonio import Json, sha256_json
+from trt_layermerge.pipeline.context import Context
+from trt_layermerge.pipeline.folder import is_current, record_stage
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of a run.
+
+    Attributes:
+        name: As the user types it.
+        reads: Files of the run it depends on.
+        settings: What else decides its outcome, as a JSON value.
+        run: Does the work; returns the names of the files it wrote.
+        result: What a user or a program wants to know of it, read from its files.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    settings: Callable[[Context], Json]
+    run: Callable[[Context], tuple[str, ...]]
+    result: Callable[[Context], Json]
+
+
+def perform(stage: Stage, context: Context, *, again: bool = False) -> None:
+    """Does a stage unless it was done on the very same inputs and its files are untouched."""
+    inputs = sha256_json(
+        {
+            "version": __version__,
+            "reads": context.folder.hashes(stage.reads),
+            "settings": stage.settings(context),
+        }
+    )
+    if not again and is_current(context.folder, stage.name, inputs):
+        context.reporter.stage(stage.name, "skip")
+        return
+    context.reporter.stage(stage.name, "run")
+    started = time.perf_counter()
+    outputs = stage.run(context)
+    seconds = time.perf_counter() - started
+    record_stage(context.folder, stage.name, inputs, outputs, seconds)
+    context.reporter.stage(stage.name, "done", seconds)

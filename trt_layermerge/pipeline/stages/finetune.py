@@ -1,0 +1,107 @@
+"""``finetune``: the plan → ``repaired.safetensors``, then trained, ``relaxed.safetensors``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trt_layermerge.core.jsonio import Json, read_lines, write_bytes, write_lines
+from trt_layermerge.finetune.recipe import FinetuneRecipe, preset
+from trt_layermerge.pipeline.context import Context, data_inputs
+from trt_layermerge.pipeline.models import network_inputs
+from trt_layermerge.pipeline.repaired import repaired
+from trt_layermerge.pipeline.stage import Stage
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from trt_layermerge.finetune.loop import EpochRow
+
+
+def _settings(context: Context) -> Json:
+    data = context.recipe.data
+    return {
+        "model": network_inputs(context.recipe.model),
+        "finetune": context.recipe.finetune.model_dump(mode="json"),
+        "images": context.recipe.importance.fit_images,
+        "train": data_inputs(data.train),
+        "val": data_inputs(data.val),
+        "preprocess": data.preprocess.model_dump(mode="json"),
+        "seed": context.seed,
+    }
+
+
+def training_recipe(context: Context) -> FinetuneRecipe | None:
+    """Returns how to train, or None for no training."""
+    section = context.recipe.finetune
+    if section.preset == "none":
+        return None
+    values = {**preset(section.preset).to_json(), "seed": context.seed, **section.options}
+    return FinetuneRecipe.from_json(values)
+
+
+def _run(context: Context) -> tuple[str, ...]:
+    from trt_layermerge.finetune.evaluate import accuracy
+    from trt_layermerge.finetune.loop import finetune
+    from trt_layermerge.merge import relax
+
+    recipe, section = training_recipe(context), context.recipe.finetune
+    if recipe is None and section.start == "original":
+        context.reporter.note("neither repaired nor trained: expect a poor network")
+    if section.start == "repair":
+        network = repaired(context, context.plan)
+    else:
+        network = relax(context.model, context.graph, context.plan).eval()
+    save_weights(network, context, "repaired.safetensors")
+    val = context.data("val")
+    start = accuracy(network, val) if val is not None else None
+    rows: list[Json] = []
+    if recipe is not None:
+        state = context.folder / "finetune.state.safetensors"
+
+        def tell(row: EpochRow) -> None:
+            context.reporter.progress("fine-tuning", row.epoch, recipe.epochs)
+
+        result = finetune(
+            network,
+            context.train,
+            val,
+            recipe,
+            teacher=context.model,
+            state_path=state,
+            on_epoch=tell,
+            device=context.recipe.device,
+        )
+        rows = [row.to_json() for row in result.history]
+        network.cpu().eval()
+        context.model.cpu()
+    save_weights(network, context, "relaxed.safetensors")
+    header = {
+        "start": section.start,
+        "start_val_accuracy": start,
+        "original_val_accuracy": accuracy(context.model, val) if val is not None else None,
+        "recipe": recipe.to_json() if recipe else None,
+    }
+    write_lines(context.folder / "finetune.jsonl", "finetune", header, rows)
+    return "repaired.safetensors", "relaxed.safetensors", "finetune.jsonl"
+
+
+def save_weights(network: nn.Module, context: Context, name: str) -> None:
+    """Writes the tensors of a network as safetensors, whole or not at all."""
+    from safetensors.torch import save
+
+    tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    write_bytes(context.folder / name, save(tensors))
+
+
+def _result(context: Context) -> Json:
+    header, rows = read_lines(context.folder / "finetune.jsonl", "finetune")
+    return {
+        "original_val_accuracy": header["original_val_accuracy"],
+        "start": header["start"],
+        "start_val_accuracy": header["start_val_accuracy"],
+        "epochs": len(rows),
+        "val_accuracy": rows[-1]["val_accuracy"] if rows else header["start_val_accuracy"],
+    }
+
+
+STAGE = Stage("finetune", ("graph.json", "plan.json", "importance.jsonl"), _settings, _run, _result)

@@ -1,0 +1,102 @@
+"""``importance``: candidates worth their latency → ``importance.jsonl``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trt_layermerge.core.jsonio import Json, read_lines, sha256_file, sha256_json
+from trt_layermerge.core.tables import ImportanceTable
+from trt_layermerge.pipeline.context import Context, data_inputs, images_of
+from trt_layermerge.pipeline.models import network_inputs
+from trt_layermerge.pipeline.networks import useful
+from trt_layermerge.pipeline.stage import Stage
+
+if TYPE_CHECKING:
+    from trt_layermerge.importance import Scorer
+
+
+def _settings(context: Context) -> Json:
+    return {
+        "model": network_inputs(context.recipe.model),
+        "importance": context.recipe.importance.model_dump(mode="json"),
+        "train": data_inputs(context.recipe.data.train),
+        "preprocess": context.recipe.data.preprocess.model_dump(mode="json"),
+        "seed": context.seed,
+    }
+
+
+def _run(context: Context) -> tuple[str, ...]:
+    from trt_layermerge.importance import estimate
+
+    measure = context.recipe.measure
+    worthwhile = useful(
+        context.graph, context.candidates, context.latency, measure.precision, measure.batch
+    )
+    # The latencies only decide what is scored, not how, so entries outlive a new latency table.
+    notes = {
+        "settings": sha256_json(_settings(context)),
+        "graph": sha256_file(context.folder / "graph.json"),
+        "method": context.recipe.importance.method,
+    }
+    path = context.folder / "importance.jsonl"
+    _set_aside(path, notes)
+    estimate(
+        worthwhile,
+        scorer_of(context),
+        path,
+        notes,
+        on_progress=lambda done, total: context.reporter.progress("scoring", done, total),
+        originals=context.recipe.importance.method == "finetune",
+    )
+    return ("importance.jsonl",)
+
+
+def _set_aside(path: Path, notes: Json) -> None:
+    """Renames a table that other settings made; it may have taken days."""
+    if not path.exists():
+        return
+    header, _ = read_lines(path, "importance")
+    if header.get("notes") != notes:
+        path.rename(path.with_suffix(f".{sha256_json(header)[:8]}.jsonl"))
+
+
+def scorer_of(context: Context) -> Scorer:
+    """Returns what scores candidates by the recipe's method."""
+    section = context.recipe.importance
+    if section.method == "finetune":
+        from trt_layermerge.finetune.data import split
+        from trt_layermerge.finetune.recipe import FinetuneRecipe, preset
+        from trt_layermerge.importance.finetune import FinetuneScorer
+
+        held_out, train = split(context.train, section.score_images, context.seed)
+        recipe = FinetuneRecipe.from_json(
+            {**preset("importance").to_json(), "seed": context.seed, **section.finetune}
+        )
+        return FinetuneScorer(
+            context.model, context.graph, train, held_out, recipe, device=context.recipe.device
+        )
+    from trt_layermerge.importance.calibrate import CalibrateScorer
+
+    fit, score = context.calibration
+    return CalibrateScorer(
+        context.model, context.graph, images_of(fit), images_of(score), seed=context.seed
+    )
+
+
+def _result(context: Context) -> Json:
+    table = ImportanceTable.load(context.folder / "importance.jsonl")
+    deltas = sorted(entry.delta for entry in table.entries.values())
+    return {
+        "method": context.recipe.importance.method,
+        "entries": len(table.entries),
+        "worst_delta": deltas[0] if deltas else None,
+        "best_delta": deltas[-1] if deltas else None,
+        "repairs": dict(Counter(str(entry.repair) for entry in table.entries.values())),
+    }
+
+
+STAGE = Stage(
+    "importance", ("graph.json", "candidates.jsonl", "latency.jsonl"), _settings, _run, _result
+)
