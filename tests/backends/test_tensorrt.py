@@ -1,0 +1,186 @@
+"""Engines built for real by TensorRT-RTX, which needs no GPU for that; every way it can fail."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.nets import example, mobile
+from trt_layermerge.backends.cuda import driver_problem
+from trt_layermerge.backends.registry import get_backend
+from trt_layermerge.backends.tensorrt import build_engine, load_engine
+from trt_layermerge.backends.tensorrt_api import TensorRTApi, load_api
+from trt_layermerge.errors import (
+    CorruptInputError,
+    DeviceError,
+    UnsupportedModelError,
+    UsageError,
+)
+from trt_layermerge.export.fp16 import to_precision
+from trt_layermerge.export.onnx import export_bytes
+
+pytest.importorskip("tensorrt_rtx")
+GLYPHS = Path(__file__).parents[2] / "examples" / "glyphs"
+no_gpu = pytest.mark.skipif(driver_problem() is None, reason="says what happens without a GPU")
+
+
+@pytest.fixture(scope="module")
+def rtx():
+    return load_api("tensorrt_rtx")
+
+
+@pytest.fixture(scope="module")
+def fp32():
+    return export_bytes(mobile(), example())
+
+
+def graph(nodes, shape=(1, 2, 4, 4), **constants):
+    model = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+            [numpy_helper.from_array(v, k) for k, v in constants.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    return model.SerializeToString()
+
+
+def conv(channels=2, shape=(1, 2, 4, 4), dtype=np.float32):
+    node = helper.make_node("Conv", ["x", "w"], ["y"], name="first")
+    return graph([node], shape, w=np.ones((2, channels, 3, 3), dtype))
+
+
+def test_small_network_builds_in_single_and_half(rtx, fp32):
+    single = build_engine(fp32, "fp32", api=rtx)
+    half = build_engine(to_precision(fp32, "fp16"), "fp16", api=rtx)
+    for build in (single, half):
+        assert (build.library, build.version) == ("tensorrt_rtx", rtx.module.__version__)
+        assert build.inputs == {"input": (2, 3, 16, 17)}
+        assert build.outputs == {"logits": (2, 5)}
+        assert build.seconds > 0
+        assert build.settings["typing"] == "strong"
+        assert not any(line.startswith(("ERROR", "VERBOSE")) for line in build.log)
+        assert build.log
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2"])
+def test_glyph_networks_build(rtx, name):
+    spec = importlib.util.spec_from_file_location("glyph_nets", GLYPHS / "nets.py")
+    nets = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(nets)
+    torch.manual_seed(0)
+    data = export_bytes(getattr(nets, name)().eval(), torch.zeros(1, 3, 32, 32))
+    single = build_engine(data, "fp32", api=rtx)
+    half = build_engine(to_precision(data, "fp16"), "fp16", api=rtx)
+    assert single.outputs == half.outputs == {"logits": (1, 36)}
+    tensors = onnx.load_from_string(data).graph.initializer
+    weight_bytes = 4 * sum(numpy_helper.to_array(t).size for t in tensors)
+    # Half the weights are gone; what else an engine holds hardly depends on the precision.
+    assert 0.4 * weight_bytes < len(single.plan) - len(half.plan) < 0.6 * weight_bytes
+
+
+def test_log_is_handed_on_as_it_comes(rtx):
+    lines = []
+    build = build_engine(conv(), api=rtx, on_log=lines.append)
+    assert tuple(lines) == build.log
+
+
+@no_gpu
+def test_target_without_a_driver_is_recorded(rtx):
+    target = build_engine(conv(), api=rtx).settings["compute_capability"]
+    assert target.startswith("default of the library (no CUDA driver or GPU can be used here")
+
+
+@no_gpu
+def test_current_gpu_cannot_be_targeted_without_a_driver(rtx, monkeypatch):
+    """Why the default is left: this is what asking for the GPU at hand leads to."""
+    monkeypatch.setattr("trt_layermerge.backends.tensorrt.driver_problem", lambda: None)
+    with pytest.raises(DeviceError, match="cudaError 35"):
+        build_engine(conv(), api=rtx)
+
+
+@pytest.mark.parametrize("junk", [b"", b"hello world"])
+def test_junk_that_parses_as_an_empty_network(rtx, junk):
+    with pytest.raises(CorruptInputError, match="empty"):
+        build_engine(junk, api=rtx)
+
+
+def test_truncated_model(rtx, fp32):
+    for data in (fp32[: len(fp32) // 2], b"\x08\x08\x12\xff\x01"):
+        with pytest.raises(CorruptInputError, match="no ONNX model"):
+            build_engine(data, api=rtx)
+
+
+def test_unknown_operator_is_named(rtx):
+    odd = graph([helper.make_node("Foo", ["x"], ["y"], name="strange")])
+    with pytest.raises(UnsupportedModelError, match=r"'strange' \(Foo\): .*Plugin not found"):
+        build_engine(odd, api=rtx)
+
+
+def test_dangling_input_is_named(rtx):
+    dangling = graph([helper.make_node("Add", ["x", "nowhere"], ["y"], name="sum")])
+    with pytest.raises(UnsupportedModelError, match=r"INVALID_GRAPH at node 'sum' \(Add\)"):
+        build_engine(dangling, api=rtx)
+
+
+def test_channel_mismatch_is_named(rtx):
+    with pytest.raises(UnsupportedModelError, match=r"INVALID_NODE at node 'first' \(Conv\)"):
+        build_engine(conv(channels=3), api=rtx)
+
+
+def test_mixed_types_are_refused(rtx):
+    with pytest.raises(UnsupportedModelError, match=r"'first' \(Conv\).*same type"):
+        build_engine(conv(dtype=np.float16), api=rtx)
+
+
+def test_dynamic_batch_needs_a_profile(rtx):
+    model = conv(shape=("batch", 2, 4, 4))
+    with pytest.raises(UsageError, match=r"'x' has dynamic dimensions \(-1, 2, 4, 4\): give"):
+        build_engine(model, api=rtx)
+    profile = {"x": ((1, 2, 4, 4), (2, 2, 4, 4), (8, 2, 4, 4))}
+    build = build_engine(model, api=rtx, profile=profile)
+    assert build.inputs == {"x": (-1, 2, 4, 4)}
+    assert build.plan
+
+
+def test_precision_must_be_that_of_the_types(rtx, fp32):
+    with pytest.raises(UsageError, match="typed fp32, not fp16"):
+        build_engine(fp32, "fp16", api=rtx)
+    with pytest.raises(UsageError, match="typed fp16, not fp32"):
+        build_engine(to_precision(fp32, "fp16"), "fp32", api=rtx)
+    assert build_engine(fp32, api=rtx).precision == "fp32"
+
+
+def test_profile_that_contradicts_the_network_gives_the_log(rtx):
+    shape = (1, 3, 4, 4)
+    with pytest.raises(DeviceError, match=r"not build the engine: ERROR: .*profile"):
+        build_engine(conv(shape=("n", 2, 4, 4)), api=rtx, profile={"x": (shape, shape, shape)})
+
+
+@no_gpu
+def test_loading_without_a_driver(rtx):
+    plan = build_engine(conv(), api=rtx).plan
+    with pytest.raises(DeviceError, match=r"no CUDA driver or GPU .* type nvidia-smi"):
+        load_engine(plan, rtx)
+
+
+@no_gpu
+def test_backend_without_a_driver(fp32):
+    backend = get_backend("tensorrt_rtx")
+    assert backend.name == "tensorrt_rtx"
+    assert "fp16" in backend.precisions()
+    for call in (backend.device, lambda: backend.open(fp32)):
+        with pytest.raises(DeviceError, match=r"no CUDA driver or GPU .*--backend onnxruntime"):
+            call()
+
+
+def test_default_library_is_one_that_is_installed():
+    assert isinstance(load_api(), TensorRTApi)
