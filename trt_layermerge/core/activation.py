@@ -24,10 +24,10 @@ PARAMETERS: dict[str, int] = {
 
 
 def activation_name(kind: str, *parameters: float) -> str:
-    """Returns the canonical name, such as ``leaky_relu:0.01``. Raises ``ValueError``."""
+    """Returns the canonical name, such as ``leaky_relu:0.01``, exactly. Raises ``ValueError``."""
     if PARAMETERS.get(kind) != len(parameters):
         raise ValueError(f"unknown activation {kind!r} with {len(parameters)} parameters")
-    return ":".join([kind, *(f"{p:g}" for p in parameters)])
+    return ":".join([kind, *(repr(float(p)).removesuffix(".0") for p in parameters)])
 
 
 def parse_activation(name: str) -> tuple[str, tuple[float, ...]]:
