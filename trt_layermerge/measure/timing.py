@@ -23,11 +23,16 @@ class Timing:
 
     Attributes:
         round_ms: Median of each round's burst, in the order of the rounds.
-        samples: Number of timed runs.
+        runs_ms: Every timed run, in order.
     """
 
     round_ms: tuple[float, ...]
-    samples: int
+    runs_ms: tuple[float, ...]
+
+    @property
+    def samples(self) -> int:
+        """Number of timed runs."""
+        return len(self.runs_ms)
 
     @property
     def ms(self) -> float:
@@ -102,15 +107,15 @@ def time_models(
         runners = [stack.enter_context(backend.open(model)) for model in models]
         counts = [warm_up(runner, burst_ms) for runner in runners]
         medians: list[list[float]] = [[] for _ in runners]
-        spent = [0.0] * len(runners)
+        runs: list[list[float]] = [[] for _ in runners]
         for turn in range(rounds):
             for i, runner in enumerate(runners):
-                if turn >= _LEAST_ROUNDS and spent[i] > limit_ms:
+                if turn >= _LEAST_ROUNDS and sum(runs[i]) > limit_ms:
                     continue
                 burst = runner.time_burst(counts[i])
                 medians[i].append(median(burst))
-                spent[i] += sum(burst)
-    return [Timing(tuple(m), len(m) * n) for m, n in zip(medians, counts, strict=True)]
+                runs[i] += burst
+    return [Timing(tuple(m), tuple(r)) for m, r in zip(medians, runs, strict=True)]
 
 
 def warm_up(runner: Runner, burst_ms: float) -> int:
