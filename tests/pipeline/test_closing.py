@@ -38,7 +38,7 @@ class Device:
         rng = np.random.default_rng(0)
         self.importance = ImportanceTable(
             {
-                c.key: ImportanceEntry(-len(c.block) ** 2 * float(rng.uniform(0.1, 0.2)), "test")
+                c.key: ImportanceEntry(-(len(c.block) ** 2) * float(rng.uniform(0.1, 0.2)), "test")
                 for c in self.candidates
                 if not c.original
             }

@@ -15,9 +15,7 @@ from trt_layermerge.pipeline.recipe import dump_recipe, load_recipe
 from trt_layermerge.pipeline.stage import Stage, perform
 
 
-def run_recipe(
-    recipe: Path | None, options: RunOptions, reporter: Reporter | None = None
-) -> Json:
+def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | None = None) -> Json:
     """Does every stage of a recipe in order and returns ``summary.json``.
 
     A stage whose inputs are unchanged is skipped, so the same call continues an interrupted run.

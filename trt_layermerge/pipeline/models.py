@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,11 +97,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UntrustedInputError(
-            f"the checkpoint {path} holds more than tensors, so reading it could execute code; it "
-            "was not read. Save its state_dict with safetensors and give that file"
+            f"the checkpoint {path} is damaged or holds more than tensors, and reading the rest "
+            "could execute code; it was not read. Save its state_dict with safetensors and give "
+            "that file"
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
         raise CorruptInputError(f"the checkpoint {path} is damaged: {error}") from error

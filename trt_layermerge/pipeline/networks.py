@@ -117,9 +117,7 @@ def sample_plans(
     for candidate in candidates:
         by_start.setdefault(candidate.block.start, []).append(candidate)
     rng = np.random.default_rng(seed)
-    return [
-        _sample(graph, by_start, (number + 1) / (count + 1), rng) for number in range(count)
-    ]
+    return [_sample(graph, by_start, (number + 1) / (count + 1), rng) for number in range(count)]
 
 
 def _sample(

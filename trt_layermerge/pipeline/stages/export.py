@@ -39,6 +39,4 @@ def _result(context: Context) -> Json:
     return read_json(context.folder / "export.json", "export")
 
 
-STAGE = Stage(
-    "export", ("graph.json", "plan.json", "merged.safetensors"), _settings, _run, _result
-)
+STAGE = Stage("export", ("graph.json", "plan.json", "merged.safetensors"), _settings, _run, _result)

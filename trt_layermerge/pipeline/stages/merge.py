@@ -45,6 +45,4 @@ def _result(context: Context) -> Json:
     return read_json(context.folder / "certificate.json", "certificate")
 
 
-STAGE = Stage(
-    "merge", ("graph.json", "plan.json", "relaxed.safetensors"), _settings, _run, _result
-)
+STAGE = Stage("merge", ("graph.json", "plan.json", "relaxed.safetensors"), _settings, _run, _result)

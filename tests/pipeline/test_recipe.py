@@ -1,0 +1,95 @@
+"""Recipes: read, overridden, remembered, refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trt_layermerge.errors import CorruptInputError, UsageError
+from trt_layermerge.pipeline.recipe import dump_recipe, load_recipe
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "model: {name: 'nets.py:small', weights: w.safetensors}\n"
+        "data: {train: 'npz:d/train.npz', val: 'imagefolder:v', test: 'sets.py:test'}\n",
+    )
+    recipe = load_recipe(path, {})
+    assert recipe.model.name == f"{tmp_path}/nets.py:small"
+    assert recipe.model.weights == f"{tmp_path}/w.safetensors"
+    assert recipe.data.train == f"npz:{tmp_path}/d/train.npz"
+    assert recipe.data.val == f"imagefolder:{tmp_path}/v"
+    assert recipe.data.test == f"{tmp_path}/sets.py:test"
+
+
+def test_names_of_libraries_are_no_paths(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: {name: 'timm:resnet18', weights: pretrained}")
+    recipe = load_recipe(path, {})
+    assert (recipe.model.name, recipe.model.weights) == ("timm:resnet18", "pretrained")
+
+
+def test_overrides_win_and_are_relative_to_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, "model: {name: 'timm:resnet18'}\nsearch: {speedup: 2.0, loops: 3}")
+    monkeypatch.chdir("/")
+    recipe = load_recipe(path, {"search.speedup": 1.25, "model.weights": "w.safetensors"})
+    assert recipe.search.speedup == 1.25 and recipe.search.loops == 3
+    assert recipe.model.weights == "/w.safetensors"
+
+
+def test_asking_for_a_speedup_forgets_a_remembered_budget(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: {name: 'timm:resnet18'}\nsearch: {budget_ms: 3.0}")
+    assert load_recipe(path, {}).search.budget_ms == 3.0
+    assert load_recipe(path, {"search.speedup": 1.25}).search.budget_ms is None
+
+
+def test_a_recipe_survives_being_remembered(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "model: {name: 'nets.py:small'}\nfinetune: {options: {lr: 0.1}}\nseed: 7"
+    )
+    recipe = load_recipe(path, {})
+    elsewhere = tmp_path / "runs"
+    elsewhere.mkdir()
+    assert load_recipe(write(elsewhere, dump_recipe(recipe)), {}) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: {}", r"model\.name: field required"),
+        ("model: {name: a}\nsearch: {speedup: 0.5}", r"search\.speedup: .*greater than 1"),
+        ("model: {name: a}\nserach: {speedup: 2}", r"serach: extra inputs"),
+        ("model: {name: a, input: [1, 3, 224]}", r"model\.input"),
+        ("model: {name: a}\nmeasure: {precision: fp4}", r"measure\.precision"),
+        ("model: {name: a}\nimportance: {fit_images: 0}", r"importance\.fit_images"),
+    ],
+)
+def test_refuses_values_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_recipe(write(tmp_path, text), {})
+
+
+@pytest.mark.parametrize("text", ["model: {name: [", "- a\n- b", "\x00"])
+def test_refuses_what_is_no_recipe(tmp_path: Path, text: str) -> None:
+    with pytest.raises(CorruptInputError, match=r"recipe\.yaml"):
+        load_recipe(write(tmp_path, text), {})
+
+
+def test_refuses_a_missing_recipe(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no recipe"):
+        load_recipe(tmp_path / "none.yaml", {})
+
+
+def test_yaml_cannot_construct_objects(tmp_path: Path) -> None:
+    text = "model: {name: !!python/object/apply:os.system ['true']}"
+    with pytest.raises(CorruptInputError):
+        load_recipe(write(tmp_path, text), {})
