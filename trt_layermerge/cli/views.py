@@ -37,7 +37,9 @@ def as_text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, Mapping):
+        return ", ".join(f"{as_text(v)} {k}" for k, v in value.items()) or NOTHING
+    if _many(value):
         return ", ".join(as_text(v) for v in value) or NOTHING
     return str(value)
 
@@ -48,30 +50,31 @@ def _numeric(text: str) -> bool:
 
 def fields_view(result: Result) -> RenderableType:
     """Returns the plain values of a result, one a line; what is nested stays in its file."""
-    rows = [
-        (key.replace("_", " "), value)
-        for key, value in result.items()
-        if not isinstance(value, Mapping) and not _nested(value)
-    ]
     grid = Table.grid(padding=(0, 2))
-    for name, value in rows:
-        grid.add_row(Text(name, style="bold"), Text(as_text(value), overflow="fold"))
+    for key, value in result.items():
+        if key != "schema" and not _nested(value):
+            name = Text(key.replace("_", " "), style="bold")
+            grid.add_row(name, Text(as_text(value), overflow="fold"))
     return grid
 
 
 def _nested(value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(v, (Mapping, list)) for v in value)
+    inner = value.values() if isinstance(value, Mapping) else value if _many(value) else ()
+    return any(isinstance(v, Mapping) or _many(v) for v in inner)
+
+
+def _many(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
 
 
 def inspect_view(result: Result) -> RenderableType:
     """Returns units, segments, residuals, barriers and counts.
 
-    ``result`` holds ``graph`` (as in ``graph.json``), ``blocks`` (their number) and
-    ``candidates`` (their numbers by kind).
+    ``result`` holds ``graph`` (as in ``graph.json``), ``blocks`` (their number), ``candidates``
+    (their numbers by kind) and ``refused`` (numbers of candidates by reason).
     """
     graph = result["graph"]
     candidates: Mapping[str, int] = result["candidates"]
-    counts = ", ".join(f"{n} {kind}" for kind, n in candidates.items())
     parts: list[RenderableType] = [
         table("Units", ("unit", "name", "convolution", "segment"), _unit_rows(graph)),
         table("Residuals", ("units", "shortcut"), _residual_rows(graph)),
@@ -82,9 +85,13 @@ def inspect_view(result: Result) -> RenderableType:
         ),
         Text(
             f"{len(graph['units'])} units in {len(graph['segments'])} segments; "
-            f"{result['blocks']} blocks; {sum(candidates.values())} candidates ({counts})"
+            f"{result['blocks']} blocks; {sum(candidates.values())} candidates "
+            f"({as_text(candidates)})"
         ),
     ]
+    if refused := result["refused"]:
+        rows = [(count, why) for why, count in refused.items()]
+        parts.append(table("Candidates left out, and why", ("number", "reason"), rows))
     return Group(*parts)
 
 
@@ -111,7 +118,7 @@ def _residual_rows(graph: Result) -> list[tuple[str, str]]:
 
 
 def plan_view(result: Result) -> RenderableType:
-    """Returns what a plan changes, and its totals. ``result`` is as ``plan.json``."""
+    """Returns what a plan changes, and its totals. ``result`` is as ``plan.json``, notes beside."""
     plan = [Candidate.from_json(c) for c in result["candidates"]]
     changed = [c for c in plan if not c.original]
     rows = [
@@ -127,7 +134,10 @@ def plan_view(result: Result) -> RenderableType:
     totals = fields_view(
         {
             "predicted_ms": result["predicted_ms"],
+            "measured_ms": result.get("measured_ms"),
             "budget_ms": result["budget_ms"],
+            "original_ms": result.get("original_ms"),
+            "measured_speedup": _times(result.get("measured_speedup")),
             "score": result["score"],
             "units_untouched": kept,
             "blocks_replaced": len(changed),

@@ -1,0 +1,143 @@
+"""Exit codes, and what goes to stdout and to stderr."""
+
+from __future__ import annotations
+
+import errno
+import json
+
+import pytest
+
+from tests.cli.conftest import FakePipeline
+from trt_layermerge import __version__, errors
+from trt_layermerge.cli.main import main, verbosity
+from trt_layermerge.pipeline.options import Reporter
+
+MERGE = ["merge", "--run", "x"]
+
+
+def failing(error: BaseException) -> FakePipeline:
+    def work(reporter: Reporter) -> None:
+        raise error
+
+    return FakePipeline(work=work)
+
+
+ENDINGS = [
+    (errors.LayerMergeError("some [bold]text[/bold] :smile:"), 1),
+    (errors.UsageError("wrong"), 2),
+    (errors.UnsupportedModelError("unknown"), 3),
+    (errors.DeviceError("no device"), 4),
+    (errors.MissingDependencyError("tensorrt", "building", "tensorrt"), 4),
+    (errors.AccuracyGateError("bad"), 5),
+    (errors.InfeasibleBudgetError("slow"), 6),
+    (errors.UntrustedInputError("pickle"), 7),
+]
+
+
+@pytest.mark.parametrize(("error", "code"), ENDINGS)
+def test_an_error_for_users_is_its_text_and_its_code(
+    fake: FakePipeline, capsys: pytest.CaptureFixture[str], error: Exception, code: int
+) -> None:
+    fake.work = failing(error).work
+    assert main(MERGE) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"error: {error}\n"  # one unwrapped line, markup taken literally
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (KeyboardInterrupt(), 130, "type the same command to continue"),
+        (MemoryError(), 4, "out of memory"),
+        (OSError(errno.ENOSPC, "full", "/some/file"), 4, "the disk is full at /some/file"),
+        (PermissionError(errno.EACCES, "denied", "/some/file"), 2, "/some/file: denied"),
+        (ZeroDivisionError("by zero"), 1, "ZeroDivisionError: by zero. This is a bug"),
+    ],
+)
+def test_other_failures_are_explained(
+    fake: FakePipeline,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    text: str,
+) -> None:
+    fake.work = failing(error).work
+    assert main(MERGE) == code
+    err = capsys.readouterr().err
+    assert text in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("flags", [["-vv"], ["-v", "-v"], ["--verbose", "-v"]])
+def test_two_v_show_the_traceback(
+    fake: FakePipeline, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    fake.work = failing(errors.UsageError("wrong")).work
+    assert main([*MERGE, *flags]) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert err.endswith("error: wrong\n")
+
+
+def test_verbosity_counts_flags_and_nothing_else() -> None:
+    assert verbosity(["merge", "-v", "--run", "vv", "-vvv", "--val", "-"]) == 4
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["no-such-verb"],
+        ["merge"],
+        [*MERGE, "--batch", "0"],
+        [*MERGE, "--precision", "fp17"],
+        [*MERGE, "--no-such-option"],
+        ["search", "--run", "x", "--mode", "sideways"],
+        [*MERGE, "--input", "3x224x224"],
+        [*MERGE, "--input", "1x3x0x224"],
+        ["merge", "--run", "../x"],
+        ["run"],
+        ["run", "--run", "x", "--from", "nowhere"],
+    ],
+)
+def test_what_cannot_be_meant_ends_with_2(
+    fake: FakePipeline, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err
+    assert fake.asked == []
+
+
+def test_json_is_all_that_stands_on_stdout(
+    fake: FakePipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.result = {"max_rel_error": 1e-9, "blocks": [{"start": 1}]}
+
+    def work(reporter: Reporter) -> None:
+        reporter.stage("merge", "run")
+        reporter.progress("merging", 1, 2)
+        reporter.note("a note")
+        reporter.stage("merge", "done", 1.25, "3 blocks")
+
+    fake.work = work
+    assert main([*MERGE, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == fake.result
+    assert "a note" in err
+    assert "1.2 s  3 blocks" in err
+
+
+def test_quiet_says_nothing_but_the_result(
+    fake: FakePipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.result = {"max_rel_error": 0.5}
+    fake.work = lambda reporter: reporter.note("a note")
+    assert main([*MERGE, "-q"]) == 0
+    out, err = capsys.readouterr()
+    assert out.split() == ["max", "rel", "error", "0.5"]
+    assert err == ""
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"

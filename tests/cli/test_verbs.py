@@ -1,0 +1,98 @@
+"""What is typed arrives as recipe keys that the recipe knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import FakePipeline
+from trt_layermerge.cli.app import VERBS
+from trt_layermerge.cli.main import main
+from trt_layermerge.pipeline.options import STAGES, RunOptions
+from trt_layermerge.pipeline.recipe import load_recipe
+
+SHARED = (
+    "--model torchvision:resnet18 --weights w.safetensors --input 1x3x64x96 --train npz:a.npz "
+    "--val npz:b.npz --test imagefolder:c --seed 7 --device cuda:1"
+)
+SHARED_KEYS: dict[str, Any] = {
+    "model.name": "torchvision:resnet18",
+    "model.weights": "w.safetensors",
+    "model.input": [1, 3, 64, 96],
+    "data.train": "npz:a.npz",
+    "data.val": "npz:b.npz",
+    "data.test": "imagefolder:c",
+    "seed": 7,
+    "device": "cuda:1",
+}
+MEASURE = "--backend onnxruntime --precision fp16 --batch 8"
+MEASURE_KEYS: dict[str, Any] = {
+    "measure.backend": "onnxruntime",
+    "measure.precision": "fp16",
+    "measure.batch": 8,
+}
+GOAL = "--budget-ms 1.5 --speedup 2 --mode depth --rules paper"
+GOAL_KEYS: dict[str, Any] = {
+    "search.budget_ms": 1.5,
+    "search.speedup": 2.0,
+    "search.mode": "depth",
+    "search.rules": "paper",
+}
+OWN: dict[str, tuple[str, dict[str, Any]]] = {
+    "inspect": (f"{MEASURE} --rules paper", {**MEASURE_KEYS, "search.rules": "paper"}),
+    "importance": (
+        f"{MEASURE} --method finetune",
+        {**MEASURE_KEYS, "importance.method": "finetune"},
+    ),
+    "search": (f"{MEASURE} {GOAL}", {**MEASURE_KEYS, **GOAL_KEYS}),
+    "finetune": (
+        f"{MEASURE} --preset none --start original",
+        {**MEASURE_KEYS, "finetune.preset": "none", "finetune.start": "original"},
+    ),
+    "build": (
+        "--backend tensorrt_rtx --precision fp16 --batch 8",
+        {"build.engine": "tensorrt_rtx", "build.precisions": ["fp16"], "measure.batch": 8},
+    ),
+    "verify": (
+        f"{MEASURE} --max-accuracy-drop 0.01",
+        {**MEASURE_KEYS, "verify.max_accuracy_drop": 0.01},
+    ),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_option_of_a_stage_is_a_key_of_the_recipe(fake: FakePipeline, stage: str) -> None:
+    own, own_keys = OWN.get(stage, (MEASURE, MEASURE_KEYS))
+    # Views have tests of their own; here only what is asked matters.
+    arguments = f"{stage} --run x --runs-dir some/where {SHARED} {own} --json".split()
+    assert main(arguments) == 0
+    expected = {**SHARED_KEYS, **own_keys}
+    assert fake.asked == [(stage, RunOptions("x", Path("some/where"), overrides=expected))]
+    recipe = load_recipe(None, expected).model_dump()
+    assert recipe["seed"] == 7
+    assert recipe["model"]["input"] == (1, 3, 64, 96)
+
+
+def test_what_is_not_typed_is_left_to_the_recipe(fake: FakePipeline) -> None:
+    assert main(["latency", "--run", "x", "--recipe", "r.yaml", "--json", "-vv"]) == 0
+    assert fake.asked == [("latency", RunOptions("x", recipe=Path("r.yaml"), verbose=2))]
+
+
+def test_run_takes_a_recipe_and_names_the_run_after_it(fake: FakePipeline) -> None:
+    assert main(f"run a/b.yaml {SHARED} {MEASURE} {GOAL} --from search --json".split()) == 0
+    expected = {**SHARED_KEYS, **MEASURE_KEYS, **GOAL_KEYS}
+    options = RunOptions("b", recipe=Path("a/b.yaml"), overrides=expected, from_stage="search")
+    assert fake.asked == [(None, options)]
+
+
+def test_run_continues_a_begun_run(fake: FakePipeline) -> None:
+    assert main(["run", "--run", "x", "--only", "bench", "--json", "-q"]) == 0
+    assert fake.asked == [(None, RunOptions("x", only_stage="bench", verbose=-1))]
+
+
+def test_every_stage_has_a_verb_and_every_verb_says_what_it_does() -> None:
+    names = [verb.__name__ for verb in VERBS]
+    assert set(names) == {*STAGES, "doctor", "run"}
+    assert all(verb.__doc__ for verb in VERBS)

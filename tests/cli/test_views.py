@@ -1,0 +1,154 @@
+"""What users read, from the machine-readable results."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from tests.search.graphs import Chain
+from trt_layermerge.cli.views import (
+    as_text,
+    doctor_view,
+    fields_view,
+    inspect_view,
+    plan_view,
+    summary_view,
+)
+from trt_layermerge.core.candidate import Block, finish, merged_spec
+from trt_layermerge.core.graph import Barrier
+from trt_layermerge.core.graph_file import graph_to_json
+from trt_layermerge.core.plan import MergePlan
+
+
+def lines(view: RenderableType, width: int = 120) -> list[str]:
+    """Returns the printed lines, runs of blanks joined."""
+    console = Console(file=(file := io.StringIO()), width=width, markup=False, emoji=False)
+    console.print(view)
+    return [" ".join(line.split()) for line in file.getvalue().splitlines() if line.strip()]
+
+
+SUMMARY: dict[str, Any] = {
+    "original": {
+        "accuracy": 0.9512,
+        "latency_ms": 0.51234,
+        "latency_p10_ms": 0.5,
+        "latency_p90_ms": 0.53,
+        "convs": 21,
+        "activations": 19,
+    },
+    "repaired": {"accuracy": 0.9},
+    "merged": {"accuracy": 0.9478, "latency_ms": 0.256, "convs": 10, "activations": 9},
+    "speedup": 2.0013,
+    "predicted_ms": 0.25,
+    "budget_ms": 0.26,
+    "certificate_max_rel_error": 1.23e-6,
+    "precision": "fp32",
+    "backend": "onnxruntime",
+    "batch": 1,
+    "seed": 0,
+}
+
+
+def test_the_summary_sets_original_beside_merged() -> None:
+    printed = [line for line in lines(summary_view(SUMMARY)) if set(line) - set("─ ")]
+    assert printed == [
+        "Result",
+        "original merged",
+        "accuracy on test 95.12 % 94.78 %",
+        "latency, ms 0.5123 (0.5 to 0.53) 0.256",
+        "convolutions 21 10",
+        "activations 19 9",
+        "speedup 2.00x",
+        "measured on onnxruntime, fp32, batch 1",
+        "predicted ms 0.25",
+        "measured ms 0.256",
+        "budget ms 0.26",
+        "accuracy after repair alone 90.00 %",
+        "largest certificate error 1.2e-06",
+        "seed 0",
+    ]
+
+
+def test_a_summary_without_data_has_dashes() -> None:
+    sides = {"original": {"latency_ms": 2.0}, "merged": {"latency_ms": 1.0}}
+    printed = lines(summary_view(sides))
+    assert "accuracy on test – –" in printed
+    assert "latency, ms 2 1" in printed
+    assert "speedup –" in printed
+
+
+def test_inspect_shows_units_residuals_barriers_and_counts() -> None:
+    graph = replace(
+        Chain(3, 32).conv(8, 3, 2).barrier().conv(8, 3).conv(8, 3).residual(1).graph(),
+        barriers=(Barrier("pool", "pooling [of] a kind", unit=None), Barrier("conv0", "no", 0)),
+    )
+    result = {
+        "graph": graph_to_json(graph),
+        "blocks": 4,
+        "candidates": {"compose": 5, "fit": 2},
+        "refused": {"they do not line up": 3},
+    }
+    printed = lines(inspect_view(result))
+    assert "0 conv0 3>8 k3x3 s2x2 @32x32 relu 0" in printed
+    assert "2 conv2 8>8 k3x3 @16x16 +res relu 1" in printed
+    assert "1:3 identity" in printed
+    assert "pool – pooling [of] a kind" in printed
+    assert "conv0 0 no" in printed
+    assert "3 units in 2 segments; 4 blocks; 7 candidates (5 compose, 2 fit)" in printed
+    assert "3 they do not line up" in printed
+
+
+def test_a_plan_shows_what_changes_and_the_totals() -> None:
+    graph = Chain(8, 16).conv(8, 3).conv(8, 3).conv(8, 3).graph()
+    block = Block(1, 3)
+    merged = finish(graph, block, "compose", (1, 2), (merged_spec(graph, block, (1, 2)),))
+    plan = replace(MergePlan.of(graph, [merged]), latency_ms=0.5, score=-0.25, budget_ms=0.6)
+    result = {
+        "candidates": [c.to_json() for c in plan.candidates],
+        "predicted_ms": plan.latency_ms,
+        "budget_ms": plan.budget_ms,
+        "score": plan.score,
+        "measured_speedup": 1.5,
+    }
+    printed = lines(plan_view(result))
+    assert "1:3 compose 1, 2 8>8 k5x5 @16x16 relu" in printed
+    assert "predicted ms 0.5" in printed
+    assert "measured speedup 1.50x" in printed
+    assert "units untouched 1" in printed
+    assert "blocks replaced 1" in printed
+
+
+def test_nested_values_stay_in_their_file() -> None:
+    result = {
+        "schema": "x@1",
+        "blocks": [{"start": 1}],
+        "shape": [1, 3],
+        "repairs": {"none": 2, "block": 1},
+        "deep": {"a": {"b": 1}},
+        "error": None,
+    }
+    assert lines(fields_view(result)) == ["shape 1, 3", "repairs 2 none, 1 block", "error –"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (True, "yes"), (1234.5678, "1235"), (1e-7, "1e-07"), ([], "–"), ("[b]", "[b]")],
+)
+def test_values_for_people(value: object, text: str) -> None:
+    assert as_text(value) == text
+
+
+def test_doctor_puts_the_remedy_below_what_is_missing() -> None:
+    findings = [
+        {"topic": "torch", "state": "ok", "found": "2.4", "remedy": ""},
+        {"topic": "tensorrt", "state": "missing", "found": "not installed", "remedy": "pip x[y]"},
+    ]
+    assert lines(doctor_view({"findings": findings})) == [
+        "✓ torch 2.4",
+        "✗ tensorrt not installed",
+        "→ pip x[y]",
+    ]
