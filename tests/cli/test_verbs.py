@@ -92,6 +92,25 @@ def test_run_continues_a_begun_run(fake: FakePipeline) -> None:
     assert fake.asked == [(None, RunOptions("x", only_stage="bench", verbose=-1))]
 
 
+@pytest.mark.parametrize(
+    "arguments", ["report --run x", "run --run x", "run --run x --only report"]
+)
+def test_a_whole_run_and_its_report_end_with_the_summary(
+    fake: FakePipeline, capsys: pytest.CaptureFixture[str], arguments: str
+) -> None:
+    fake.result = {"original": {"convs": 21}, "merged": {"convs": 9}, "speedup": 2.0}
+    assert main(arguments.split()) == 0
+    assert "2.00x" in capsys.readouterr().out
+
+
+def test_a_single_stage_of_a_run_shows_its_own_result(
+    fake: FakePipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.result = {"max_rel_error": 0.5}
+    assert main(["run", "--run", "x", "--only", "merge"]) == 0
+    assert capsys.readouterr().out.split() == ["max", "rel", "error", "0.5"]
+
+
 def test_every_stage_has_a_verb_and_every_verb_says_what_it_does() -> None:
     names = [verb.__name__ for verb in VERBS]
     assert set(names) == {*STAGES, "doctor", "run"}

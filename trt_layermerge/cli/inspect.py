@@ -10,7 +10,6 @@ import typer
 from trt_layermerge.cli.options import StageOptions
 from trt_layermerge.cli.stage import run_stage
 from trt_layermerge.cli.verb import Key
-from trt_layermerge.cli.views import inspect_view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,4 +25,4 @@ class InspectOptions(StageOptions):
 
 def inspect(options: InspectOptions) -> None:
     """Shows units, segments, residuals, and what cannot merge and why."""
-    run_stage("inspect", options, inspect_view)
+    run_stage("inspect", options)

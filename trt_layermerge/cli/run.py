@@ -11,9 +11,8 @@ import typer
 from trt_layermerge.cli.options import GoalOptions, SharedOptions
 from trt_layermerge.cli.stage import report
 from trt_layermerge.cli.verb import overrides
-from trt_layermerge.cli.views import summary_view
 from trt_layermerge.errors import UsageError
-from trt_layermerge.pipeline.options import RunOptions
+from trt_layermerge.pipeline.options import STAGES, RunOptions
 
 _STAGE = "STAGE"
 
@@ -50,7 +49,9 @@ def run(options: RecipeOptions) -> None:
     )
     from trt_layermerge.pipeline import api
 
-    report(options, lambda r: api.run_recipe(request.recipe, request, r), summary_view)
+    # A whole run answers with what its last stage, the report, has to say.
+    shown = options.only_stage or STAGES[-1]
+    report(options, lambda r: api.run_recipe(request.recipe, request, r), shown)
 
 
 def _name(options: RecipeOptions) -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from trt_layermerge.cli.options import GoalOptions, StageOptions
 from trt_layermerge.cli.stage import run_stage
-from trt_layermerge.cli.views import plan_view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,4 +15,4 @@ class SearchOptions(StageOptions, GoalOptions):
 
 def search(options: SearchOptions) -> None:
     """Chooses the best plan within the budget, and writes the whole frontier."""
-    run_stage("search", options, plan_view)
+    run_stage("search", options)

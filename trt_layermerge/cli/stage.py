@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeAlias
-
-from rich.console import RenderableType
 
 from trt_layermerge.cli.console import RichReporter, error_console, print_result
 from trt_layermerge.cli.options import SharedOptions, StageOptions
 from trt_layermerge.cli.verb import overrides
-from trt_layermerge.cli.views import fields_view
+from trt_layermerge.cli.views import stage_view
 from trt_layermerge.pipeline.options import Reporter, RunOptions
 
 Result: TypeAlias = dict[str, Any]
-View: TypeAlias = Callable[[Mapping[str, Any]], RenderableType]
 
 
-def run_stage(stage: str, options: StageOptions, view: View = fields_view) -> None:
+def run_stage(stage: str, options: StageOptions) -> None:
     """Does one stage of a run and prints its result."""
     request = RunOptions(
         run=options.run,
@@ -28,11 +25,11 @@ def run_stage(stage: str, options: StageOptions, view: View = fields_view) -> No
     )
     from trt_layermerge.pipeline import api
 
-    report(options, lambda reporter: api.run_stage(stage, request, reporter), view)
+    report(options, lambda reporter: api.run_stage(stage, request, reporter), stage)
 
 
-def report(options: SharedOptions, work: Callable[[Reporter], Result], view: View) -> None:
-    """Does some work, its progress on stderr, and prints its result on stdout."""
+def report(options: SharedOptions, work: Callable[[Reporter], Result], stage: str) -> None:
+    """Does some work, its progress on stderr, and prints the result of a stage on stdout."""
     with RichReporter(error_console(), options.loudness) as reporter:
         result = work(reporter)
-    print_result(result, None if options.as_json else view(result))
+    print_result(result, None if options.as_json else stage_view(stage, result))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from rich.box import SIMPLE_HEAD
@@ -189,6 +189,19 @@ def _times(value: float | None) -> str | None:
 
 def _scientific(value: float | None) -> str | None:
     return None if value is None else f"{value:.1e}"
+
+
+VIEWS: Mapping[str, Callable[[Result], RenderableType]] = {
+    "inspect": inspect_view,
+    "search": plan_view,
+    "report": summary_view,
+}
+"""Views of stages that have one of their own."""
+
+
+def stage_view(stage: str, result: Result) -> RenderableType:
+    """Returns what a user sees of the result of a stage."""
+    return VIEWS.get(stage, fields_view)(result)
 
 
 STATES: Mapping[str, tuple[str, str]] = {
