@@ -1,0 +1,1 @@
+"""Tests of engines on disk and of the comparison of everything that was built."""

@@ -1,0 +1,211 @@
+"""Differences, agreement and accuracy counted by hand; gates; what was not verified."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.nets import example, plain_chain
+from trt_layermerge.backends.base import Runner, check_inputs
+from trt_layermerge.backends.cuda import driver_problem
+from trt_layermerge.backends.registry import get_backend
+from trt_layermerge.backends.tensorrt import build_engine
+from trt_layermerge.deploy.machine import this_machine
+from trt_layermerge.deploy.sidecar import Origin, write_engine
+from trt_layermerge.deploy.verify import (
+    Subject,
+    engine_subject,
+    gate,
+    infer_all,
+    onnx_subject,
+    verify,
+)
+from trt_layermerge.errors import AccuracyGateError, DeviceError, UntrustedInputError, UsageError
+from trt_layermerge.export.fp16 import to_precision
+from trt_layermerge.export.onnx import export_bytes
+
+EYE = np.eye(4, dtype=np.float32)
+IMAGES = np.arange(4, dtype=np.float32).reshape(4, 1, 1, 1)
+
+
+class Scripted(Runner):
+    """Gives row ``i`` of a table for the image whose only pixel is ``i``."""
+
+    def __init__(self, table, batch=3):
+        self.table, self.input_shapes = table, {"input": (batch, 1, 1, 1)}
+        self.output_names = ("logits",)
+
+    def infer(self, inputs):
+        check_inputs(self.input_shapes, inputs)
+        return {"logits": self.table[inputs["input"][:, 0, 0, 0].astype(int)]}
+
+    def close(self):
+        pass
+
+
+def subject(table, network="merged", tolerance=None, name="model.onnx"):
+    return Subject(name, network, lambda: Scripted(table), tolerance)
+
+
+def refuses():
+    raise DeviceError("no driver")
+
+
+def test_figures_by_hand():
+    outputs = EYE.copy()
+    outputs[0, 0], outputs[2, 3] = 0.75, 1.5  # image 2 changes its class
+    merged = 2 * EYE[[0, 1, 2, 0]]  # image 3 has another class than the original's
+    reference = {"original": EYE, "merged": merged}
+    result = verify(
+        IMAGES, np.array([0, 1, 1, 3]), reference, [subject(outputs, "original"), subject(merged)]
+    )
+    first, second = result.comparisons
+    assert (first.max_abs, first.max_rel, first.agreement, first.accuracy) == (1.5, 1.5, 0.75, 0.75)
+    assert (second.max_abs, second.max_rel, second.agreement, second.accuracy) == (0, 0, 1, 0.5)
+    assert (result.original_accuracy, result.merged_accuracy) == (0.75, 0.5)
+    assert result.agreement == 0.75
+    assert result.accuracy_drop == 0.25
+    assert result.unverified == ()
+
+
+def test_relative_error_is_over_the_largest_reference():
+    result = verify(IMAGES, None, {"original": EYE, "merged": 4 * EYE}, [subject(4 * EYE + 0.5)])
+    assert result.comparisons[0].max_abs == 0.5
+    assert result.comparisons[0].max_rel == 0.125
+
+
+def test_images_beyond_the_batch_are_not_counted_twice():
+    for batch in (1, 2, 3, 4, 7):
+        table = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+        np.testing.assert_array_equal(infer_all(Scripted(table, batch), IMAGES), table)
+
+
+def test_worst_of_everything_merged_decides_the_drop():
+    bad = EYE[[1, 1, 2, 3]]
+    subjects = [subject(EYE), subject(bad, name="model.fp16.plan"), subject(bad, "original")]
+    result = verify(IMAGES, np.arange(4), {"original": EYE, "merged": EYE}, subjects)
+    assert result.accuracy_drop == 0.25
+    gate(result, 0.25)
+    with pytest.raises(AccuracyGateError, match=r"dropped by 25\.00% on 4 images, 24\.00%"):
+        gate(result, 0.24)
+
+
+def test_a_gain_passes_a_gate_of_zero():
+    result = verify(
+        IMAGES, np.arange(4), {"original": EYE[[1, 1, 2, 3]], "merged": EYE}, [subject(EYE)]
+    )
+    assert result.accuracy_drop == -0.25
+    gate(result, 0.0)
+
+
+def test_tolerance_is_a_gate_of_its_own():
+    reference = {"original": EYE, "merged": EYE}
+    exact = verify(IMAGES, None, reference, [subject(EYE + 0.5, tolerance=0.5)])
+    gate(exact, None)
+    with pytest.raises(AccuracyGateError, match=r"model\.onnx differs .* by 5\.00e-01"):
+        gate(verify(IMAGES, None, reference, [subject(EYE + 0.5, tolerance=0.4)]), None)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_outputs_that_are_not_finite_fail_and_stay_valid_json(value):
+    broken = EYE.copy()
+    broken[1, 2] = value
+    result = verify(IMAGES, None, {"original": EYE, "merged": EYE}, [subject(broken)])
+    body = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert body["comparisons"][0]["finite"] is False
+    assert body["comparisons"][0]["max_abs"] is None
+    with pytest.raises(AccuracyGateError, match="differs"):
+        gate(result, None)
+
+
+def test_what_cannot_run_is_null_and_listed():
+    broken = Subject("model.fp16.plan", "merged", refuses)
+    result = verify(IMAGES, None, {"original": EYE, "merged": EYE}, [subject(EYE), broken])
+    body = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert body["comparisons"][1] == {
+        "name": "model.fp16.plan",
+        "network": "merged",
+        "reason": "no driver",
+        "max_abs": None,
+        "max_rel": None,
+        "agreement": None,
+        "accuracy": None,
+        "tolerance": None,
+        "finite": None,
+    }
+    assert body["unverified"] == [
+        "model.fp16.plan was not run: no driver",
+        "accuracy was not measured: there are no labels",
+    ]
+    assert body["accuracy"] == {"original": None, "merged": None, "drop": None}
+    gate(result, None)
+    with pytest.raises(AccuracyGateError, match="not measured"):
+        gate(result, 0.1)
+
+
+def test_counts_must_agree():
+    reference = {"original": EYE, "merged": EYE}
+    for images, labels in ((IMAGES[:3], None), (IMAGES, np.arange(3))):
+        with pytest.raises(UsageError, match=r"\[3, 4\]"):
+            verify(images, labels, reference, [])
+    empty = {"original": EYE[:0], "merged": EYE[:0]}
+    with pytest.raises(UsageError, match="at least one"):
+        verify(IMAGES[:0], None, empty, [])
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A network, ten images, its torch outputs and its ONNX model of batch 4."""
+    model, images = plain_chain(), example(batch=10, seed=3)
+    with torch.no_grad():
+        outputs = model(images).numpy()
+    return images.numpy(), outputs, export_bytes(model, example(batch=4))
+
+
+def test_real_models_on_onnx_runtime(network):
+    images, outputs, model = network
+    backend = get_backend("onnxruntime")
+    half = to_precision(model, "fp16", keep_io=True)
+    other = export_bytes(plain_chain(seed=1), example(batch=4))
+    subjects = [
+        onnx_subject("original.onnx", "original", model, backend),
+        onnx_subject("model.fp16.onnx", "merged", half, backend, tolerance=None),
+        onnx_subject("wrong.onnx", "merged", other, backend),
+    ]
+    reference = {"original": outputs, "merged": outputs}
+    result = verify(images, outputs.argmax(1), reference, subjects)
+    exact, rounded, wrong = result.comparisons
+    assert exact.max_rel <= 1e-5  # float32 in another order
+    assert exact.accuracy == exact.agreement == 1
+    assert 1e-6 < rounded.max_rel <= 5e-3  # float16
+    assert wrong.max_rel > 0.1
+    with pytest.raises(AccuracyGateError, match=r"wrong\.onnx"):
+        gate(result, None)
+
+
+def test_real_engine(network, tmp_path):
+    """Without a GPU it is listed as not run; an engine that was tampered with stops everything."""
+    pytest.importorskip("tensorrt_rtx")
+    images, outputs, model = network
+    origin = Origin("a" * 64, "b" * 64, {}, None, "", 0)
+    plan = write_engine(tmp_path, build_engine(model), origin, this_machine())
+    reference = {"original": outputs, "merged": outputs}
+    if driver_problem() is not None:
+        result = verify(images, None, reference, [engine_subject(plan)])
+        assert "no CUDA driver or GPU" in result.comparisons[0].reason
+        assert result.unverified[0].startswith("model.fp32.plan was not run: no CUDA driver")
+    plan.write_bytes(plan.read_bytes()[:-1])
+    with pytest.raises(UntrustedInputError, match="another engine"):
+        verify(images, None, reference, [engine_subject(plan)])
+
+
+def test_engine_of_another_version_is_not_loaded(network, tmp_path, monkeypatch):
+    pytest.importorskip("tensorrt_rtx")
+    images, outputs, model = network
+    origin = Origin("a" * 64, "b" * 64, {}, None, "", 0)
+    build = build_engine(model)
+    object.__setattr__(build, "version", "0.9")
+    plan = write_engine(tmp_path, build, origin, this_machine())
+    result = verify(images, None, {"original": outputs, "merged": outputs}, [engine_subject(plan)])
+    assert "0.9 for" in result.comparisons[0].reason

@@ -1,0 +1,282 @@
+"""``engines/DEVICE/model.PRECISION.plan`` and the ``.json`` beside it that says what it is.
+
+A serialised engine is code. The sidecar ties it to the run that built it: an engine whose hash is
+not the one in its sidecar is not loaded. A sidecar proves no origin: it protects against mixed-up
+and damaged files, not against somebody who writes both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from trt_layermerge.backends.tensorrt import EngineBuild
+from trt_layermerge.core.device import PRECISIONS, Precision
+from trt_layermerge.core.jsonio import (
+    Json,
+    damage,
+    read_json,
+    sha256_bytes,
+    write_bytes,
+    write_json,
+)
+from trt_layermerge.deploy.machine import Machine
+from trt_layermerge.errors import CorruptInputError, DeviceError, UntrustedInputError, UsageError
+
+KIND = "engine"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an engine was made from, as the run knows it.
+
+    Attributes:
+        onnx_sha256: Hash of the ONNX file it was built from.
+        weights_sha256: Hash of ``merged.safetensors``.
+        preprocess: ``scale``, ``mean`` and ``std`` of the input.
+        labels: Class names in the order of the outputs, or None if they are not known.
+        recipe: Text of the recipe.
+        seed: Seed of the run.
+    """
+
+    onnx_sha256: str
+    weights_sha256: str
+    preprocess: Mapping[str, Any]
+    labels: tuple[str, ...] | None
+    recipe: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What is known of one engine.
+
+    Attributes:
+        plan_sha256: Hash of the serialised engine.
+        precision: What the types of its network are.
+        library: ``tensorrt`` or ``tensorrt_rtx``.
+        library_version: Its version.
+        settings: Typing, TF32 and compute capability that the builder was given.
+        build_seconds: How long the build took.
+        machine: Where it was built; what is not known is None there, with the reason.
+        inputs: Shape by input name.
+        outputs: Shape by output name.
+        origin: What it was made from.
+        accuracy: ``original`` and ``merged`` as fractions, or None until it is verified.
+        latency: ``p50_ms`` and ``p99_ms`` of this engine, or None where it was not timed.
+        notes: Why ``accuracy`` or ``latency`` is None.
+    """
+
+    plan_sha256: str
+    precision: Precision
+    library: str
+    library_version: str
+    settings: Mapping[str, Any]
+    build_seconds: float
+    machine: Machine
+    inputs: Mapping[str, tuple[int, ...]]
+    outputs: Mapping[str, tuple[int, ...]]
+    origin: Origin
+    accuracy: Mapping[str, float] | None = None
+    latency: Mapping[str, float] | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> Json:
+        """Returns the body of the file; the machine's fields stand at its top."""
+        body = asdict(self)
+        machine = body.pop("machine")
+        return {**body, **machine}
+
+    @staticmethod
+    def from_json(body: Json) -> Sidecar:
+        """Returns the sidecar of a mapping. Raises what malformed fields cause."""
+        if body["precision"] not in PRECISIONS:
+            raise ValueError(f"unknown precision {body['precision']!r}")
+        origin = body["origin"]
+        labels = origin["labels"]
+        return Sidecar(
+            plan_sha256=_text(body["plan_sha256"]),
+            precision=body["precision"],
+            library=_text(body["library"]),
+            library_version=_text(body["library_version"]),
+            settings=dict(body["settings"]),
+            build_seconds=_finite(body["build_seconds"]),
+            machine=Machine(
+                gpu=_text_or_none(body["gpu"]),
+                compute_capability=_text_or_none(body["compute_capability"]),
+                cuda=_text_or_none(body["cuda"]),
+                jetpack=_text_or_none(body["jetpack"]),
+                power_mode=_text_or_none(body["power_mode"]),
+                missing=dict(body["missing"]),
+            ),
+            inputs=_shapes(body["inputs"]),
+            outputs=_shapes(body["outputs"]),
+            origin=Origin(
+                onnx_sha256=_text(origin["onnx_sha256"]),
+                weights_sha256=_text(origin["weights_sha256"]),
+                preprocess=dict(origin["preprocess"]),
+                labels=None if labels is None else tuple(_text(label) for label in labels),
+                recipe=_text(origin["recipe"]),
+                seed=int(origin["seed"]),
+            ),
+            accuracy=_figures(body["accuracy"]),
+            latency=_figures(body["latency"]),
+            notes=dict(body["notes"]),
+        )
+
+
+def sidecar_path(plan: Path) -> Path:
+    """Returns where the sidecar of an engine lies: ``model.fp16.plan`` → ``model.fp16.json``."""
+    return plan.with_suffix(".json")
+
+
+def write_engine(root: Path, build: EngineBuild, origin: Origin, machine: Machine) -> Path:
+    """Writes an engine and its sidecar below ``root/DEVICE`` and returns the engine's path.
+
+    The old sidecar goes first and the new one comes last: an interruption leaves an engine
+    that is refused, never one with a wrong sidecar.
+
+    Raises:
+        DeviceError: If the folder cannot be written.
+    """
+    path = root / machine.folder / f"model.{build.precision}.plan"
+    _remove(sidecar_path(path))
+    write_bytes(path, build.plan)
+    sidecar = Sidecar(
+        plan_sha256=sha256_bytes(build.plan),
+        precision=build.precision,
+        library=build.library,
+        library_version=build.version,
+        settings=build.settings,
+        build_seconds=build.seconds,
+        machine=machine,
+        inputs=build.inputs,
+        outputs=build.outputs,
+        origin=origin,
+        notes={"accuracy": "not verified yet", "latency": "this engine was not timed"},
+    )
+    write_json(sidecar_path(path), KIND, sidecar.to_json())
+    return path
+
+
+def amend_sidecar(
+    plan: Path,
+    *,
+    accuracy: Mapping[str, float] | None = None,
+    latency: Mapping[str, float] | None = None,
+) -> Sidecar:
+    """Adds what later stages found out to the sidecar of an engine, and returns it.
+
+    Raises:
+        UntrustedInputError: If engine and sidecar do not belong together.
+    """
+    _, sidecar = read_engine(plan)
+    assert sidecar is not None  # only trust=True gives an engine without one
+    known = {"accuracy": accuracy or sidecar.accuracy, "latency": latency or sidecar.latency}
+    notes = {name: text for name, text in sidecar.notes.items() if not known.get(name)}
+    amended = replace(sidecar, accuracy=known["accuracy"], latency=known["latency"], notes=notes)
+    write_json(sidecar_path(plan), KIND, amended.to_json())
+    return amended
+
+
+def check_engine(plan: Path, *, trust: bool = False) -> Sidecar | None:
+    """Returns the sidecar of an engine that belongs to it; None only for a trusted stranger.
+
+    Raises:
+        UsageError: If there is no such engine.
+        UntrustedInputError: If its sidecar is missing, damaged or another engine's, unless trusted.
+    """
+    return read_engine(plan, trust=trust)[1]
+
+
+def read_engine(plan: Path, *, trust: bool = False) -> tuple[bytes, Sidecar | None]:
+    """Returns a serialised engine, exactly the bytes that were checked, and its sidecar.
+
+    Raises:
+        UsageError: If there is no such engine.
+        UntrustedInputError: If its sidecar is missing, damaged or another engine's, unless trusted.
+    """
+    try:
+        data = plan.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the engine {plan}: {error.strerror or error}; "
+            "build it first: trt-layermerge build"
+        ) from error
+    try:
+        sidecar = _matching(plan, data)
+    except UntrustedInputError:
+        if not trust:
+            raise
+        sidecar = None
+    return data, sidecar
+
+
+def mismatch(sidecar: Sidecar, library: str, version: str, machine: Machine) -> str | None:
+    """Returns why an engine should not be loaded here, or None where everything fits."""
+    built = (sidecar.library, sidecar.library_version, sidecar.machine.gpu or machine.gpu)
+    here = (library, version, machine.gpu)
+    if built == here:
+        return None
+    return (
+        f"the engine was built with {built[0]} {built[1]} for {built[2] or 'no GPU'}, this is "
+        f"{library} {version} on {machine.gpu or 'no GPU'}; build it here: trt-layermerge build"
+    )
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise DeviceError(
+            f"cannot replace {path}: {error.strerror or error}; choose a writable folder"
+        ) from error
+
+
+def _matching(plan: Path, data: bytes) -> Sidecar:
+    path = sidecar_path(plan)
+    try:
+        body = read_json(path, KIND)
+        with damage(path):
+            sidecar = Sidecar.from_json(body)
+    except (UsageError, CorruptInputError) as error:
+        raise _untrusted(plan, f"its sidecar {path.name} is missing or damaged") from error
+    if sidecar.plan_sha256 != sha256_bytes(data):
+        raise _untrusted(plan, f"its sidecar {path.name} describes another engine")
+    return sidecar
+
+
+def _untrusted(plan: Path, why: str) -> UntrustedInputError:
+    return UntrustedInputError(
+        f"the engine {plan} is not loaded, because {why}, and an engine runs code of its own; "
+        "build it again (trt-layermerge build), or type --trust-engine, only for engines that "
+        "you built yourself"
+    )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not text")
+    return value
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is not a finite number")
+    return number
+
+
+def _figures(value: Any) -> dict[str, float] | None:
+    return None if value is None else {str(k): _finite(v) for k, v in value.items()}
+
+
+def _shapes(value: Any) -> dict[str, tuple[int, ...]]:
+    return {str(name): tuple(int(n) for n in shape) for name, shape in value.items()}
