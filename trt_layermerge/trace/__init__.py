@@ -12,7 +12,7 @@ from torch import fx, nn
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.trace.build import build_graph
-from trt_layermerge.trace.functionalise import functionalise
+from trt_layermerge.trace.functionalise import functionalise, remove_unused
 from trt_layermerge.trace.prepare import (
     Inputs,
     as_inputs,
@@ -20,6 +20,7 @@ from trt_layermerge.trace.prepare import (
     evaluate,
     evaluation_copy,
     same_values,
+    split_norm_acts,
     switch_off_inplace,
 )
 from trt_layermerge.trace.reading import Reading
@@ -63,11 +64,13 @@ def trace_network(model: nn.Module, example_inputs: torch.Tensor | Inputs) -> Tr
     inputs = as_inputs(example_inputs)
     check_values(model)
     duplicate = evaluation_copy(model)
-    expected = evaluate(evaluation_copy(model), inputs)
+    expected = evaluate(duplicate, inputs)
+    split_norm_acts(duplicate)
     inplace = switch_off_inplace(duplicate)
     module, opaque = symbolic_trace(duplicate, len(inputs))
     record_shapes(module, inputs)
     functionalise(module, inplace)
+    remove_unused(module, len(inputs))
     if not same_values(evaluate(module, inputs), expected):
         raise UnsupportedModelError(
             "the traced copy does not compute what the model computes: in eval mode the model is "

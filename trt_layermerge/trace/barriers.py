@@ -48,8 +48,10 @@ def find_barriers(reading: Reading, assembly: Assembly) -> tuple[Barrier, ...]:
     found: dict[fx.Node, Barrier] = {}
     for node, reason in reading.refused.items():
         found[node] = Barrier(node.name, f"{node.target}: {reason}")
+    tails = {core.tail for core in assembly.cores}
     for node, reason in assembly.refused.items():
-        found[node] = Barrier(node.name, f"the addition {node.name} is no residual: {reason}")
+        if any(reading.value(term) in tails for term in node.all_input_nodes):
+            found[node] = Barrier(node.name, f"the addition {node.name} is no residual: {reason}")
     for node, barrier in _cuts(reading, assembly, number):
         found.setdefault(node, barrier)
     return tuple(found[node] for node in sorted(found, key=reading.order.__getitem__))
@@ -77,7 +79,8 @@ def _cut(reading: Reading, assembly: Assembly, first: Core, second: Core) -> tup
         return node, f"{name} {also} {_phrase(reading, node)}, which no merge crosses"
     if not others:
         return first.tail, f"the output of {name} is not used"
-    uses = ", ".join(_phrase(reading, node) for node in others)
+    uses = ", ".join(_phrase(reading, node) for node in others[:3])
+    uses += ", …" if len(others) > 3 else ""
     return (
         first.tail,
         f"the output of {name} is used in {len(others)} places that are not the paths of one "

@@ -1,4 +1,4 @@
-"""In-place operations become ordinary ones, so that every value of the graph stays what it was."""
+"""A traced graph becomes pure: no operation changes its input, and nothing is left unused."""
 
 from __future__ import annotations
 
@@ -24,15 +24,40 @@ def functionalise(network: fx.GraphModule, inplace_modules: frozenset[str]) -> N
     """Rewrites a graph in place: no operation changes its input, and later readers see the result.
 
     Args:
-        network: A traced network whose modules already have ``inplace`` switched off.
+        network: A traced network with recorded shapes, whose modules already have ``inplace``
+            switched off.
         inplace_modules: Qualified names of the modules that had it on.
     """
     order = {node: i for i, node in enumerate(network.graph.nodes)}
     for node in network.graph.nodes:
         if node.target in inplace_modules if node.op == "call_module" else _purify(node):
             _redirect(network, node, order)
-    network.graph.lint()
     network.recompile()
+
+
+def remove_unused(network: fx.GraphModule, inputs: int) -> None:
+    """Removes assertions, what only they use, and arguments beyond the first ``inputs``.
+
+    Args:
+        network: A network after ``functionalise``; it is changed in place.
+        inputs: Number of example inputs; the other arguments keep their defaults.
+    """
+    graph = network.graph
+    for node in list(graph.nodes):
+        if node.op == "call_function" and "_assert" in getattr(node.target, "__name__", ""):
+            graph.erase_node(node)
+    graph.eliminate_dead_code(_has_effect)
+    for node in graph.find_nodes(op="placeholder")[inputs:]:
+        if not node.users:
+            graph.erase_node(node)
+    network.recompile()
+
+
+def _has_effect(node: fx.Node) -> bool:
+    """Whether a node counts although nobody uses its value."""
+    if node.op == "call_method":
+        return str(node.target).endswith("_")
+    return node.op != "call_function" or getattr(node.target, "__name__", "") == "setitem"
 
 
 def _redirect(network: fx.GraphModule, node: fx.Node, order: dict[fx.Node, int]) -> None:
@@ -72,10 +97,8 @@ def _purify(node: fx.Node) -> bool:
     if node.op != "call_function" or not callable(node.target):
         return False
     if node.target in _OPERATORS:
-        if not _is_tensor_like(node):
-            return False
         node.target = _OPERATORS[node.target]
-        return True
+        return "shape" in node.meta  # numbers do not change in place
     name = getattr(node.target, "__name__", "")
     pure = getattr(torch, name[:-1], None) if name.endswith("_") else None
     if callable(pure):
@@ -99,8 +122,3 @@ def _purify_method(node: fx.Node) -> bool:
     if callable(getattr(torch.Tensor, name[:-1], None)):
         node.target = name[:-1]
     return True
-
-
-def _is_tensor_like(node: fx.Node) -> bool:
-    """Whether the left side of an in-place operator is a value of the graph."""
-    return bool(node.args) and isinstance(node.args[0], fx.Node)

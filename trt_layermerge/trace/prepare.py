@@ -80,16 +80,19 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
             "remove them (handle.remove()) before tracing"
         )
     try:
-        duplicate = copy.deepcopy(model).eval()
+        return copy.deepcopy(model).eval()
     except Exception as error:  # user modules may refuse in any way
         raise UnsupportedModelError(
             f"the model cannot be copied: {first_line(error)}; undo weight_norm, pruning and other "
             "re-parametrisations (torch.nn.utils.remove_weight_norm, prune.remove) first"
         ) from error
-    for module in duplicate.modules():
+
+
+def split_norm_acts(model: nn.Module) -> None:
+    """Makes every timm ``BatchNormAct2d`` of the model, in place, a ``NormThenAct``."""
+    for module in model.modules():
         if _is_norm_act(module):
             module.__class__ = NormThenAct
-    return duplicate
 
 
 def switch_off_inplace(model: nn.Module) -> frozenset[str]:

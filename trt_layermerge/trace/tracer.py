@@ -88,7 +88,6 @@ def symbolic_trace(root: nn.Module, inputs: int) -> tuple[fx.GraphModule, dict[s
             kind = type(root.get_submodule(name)).__name__
             opaque = {**tracer.opaque, name: f"{kind} cannot be traced: {first_line(cause)}"}
             continue
-        _drop_assertions(graph, inputs)
         return fx.GraphModule(tracer.root, graph), tracer.opaque
 
 
@@ -102,21 +101,3 @@ def _defaults(root: nn.Module, inputs: int) -> dict[str, Any] | None:
         if p.kind in named and p.default is not inspect.Parameter.empty
     }
     return defaults or None
-
-
-def _drop_assertions(graph: fx.Graph, inputs: int) -> None:
-    """Removes recorded assertions, what only they use, and arguments that kept their defaults."""
-    for node in list(graph.nodes):
-        if node.op == "call_function" and "_assert" in getattr(node.target, "__name__", ""):
-            graph.erase_node(node)
-    graph.eliminate_dead_code(_has_effect)
-    for node in graph.find_nodes(op="placeholder")[inputs:]:
-        if not node.users:
-            graph.erase_node(node)
-
-
-def _has_effect(node: fx.Node) -> bool:
-    """Whether a node counts although nobody uses its value."""
-    if node.op == "call_method":
-        return str(node.target).endswith("_")
-    return node.op != "call_function" or getattr(node.target, "__name__", "") == "setitem"
