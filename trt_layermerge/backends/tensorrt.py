@@ -165,7 +165,7 @@ def _started(api: TensorRTApi, log: Any) -> Any:
     except Exception as error:  # without a driver TensorRT gives a TypeError about a null pointer
         raise DeviceError(
             f"{api.flavor} {api.version} cannot start a builder: {log.errors()} ({error}); "
-            "type nvidia-smi to see the driver, or install tensorrt-rtx, which builds without one"
+            "type nvidia-smi to see the driver, or build with tensorrt_rtx, which needs none"
         ) from error
 
 
