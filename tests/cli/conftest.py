@@ -1,54 +1,13 @@
-"""A pipeline that records what it is asked and answers what a test wants."""
+"""Fixtures of the command line's tests."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import ModuleType
-from typing import Any
-
 import pytest
 
-from trt_layermerge import pipeline
-from trt_layermerge.pipeline.options import Reporter, RunOptions
-
-
-@dataclass
-class FakePipeline:
-    """Stands in for ``trt_layermerge.pipeline.api``.
-
-    Attributes:
-        result: What every call returns.
-        work: Called with the reporter by every call; may raise.
-        asked: The stage (None for a whole recipe) and the options of every call.
-    """
-
-    result: dict[str, Any] = field(default_factory=dict)
-    work: Callable[[Reporter], None] = lambda reporter: None
-    asked: list[tuple[str | None, RunOptions]] = field(default_factory=list)
-
-    def run_stage(self, stage: str, options: RunOptions, reporter: Reporter) -> dict[str, Any]:
-        self.asked.append((stage, options))
-        self.work(reporter)
-        return self.result
-
-    def run_recipe(
-        self, recipe: Path | None, options: RunOptions, reporter: Reporter
-    ) -> dict[str, Any]:
-        assert recipe == options.recipe
-        self.asked.append((None, options))
-        self.work(reporter)
-        return self.result
+from tests.cli.fakes import FakePipeline, install
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
-    """Returns the fake, put in the place of the real pipeline."""
-    stand_in = FakePipeline()
-    module = ModuleType("trt_layermerge.pipeline.api")
-    vars(module).update(run_stage=stand_in.run_stage, run_recipe=stand_in.run_recipe)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(pipeline, "api", module, raising=False)
-    return stand_in
+    """Returns a pipeline that records what it is asked, in the place of the real one."""
+    return install(monkeypatch)

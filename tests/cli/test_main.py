@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.cli.conftest import FakePipeline
+from tests.cli.fakes import FakePipeline
 from trt_layermerge import __version__, errors
 from trt_layermerge.cli.main import main, verbosity
 from trt_layermerge.pipeline.options import Reporter

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import FakePipeline
+from tests.cli.fakes import FakePipeline
 from trt_layermerge.cli.app import VERBS
 from trt_layermerge.cli.main import main
 from trt_layermerge.pipeline.options import STAGES, RunOptions
