@@ -156,7 +156,7 @@ def images_of(data: LabelledData, count: int | None = None) -> Tensor:
 
 
 def data_inputs(source: str | None) -> Json:
-    """Returns what tells a data set from another one: its name, and hashes or sizes of its files."""
+    """Returns what tells a data set from another one: its name, and hashes or sizes of files."""
     if source is None:
         return {"source": None}
     kind, _, rest = source.partition(":")

@@ -31,7 +31,8 @@ class ModelSection(Section):
     """Which network.
 
     Attributes:
-        name: ``timm:NAME``, ``torchvision:NAME``, ``PACKAGE.MODULE:FACTORY`` or ``FILE.py:FACTORY``.
+        name: ``timm:NAME``, ``torchvision:NAME``, ``PACKAGE.MODULE:FACTORY`` or
+            ``FILE.py:FACTORY``.
         weights: A safetensors file, a checkpoint that loads with ``weights_only=True``, or
             ``pretrained``: the library's own, fetched if they are not cached; None for random.
         input: Shape of the input, ``[N, C, H, W]``.
@@ -266,7 +267,9 @@ def _anchor(body: Json, folder: Path) -> None:
     """Makes the paths of a recipe absolute, so that the run's copy means the same files."""
     for section, keys in _PATHS.items():
         part = body.get(section)
-        for key in keys if isinstance(part, dict) else ():
+        if not isinstance(part, dict):
+            continue
+        for key in keys:
             if isinstance(value := part.get(key), str):
                 part[key] = _absolute(value, folder, bare=key in ("weights", "store"))
 

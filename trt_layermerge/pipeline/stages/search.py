@@ -175,11 +175,12 @@ def _result(context: Context) -> Json:
     return {**body, **body["notes"], "frontier_points": len(points)}
 
 
-STAGE = Stage(
-    "search",
-    ("graph.json", "candidates.jsonl", "latency_bare.jsonl", "networks.jsonl", "latency.jsonl")
-    + ("importance.jsonl",),
-    _settings,
-    _run,
-    _result,
+INPUTS = (
+    "graph.json",
+    "candidates.jsonl",
+    "latency_bare.jsonl",
+    "networks.jsonl",
+    "latency.jsonl",
+    "importance.jsonl",
 )
+STAGE = Stage("search", INPUTS, _settings, _run, _result)

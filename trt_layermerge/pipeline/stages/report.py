@@ -1,0 +1,197 @@
+"""``report``: everything above → ``report.html``, ``report.md`` and ``summary.json``."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import Any
+
+from trt_layermerge import __version__
+from trt_layermerge.core.device import DeviceInfo
+from trt_layermerge.core.jsonio import Json, read_json, read_lines, write_json
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.pipeline.context import Context
+from trt_layermerge.pipeline.folder import stage_seconds
+from trt_layermerge.pipeline.recipe import dump_recipe
+from trt_layermerge.pipeline.stage import Stage
+from trt_layermerge.pipeline.stages.verify import engine_names
+from trt_layermerge.report.data import (
+    Accuracy,
+    Bench,
+    Epoch,
+    Finalist,
+    FrontierPoint,
+    RunReport,
+    Timing,
+)
+from trt_layermerge.report.statistics import PredictionError
+from trt_layermerge.report.summary import NetworkFigures, summary_json
+from trt_layermerge.report.write import write_report
+
+LIBRARIES = ("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt-rtx", "numpy")
+READS = (
+    "graph.json",
+    "frontier.json",
+    "finalists.json",
+    "plan.json",
+    "finetune.jsonl",
+    "certificate.json",
+    "export.json",
+    "build.json",
+    "bench.json",
+    "verify.json",
+)
+
+
+def _settings(context: Context) -> Json:
+    return {"recipe": context.recipe.model_dump(mode="json")}
+
+
+def _run(context: Context) -> tuple[str, ...]:
+    summary = _summary(context)
+    write_json(context.folder / "summary.json", "summary", summary)
+    write_report(_report(context, summary), context.folder.root)
+    return "summary.json", "report.html", "report.md"
+
+
+def _read(context: Context, kind: str) -> Json:
+    return read_json(context.folder / f"{kind}.json", kind)
+
+
+def _summary(context: Context) -> Json:
+    plan, verify, bench = context.plan, _read(context, "verify"), _read(context, "bench")
+    certificate = _read(context, "certificate")
+    untouched = MergePlan.of(context.graph, [])
+    original, merged = (
+        NetworkFigures(
+            verify["accuracy"][side],
+            bench[side]["p50_ms"],
+            version.conv_count,
+            version.activation_count,
+        )
+        for side, version in (("original", untouched), ("merged", plan))
+    )
+    measure = context.recipe.measure
+    body = summary_json(
+        original=original,
+        merged=merged,
+        repaired_accuracy=verify["repaired_accuracy"],
+        speedup=bench["speedup"],
+        predicted_ms=plan.latency_ms,
+        budget_ms=plan.budget_ms,
+        certificate_max_rel_error=certificate["max_rel_error"],
+        precision=measure.precision,
+        backend=measure.backend,
+        batch=measure.batch,
+        seed=context.seed,
+        preprocess=context.recipe.data.preprocess.build(),
+        input_name="input",
+        input_shape=context.recipe.model.input,
+    )
+    return {**body, "speedup_low": bench["low"], "speedup_high": bench["high"]}
+
+
+def _report(context: Context, summary: Json) -> RunReport:
+    plan, verify, frontier = context.plan, _read(context, "verify"), _read(context, "frontier")
+    bench = _read(context, "bench")
+    return RunReport(
+        title=f"{context.folder.root.name}: {summary['speedup']:.2f}x faster",
+        model=context.recipe.model.name,
+        device=DeviceInfo.from_json(bench["device"]),
+        graph=context.graph,
+        plan=plan,
+        summary=summary,
+        frontier=tuple(FrontierPoint(*point) for point in frontier["points"]),
+        chosen=FrontierPoint(plan.latency_ms or 0.0, plan.score or 0.0),
+        finalists=_finalists(context),
+        prediction=_prediction(frontier["prediction"]),
+        accuracies=_accuracies(verify),
+        history=_history(context),
+        certificate=_read(context, "certificate"),
+        bench=_bench(bench),
+        verify=verify,
+        engine=_engine(context),
+        unverified=(*verify["unverified"], *_not_built(context)),
+        versions=_versions(),
+        seed=context.seed,
+        recipe=dump_recipe(context.recipe),
+        stage_seconds=stage_seconds(context.folder),
+    )
+
+
+def _finalists(context: Context) -> tuple[Finalist, ...]:
+    return tuple(
+        Finalist(
+            f"{len(row['candidates'])} blocks replaced",
+            row["predicted_ms"],
+            row["measured_ms"],
+            row["score"],
+            row["chosen"],
+        )
+        for row in _read(context, "finalists")["finalists"]
+    )
+
+
+def _prediction(notes: Json) -> PredictionError | None:
+    if "median_error" not in notes:
+        return None
+    return PredictionError(
+        notes["networks"], notes["median_error"], notes["worst_error"], notes["spearman"]
+    )
+
+
+def _accuracies(verify: Json) -> dict[str, Accuracy]:
+    values = {**verify["accuracy"], "repaired": verify["repaired_accuracy"]}
+    return {
+        name: Accuracy(values[name], verify["images"])
+        for name in ("original", "repaired", "merged")
+        if values[name] is not None
+    }
+
+
+def _history(context: Context) -> tuple[Epoch, ...]:
+    _, rows = read_lines(context.folder / "finetune.jsonl", "finetune")
+    return tuple(Epoch(row["epoch"], row["loss"], row["val_accuracy"]) for row in rows)
+
+
+def _bench(body: Json) -> Bench:
+    def timing(side: dict[str, Any]) -> Timing:
+        return Timing(side["p50_ms"], side["p90_ms"], side["p99_ms"], side["throughput"])
+
+    return Bench(
+        timing(body["original"]),
+        timing(body["merged"]),
+        body["speedup"],
+        body["low"],
+        body["high"],
+        body["spread"],
+    )
+
+
+def _engine(context: Context) -> Json | None:
+    from trt_layermerge.deploy.sidecar import sidecar_path
+
+    names = engine_names(context)
+    return read_json(sidecar_path(context.folder / names[0]), "engine") if names else None
+
+
+def _not_built(context: Context) -> list[str]:
+    engines = _read(context, "build")["engines"]
+    return [f"no {e['precision']} engine was built: {e['error']}" for e in engines if e["error"]]
+
+
+def _versions() -> dict[str, str]:
+    found = {"trt-layermerge": __version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _result(context: Context) -> Json:
+    return _read(context, "summary")
+
+
+STAGE = Stage("report", READS, _settings, _run, _result)

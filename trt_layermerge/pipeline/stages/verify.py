@@ -1,0 +1,129 @@
+"""``verify``: torch, ONNX and engines on ``test``, opened here and only here → ``verify.json``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trt_layermerge.core.jsonio import Json, read_json, write_json
+from trt_layermerge.pipeline.context import Context, data_inputs, images_of
+from trt_layermerge.pipeline.models import network_inputs
+from trt_layermerge.pipeline.stage import Stage
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from trt_layermerge.deploy.verify import Subject, Verification
+
+BATCH = 256
+UNLABELLED_IMAGES = 64
+
+
+def _settings(context: Context) -> Json:
+    return {
+        "model": network_inputs(context.recipe.model),
+        "test": data_inputs(context.recipe.data.test),
+        "preprocess": context.recipe.data.preprocess.model_dump(mode="json"),
+        "verify": context.recipe.verify.model_dump(mode="json"),
+    }
+
+
+def _run(context: Context) -> tuple[str, ...]:
+    from trt_layermerge.deploy.verify import gate, verify
+
+    images, labels = _images(context)
+    answers = {
+        "original": _outputs(context.model, images),
+        "repaired": _outputs(context.relaxed("repaired.safetensors"), images),
+        "merged": _outputs(context.merged, images),
+    }
+    result = verify(
+        images.numpy(),
+        labels,
+        {"original": answers["original"], "merged": answers["merged"]},
+        _subjects(context),
+    )
+    repaired = None
+    if labels is not None:
+        repaired = float(np.mean(answers["repaired"].argmax(1) == labels))
+    body = {**result.to_json(), "repaired_accuracy": repaired}
+    write_json(context.folder / "verify.json", "verify", body)
+    engines = _amend_engines(context, result)
+    gate(result, context.recipe.verify.max_accuracy_drop)
+    return "verify.json", *engines
+
+
+def _images(context: Context) -> tuple[Tensor, NDArray[np.int64] | None]:
+    """Returns the test images with their labels, or random inputs where there are none."""
+    import torch
+
+    data = context.data("test")
+    if data is not None:
+        images, labels = data.batch(torch.arange(len(data)))
+        return images, labels.numpy()
+    train = context.data("train")
+    if train is not None:
+        return images_of(train, UNLABELLED_IMAGES), None
+    generator = torch.Generator().manual_seed(context.seed)
+    shape = (UNLABELLED_IMAGES, *context.recipe.model.input[1:])
+    return torch.randn(shape, generator=generator), None
+
+
+def _outputs(network: nn.Module, images: Tensor) -> NDArray[np.float32]:
+    import torch
+
+    with torch.no_grad():
+        return torch.cat([network(part) for part in torch.split(images, BATCH)]).numpy()
+
+
+def _subjects(context: Context) -> list[Subject]:
+    """Returns both ONNX models, on ONNX Runtime where it is installed, and every engine."""
+    from trt_layermerge.backends import get_backend
+    from trt_layermerge.deploy.verify import engine_subject, onnx_subject
+
+    folder = context.folder
+    backend = get_backend("onnxruntime")
+    subjects = [
+        onnx_subject("original.onnx", "original", (folder / "original.onnx").read_bytes(), backend),
+        onnx_subject("model.onnx", "merged", (folder / "model.onnx").read_bytes(), backend),
+    ]
+    return subjects + [engine_subject(folder / name) for name in engine_names(context)]
+
+
+def engine_names(context: Context) -> list[str]:
+    """Returns the engines that were built, relative to the run's folder."""
+    engines = read_json(context.folder / "build.json", "build")["engines"]
+    return [engine["plan"] for engine in engines if engine["plan"] is not None]
+
+
+def _amend_engines(context: Context, result: Verification) -> tuple[str, ...]:
+    """Writes the accuracies into the sidecars; returns the sidecars' names."""
+    from trt_layermerge.deploy.sidecar import amend_sidecar, sidecar_path
+
+    original, merged = result.original_accuracy, result.merged_accuracy
+    if original is None or merged is None:
+        return ()
+    names = []
+    for name in engine_names(context):
+        plan = context.folder / name
+        amend_sidecar(plan, accuracy={"original": original, "merged": merged})
+        names.append(str(sidecar_path(plan).relative_to(context.folder.root)))
+    return tuple(names)
+
+
+def _result(context: Context) -> Json:
+    return read_json(context.folder / "verify.json", "verify")
+
+
+READS = (
+    "graph.json",
+    "plan.json",
+    "repaired.safetensors",
+    "merged.safetensors",
+    "original.onnx",
+    "model.onnx",
+    "build.json",
+)
+STAGE = Stage("verify", READS, _settings, _run, _result)
