@@ -46,6 +46,7 @@ class Close:
     Attributes:
         residual: The residual.
         empty: Whether the branch keeps no convolution and counts as zero.
+        channels: Channels that the shortcuts read.
         extent: Rows and columns that one output of the branch sees.
         stride: Step of the branch.
         offsets: For each shortcut, rows and columns between the branch's first tap and its own.
@@ -53,6 +54,7 @@ class Close:
 
     residual: Residual
     empty: bool
+    channels: int
     extent: Pair
     stride: Pair
     offsets: tuple[Pair, ...]
@@ -195,13 +197,15 @@ def _close(
     graph: LayerGraph, residual: Residual, branch: ConvSpec | None
 ) -> tuple[Close, ConvSpec | None]:
     """Returns how the shortcuts join a branch, and what branch and shortcuts fuse into."""
+    channels = graph.units[residual.start].spec.in_channels
     paths = [_shortcut_spec(graph, residual, s) for s in residual.shortcuts]
     if branch is None and len(paths) == 1 and residual.shortcuts[0].identity:
-        return Close(residual, True, ONE, ONE, ((0, 0),)), None
+        return Close(residual, True, channels, ONE, ONE, ((0, 0),)), None
     whole = max(paths, key=lambda p: p.extent) if branch is None else branch
     offsets = tuple(_offset(residual, whole, path) for path in paths)
     fused = replace(whole, groups=math.gcd(whole.groups, *(p.groups for p in paths)))
-    return Close(residual, branch is None, whole.extent, whole.stride, offsets), fused
+    close = Close(residual, branch is None, channels, whole.extent, whole.stride, offsets)
+    return close, fused
 
 
 def _shortcut_spec(graph: LayerGraph, residual: Residual, shortcut: Shortcut) -> ConvSpec:

@@ -45,6 +45,12 @@ class Kernel:
         return int(self.weight.shape[2]), int(self.weight.shape[3])
 
     @property
+    def extent(self) -> Pair:
+        """Rows and columns that the dilated kernel spans."""
+        (kh, kw), (dh, dw) = self.taps, self.dilation
+        return dh * (kh - 1) + 1, dw * (kw - 1) + 1
+
+    @property
     def in_channels(self) -> int:
         """Channels of the input map."""
         return int(self.weight.shape[1]) * self.groups

@@ -1,0 +1,142 @@
+"""Ridge regression of a convolution on sampled positions, from moments gathered batch by batch.
+
+With patches x (D values a group) and targets y at M sampled positions, weights and bias of
+
+    minimise  Σ ‖y − W·x − b‖² / M + ρ·‖W − W₀‖²       ρ = ridge · mean diagonal of Cov(x)
+
+are W = (Cov(y, x) + ρ·W₀) · (Cov(x) + ρ·I)⁻¹ and b = ȳ − W·x̄, in float64, group by group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+CHUNK = 1 << 22
+"""Values of patches held at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """A fitted convolution, in float64.
+
+    Attributes:
+        weight: As the convolution's own.
+        bias: ``(C_out,)``.
+        mean: Mean of the fitted output without the bias, per channel.
+        variance: Variance of the fitted output, per channel.
+        error: Mean squared error on the sampled positions, per channel.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    variance: Tensor
+    error: Tensor
+
+
+class Moments:
+    """Sums of products of patches and targets, by group.
+
+    Args:
+        conv: The convolution to fit; its input has no padding left to do.
+        bias: Whether a bias is fitted too.
+    """
+
+    def __init__(self, conv: nn.Conv2d, bias: bool = True) -> None:
+        self.conv, self.bias, self.count = conv, bias, 0
+        groups, out = conv.groups, conv.out_channels // conv.groups
+        self.size = conv.weight[0].numel()
+        new = conv.weight.new_zeros((), dtype=torch.float64).new_zeros
+        self.x, self.y = new(groups, self.size), new(groups, out)
+        self.xx = new(groups, self.size, self.size)
+        self.xy, self.yy = new(groups, self.size, out), new(groups, out)
+
+    def add(
+        self, inputs: Tensor, targets: Tensor, positions: tuple[Tensor, Tensor, Tensor]
+    ) -> None:
+        """Adds sampled positions.
+
+        Args:
+            inputs: What reaches the convolution, ``(N, C_in, H, W)``.
+            targets: What it should put out, ``(N, C_out, H', W')``.
+            positions: Image, row and column of every sample in the targets.
+        """
+        rows = max(1, CHUNK // (self.size * self.conv.groups))
+        for image, row, column in zip(*(torch.split(p, rows) for p in positions), strict=True):
+            x = self._patches(inputs, image, row, column)
+            y = targets[image, :, row, column].double()
+            y = y.reshape(len(image), self.conv.groups, -1).transpose(0, 1)
+            self.count += len(image)
+            self.x += x.sum(1)
+            self.y += y.sum(1)
+            self.xx += x.mT @ x
+            self.xy += x.mT @ y
+            self.yy += y.square().sum(1)
+
+    def solve(self, ridge: float, prior: Tensor | None = None, rescale: bool = False) -> Solution:
+        """Returns the regression.
+
+        Args:
+            ridge: Strength of the pull, relative to the mean variance of the patch values.
+            prior: Weights that the pull goes to; zero if None.
+            rescale: Whether to scale each channel so that it has the variance of its target.
+        """
+        mean_x, mean_y = self.x / self.count, self.y / self.count
+        if not self.bias:
+            mean_x, mean_y = torch.zeros_like(mean_x), torch.zeros_like(mean_y)
+        cov = self.xx / self.count - mean_x.unsqueeze(2) * mean_x.unsqueeze(1)
+        cross = self.xy / self.count - mean_x.unsqueeze(2) * mean_y.unsqueeze(1)
+        spread = (self.yy / self.count - mean_y.square()).clamp_min(0)
+        pull = ridge * cov.diagonal(dim1=1, dim2=2).mean(1)
+        pull = torch.where(pull > 0, pull, 1.0).reshape(-1, 1, 1)
+        wanted = cross if prior is None else cross + pull * self._grouped(prior)
+        damped = cov + pull * torch.eye(self.size, dtype=cov.dtype, device=cov.device)
+        weight = torch.linalg.solve(damped, wanted)
+        variance = (weight * (cov @ weight)).sum(1).clamp_min(0)
+        if rescale:
+            known = variance > 1e-12 * spread
+            scale = torch.where(known, spread / torch.where(known, variance, 1.0), 1.0).sqrt()
+            weight, variance = weight * scale.unsqueeze(1), variance * scale.square()
+        mean = (weight * mean_x.unsqueeze(2)).sum(1)
+        error = (spread - 2 * (weight * cross).sum(1) + variance).clamp_min(0)
+        return Solution(
+            weight.mT.reshape(self.conv.weight.shape),
+            (mean_y - mean).flatten(),
+            mean.flatten(),
+            variance.flatten(),
+            error.flatten(),
+        )
+
+    def _patches(self, inputs: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        """Returns what the convolution sees at these positions, ``(groups, M, D)``, float64."""
+        (kh, kw), (sh, sw), (dh, dw) = (
+            (int(a), int(b))
+            for a, b in (self.conv.kernel_size, self.conv.stride, self.conv.dilation)
+        )
+        rows = row.unsqueeze(1) * sh + torch.arange(kh, device=row.device) * dh
+        columns = column.unsqueeze(1) * sw + torch.arange(kw, device=row.device) * dw
+        seen = inputs[image.reshape(-1, 1, 1), :, rows.unsqueeze(2), columns.unsqueeze(1)]
+        seen = seen.permute(0, 3, 1, 2).reshape(len(image), self.conv.groups, self.size)
+        return seen.transpose(0, 1).double()
+
+    def _grouped(self, weight: Tensor) -> Tensor:
+        """Returns weights of the convolution's shape as ``(groups, D, C_out / groups)``."""
+        return weight.double().reshape(self.conv.groups, -1, self.size).mT
+
+
+def sample_positions(
+    targets: Tensor, per_image: int | None, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns image, row and column of positions drawn without repetition; of all if None."""
+    images, _, height, width = targets.shape
+    area = height * width
+    if per_image is None or per_image >= area:
+        chosen = torch.arange(area).expand(images, area)
+    else:
+        chosen = torch.rand(images, area, generator=generator).topk(per_image, dim=1).indices
+    image = torch.arange(images).unsqueeze(1).expand_as(chosen)
+    flat = chosen.flatten().to(targets.device)
+    return image.flatten().to(targets.device), flat // width, flat % width

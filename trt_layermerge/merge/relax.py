@@ -1,0 +1,93 @@
+"""Model and plan → the relaxed network: trainable, and linear where it will be merged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, fx, nn
+
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.errors import UsageError
+from trt_layermerge.merge.block import RelaxedBlock, block_key, build_block
+from trt_layermerge.merge.surgery import block_path, splice, tidy
+from trt_layermerge.trace import TracedNetwork, trace_network
+
+
+class RelaxedNet(nn.Module):
+    """A network in which a plan's blocks stand unmerged; train it, then ``collapse`` it.
+
+    The keys of its state dict depend on model, graph and plan alone.
+
+    Attributes:
+        net: The network itself.
+        graph: What was traced of the original.
+        plan: What was applied.
+    """
+
+    def __init__(self, net: fx.GraphModule, graph: LayerGraph, plan: MergePlan) -> None:
+        super().__init__()
+        self.net = net
+        self.graph = graph
+        self.plan = plan
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps what the original network maps, to what it maps it to."""
+        y: Tensor = self.net(x)
+        return y
+
+    @property
+    def blocks(self) -> dict[str, RelaxedBlock]:
+        """The modules of the changed candidates in order, by names such as ``b3_5``."""
+        found = {}
+        for candidate in self.plan.changed:
+            block = self.net.get_submodule(block_path(candidate.block))
+            assert isinstance(block, RelaxedBlock)
+            found[block_key(candidate.block)] = block
+        return found
+
+
+def relax(model: nn.Module, graph: LayerGraph, plan: MergePlan) -> RelaxedNet:
+    """Returns a trainable copy of a model, in eval mode, with the plan's blocks in place.
+
+    Removed convolutions and activations are gone, and all zero padding of a block stands at its
+    input, so border pixels differ from the original's. The model is left untouched.
+
+    Raises:
+        UsageError: If the graph is not the model's, or the plan does not cover the graph.
+        UnsupportedModelError: If a candidate cannot be merged exactly.
+    """
+    covered = [i for c in plan.candidates for i in range(c.block.start, c.block.end)]
+    if covered != list(range(len(graph.units))):
+        raise UsageError(
+            f"the plan covers {len(covered)} units in its own order, the graph has "
+            f"{len(graph.units)}; make the plan from this graph (MergePlan.of, or the search stage)"
+        )
+    traced = retrace(model, graph)
+    for candidate in plan.changed:
+        splice(traced, build_block(traced, candidate))
+    tidy(traced.module)
+    return RelaxedNet(traced.module, graph, plan)
+
+
+def retrace(model: nn.Module, graph: LayerGraph) -> TracedNetwork:
+    """Returns a traced copy of the model, after checking that it is the graph's.
+
+    Raises:
+        UsageError: If the model's layers are not those of the graph; its weights may differ.
+    """
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    example = torch.zeros(graph.input_shape, dtype=like.dtype, device=like.device)
+    traced = trace_network(model, example)
+    if _shape_of(traced.graph) != _shape_of(graph):
+        raise UsageError(
+            f"the graph of {len(graph.units)} units is not that of this {type(model).__name__}, "
+            f"which has {len(traced.graph.units)}; trace the model again (the inspect stage)"
+        )
+    return replace(traced, graph=graph)
+
+
+def _shape_of(graph: LayerGraph) -> LayerGraph:
+    """Returns the graph without what depends on the values of weights."""
+    return replace(graph, units=tuple(replace(u, weight_l1=0.0) for u in graph.units))
