@@ -185,6 +185,14 @@ def test_a_complete_run_without_gaps_says_so() -> None:
     assert "Nothing is known to be unverified." in _text(run)
 
 
+def test_what_the_verification_left_open_is_on_the_first_screen_once() -> None:
+    run = fakes.resnet_run()
+    said = ["No labels: accuracy is unknown.", run.unverified[0]]
+    run = replace(run, verify={"schema": "trt-layermerge/verify@1", "unverified": said})
+    assert gaps(run) == (run.unverified[0], said[0])
+    assert "verify@1" not in _text(run)
+
+
 def test_a_missed_budget_says_by_how_much() -> None:
     run = fakes.resnet_run()
     run = replace(run, summary={**run.summary, "budget_ms": 0.4})
@@ -232,7 +240,8 @@ def test_long_histories_and_tables_are_cut_and_say_so() -> None:
     rows = [{"block": i} for i in range(130)]
     history = tuple(Epoch(i, 1 / i, 0.5 + (i == 20) / 10) for i in range(1, 41))
     text = _text(replace(fakes.resnet_run(), certificate={"blocks": rows}, history=history))
-    assert "30 more rows stand in the file." in text
+    assert "block|0|1|2|" in text
+    assert "|98|99| |30 more rows stand in the file." in text
     assert "First, best and last of 40 epochs" in text
     assert "20|0.05|60.00 %" in text
 

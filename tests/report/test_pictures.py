@@ -53,6 +53,7 @@ def test_pictures_are_whole_self_contained_and_deterministic(name: str) -> None:
     addresses = set(re.findall(r'https?://[^"\s<]+', svg))
     assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
     assert "<script" not in svg
+    assert "metadata" not in svg
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
@@ -74,6 +75,13 @@ def test_frontier_names_budget_chosen_and_original() -> None:
     words = _words(DRAWINGS["frontier"]())
     for expected in ("budget 0.4200 ms", "chosen 0.4120 ms", "original", "finalist as measured"):
         assert expected in words
+
+
+def test_a_long_frontier_stays_a_small_picture() -> None:
+    points = tuple(FrontierPoint(1 + i / 20000, math.log1p(i)) for i in range(20000))
+    svg = frontier_plot(points, points[9000], None, (), 1.5)
+    assert svg is not None
+    assert len(svg) < 60_000
 
 
 def test_comparison_writes_values_and_intervals() -> None:

@@ -18,7 +18,7 @@ def answers(report: RunReport) -> tuple[Answer, ...]:
 
 
 def gaps(report: RunReport) -> tuple[str, ...]:
-    """Returns what was not verified: what the run says, and what its missing parts imply."""
+    """Returns what was not verified: what run and verification say, what missing parts imply."""
     implied = (
         (report.bench is None, "The two networks were not benchmarked side by side."),
         (not {"original", "merged"} <= set(report.accuracies), "Accuracy was not compared."),
@@ -27,7 +27,9 @@ def gaps(report: RunReport) -> tuple[str, ...]:
         (report.verify is None, "The exported network was not compared with the trained one."),
         (report.engine is None, "No engine was built, so none was checked."),
     )
-    return (*report.unverified, *(sentence for missing, sentence in implied if missing))
+    said = (report.verify or {}).get("unverified", ())
+    missing = (sentence for absent, sentence in implied if absent)
+    return tuple(dict.fromkeys([*report.unverified, *map(str, said), *missing]))
 
 
 def _usable(*values: float | None) -> bool:

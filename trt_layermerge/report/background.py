@@ -67,7 +67,10 @@ def proof(report: RunReport) -> Section:
 
 
 def _object(words: str, value: Mapping[str, Any] | None, otherwise: str) -> tuple[Part, ...]:
-    return (Paragraph(words), *nested_parts(value)) if value else (Paragraph(otherwise),)
+    if not value:
+        return (Paragraph(otherwise),)
+    fields = {name: inner for name, inner in value.items() if name != "schema"}
+    return (Paragraph(words), *nested_parts(fields))
 
 
 def barriers(report: RunReport) -> Section:

@@ -60,7 +60,7 @@ def draw(
         inches = (width / POINTS_PER_INCH, height / POINTS_PER_INCH)
         figure = Figure(figsize=inches, layout="constrained")
         paint(figure)
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(stream, format="svg")
     return svg_picture(_body(stream.getvalue()), width, height, label)
 
 
@@ -94,7 +94,7 @@ def note(
 
 
 def _body(svg: str) -> str:
-    """Returns the drawing without head, metadata, page-wide style and unused identifiers."""
+    """Returns the drawing without head, metadata (a date), page-wide style, unused identifiers."""
     inner = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
     inner = re.sub(r"<metadata>.*?</metadata>", "", inner, flags=re.DOTALL)
     inner = re.sub(r"<style[^>]*>.*?</style>", "", inner, flags=re.DOTALL)

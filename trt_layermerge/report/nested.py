@@ -22,7 +22,7 @@ def nested_parts(value: Mapping[str, Any]) -> tuple[Part, ...]:
         columns = tuple(dict.fromkeys(str(key) for row in rows for key in row))
         cells = tuple(tuple(_cell(row.get(c, "")) for c in columns) for row in rows[:MAX_ROWS])
         numeric = tuple(i for i, c in enumerate(columns) if _is_number(rows[0].get(c)))
-        parts += [Paragraph(f"{path}, {len(rows)} rows:"), Table(columns, cells, numeric)]
+        parts += [Paragraph(f"{path} ({len(rows)}):"), Table(columns, cells, numeric)]
         if len(rows) > MAX_ROWS:
             parts.append(Paragraph(f"{len(rows) - MAX_ROWS} more rows stand in the file."))
     return tuple(parts)

@@ -29,6 +29,8 @@ __all__ = [
 ]
 
 WIDTH = 960
+MAX_POINTS = 500
+MAX_MARKERS = 120
 
 
 def _finite(*values: float | None) -> bool:
@@ -45,20 +47,23 @@ def frontier_plot(
     """Returns the non-dominated plans, what was chosen, and where the finalists measured.
 
     The worst plans are left out where they would squeeze the rest: the scores drawn reach from the
-    best to four times as far below it as the chosen plan.
+    best to four times as far below it as the chosen plan. Of more than ``MAX_POINTS`` plans,
+    every n-th is drawn, and the last.
     """
     every = sorted((p.latency_ms, p.score) for p in points if _finite(p.latency_ms, p.score))
     if not every:
         return None
     floor = _floor([score for _, score in every], chosen)
     shown = [(ms, score) for ms, score in every if score >= floor]
+    shown = shown[:: len(shown) // MAX_POINTS + 1] + shown[-1:]
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         quiet_axes(axes, "predicted latency, ms", "score (higher is better)")
         latencies, scores = zip(*shown, strict=True)
         axes.step(latencies, scores, where="post", color=STONE, label="best plan at a latency")
-        axes.plot(latencies, scores, ".", color=STONE, markersize=3.5)
+        if len(shown) <= MAX_MARKERS:
+            axes.plot(latencies, scores, ".", color=STONE, markersize=3.5)
         _measured_finalists(axes, finalists)
         if original and _finite(original.latency_ms, original.score):
             spot = (original.latency_ms, original.score)
