@@ -42,12 +42,13 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
                 if module.bias is not None:
                     module.bias.copy_(normal(module.bias, 0.3))
             elif isinstance(module, nn.BatchNorm2d):
-                assert module.running_mean is not None and module.running_var is not None
-                signs = torch.where(uniform(module.weight, 0, 1) < 0.25, -1.0, 1.0)
-                module.weight.copy_(uniform(module.weight, 0.5, 1.5) * signs)
-                module.bias.copy_(normal(module.bias, 0.3))
-                module.running_mean.copy_(normal(module.running_mean, 0.3))
-                module.running_var.copy_(uniform(module.running_var, 0.5, 2.0))
+                if module.affine:
+                    signs = torch.where(uniform(module.weight, 0, 1) < 0.25, -1.0, 1.0)
+                    module.weight.copy_(uniform(module.weight, 0.5, 1.5) * signs)
+                    module.bias.copy_(normal(module.bias, 0.3))
+                if module.running_mean is not None and module.running_var is not None:
+                    module.running_mean.copy_(normal(module.running_mean, 0.3))
+                    module.running_var.copy_(uniform(module.running_var, 0.5, 2.0))
     return model.eval()
 
 
