@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import TypeAlias
 
 from trt_layermerge.core.device import PRECISIONS, Precision
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.errors import CorruptInputError
+
+Figures: TypeAlias = Mapping[str, float | None]
+TINY = math.ulp(0.0)
+"""The smallest figure above 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +56,27 @@ def summary_json(
     Raises:
         CorruptInputError: If a figure is not finite or out of its range; all are named.
     """
-    latencies = {
-        "original.latency_ms": original.latency_ms,
-        "merged.latency_ms": merged.latency_ms,
-        "speedup": speedup,
-        "predicted_ms": predicted_ms,
-        "budget_ms": budget_ms,
-    }
-    shares = {
-        "original.accuracy": original.accuracy,
-        "repaired.accuracy": repaired_accuracy,
-        "merged.accuracy": merged.accuracy,
-    }
-    counts = {
-        "original.convs": original.convs,
-        "original.activations": original.activations,
-        "merged.convs": merged.convs,
-        "merged.activations": merged.activations,
-        "certificate_max_rel_error": certificate_max_rel_error,
-    }
-    wrong = [
-        *(f"{k} {v!r} is not above 0" for k, v in latencies.items() if not _within(v, 5e-324)),
-        *(f"{k} {v!r} is not in 0…1" for k, v in shares.items() if not _within(v, 0, 1)),
-        *(f"{k} {v!r} is negative or not finite" for k, v in counts.items() if not _within(v, 0)),
-    ]
+    wrong = _faults(
+        above={
+            "original.latency_ms": original.latency_ms,
+            "merged.latency_ms": merged.latency_ms,
+            "speedup": speedup,
+            "predicted_ms": predicted_ms,
+            "budget_ms": budget_ms,
+        },
+        shares={
+            "original.accuracy": original.accuracy,
+            "repaired.accuracy": repaired_accuracy,
+            "merged.accuracy": merged.accuracy,
+        },
+        counts={
+            "original.convs": original.convs,
+            "original.activations": original.activations,
+            "merged.convs": merged.convs,
+            "merged.activations": merged.activations,
+            "certificate_max_rel_error": certificate_max_rel_error,
+        },
+    )
     if precision not in PRECISIONS:
         wrong.append(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     if batch < 1 or any(n < 1 for n in input_shape):
@@ -98,6 +101,15 @@ def summary_json(
         "preprocess": preprocess.to_json(),
         "input": {"name": input_name, "shape": list(input_shape)},
     }
+
+
+def _faults(above: Figures, shares: Figures, counts: Figures) -> list[str]:
+    """Returns a sentence for every figure out of its range: above 0, 0 to 1, not below 0."""
+    return [
+        *(f"{k} {v!r} is not above 0" for k, v in above.items() if not _within(v, TINY)),
+        *(f"{k} {v!r} is not in 0…1" for k, v in shares.items() if not _within(v, 0, 1)),
+        *(f"{k} {v!r} is negative or not finite" for k, v in counts.items() if not _within(v, 0)),
+    ]
 
 
 def _within(value: float | None, low: float, high: float = math.inf) -> bool:
