@@ -65,6 +65,7 @@ OWN: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_option_of_a_stage_is_a_key_of_the_recipe(fake: FakePipeline, stage: str) -> None:
     own, own_keys = OWN.get(stage, (MEASURE, MEASURE_KEYS))
+    fake.result = {"engines": []}
     # Views have tests of their own; here only what is asked matters.
     arguments = f"{stage} --run x --runs-dir some/where {SHARED} {own} --json".split()
     assert main(arguments) == 0
@@ -109,6 +110,18 @@ def test_a_single_stage_of_a_run_shows_its_own_result(
     fake.result = {"max_rel_error": 0.5}
     assert main(["run", "--run", "x", "--only", "merge"]) == 0
     assert capsys.readouterr().out.split() == ["max", "rel", "error", "0.5"]
+
+
+def test_build_fails_if_no_engine_was_built(
+    fake: FakePipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = {"precision": "fp32", "plan": None, "error": "no TensorRT here"}
+    built = {"precision": "fp16", "plan": "engines/any/model.fp16.plan", "error": None}
+    fake.result = {"engines": [refused]}
+    assert main(["build", "--run", "x"]) == 4
+    assert capsys.readouterr().err == "error: no TensorRT here\n"
+    fake.result = {"engines": [refused, built]}
+    assert main(["build", "--run", "x"]) == 0
 
 
 def test_every_stage_has_a_verb_and_every_verb_says_what_it_does() -> None:

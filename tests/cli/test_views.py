@@ -35,14 +35,14 @@ SUMMARY: dict[str, Any] = {
     "original": {
         "accuracy": 0.9512,
         "latency_ms": 0.51234,
-        "latency_p10_ms": 0.5,
-        "latency_p90_ms": 0.53,
         "convs": 21,
         "activations": 19,
     },
     "repaired": {"accuracy": 0.9},
     "merged": {"accuracy": 0.9478, "latency_ms": 0.256, "convs": 10, "activations": 9},
     "speedup": 2.0013,
+    "speedup_low": 1.95,
+    "speedup_high": 2.1,
     "predicted_ms": 0.25,
     "budget_ms": 0.26,
     "certificate_max_rel_error": 1.23e-6,
@@ -59,10 +59,10 @@ def test_the_summary_sets_original_beside_merged() -> None:
         "Result",
         "original merged",
         "accuracy on test 95.12 % 94.78 %",
-        "latency, ms 0.5123 (0.5 to 0.53) 0.256",
+        "latency, ms 0.5123 0.256",
         "convolutions 21 10",
         "activations 19 9",
-        "speedup 2.00x",
+        "speedup 2.00x (1.95x to 2.10x)",
         "measured on onnxruntime, fp32, batch 1",
         "predicted ms 0.25",
         "measured ms 0.256",
@@ -98,7 +98,7 @@ def test_inspect_shows_units_residuals_barriers_and_counts() -> None:
     assert "1:3 identity" in printed
     assert "pool – pooling [of] a kind" in printed
     assert "conv0 0 no" in printed
-    assert "3 units in 2 segments; 4 blocks; 7 candidates (5 compose, 2 fit)" in printed
+    assert "3 units in 2 segments; 4 blocks; 7 candidates (compose 5, fit 2)" in printed
     assert "3 they do not line up" in printed
 
 
@@ -122,16 +122,28 @@ def test_a_plan_shows_what_changes_and_the_totals() -> None:
     assert "blocks replaced 1" in printed
 
 
+def test_records_become_tables() -> None:
+    engines = [
+        {"precision": "fp32", "plan": "a.plan", "error": None, "deep": [1]},
+        {"precision": "fp16", "plan": None, "error": "no [driver]", "deep": []},
+    ]
+    assert [line for line in lines(fields_view({"engines": engines})) if set(line) - set("─")] == [
+        "engines",
+        "precision plan error",
+        "fp32 a.plan –",
+        "fp16 – no [driver]",
+    ]
+
+
 def test_nested_values_stay_in_their_file() -> None:
     result = {
         "schema": "x@1",
-        "blocks": [{"start": 1}],
         "shape": [1, 3],
         "repairs": {"none": 2, "block": 1},
         "deep": {"a": {"b": 1}},
         "error": None,
     }
-    assert lines(fields_view(result)) == ["shape 1, 3", "repairs 2 none, 1 block", "error –"]
+    assert lines(fields_view(result)) == ["shape 1, 3", "repairs none 2, block 1", "error –"]
 
 
 @pytest.mark.parametrize(

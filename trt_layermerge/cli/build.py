@@ -10,6 +10,7 @@ import typer
 from trt_layermerge.cli.options import BackendName, StageOptions
 from trt_layermerge.cli.stage import run_stage
 from trt_layermerge.cli.verb import Key
+from trt_layermerge.errors import DeviceError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,4 +31,7 @@ class BuildOptions(StageOptions):
 
 def build(options: BuildOptions) -> None:
     """Builds the engine with its sidecar."""
-    run_stage("build", options)
+    engines = run_stage("build", options)["engines"]
+    # A whole run goes on without an engine; who asks for one must hear that there is none.
+    if engines and all(engine["plan"] is None for engine in engines):
+        raise DeviceError(engines[0]["error"])

@@ -14,8 +14,8 @@ from trt_layermerge.pipeline.options import Reporter, RunOptions
 Result: TypeAlias = dict[str, Any]
 
 
-def run_stage(stage: str, options: StageOptions) -> None:
-    """Does one stage of a run and prints its result."""
+def run_stage(stage: str, options: StageOptions) -> Result:
+    """Does one stage of a run, prints its result and returns it."""
     request = RunOptions(
         run=options.run,
         runs_dir=options.runs_dir,
@@ -25,11 +25,12 @@ def run_stage(stage: str, options: StageOptions) -> None:
     )
     from trt_layermerge.pipeline import api
 
-    report(options, lambda reporter: api.run_stage(stage, request, reporter), stage)
+    return report(options, lambda reporter: api.run_stage(stage, request, reporter), stage)
 
 
-def report(options: SharedOptions, work: Callable[[Reporter], Result], stage: str) -> None:
-    """Does some work, its progress on stderr, and prints the result of a stage on stdout."""
+def report(options: SharedOptions, work: Callable[[Reporter], Result], stage: str) -> Result:
+    """Does some work, its progress on stderr; prints its result, that of a stage, and returns it."""
     with RichReporter(error_console(), options.loudness) as reporter:
         result = work(reporter)
     print_result(result, None if options.as_json else stage_view(stage, result))
+    return result

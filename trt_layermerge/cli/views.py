@@ -38,7 +38,7 @@ def as_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{as_text(v)} {k}" for k, v in value.items()) or NOTHING
+        return ", ".join(f"{k} {as_text(v)}" for k, v in value.items()) or NOTHING
     if _many(value):
         return ", ".join(as_text(v) for v in value) or NOTHING
     return str(value)
@@ -49,13 +49,28 @@ def _numeric(text: str) -> bool:
 
 
 def fields_view(result: Result) -> RenderableType:
-    """Returns the plain values of a result, one a line; what is nested stays in its file."""
+    """Returns plain values one a line, then a table for every list of records.
+
+    What is nested deeper stays in its file.
+    """
     grid = Table.grid(padding=(0, 2))
+    parts: list[RenderableType] = [grid]
     for key, value in result.items():
-        if key != "schema" and not _nested(value):
-            name = Text(key.replace("_", " "), style="bold")
-            grid.add_row(name, Text(as_text(value), overflow="fold"))
-    return grid
+        name = key.replace("_", " ")
+        if _records(value):
+            parts.append(_records_table(name, value))
+        elif key != "schema" and not _nested(value):
+            grid.add_row(Text(name, style="bold"), Text(as_text(value), overflow="fold"))
+    return Group(*parts)
+
+
+def _records_table(title: str, records: Sequence[Result]) -> Table:
+    columns = [k for k in records[0] if not any(_nested([r.get(k)]) for r in records)]
+    return table(title, columns, [[record.get(k) for k in columns] for record in records])
+
+
+def _records(value: Any) -> bool:
+    return _many(value) and bool(value) and all(isinstance(v, Mapping) for v in value)
 
 
 def _nested(value: Any) -> bool:
@@ -153,14 +168,14 @@ def summary_view(summary: Result) -> RenderableType:
         (label, show(original), show(merged))
         for label, show in (
             ("accuracy on test", _accuracy),
-            ("latency, ms", _latency),
+            ("latency, ms", lambda side: as_text(side.get("latency_ms"))),
             ("convolutions", lambda side: as_text(side.get("convs"))),
             ("activations", lambda side: as_text(side.get("activations"))),
         )
     ]
     setting = f"{summary.get('backend')}, {summary.get('precision')}, batch {summary.get('batch')}"
     facts = {
-        "speedup": _times(summary.get("speedup")),
+        "speedup": _speedup(summary),
         "measured_on": setting,
         "predicted_ms": summary.get("predicted_ms"),
         "measured_ms": merged.get("latency_ms"),
@@ -177,10 +192,9 @@ def _accuracy(side: Result) -> str:
     return NOTHING if value is None else f"{100 * value:.2f} %"
 
 
-def _latency(side: Result) -> str:
-    value, low, high = (side.get(k) for k in ("latency_ms", "latency_p10_ms", "latency_p90_ms"))
-    spread = "" if low is None or high is None else f" ({low:.4g} to {high:.4g})"
-    return NOTHING if value is None else f"{value:.4g}{spread}"
+def _speedup(summary: Result) -> str | None:
+    value, low, high = (_times(summary.get(f"speedup{end}")) for end in ("", "_low", "_high"))
+    return f"{value} ({low} to {high})" if value and low and high else value
 
 
 def _times(value: float | None) -> str | None:
