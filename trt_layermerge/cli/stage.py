@@ -29,7 +29,7 @@ def run_stage(stage: str, options: StageOptions) -> Result:
 
 
 def report(options: SharedOptions, work: Callable[[Reporter], Result], stage: str) -> Result:
-    """Does some work, its progress on stderr; prints its result, that of a stage, and returns it."""
+    """Does some work, its progress on stderr; prints and returns the result of a stage."""
     with RichReporter(error_console(), options.loudness) as reporter:
         result = work(reporter)
     print_result(result, None if options.as_json else stage_view(stage, result))
