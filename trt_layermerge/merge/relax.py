@@ -68,7 +68,7 @@ def relax(model: nn.Module, graph: LayerGraph, plan: MergePlan) -> RelaxedNet:
     for candidate in plan.changed:
         splice(traced, build_block(traced, candidate))
     tidy(traced.module)
-    return RelaxedNet(traced.module, graph, plan)
+    return RelaxedNet(traced.module, graph, plan).eval()
 
 
 def retrace(model: nn.Module, graph: LayerGraph) -> TracedNetwork:
