@@ -72,6 +72,14 @@ def test_scripted_models() -> None:
         trace(scripted, nets.example())
 
 
+@pytest.mark.parametrize(
+    ("wrap", "inside"), [(torch.compile, "_orig_mod"), (nn.DataParallel, "module")]
+)
+def test_wrapped_models(wrap, inside: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=rf"model\.{inside}"):
+        trace(wrap(nets.plain_chain()), nets.example())
+
+
 def test_hooks_on_the_model_itself() -> None:
     model = nets.plain_chain()
     model.register_forward_hook(lambda module, args, value: value * 2)

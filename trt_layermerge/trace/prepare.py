@@ -14,6 +14,13 @@ from trt_layermerge.errors import CorruptInputError, UnsupportedModelError
 
 Inputs: TypeAlias = tuple[torch.Tensor, ...]
 
+_WRAPPERS = {
+    "OptimizedModule": "_orig_mod",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+}
+"""Classes that wrap a network, and the attribute that holds it."""
+
 
 class NormThenAct(nn.BatchNorm2d):
     """The normalisation of a timm ``BatchNormAct2d``, whose ``drop`` and ``act`` run on their own.
@@ -67,12 +74,18 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
     """Returns a deep copy of the model in eval mode; the model itself stays untouched.
 
     Raises:
-        UnsupportedModelError: If it is compiled or scripted, has hooks, or cannot be copied.
+        UnsupportedModelError: If it is wrapped or scripted, has hooks, or cannot be copied.
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise UnsupportedModelError(
             "the model is a TorchScript module, whose Python code is gone; pass the nn.Module that "
             "it was scripted or traced from"
+        )
+    wrapper = next((name for name in _WRAPPERS if type(model).__name__ == name), None)
+    if wrapper is not None:
+        raise UnsupportedModelError(
+            f"the model is wrapped in {wrapper}, which tracing cannot enter; pass the network "
+            f"inside it: model.{_WRAPPERS[wrapper]}"
         )
     if has_hooks(model):
         raise UnsupportedModelError(
@@ -83,7 +96,7 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model).eval()
     except Exception as error:  # user modules may refuse in any way
         raise UnsupportedModelError(
-            f"the model cannot be copied: {first_line(error)}; undo weight_norm, pruning and other "
+            f"the model cannot be copied: {cause_of(error)}; undo weight_norm, pruning and other "
             "re-parametrisations (torch.nn.utils.remove_weight_norm, prune.remove) first"
         ) from error
 
@@ -117,7 +130,7 @@ def evaluate(model: nn.Module, inputs: Inputs) -> Any:
             return model(*(x.clone() for x in inputs))
     except Exception as error:  # user code may fail in any way
         raise UnsupportedModelError(
-            f"the model fails on an example input of shape {shapes(inputs)}: {first_line(error)}; "
+            f"the model fails on an example input of shape {shapes(inputs)}: {cause_of(error)}; "
             "pass an input of the shape, type and device that the model expects"
         ) from error
 
@@ -141,10 +154,10 @@ def shapes(inputs: Inputs) -> str:
     return ", ".join(str(tuple(x.shape)) for x in inputs)
 
 
-def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's text, or its type where it has none."""
+def cause_of(error: BaseException) -> str:
+    """Returns the first sentence of an error's text, or its type where it has none."""
     lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    return lines[0].split(". ")[0].rstrip(".") if lines else type(error).__name__
 
 
 def runs_forward_of(module: nn.Module, kind: Callable[..., Any]) -> bool:

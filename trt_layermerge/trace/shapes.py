@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from trt_layermerge.errors import UnsupportedModelError
-from trt_layermerge.trace.prepare import Inputs, first_line, shapes
+from trt_layermerge.trace.prepare import Inputs, cause_of, shapes
 
 
 class _ShapeRecorder(fx.Interpreter):
@@ -33,6 +33,6 @@ def record_shapes(network: fx.GraphModule, inputs: Inputs) -> None:
             _ShapeRecorder(network).run(*(x.clone() for x in inputs))
     except Exception as error:  # user code may fail in any way
         raise UnsupportedModelError(
-            f"the traced copy fails on an input of shape {shapes(inputs)}: {first_line(error)}; "
+            f"the traced copy fails on an input of shape {shapes(inputs)}: {cause_of(error)}; "
             "its forward takes decisions that tracing cannot see: move them into a submodule"
         ) from error

@@ -11,7 +11,7 @@ from torch import fx, nn
 from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.trace.activations import activation_of_module
 from trt_layermerge.trace.conv import is_conv
-from trt_layermerge.trace.prepare import NormThenAct, first_line, has_hooks
+from trt_layermerge.trace.prepare import NormThenAct, cause_of, has_hooks
 from trt_layermerge.trace.transparent import is_transparent_module
 
 
@@ -80,13 +80,13 @@ def symbolic_trace(root: nn.Module, inputs: int) -> tuple[fx.GraphModule, dict[s
         except Exception as error:
             if tracer.failed is None or tracer.failed[0] in opaque:
                 raise UnsupportedModelError(
-                    f"forward of {type(root).__name__} cannot be traced: {first_line(error)}; move "
+                    f"forward of {type(root).__name__} cannot be traced: {cause_of(error)}; move "
                     "code that depends on values or shapes of tensors into a submodule, which is "
-                    "then left as it is"
+                    "then left as it is, or pass the backbone alone"
                 ) from error
             name, cause = tracer.failed
             kind = type(root.get_submodule(name)).__name__
-            opaque = {**tracer.opaque, name: f"{kind} cannot be traced: {first_line(cause)}"}
+            opaque = {**tracer.opaque, name: f"{kind} cannot be traced: {cause_of(cause)}"}
             continue
         return fx.GraphModule(tracer.root, graph), tracer.opaque
 
