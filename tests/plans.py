@@ -13,6 +13,7 @@ from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.errors import UnsupportedModelError
 
 KINDS = ("compose", "fit", "identity")
+KERNELS = (1, 2, 3, 5)
 
 
 def composed(graph: LayerGraph, start: int, end: int, kept: Sequence[int]) -> Candidate:
@@ -60,24 +61,40 @@ def fitted(graph: LayerGraph, start: int, end: int, kernel: int, groups: int = 1
 
 
 def candidates_of(
-    graph: LayerGraph, rng: random.Random, kinds: Sequence[str] = KINDS, longest: int = 6
+    graph: LayerGraph,
+    rng: random.Random,
+    kinds: Sequence[str] = KINDS,
+    longest: int = 6,
+    kernels: Sequence[int] = KERNELS,
 ) -> Iterator[Candidate]:
     """Yields a few random candidates of every block that can be merged."""
     for block in graph.blocks("full"):
         if len(block) > longest:
             continue
         for kind in kinds:
-            candidate = _draw(graph, block, kind, rng)
+            candidate = _draw(graph, block, kind, rng, kernels)
             if candidate is not None and mergeable(graph, candidate) is None:
                 yield candidate
 
 
 def random_plan(
-    graph: LayerGraph, seed: int, kinds: Sequence[str] = KINDS, longest: int = 6
+    graph: LayerGraph,
+    seed: int,
+    kinds: Sequence[str] = KINDS,
+    longest: int = 6,
+    kernels: Sequence[int] = KERNELS,
 ) -> MergePlan:
-    """Returns a plan that replaces as many disjoint blocks as a random order allows."""
+    """Returns a plan that replaces as many disjoint blocks as a random order allows.
+
+    Args:
+        graph: What is planned.
+        seed: Decides everything.
+        kinds: Kinds of candidates to draw from.
+        longest: Units that a block may have at most.
+        kernels: Sizes of new convolutions.
+    """
     rng = random.Random(seed)
-    candidates = list(candidates_of(graph, rng, kinds, longest))
+    candidates = list(candidates_of(graph, rng, kinds, longest, kernels))
     rng.shuffle(candidates)
     taken: set[int] = set()
     chosen = []
@@ -89,9 +106,11 @@ def random_plan(
     return MergePlan.of(graph, chosen)
 
 
-def _draw(graph: LayerGraph, block: Block, kind: str, rng: random.Random) -> Candidate | None:
+def _draw(
+    graph: LayerGraph, block: Block, kind: str, rng: random.Random, kernels: Sequence[int]
+) -> Candidate | None:
     if kind == "fit":
-        return fitted(graph, block.start, block.end, rng.choice((1, 2, 3, 5)))
+        return fitted(graph, block.start, block.end, rng.choice(kernels))
     try:
         if kind == "identity":
             return removed(graph, block.start, block.end)

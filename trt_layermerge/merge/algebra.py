@@ -122,22 +122,22 @@ def compose(first: Kernel, second: Kernel) -> Kernel:
     if first.out_channels != second.in_channels:
         raise ValueError(f"{first.out_channels} channels do not feed {second.in_channels}")
     groups = math.gcd(first.groups, second.groups)
-    first, second = expand_groups(first, groups), expand_groups(second, groups)
-    inner = _split(first.weight, groups)
-    outer = _split(second.weight, groups)
+    if groups not in (first.groups, second.groups):
+        second = expand_groups(second, groups)
     (kh1, kh2, fh1, fh2, dh), (kw1, kw2, fw1, fw2, dw) = (_grid(first, second, a) for a in (0, 1))
     rows, columns = 1 + fh1 * (kh1 - 1) + fh2 * (kh2 - 1), 1 + fw1 * (kw1 - 1) + fw2 * (kw2 - 1)
-    merged = inner.new_zeros(groups, outer.shape[1], inner.shape[2], rows, columns)
-    flat = inner.flatten(2)
+    channels = second.out_channels, first.in_channels // groups
+    merged = first.weight.new_zeros(*channels, rows, columns)
     for u in range(kh2):
         for v in range(kw2):
-            term = (outer[..., u, v] @ flat).reshape(*merged.shape[:3], kh1, kw1)
+            term = _mix(first, second, second.weight[:, :, u, v])
             top, left = u * fh2, v * fw2
             bottom, right = top + fh1 * (kh1 - 1) + 1, left + fw1 * (kw1 - 1) + 1
-            merged[..., top:bottom:fh1, left:right:fw1] += term
-    through = (outer.sum((3, 4)) @ first.bias.reshape(groups, -1, 1)).flatten()
+            merged[:, :, top:bottom:fh1, left:right:fw1] += term
+    total = second.weight.sum((2, 3)).reshape(second.groups, -1, second.weight.shape[1])
+    through = (total @ first.bias.reshape(second.groups, -1, 1)).flatten()
     stride = (first.stride[0] * second.stride[0], first.stride[1] * second.stride[1])
-    return Kernel(merged.flatten(0, 1), second.bias + through, stride, (dh, dw), groups)
+    return Kernel(merged, second.bias + through, stride, (dh, dw), groups)
 
 
 def add_shortcut(branch: Kernel, path: Kernel, offset: Pair = (0, 0)) -> Kernel:
@@ -180,9 +180,19 @@ def expand_groups(kernel: Kernel, groups: int) -> Kernel:
     return replace(kernel, weight=weight, groups=groups)
 
 
-def _split(weight: Tensor, groups: int) -> Tensor:
-    """Returns ``(groups, C_out / groups, C_in / groups, kh, kw)``."""
-    return weight.reshape(groups, -1, *weight.shape[1:])
+def _mix(first: Kernel, second: Kernel, tap: Tensor) -> Tensor:
+    """Returns Σ_c tap[o, c] · W1[c, i, t], ``(C_out, C_in / groups, kh1, kw1)``.
+
+    One group count divides the other, so each finer group meets one coarser group and nothing has
+    to be expanded.
+    """
+    fine, coarse = max(first.groups, second.groups), min(first.groups, second.groups)
+    out, inner, taps = len(tap) // second.groups, first.weight.shape[1], first.weight.shape[2:]
+    rows = first.weight.reshape(fine, -1, inner * taps.numel())
+    outer = tap.reshape(second.groups, out, fine // second.groups, -1)
+    product = outer.transpose(1, 2).reshape(fine, out, -1) @ rows
+    split = product.reshape(second.groups, fine // second.groups, out, inner, *taps)
+    return split.transpose(1, 2).reshape(len(tap), first.in_channels // coarse, *taps)
 
 
 def _grid(first: Kernel, second: Kernel, axis: int) -> tuple[int, int, int, int, int]:

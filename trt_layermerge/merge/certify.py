@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from trt_layermerge.errors import UsageError
-from trt_layermerge.merge.block import block_key
+from trt_layermerge.merge.block import RelaxedBlock, block_key
 from trt_layermerge.merge.collapse import collapse
 from trt_layermerge.merge.relax import RelaxedNet
-from trt_layermerge.merge.surgery import block_path, truncated
+from trt_layermerge.merge.surgery import block_path
 
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-10}
+EXACT_IMAGES = 2
 ROUNDING = {torch.float32: 2.0**-23, torch.float64: 1e-10}
 
 
@@ -89,7 +89,8 @@ def certify(relaxed: RelaxedNet, merged: nn.Module, example_inputs: Tensor) -> C
     Args:
         relaxed: What was merged.
         merged: What ``collapse`` made of it.
-        example_inputs: Images ``(N, C, H, W)``, better real ones than noise.
+        example_inputs: Images ``(N, C, H, W)``, better real ones than noise. All serve in the
+            network's own type, the first two in float64.
 
     Raises:
         UsageError: If the networks are neither in float32 nor in float64.
@@ -101,24 +102,30 @@ def certify(relaxed: RelaxedNet, merged: nn.Module, example_inputs: Tensor) -> C
         )
     relaxed = copy.deepcopy(relaxed).eval()
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        checks = list(_compare(relaxed, copy.deepcopy(merged).eval(), example_inputs.to(dtype)))
+        checks = _compare(relaxed, copy.deepcopy(merged).eval(), example_inputs.to(dtype))
         exact = collapse(relaxed.double())
         if dtype != torch.float64:
-            checks += _compare(relaxed, exact, example_inputs.double())
+            checks += _compare(relaxed, exact, example_inputs[:EXACT_IMAGES].double())
     checks.append(_compare_weights(merged, exact, ROUNDING[dtype]))
     return Certificate(tuple(checks))
 
 
-def _compare(relaxed: RelaxedNet, merged: nn.Module, x: Tensor) -> Iterator[Check]:
-    """Yields the comparison of the network, then of each changed block."""
-    yield _check("network", "whole", relaxed(x), merged(x))
+def _compare(relaxed: RelaxedNet, merged: nn.Module, x: Tensor) -> list[Check]:
+    """Returns the comparison of the network, then of each changed block on what reaches it."""
     modules = dict(merged.named_modules())
-    for candidate in relaxed.plan.changed:
-        key, path = block_key(candidate.block), block_path(candidate.block)
-        (call,) = relaxed.net.graph.find_nodes(op="call_module", target=path)
-        value = truncated(relaxed.net, call.all_input_nodes[0].name)(x)
-        counterpart = modules.get(path, nn.Identity())
-        yield _check(key, candidate.kind, relaxed.blocks[key](value), counterpart(value))
+    checks: list[Check] = []
+
+    def compare(block: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(block, RelaxedBlock)
+        place = block.candidate.block
+        counterpart = modules.get(block_path(place), nn.Identity())
+        checks.append(_check(block_key(place), block.candidate.kind, output, counterpart(args[0])))
+
+    handles = [b.register_forward_hook(compare) for b in relaxed.blocks.values()]
+    expected = relaxed(x)
+    for handle in handles:
+        handle.remove()
+    return [_check("network", "whole", expected, merged(x)), *checks]
 
 
 def _compare_weights(merged: nn.Module, exact: nn.Module, tolerance: float) -> Check:
