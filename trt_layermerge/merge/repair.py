@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -78,7 +78,7 @@ def repair(
         original = truncated(traced.module, block_ports(traced, candidate).target)
         block = relaxed.blocks[block_key(candidate.block)]
         pairs = Pairs(images, partial(_run_both, before, original, batches))
-        _fit(block, pairs, method, seed=0)
+        _fit(block, pairs, method, 0, [])
     relaxed.train(training)
 
 
@@ -105,8 +105,26 @@ def repair_block(
     Raises:
         UsageError: If the method is unknown.
     """
+    for _ in repair_in_turn(block, inputs, targets, [method], seed):
+        pass
+
+
+@torch.no_grad()
+def repair_in_turn(
+    block: RelaxedBlock, inputs: Tensor, targets: Tensor, methods: Sequence[str], seed: int = 0
+) -> Iterator[str]:
+    """Yields each method once the block is fitted by it, in place and from its first state.
+
+    Moments are gathered once for all least squares. Arguments and errors as ``repair_block``.
+    """
     parts = [(torch.split(t, CHUNK_IMAGES)) for t in (inputs, targets)]
-    _fit(block, Pairs(len(inputs), lambda: zip(*parts, strict=True)), method, seed)
+    pairs = Pairs(len(inputs), lambda: zip(*parts, strict=True))
+    start = {name: value.clone() for name, value in block.state_dict().items()}
+    moments: list[Moments] = []
+    for method in methods:
+        block.load_state_dict(start)
+        _fit(block, pairs, method, seed, moments)
+        yield method
 
 
 @torch.no_grad()
@@ -133,7 +151,8 @@ def reestimate_bn(module: nn.Module, batches: Iterable[Any]) -> None:
         part.training = training
 
 
-def _fit(block: RelaxedBlock, pairs: Pairs, method: str, seed: int) -> None:
+def _fit(block: RelaxedBlock, pairs: Pairs, method: str, seed: int, known: list[Moments]) -> None:
+    """Fits a block in place; moments are taken from ``known``, or gathered and left there."""
     if method not in REPAIRS:
         raise UsageError(f"unknown repair {method!r}; choose one of {', '.join(REPAIRS)}")
     last = block.last
@@ -143,7 +162,9 @@ def _fit(block: RelaxedBlock, pairs: Pairs, method: str, seed: int) -> None:
         if any(isinstance(m, _BatchNorm) for m in block.modules()):
             reestimate_bn(block, (inputs for inputs, _ in pairs.batches()))
         return
-    moments = gather(block, last, pairs, seed)
+    if not known:
+        known.append(gather(block, last, pairs, seed))
+    moments = known[0]
     if method == "ls-identity":
         solution = moments.solve(STRONG_RIDGE, _start(block, last))
     else:
