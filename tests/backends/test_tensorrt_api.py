@@ -86,7 +86,9 @@ def test_profile_reaches_the_builder_and_is_checked():
 def modules(monkeypatch, tmp_path):
     """Hides every real TensorRT and returns a way to put modules of one line in its place."""
     for name in ("tensorrt", "tensorrt_rtx"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+        # Set first: only what was there is put back, or taken out, after the test.
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
 
     def install(name, text):
