@@ -1,6 +1,7 @@
 """Makes trained CNNs shallower by measured latency, and builds TensorRT engines of them.
 
-The names below are loaded when first used: importing the package imports neither torch nor TensorRT.
+The names below are loaded when first used: importing the package imports neither torch nor
+TensorRT.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python examples/glyphs/subset.py DIR
 
-``DIR`` holds the full ``train.npz``, ``val.npz`` and ``test.npz``. Images are drawn at random with a
-fixed seed, within each file, so no font moves from one split to another.
+``DIR`` holds the full ``train.npz``, ``val.npz`` and ``test.npz``. Images are drawn at random with
+a fixed seed, within each file, so no font moves from one split to another.
 """
 
 from __future__ import annotations

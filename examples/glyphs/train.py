@@ -1,9 +1,9 @@
 """Trains one of the glyph networks from scratch and writes its weights as safetensors.
 
-    python examples/glyphs/train.py resnet20 --data DIR --out examples/glyphs/weights/resnet20.safetensors
+    python examples/glyphs/train.py resnet20 --data DIR --out weights/resnet20.safetensors
 
-``DIR`` holds the full ``train.npz`` and ``val.npz``. The epoch count is fixed beforehand and the last
-epoch's weights are kept; ``val`` is only printed, and ``test`` is never opened here.
+``DIR`` holds the full ``train.npz`` and ``val.npz``. The epoch count is fixed beforehand and the
+last epoch's weights are kept; ``val`` is only printed, and ``test`` is never opened here.
 """
 
 from __future__ import annotations
@@ -75,9 +75,11 @@ def main() -> None:
     optimiser = torch.optim.AdamW(model.parameters(), options.lr, weight_decay=options.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser,
-        lambda t: (t + 1) / warm_up
-        if t < warm_up
-        else 0.5 * (1 + math.cos(math.pi * (t - warm_up) / (total - warm_up))),
+        lambda t: (
+            (t + 1) / warm_up
+            if t < warm_up
+            else 0.5 * (1 + math.cos(math.pi * (t - warm_up) / (total - warm_up)))
+        ),
     )
     for epoch in range(options.epochs):
         started, loss_sum = time.perf_counter(), 0.0
