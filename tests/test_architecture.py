@@ -179,6 +179,20 @@ def test_modules_and_functions_stay_small(path: Path) -> None:
     assert too_long == []
 
 
+def test_every_extra_that_an_error_names_exists() -> None:
+    extras = (PACKAGE.parent / "pyproject.toml").read_text()
+    named = {
+        call.args[2].value
+        for path in FILES
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call)
+        and ast.unparse(call.func) == "MissingDependencyError"
+        and isinstance(call.args[2], ast.Constant)
+    }
+    assert "onnxruntime" in named
+    assert [name for name in sorted(named) if f"\n{name} = [" not in extras] == []
+
+
 BLOCKED = """
 import sys
 
