@@ -68,9 +68,9 @@ def scale_kernel(scale: Tensor, shift: Tensor) -> Kernel:
     return Kernel(weight, shift.double(), groups=channels)
 
 
-def identity_kernel(channels: int) -> Kernel:
+def identity_kernel(channels: int, device: torch.device | None = None) -> Kernel:
     """Returns y = x as a depthwise kernel of one tap."""
-    return scale_kernel(torch.ones(channels), torch.zeros(channels))
+    return scale_kernel(torch.ones(channels, device=device), torch.zeros(channels, device=device))
 
 
 def bn_affine(

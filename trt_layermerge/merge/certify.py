@@ -95,17 +95,18 @@ def certify(relaxed: RelaxedNet, merged: nn.Module, example_inputs: Tensor) -> C
     Raises:
         UsageError: If the networks are neither in float32 nor in float64.
     """
-    dtype = next(relaxed.parameters()).dtype
+    like = next(relaxed.parameters())
+    dtype, images = like.dtype, example_inputs.to(like.device, like.dtype)
     if dtype not in TOLERANCES:
         raise UsageError(
             f"a network in {dtype} cannot be certified; merge it in float32 (.float())"
         )
     relaxed = copy.deepcopy(relaxed).eval()
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        checks = _compare(relaxed, copy.deepcopy(merged).eval(), example_inputs.to(dtype))
+        checks = _compare(relaxed, copy.deepcopy(merged).eval(), images)
         exact = collapse(relaxed.double())
         if dtype != torch.float64:
-            checks += _compare(relaxed, exact, example_inputs[:EXACT_IMAGES].double())
+            checks += _compare(relaxed, exact, images[:EXACT_IMAGES].double())
     checks.append(_compare_weights(merged, exact, ROUNDING[dtype]))
     return Certificate(tuple(checks))
 

@@ -98,8 +98,9 @@ def _closed(block: ComposedBlock, step: Close, branch: Kernel | None) -> Kernel 
     modules = block.paths(step.residual)
     if branch is None and len(modules) == 1 and step.residual.shortcuts[0].identity:
         return None
+    device = next(block.parameters(), torch.zeros(())).device
     paths = [
-        (_path_kernel(module, step.channels), offset)
+        (_path_kernel(module, step.channels, device), offset)
         for module, offset in zip(modules, step.offsets, strict=True)
     ]
     if branch is None:
@@ -110,10 +111,10 @@ def _closed(block: ComposedBlock, step: Close, branch: Kernel | None) -> Kernel 
     return branch
 
 
-def _path_kernel(module: nn.Module, channels: int) -> Kernel:
+def _path_kernel(module: nn.Module, channels: int, device: torch.device) -> Kernel:
     if isinstance(module, ConvNorm | nn.BatchNorm2d):
         return kernel_of(module)
-    return identity_kernel(channels)
+    return identity_kernel(channels, device)
 
 
 def _after(first: Kernel | None, second: Kernel) -> Kernel:
