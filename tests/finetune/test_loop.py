@@ -151,7 +151,7 @@ def test_the_seed_decides_and_the_callers_randomness_is_left_alone(
 
 
 @pytest.mark.parametrize("change", ["recipe", "start", "images", "teacher"])
-def test_the_state_of_another_training_is_refused(
+def test_the_state_of_another_training_is_set_aside(
     change: str, make_data: MakeData, make_net: MakeNet, tmp_path: Path
 ) -> None:
     state = tmp_path / "s"
@@ -167,9 +167,11 @@ def test_the_state_of_another_training_is_refused(
         arguments["train"] = make_data(30)
     else:
         arguments["teacher"] = make_net(1)
-    with pytest.raises(UsageError, match="another training"):
-        finetune(**arguments, val=None, recipe=recipe, state_path=state)
-    assert state.read_bytes() == kept
+    result = finetune(**arguments, val=None, recipe=recipe, state_path=state)
+    assert result.resumed_epochs == 0
+    assert state.read_bytes() != kept
+    aside = [p for p in tmp_path.glob("s.*")]
+    assert [p.read_bytes() for p in aside] == [kept]
 
 
 def test_damaged_states_end_in_our_errors(

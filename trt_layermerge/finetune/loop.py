@@ -78,7 +78,7 @@ def finetune(
     The last epoch's weights are kept (or their running mean, ``ema_decay``): ``val`` is only
     reported, nothing is selected by it. With ``state_path``, the state is written after every
     epoch; the same call with the same start continues from it, and ends, on a CPU with the same
-    number of threads, with the very same bits.
+    number of threads, with the very same bits. The state of another start or recipe is renamed.
 
     Args:
         student: The network at its start.
@@ -91,8 +91,7 @@ def finetune(
         device: Name of a torch device.
 
     Raises:
-        UsageError: If the recipe distils without a teacher, the state belongs to another
-            training, or the loss diverges.
+        UsageError: If the recipe distils without a teacher, or the loss diverges.
         CorruptInputError: If the state is damaged, or the first loss is not finite.
         DeviceError: If the state cannot be written.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from trt_layermerge.core.jsonio import damage, schema_name, sha256_bytes, sha256_json, write_bytes
-from trt_layermerge.errors import CorruptInputError, UsageError
+from trt_layermerge.errors import CorruptInputError, DeviceError
 from trt_layermerge.finetune.recipe import FinetuneRecipe
+
+log = logging.getLogger(__name__)
 
 Tensors = dict[str, Tensor]
 
@@ -62,11 +65,13 @@ def save_state(path: Path, state: TrainState, run: str) -> None:
 
 
 def load_state(path: Path, run: str) -> TrainState | None:
-    """Returns the state of a file, or None if there is no file.
+    """Returns the state of a file, or None if there is none of this training.
+
+    A state of another start or recipe may have taken days: it is renamed, not overwritten.
 
     Raises:
-        UsageError: If it belongs to another start or recipe.
         CorruptInputError: If it is damaged.
+        DeviceError: If it cannot be renamed.
     """
     if not path.exists():
         return None
@@ -82,15 +87,23 @@ def load_state(path: Path, run: str) -> TrainState | None:
         if header["schema"] != schema_name("finetune-state"):
             raise ValueError(f"schema is {header['schema']!r}")
         if header["run"] != run:
-            raise UsageError(
-                f"{path} is the state of another training: the start, the recipe or the number of "
-                "images differs; delete it to train anew, or choose another run (--run NAME)"
-            )
+            _set_aside(path, header["run"])
+            return None
         parts: dict[str, Tensors] = {"model": {}, "optimiser": {}, "mean": {}}
         for name, value in tensors.items():
             part, _, rest = name.partition("/")
             parts[part][rest] = value
         return TrainState(**parts, history=list(json.loads(header["history"])))
+
+
+def _set_aside(path: Path, run: str) -> None:
+    """Renames the state of another training after its run."""
+    kept = path.with_name(f"{path.stem}.{sha256_bytes(run.encode())[:8]}{path.suffix}")
+    try:
+        path.rename(kept)
+    except OSError as error:
+        raise DeviceError(f"cannot rename {path}: {error.strerror or error}; move it") from error
+    log.warning("%s is of another start or recipe: kept as %s, training anew", path, kept.name)
 
 
 def _bytes(value: Tensor) -> bytes:

@@ -19,6 +19,7 @@ from trt_layermerge.importance.values import RecordedValues, finish, record, res
 from trt_layermerge.merge.block import Ports, RelaxedBlock, block_ports, build_block
 from trt_layermerge.merge.relax import retrace
 from trt_layermerge.merge.repair import REPAIRS, repair_in_turn
+from trt_layermerge.trace import TracedNetwork
 from trt_layermerge.trace.activations import activation_module
 
 _FITS = ("ls-zero", "ls-identity", "ls-variance")
@@ -70,31 +71,29 @@ class CalibrateScorer:
         score_images: Tensor,
         *,
         repairs: Sequence[str] = REPAIRS,
-        batch: int = 128,
+        batch: int = 64,
         limit_bytes: int = 2 << 30,
         seed: int = 0,
     ) -> None:
         self._traced = retrace(model, graph)
-        network = self._traced.module
+        network = self._traced.module.to(memory_format=torch.channels_last)
         if len(network.graph.find_nodes(op="placeholder")) != 1:
             raise UnsupportedModelError(
                 "the network takes more than one input, and candidates are scored on images alone; "
                 "wrap it in a module whose forward takes one tensor"
             )
-        self._repairs, self._seed, self._limit_bytes = repairs, seed, limit_bytes
+        self._repairs, self._seed, self._limit_bytes = tuple(repairs), seed, limit_bytes
         self._rests = {u.nodes.out: rest_of(network, u.nodes.out) for u in graph.units}
-        ends = {name for u in graph.units for name in (u.nodes.branch, u.nodes.sum)}
-        sources = {n.name: n.all_input_nodes[:1] for n in network.graph.nodes}
-        inputs = {sources[u.nodes.conv][0].name for u in graph.units}
+        ends = _block_ends(self._traced)
         context = {name for rest in self._rests.values() for name in rest.needed}
-        self._fit = RecordedValues(network, fit_images, ends | inputs, batch, limit_bytes)
-        self._score = RecordedValues(
-            network, score_images, ends | inputs | context, batch, limit_bytes
+        fit_images, score_images = (
+            images.contiguous(memory_format=torch.channels_last)
+            for images in (fit_images, score_images)
         )
-        parts = torch.split(score_images, batch)
-        self._distance = Distance.to(
-            [record(network, part, ["output"])["output"] for part in parts]
-        )
+        self._fit = RecordedValues(network, fit_images, ends, batch, limit_bytes)
+        self._score = RecordedValues(network, score_images, ends | context, batch, limit_bytes)
+        answers = [record(network, x, ["output"]) for x in torch.split(score_images, batch)]
+        self._distance = Distance.to([a["output"] for a in answers])
         self.notes: dict[str, Any] = {
             "method": "calibrate",
             "distance": self._distance.name,
@@ -155,3 +154,11 @@ class CalibrateScorer:
                 z = z + (values[ports.total] - values[ports.target])
             values[ports.out] = activation(z) if activation else z
             yield finish(self._traced.module, rest, values)
+
+
+def _block_ends(traced: TracedNetwork) -> frozenset[str]:
+    """Returns the names of all values that a block may read, or whose place it may take."""
+    nodes = {node.name: node for node in traced.module.graph.nodes}
+    units = [unit.nodes for unit in traced.graph.units]
+    sources = {nodes[unit.conv].all_input_nodes[0].name for unit in units}
+    return frozenset(sources | {unit.branch for unit in units} | {unit.sum for unit in units})

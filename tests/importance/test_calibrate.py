@@ -1,0 +1,216 @@
+"""Scores by calibration equal what the relaxed network itself answers."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from tests import nets
+from tests.plans import candidates_of
+from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.tables import ImportanceEntry
+from trt_layermerge.errors import UnsupportedModelError, UsageError
+from trt_layermerge.importance import estimate
+from trt_layermerge.importance.calibrate import APPLICABLE, WORST, CalibrateScorer
+from trt_layermerge.importance.distance import Distance
+from trt_layermerge.importance.seeds import candidate_seed
+from trt_layermerge.merge.block import block_ports
+from trt_layermerge.merge.relax import relax
+from trt_layermerge.merge.repair import repair_block
+from trt_layermerge.trace import trace, trace_network
+
+FACTORIES = [nets.basic_resnet, nets.mobile, nets.repvgg_like, nets.odd_chain, nets.branching]
+
+
+def images(count: int, seed: int) -> Tensor:
+    return nets.example(batch=count, seed=seed).double()
+
+
+def setting(factory: Callable[..., nn.Module]) -> tuple[nn.Module, LayerGraph, list[Candidate]]:
+    model = factory().double()
+    graph = trace(model, images(1, 0))
+    found = [
+        c
+        for c in candidates_of(graph, random.Random(0), kernels=(1, 3))
+        if len(c.block) > 1 or c.kind != "compose"
+    ]
+    return model, graph, random.Random(1).sample(found, min(14, len(found)))
+
+
+def scorer(model: nn.Module, graph: LayerGraph, **options: object) -> CalibrateScorer:
+    return CalibrateScorer(model, graph, images(24, 1), images(10, 2), batch=4, **options)  # type: ignore[arg-type]
+
+
+def values_of(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Returns every value of the traced network by name."""
+    found = {}
+
+    class Keeping(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> object:
+            found[n.name] = super().run_node(n)
+            return found[n.name]
+
+    with torch.no_grad():
+        Keeping(trace_network(model, x[:1]).module).run(x)
+    return found
+
+
+def kl(p: Tensor, q: Tensor) -> float:
+    p, q = p.log_softmax(1), q.log_softmax(1)
+    return float((p.exp() * (p - q)).sum(1).mean())
+
+
+@pytest.mark.parametrize("factory", FACTORIES, ids=lambda f: f.__name__)
+def test_scores_equal_those_of_the_relaxed_network(factory: Callable[..., nn.Module]) -> None:
+    """Every candidate, unrepaired: downstream recomputation against the whole network, float64."""
+    model, graph, candidates = setting(factory)
+    with torch.no_grad():
+        original = model(images(10, 2))
+    unrepaired = scorer(model, graph, repairs=("none",))
+    moved = 0
+    for candidate in candidates:
+        if candidate.kind == "fit":
+            continue
+        relaxed = relax(model, graph, MergePlan.of(graph, [candidate]))
+        with torch.no_grad():
+            expected = kl(original, relaxed(images(10, 2)))
+        entry = unrepaired.entry(candidate)
+        assert entry.repair == "none"
+        assert -entry.delta == pytest.approx(expected, rel=1e-9, abs=1e-12), str(candidate)
+        moved += expected > 1e-6
+    assert moved >= 3
+
+
+@pytest.mark.parametrize("factory", FACTORIES[:3], ids=lambda f: f.__name__)
+def test_the_best_repair_counts(factory: Callable[..., nn.Module]) -> None:
+    """Each repair on its own, done by hand on the relaxed network, against the entry."""
+    model, graph, candidates = setting(factory)
+    everything, values = scorer(model, graph), values_of(model, images(24, 1))
+    with torch.no_grad():
+        original = model(images(10, 2))
+    for candidate in candidates[:6]:
+        distances = {}
+        for method in APPLICABLE[candidate.kind]:
+            relaxed = relax(model, graph, MergePlan.of(graph, [candidate]))
+            (block,) = relaxed.blocks.values()
+            if method.startswith("ls-") and block.last is None:
+                continue
+            if method != "none":
+                ports = block_ports(trace_network(model, images(1, 0)), candidate)
+                inputs, targets = values[ports.source], values[ports.target]
+                repair_block(block, inputs, targets, method, candidate_seed(candidate, 0))
+            with torch.no_grad():
+                distances[method] = kl(original, relaxed(images(10, 2)))
+        entry = everything.entry(candidate)
+        assert -entry.delta == pytest.approx(min(distances.values()), rel=1e-7, abs=1e-12)
+        assert entry.repair is not None and distances[entry.repair] == min(distances.values())
+    assert everything.notes["distance"] == "KL"
+
+
+def test_the_order_of_scoring_does_not_matter() -> None:
+    model, graph, candidates = setting(nets.basic_resnet)
+    forward = {c.key: scorer(model, graph).entry(c) for c in candidates}
+    shared = scorer(model, graph)
+    backward = {c.key: shared.entry(c) for c in reversed(candidates)}
+    assert forward == backward
+
+
+def test_an_interrupted_table_equals_a_whole_one(tmp_path: Path) -> None:
+    model, graph, candidates = setting(nets.plain_chain)
+    inner = scorer(model, graph)
+    left = 3
+
+    class Stopping:
+        def entry(self, candidate: Candidate) -> ImportanceEntry:
+            nonlocal left
+            if left == 0:
+                raise KeyboardInterrupt
+            left -= 1
+            return inner.entry(candidate)
+
+    with pytest.raises(KeyboardInterrupt):
+        estimate(candidates, Stopping(), tmp_path / "a", inner.notes)
+    resumed = estimate(candidates, scorer(model, graph), tmp_path / "a", inner.notes)
+    whole = estimate(candidates, inner, tmp_path / "b", inner.notes)
+    assert resumed.entries == whole.entries
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_without_memory_for_values_they_are_recomputed() -> None:
+    model, graph, candidates = setting(nets.basic_resnet)
+    kept, recomputed = scorer(model, graph), scorer(model, graph, limit_bytes=0)
+    assert kept._score.kept and not recomputed._score.kept
+    for candidate in [c for c in candidates if c.kind == "identity"]:
+        assert kept.entry(candidate) == recomputed.entry(candidate)
+    # A fit then sees the first batch of images only, so its score may differ, but it has one.
+    assert recomputed.entry(next(c for c in candidates if c.kind == "fit")).delta < 0
+
+
+def test_other_outputs_are_compared_by_their_relative_error() -> None:
+    model = nets.plain_chain().double()
+    model = nn.Sequential(*list(model.children())[:-1])  # without the head: a map comes out
+    graph = trace(model, images(1, 0))
+    candidate = next(candidates_of(graph, random.Random(0), ("compose",)))
+    found = scorer(model, graph, repairs=("none",))
+    with torch.no_grad():
+        y = model(images(10, 2))
+        z = relax(model, graph, MergePlan.of(graph, [candidate]))(images(10, 2))
+    expected = float((z - y).square().sum() / y.square().sum())
+    assert found.notes["distance"] == "relative MSE"
+    assert -found.entry(candidate).delta == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_model_is_left_untouched() -> None:
+    model, graph, candidates = setting(nets.basic_resnet)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    scorer(model.train(), graph).entry(candidates[0])
+    assert model.training
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_graph_of_another_network_is_refused() -> None:
+    graph = trace(nets.plain_chain().double(), images(1, 0))
+    with pytest.raises(UsageError, match="trace the model again"):
+        scorer(nets.basic_resnet().double(), graph)
+
+
+class Sum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.conv(x) + y
+
+
+def test_two_inputs_are_refused() -> None:
+    model, both = Sum().double(), (images(1, 0), images(1, 1))
+    with pytest.raises(UnsupportedModelError):
+        scorer(model, trace(model, both))
+
+
+def test_divergence_by_hand() -> None:
+    p, q = torch.tensor([[2.0, 2.0]]).log(), torch.tensor([[1.0, 3.0]]).log()
+    distance = Distance.to([p, p])
+    # KL of (1/2, 1/2) to (1/4, 3/4) is ½ log 2 + ½ log ⅔; the other image is equal.
+    expected = (0.5 * torch.tensor(2.0).log() + 0.5 * torch.tensor(2 / 3).log()) / 2
+    assert distance.name == "KL"
+    assert distance.of(iter([q, p])) == pytest.approx(float(expected), rel=1e-6)
+    assert distance.of(iter([q, p * torch.nan])) == float("inf")
+    single = Distance.to([torch.tensor([[3.0], [4.0]])])
+    assert single.name == "relative MSE"
+    assert single.of(iter([torch.tensor([[3.0], [5.0]])])) == pytest.approx(1 / 25)
+
+
+def test_answers_that_are_not_finite_are_the_worst(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, graph, candidates = setting(nets.plain_chain)
+    monkeypatch.setattr(Distance, "of", lambda self, outputs: math.inf)
+    assert scorer(model, graph).entry(candidates[0]) == ImportanceEntry(WORST, "calibrate", None)
