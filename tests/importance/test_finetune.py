@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -90,3 +92,9 @@ def test_notes_tell_the_recipe_and_the_sizes(scorer: FinetuneScorer) -> None:
         "train_images": 60,
         "judge_images": 60,
     }
+
+
+def test_a_diverging_training_counts_as_no_accuracy(scorer: FinetuneScorer) -> None:
+    scorer._recipe = replace(RECIPE, lr=1e30)
+    entry = scorer.entry(composed(scorer._graph, 1, 3, (2,)))
+    assert entry.delta == -scorer.base

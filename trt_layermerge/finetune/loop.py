@@ -33,6 +33,10 @@ from trt_layermerge.finetune.state import (
 log = logging.getLogger(__name__)
 
 
+class DivergedError(UsageError):
+    """A training whose loss is no longer finite."""
+
+
 @dataclass(frozen=True, slots=True)
 class EpochRow:
     """One epoch: mean training loss, accuracy on ``val`` as a fraction, time spent."""
@@ -91,7 +95,8 @@ def finetune(
         device: Name of a torch device.
 
     Raises:
-        UsageError: If the recipe distils without a teacher, or the loss diverges.
+        UsageError: If the recipe distils without a teacher.
+        DivergedError: If the loss is no longer finite.
         CorruptInputError: If the state is damaged, or the first loss is not finite.
         DeviceError: If the state cannot be written.
     """
@@ -259,13 +264,13 @@ def _assign(model: nn.Module, values: Tensors) -> None:
         own[name].copy_(value)
 
 
-def _not_finite(step: int, steps: int, recipe: FinetuneRecipe) -> CorruptInputError | UsageError:
+def _not_finite(step: int, steps: int, recipe: FinetuneRecipe) -> CorruptInputError | DivergedError:
     if step == 0:
         return CorruptInputError(
             "the very first loss is not finite: the start's weights or the training images hold "
             "NaN or infinite values; check the model and the preprocessing"
         )
-    return UsageError(
+    return DivergedError(
         f"the loss is no longer finite at step {step % steps + 1} of epoch {step // steps + 1}: "
         f"the training diverged at lr {recipe.lr:g}; lower lr, set grad_clip, or lengthen warm-up"
     )

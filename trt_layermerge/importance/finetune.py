@@ -14,7 +14,7 @@ from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceEntry
 from trt_layermerge.finetune.data import LabelledData
 from trt_layermerge.finetune.evaluate import accuracy
-from trt_layermerge.finetune.loop import finetune
+from trt_layermerge.finetune.loop import DivergedError, finetune
 from trt_layermerge.finetune.recipe import PRESETS, FinetuneRecipe
 from trt_layermerge.importance.seeds import candidate_seed
 from trt_layermerge.merge.relax import RelaxedNet, relax
@@ -62,8 +62,9 @@ class FinetuneScorer:
     def entry(self, candidate: Candidate) -> ImportanceEntry:
         """Returns the accuracy after training less that of the untouched network.
 
+        A training that diverges counts as an accuracy of 0.
+
         Raises:
-            UsageError: If the training diverges.
             UnsupportedModelError: If the candidate cannot be built.
         """
         seed = candidate_seed(candidate, self._recipe.seed)
@@ -72,7 +73,10 @@ class FinetuneScorer:
             reinitialise(relaxed, candidate.block.start, seed)
         teacher = self._model if self._recipe.distill_weight > 0 else None
         recipe = replace(self._recipe, seed=seed)
-        finetune(relaxed, self._train, None, recipe, teacher=teacher, device=self._device)
+        try:
+            finetune(relaxed, self._train, None, recipe, teacher=teacher, device=self._device)
+        except DivergedError:
+            return ImportanceEntry(-self.base, "finetune")
         return ImportanceEntry(accuracy(relaxed, self._judge) - self.base, "finetune")
 
 
