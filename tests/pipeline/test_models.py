@@ -99,7 +99,7 @@ def test_damaged_weights_are_refused(nets: str, tmp_path: Path) -> None:
         data = (tmp_path / name).read_bytes()
         for size in (0, 1, 9, len(data) // 2, len(data) - 1):
             (tmp_path / name).write_bytes(data[:size])
-            with pytest.raises(CorruptInputError, match="damaged|do not fit|holds more"):
+            with pytest.raises(CorruptInputError, match=r"damaged|do not fit"):
                 load_network(section(nets, tmp_path / name))
 
 
@@ -149,7 +149,7 @@ def test_names_that_are_no_network(
 
 
 def test_missing_weights_are_named(nets: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="none.safetensors"):
+    with pytest.raises(UsageError, match=r"none\.safetensors"):
         load_network(section(nets, tmp_path / "none.safetensors"))
 
 

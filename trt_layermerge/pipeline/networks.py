@@ -48,7 +48,7 @@ def plan_onnx(context: Context, plan: MergePlan) -> bytes:
     """Returns the merged network of a plan as ONNX bytes; its weights are not repaired."""
     from trt_layermerge.merge import collapse, relax
 
-    merged = collapse(relax(context.model, context.graph, plan).eval())
+    merged = collapse(relax(context.model, context.graph, plan)).eval()
     return onnx_of(merged, context.example, context.recipe.measure.precision)
 
 

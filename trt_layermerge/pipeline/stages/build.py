@@ -10,12 +10,14 @@ from trt_layermerge.errors import DeviceError
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.recipe import dump_recipe
 from trt_layermerge.pipeline.stage import Stage
+from trt_layermerge.pipeline.versions import versions
 
 
 def _settings(context: Context) -> Json:
     from trt_layermerge.deploy.machine import this_machine
 
     return {
+        "libraries": versions(("tensorrt", "tensorrt-rtx")),
         "build": context.recipe.build.model_dump(mode="json"),
         "machine": this_machine().folder,
         "preprocess": context.recipe.data.preprocess.model_dump(mode="json"),

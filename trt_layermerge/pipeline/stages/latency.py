@@ -64,7 +64,7 @@ def _result(context: Context) -> Json:
         "specs": len(table.entries),
         "failed": failed,
         "overhead_ms": table.overhead_ms,
-        **table.notes,
+        **table.notes["fit"],
     }
 
 

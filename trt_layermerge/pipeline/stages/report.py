@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import platform
-from importlib import metadata
 from typing import Any
 
-from trt_layermerge import __version__
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.jsonio import Json, read_json, read_lines, write_json
 from trt_layermerge.core.plan import MergePlan
@@ -15,6 +12,7 @@ from trt_layermerge.pipeline.folder import stage_seconds
 from trt_layermerge.pipeline.recipe import dump_recipe
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.pipeline.stages.verify import engine_names
+from trt_layermerge.pipeline.versions import versions
 from trt_layermerge.report.data import (
     Accuracy,
     Bench,
@@ -28,7 +26,6 @@ from trt_layermerge.report.statistics import PredictionError
 from trt_layermerge.report.summary import NetworkFigures, summary_json
 from trt_layermerge.report.write import write_report
 
-LIBRARIES = ("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt-rtx", "numpy")
 READS = (
     "graph.json",
     "frontier.json",
@@ -112,7 +109,7 @@ def _report(context: Context, summary: Json) -> RunReport:
         verify=verify,
         engine=_engine(context),
         unverified=(*verify["unverified"], *_not_built(context)),
-        versions=_versions(),
+        versions=versions(),
         seed=context.seed,
         recipe=dump_recipe(context.recipe),
         stage_seconds=stage_seconds(context.folder),
@@ -133,10 +130,12 @@ def _finalists(context: Context) -> tuple[Finalist, ...]:
 
 
 def _prediction(notes: Json) -> PredictionError | None:
-    if "median_error" not in notes:
+    """Returns the errors of networks left out of the fit of the latency table."""
+    fit = notes["fit"]
+    if fit["median_error"] is None:
         return None
     return PredictionError(
-        notes["networks"], notes["median_error"], notes["worst_error"], notes["spearman"]
+        fit["networks"], fit["median_error"], fit["worst_error"], fit["spearman"]
     )
 
 
@@ -178,16 +177,6 @@ def _engine(context: Context) -> Json | None:
 def _not_built(context: Context) -> list[str]:
     engines = _read(context, "build")["engines"]
     return [f"no {e['precision']} engine was built: {e['error']}" for e in engines if e["error"]]
-
-
-def _versions() -> dict[str, str]:
-    found = {"trt-layermerge": __version__, "python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def _result(context: Context) -> Json:
