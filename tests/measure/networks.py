@@ -29,6 +29,16 @@ def resnet18() -> LayerGraph:
     return chain.graph()
 
 
+def resnet20() -> LayerGraph:
+    """Basic blocks 3, 3, 3 of 16 to 64 channels on small maps."""
+    chain = Chain(3, 32).conv(16, 3, 2)
+    for width in (16, 32, 64):
+        for i in range(3):
+            start = len(chain.units)
+            chain.conv(width, 3, 2 if i == 0 and width > 16 else 1).conv(width, 3).residual(start)
+    return chain.graph()
+
+
 def random_plan(
     graph: LayerGraph, candidates: Sequence[Candidate], rng: random.Random, share: float
 ) -> MergePlan:

@@ -93,12 +93,23 @@ def time_models(
     *,
     rounds: int = ROUNDS,
     burst_ms: float = BURST_MS,
+    passes: int = 1,
     limit_ms: float = inf,
 ) -> list[Timing]:
-    """Returns the timing of each ONNX model: all open at once, one burst of each in every round.
+    """Returns the timing of each ONNX model: all open at once and timed in turns.
 
-    A burst has as many runs as last about ``burst_ms``, and at least one. A model that has used
-    up ``limit_ms`` sits out the rounds that are left, after three at least.
+    In every round each model has ``passes`` bursts, in turns with the others, each of as many runs
+    as last about ``burst_ms``, and at least one. With ``burst_ms`` 0 a model runs once at a time,
+    and finds the caches as the others left them.
+
+    Args:
+        models: What to time.
+        backend: Where.
+        rounds: Number of rounds.
+        burst_ms: How long a burst lasts.
+        passes: Bursts of each model in a round.
+        limit_ms: A model that has used up this much sits out the rounds that are left, after three
+            at least.
 
     Raises:
         DeviceError: If one cannot be built or run.
@@ -109,12 +120,16 @@ def time_models(
         medians: list[list[float]] = [[] for _ in runners]
         runs: list[list[float]] = [[] for _ in runners]
         for turn in range(rounds):
-            for i, runner in enumerate(runners):
-                if turn >= _LEAST_ROUNDS and sum(runs[i]) > limit_ms:
-                    continue
-                burst = runner.time_burst(counts[i])
-                medians[i].append(median(burst))
-                runs[i] += burst
+            active = [
+                i for i, past in enumerate(runs) if turn < _LEAST_ROUNDS or sum(past) <= limit_ms
+            ]
+            rounded: dict[int, list[float]] = {i: [] for i in active}
+            for _ in range(passes):
+                for i in active:
+                    rounded[i] += runners[i].time_burst(counts[i])
+            for i, times in rounded.items():
+                medians[i].append(median(times))
+                runs[i] += times
     return [Timing(tuple(m), tuple(r)) for m, r in zip(medians, runs, strict=True)]
 
 

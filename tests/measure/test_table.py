@@ -1,0 +1,135 @@
+"""Tables from a scripted device: once each, resumable, failures spared."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trt_layermerge.backends.fake import FakeBackend
+from trt_layermerge.core.conv import AddSpec, ConvSpec, Spec
+from trt_layermerge.errors import CorruptInputError, UsageError
+from trt_layermerge.measure import LatencyStore, measure_specs
+from trt_layermerge.measure.table import CHUNK_BYTES, CHUNK_SPECS, chunks
+
+SPECS: list[Spec] = [
+    ConvSpec(8, 8, (k, k), (1, 1), (k // 2,) * 4, (1, 1), 1, size, size, "relu")
+    for k in (1, 3, 5)
+    for size in range(4, 12)
+]
+
+
+def test_every_spec_is_measured_once(tmp_path: Path) -> None:
+    backend = FakeBackend(name="one")
+    seen: list[tuple[int, int]] = []
+    table = measure_specs(
+        [*SPECS, *SPECS[:5]],
+        backend,
+        "fp32",
+        2,
+        tmp_path / "s",
+        on_progress=lambda done, total: seen.append((done, total)),
+        rounds=3,
+    )
+    assert sorted(backend.opened) == sorted(map(str, SPECS))
+    assert [key[0] for key in table.entries] == SPECS
+    assert seen[-1] == (len(SPECS), len(SPECS))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    first, last = table[SPECS[0], "fp32", 2], table[SPECS[-1], "fp32", 2]
+    assert first < last
+    entry = table.entries[SPECS[0], "fp32", 2]
+    assert entry.error is None
+    assert entry.samples >= 3
+    assert table.device == backend.device()
+
+
+def test_what_the_store_has_is_not_measured_again(tmp_path: Path) -> None:
+    measure_specs(SPECS[:10], FakeBackend(), "fp32", 1, tmp_path / "s", rounds=3)
+    backend = FakeBackend(ms_per_gmac=1e6)
+    table = measure_specs(SPECS, backend, "fp32", 1, tmp_path / "s", rounds=3)
+    assert sorted(backend.opened) == sorted(map(str, SPECS[10:]))
+    assert table[SPECS[9], "fp32", 1] < table[SPECS[10], "fp32", 1] / 100
+
+
+def test_failures_cost_infinity_and_are_tried_again(tmp_path: Path) -> None:
+    broken, failing = str(SPECS[3]), str(SPECS[17])
+    backend = FakeBackend(broken={broken: "no tactic"}, failing={failing: "out of memory"})
+    table = measure_specs(SPECS, backend, "fp32", 1, tmp_path / "s", rounds=3)
+    errors = {str(k[0]): e.error for k, e in table.entries.items() if e.error}
+    assert errors == {broken: "no tactic", failing: "out of memory"}
+    assert table[SPECS[3], "fp32", 1] == table[SPECS[17], "fp32", 1] == math.inf
+    assert sum(math.isfinite(e.ms) for e in table.entries.values()) == len(SPECS) - 2
+    healthy = FakeBackend()
+    again = measure_specs(SPECS, healthy, "fp32", 1, tmp_path / "s", rounds=3)
+    assert sorted(healthy.opened) == sorted([broken, failing])
+    assert all(e.error is None for e in again.entries.values())
+
+
+def test_a_hundred_failures_spare_the_others(tmp_path: Path) -> None:
+    specs: list[Spec] = [AddSpec(c, 2, 2) for c in range(1, 202)]
+    broken = {str(spec): f"no {spec}" for spec in specs[::2]}
+    table = measure_specs(specs, FakeBackend(broken=broken), "fp32", 1, tmp_path / "s", rounds=3)
+    for number, (key, entry) in enumerate(table.entries.items()):
+        assert entry.error == (None if number % 2 else f"no {key[0]}")
+        assert math.isfinite(entry.ms) == bool(number % 2)
+
+
+def test_chunks_are_bounded_and_complete() -> None:
+    heavy = [
+        ConvSpec(2048, 2048, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1, 7, 7 + i) for i in range(4)
+    ]
+    parts = list(chunks([*SPECS * 3, *heavy]))
+    assert [spec for part in parts for spec in part] == [*SPECS * 3, *heavy]
+    assert max(map(len, parts)) <= CHUNK_SPECS
+    assert [len(part) for part in parts[-4:]] == [1] * 4
+    assert CHUNK_BYTES < 2 * 4 * 2048 * 2048 * 9
+
+
+def test_a_damaged_store_and_int8_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "s").write_text("nonsense " * 200)
+    with pytest.raises(CorruptInputError, match="delete"):
+        measure_specs(SPECS, FakeBackend(), "fp32", 1, tmp_path / "s")
+    with pytest.raises(UsageError, match="int8"):
+        measure_specs(SPECS, FakeBackend(), "int8", 1, tmp_path / "t")
+
+
+RUN = """
+import sys
+from pathlib import Path
+from tests.measure.test_table import SPECS
+from trt_layermerge.backends.fake import FakeBackend
+from trt_layermerge.measure import measure_specs, table
+table.CHUNK_SPECS = 2
+stalls = {str(spec): 0.02 for spec in SPECS}
+measure_specs(SPECS, FakeBackend(stalls=stalls), "fp32", 1, Path(sys.argv[1]), rounds=3)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
+def test_a_killed_run_continues_and_ends_with_the_same_table(tmp_path: Path) -> None:
+    whole = measure_specs(SPECS, FakeBackend(), "fp32", 1, tmp_path / "whole", rounds=3)
+    path = tmp_path / "killed"
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, "-c", RUN, str(path)])
+        before = stored(path)
+        deadline = time.monotonic() + 60
+        while stored(path) < before + 4 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert before + 4 <= stored(path) < len(SPECS)
+    kept = stored(path)
+    backend = FakeBackend()
+    table = measure_specs(SPECS, backend, "fp32", 1, path, rounds=3)
+    assert len(backend.opened) == len(SPECS) - kept
+    assert table == whole
+
+
+def stored(path: Path) -> int:
+    """Returns how many of the specs the store has."""
+    with LatencyStore(path, FakeBackend().device()) as store:
+        return sum(store.get(spec, "fp32", 1) is not None for spec in SPECS)

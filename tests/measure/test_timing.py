@@ -1,0 +1,103 @@
+"""Interleaved timing against scripted latencies: the statistics, drift, limits."""
+
+from dataclasses import replace
+
+import pytest
+
+from trt_layermerge.backends import get_backend
+from trt_layermerge.backends.fake import FakeBackend
+from trt_layermerge.core.conv import ConvSpec
+from trt_layermerge.errors import DeviceError
+from trt_layermerge.measure.spec_model import spec_model
+from trt_layermerge.measure.timing import Timing, quantile, speedup, time_models
+
+SMALL = ConvSpec(16, 16, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1, 16, 16)
+LARGE = replace(SMALL, height=64, width=64)
+MODELS = [spec_model(LARGE, "fp32", 1), spec_model(SMALL, "fp32", 1)]
+SMALL_BYTES = 4 * (16 * 16 * 9 + 16 + 16 * 16 * 16)
+
+
+def by_hand(backend: FakeBackend) -> float:
+    """Latency of SMALL, from the formula in the backend's docstring."""
+    gmacs = 16 * 16 * 16 * 16 * 9 / 1e9
+    return (
+        backend.overhead_ms + backend.ms_per_gmac * gmacs + backend.ms_per_mib * SMALL_BYTES / 2**20
+    )
+
+
+def test_an_undisturbed_run_gives_the_scripted_latency() -> None:
+    backend = FakeBackend()
+    large, small = time_models(MODELS, backend, rounds=5)
+    assert small.ms == pytest.approx(by_hand(backend), rel=1e-12)
+    assert small.ms == small.median_ms == small.p10_ms == small.p90_ms
+    assert small.rounds == large.rounds == 5
+    assert large.ms > small.ms
+
+
+def test_a_burst_lasts_about_as_long_as_asked() -> None:
+    large, small = time_models(MODELS, FakeBackend(), rounds=5, burst_ms=3.0)
+    for timing in (large, small):
+        assert timing.samples % 5 == 0
+        burst_ms = timing.samples / 5 * timing.ms
+        assert 3.0 <= burst_ms <= 3.0 + max(timing.ms, 3.0)
+
+
+def test_the_least_round_median_ignores_disturbed_rounds() -> None:
+    """Noise only ever slows down: the estimate stays within 2 %, the mean does not."""
+    (timing,) = time_models(MODELS[1:], FakeBackend(noise=0.3, seed=1), rounds=30)
+    truth = by_hand(FakeBackend())
+    # A median of the half-normal slowdown is 0.3 * 0.674 above the truth.
+    assert truth < timing.ms < timing.median_ms < truth * 1.25
+    assert timing.p10_ms <= timing.median_ms <= timing.p90_ms
+
+
+def test_the_paired_ratio_survives_a_drifting_clock() -> None:
+    """A host that slows down threefold during the run leaves the ratio alone, not the medians."""
+    steady = time_models(MODELS, FakeBackend(), rounds=20)
+    runs = FakeBackend()
+    time_models(MODELS, runs, rounds=20)
+    total = runs.runs
+    drifting = time_models(MODELS, FakeBackend(drift=lambda n: 1 + 2 * n / total), rounds=20)
+    truth = steady[0].ms / steady[1].ms
+    ratio = speedup(drifting[0], drifting[1])
+    assert ratio.value == pytest.approx(truth, rel=0.06)
+    assert ratio.p10 <= ratio.value <= ratio.p90
+    assert drifting[0].p90_ms > 1.5 * drifting[0].ms
+
+
+def test_ratios_of_different_runs_are_refused() -> None:
+    with pytest.raises(ValueError, match="paired"):
+        speedup(Timing((1.0, 2.0), (1.0, 2.0)), Timing((1.0,), (1.0,)))
+
+
+def test_a_slow_network_sits_out_once_its_limit_is_used_up() -> None:
+    slow, fast = time_models(MODELS, FakeBackend(ms_per_gmac=1000), rounds=20, limit_ms=100.0)
+    assert slow.rounds == 11  # 9.4 ms a run: the eleventh passes the limit
+    assert fast.rounds == 20
+
+
+def test_single_runs_take_turns() -> None:
+    """Clock readings are scripted by run number: in turns, each network sees every other one."""
+    even_runs_are_slow = FakeBackend(drift=lambda run: 1.0 if run % 2 else 3.0)
+    large, small = time_models(MODELS, even_runs_are_slow, rounds=4, burst_ms=0, passes=5)
+    assert large.samples == small.samples == 20
+    assert len({*large.runs_ms, *small.runs_ms}) == 2
+    steady = time_models(MODELS, FakeBackend(), rounds=4)
+    slow = {round(large.ms / steady[0].ms), round(small.ms / steady[1].ms)}
+    assert slow == {1, 3}
+
+
+def test_failures_are_raised() -> None:
+    with pytest.raises(DeviceError, match="boom"):
+        time_models(MODELS, FakeBackend(failing={str(SMALL): "boom"}))
+
+
+def test_real_networks_are_timed_in_plausible_order() -> None:
+    large, small = time_models(MODELS, get_backend("onnxruntime"), rounds=5)
+    assert speedup(large, small).value > 2
+
+
+def test_quantiles_interpolate() -> None:
+    assert quantile([4.0, 1.0, 2.0, 3.0], 0.5) == 2.5
+    assert quantile([5.0], 0.9) == 5.0
+    assert quantile([0.0, 10.0], 0.9) == pytest.approx(9.0)
