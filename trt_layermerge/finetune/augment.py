@@ -131,6 +131,45 @@ def erase(probability: float) -> Augment:
     return apply
 
 
+def permute(probability: float) -> Augment:
+    """Returns: put the channels into a random order, with a probability."""
+
+    def apply(images: Tensor, generator: Generator) -> Tensor:
+        n, channels = images.shape[:2]
+        order = torch.rand(n, channels, generator=generator).argsort(1)
+        kept = torch.rand(n, 1, generator=generator) >= probability
+        order = torch.where(kept, torch.arange(channels), order).to(images.device)
+        return images.gather(1, order[:, :, None, None].expand_as(images))
+
+    return apply
+
+
+def invert(probability: float) -> Augment:
+    """Returns: change the sign, with a probability; a negative where the mean is mid-grey."""
+
+    def apply(images: Tensor, generator: Generator) -> Tensor:
+        turned = torch.rand(len(images), 1, 1, 1, generator=generator) < probability
+        return torch.where(turned.to(images.device), -images, images)
+
+    return apply
+
+
+def mixup(share: float) -> Augment:
+    """Returns: mix up to ``share`` of another image of the batch into each image.
+
+    Only the teacher knows what the mixture shows, so the labels must not count (Zhang et al., ICLR
+    2018; for distillation alone, Beyer et al., CVPR 2022).
+    """
+
+    def apply(images: Tensor, generator: Generator) -> Tensor:
+        n = len(images)
+        amount = share * torch.rand(n, 1, 1, 1, generator=generator).to(images.device)
+        other = torch.randperm(n, generator=generator)
+        return torch.lerp(images, images[other], amount)
+
+    return apply
+
+
 KINDS: dict[str, Callable[[float], Augment]] = {
     "shift": shift,
     "flip": flip,
@@ -139,6 +178,9 @@ KINDS: dict[str, Callable[[float], Augment]] = {
     "jitter": jitter,
     "noise": noise,
     "erase": erase,
+    "permute": permute,
+    "invert": invert,
+    "mixup": mixup,
 }
 """Augmentation by name; a recipe writes ``name:amount``, or ``flip`` alone."""
 

@@ -77,6 +77,12 @@ class FinetuneRecipe:
             "grad_clip": self.grad_clip is None or self.grad_clip > 0,
             "bn": self.bn in get_args(BatchNormMode),
         }
+        mixed = any(name.startswith("mixup") for name in self.augment)
+        if mixed and self.distill_weight < 1:
+            raise UsageError(
+                "mixup shows images that no label fits; set distill_weight to 1, so that only the "
+                "teacher's answers count, or leave mixup out"
+            )
         wrong = [f"{name}={getattr(self, name)!r}" for name, good in limits.items() if not good]
         if wrong:
             raise UsageError(f"a fine-tuning recipe cannot have {', '.join(wrong)}")

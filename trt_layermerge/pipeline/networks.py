@@ -68,6 +68,7 @@ def measure_plans(
         reference_ms: The original's latency in the first measurement; None if this is the first.
         rounds: Interleaved rounds.
     """
+    from trt_layermerge.measure.bench import BURST_MS
     from trt_layermerge.measure.timing import speedup, time_models
 
     models = [original_onnx(context)]
@@ -75,7 +76,7 @@ def measure_plans(
         context.reporter.progress("building networks", count, len(plans))
         models.append(plan_onnx(context, plan))
     context.reporter.progress("building networks", len(plans), len(plans))
-    original, *timings = time_models(models, context.backend, rounds=rounds)
+    original, *timings = time_models(models, context.backend, rounds=rounds, burst_ms=BURST_MS)
     reference_ms = reference_ms or original.ms
     ratios = [speedup(original, timing).value for timing in timings]
     return reference_ms, [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os.path import normpath
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -278,11 +279,11 @@ def _absolute(value: str, folder: Path, *, bare: bool) -> str:
     """Returns ``npz:FILE``, ``imagefolder:DIR``, ``FILE.py:NAME`` or ``FILE`` with a full path."""
     scheme, colon, rest = value.partition(":")
     if bare:
-        return value if value == PRETRAINED else str(folder / value)
+        return value if value == PRETRAINED else normpath(folder / value)
     if scheme in ("npz", "imagefolder"):
-        return f"{scheme}:{folder / rest}"
+        return f"{scheme}:{normpath(folder / rest)}"
     if scheme.endswith(".py") and colon:
-        return f"{folder / scheme}:{rest}"
+        return f"{normpath(folder / scheme)}:{rest}"
     return value
 
 

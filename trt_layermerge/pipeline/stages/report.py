@@ -55,8 +55,18 @@ def _read(context: Context, kind: str) -> Json:
     return read_json(context.folder / f"{kind}.json", kind)
 
 
+def _clock(context: Context, bench: Json) -> float:
+    """Returns how much slower the original ran in ``bench`` than in ``latency``.
+
+    The host's speed may have changed in between. Predictions are brought to the clock of ``bench``,
+    and so is a budget that was asked for as a speed-up.
+    """
+    return float(bench["original"]["p50_ms"] / context.plan.notes["original_ms"])
+
+
 def _summary(context: Context) -> Json:
     plan, verify, bench = context.plan, _read(context, "verify"), _read(context, "bench")
+    search, clock = context.recipe.search, _clock(context, bench)
     certificate = _read(context, "certificate")
     untouched = MergePlan.of(context.graph, [])
     original, merged = (
@@ -74,8 +84,8 @@ def _summary(context: Context) -> Json:
         merged=merged,
         repaired_accuracy=verify["repaired_accuracy"],
         speedup=bench["speedup"],
-        predicted_ms=plan.latency_ms,
-        budget_ms=plan.budget_ms,
+        predicted_ms=clock * (plan.latency_ms or 0.0),
+        budget_ms=search.budget_ms or bench["original"]["p50_ms"] / search.speedup,
         certificate_max_rel_error=certificate["max_rel_error"],
         precision=measure.precision,
         backend=measure.backend,
