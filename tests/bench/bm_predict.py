@@ -2,7 +2,7 @@
 
 Run as ``python -m tests.bench.bm_predict`` on a quiet machine; a few minutes. For each network:
 trace, measure every candidate's specs, build random plans whole (relaxed, collapsed, exported),
-time them beside the original, fit the table to one half and predict the other. Writes
+time them beside the original, fit the table to two thirds and predict the rest. Writes
 ``docs/results/latency-prediction.md``. Goals: median error of 5 % or less, worst 10 % or less,
 Spearman 0.95 or more, table within 180 s.
 """
@@ -22,6 +22,7 @@ import torchvision
 
 from trt_layermerge.backends import Backend, get_backend
 from trt_layermerge.core.candidate import original_candidate
+from trt_layermerge.core.graph import Rules
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.export.onnx import export_bytes
@@ -32,8 +33,13 @@ from trt_layermerge.pipeline.networks import sample_plans, specs_of, useful
 from trt_layermerge.search import enumerate_candidates
 from trt_layermerge.trace import trace
 
-NETWORKS = ("resnet18", "mobilenet_v2")
-FIT, TEST, GROUP, ROUNDS, SEED = 16, 16, 8, 20, 0
+CASES: tuple[tuple[str, Rules], ...] = (
+    ("resnet18", "paper"),
+    ("resnet18", "full"),
+    ("mobilenet_v2", "paper"),
+    ("mobilenet_v2", "full"),
+)
+FIT, TEST, GROUP, ROUNDS, SEED = 32, 16, 8, 20, 0
 RESULT = Path(__file__).parents[2] / "docs" / "results" / "latency-prediction.md"
 
 
@@ -55,35 +61,37 @@ class Outcome:
         return np.abs(np.array(predicted) / self.measured - 1)
 
 
-def run(name: str, backend: Backend) -> Outcome:
+def run(name: str, rules: Rules, backend: Backend) -> Outcome:
     """Returns the outcome for a torchvision network with random weights."""
     torch.manual_seed(SEED)
     model = getattr(torchvision.models, name)(weights=None).eval()
     example = torch.randn(1, 3, 224, 224)
     graph = trace(model, example)
-    candidates = enumerate_candidates(graph)
+    candidates = enumerate_candidates(graph, rules)
     originals = [original_candidate(graph, unit.index) for unit in graph.units]
     specs = [spec for c in [*candidates, *originals] for spec in c.costs]
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         bare = measure_specs(specs, backend, "fp32", 1, Path(folder) / "latency.sqlite")
         table_s = time.perf_counter() - start
-    # Even numbers fit, odd ones test: sampled plans run from hardly to utterly changed.
+    # Every third tests, the others fit: sampled plans run from hardly to utterly changed.
     faster = useful(graph, candidates, bare, "fp32", 1)
     plans = sample_plans(graph, faster, FIT + TEST, SEED)
     models = [export_bytes(collapse(relax(model, graph, p)).eval(), example) for p in plans]
     original_ms, latencies = measure(export_bytes(model, example), models, backend)
     seen = [Observation(specs_of(p), ms) for p, ms in zip(plans, latencies, strict=True)]
     untouched = Observation(specs_of(MergePlan.of(graph, [])), original_ms)
-    fitted = fit_latency(bare, [untouched, *seen[::2]], "fp32", 1)
+    tests = seen[2::3]
+    fits = [observation for i, observation in enumerate(seen) if i % 3 != 2]
+    fitted = fit_latency(bare, [untouched, *fits], "fp32", 1)
     return Outcome(
-        name,
+        f"{name}, {rules} rules",
         len(bare.entries),
         table_s,
         original_ms,
-        [o.ms for o in seen[1::2]],
-        [predict(fitted, o) for o in seen[1::2]],
-        [predict(bare, o) for o in seen[1::2]],
+        [o.ms for o in tests],
+        [predict(fitted, o) for o in tests],
+        [predict(bare, o) for o in tests],
         dict(fitted.notes["fit"]),
     )
 
@@ -147,8 +155,8 @@ def main() -> None:
         f"{ROUNDS} rounds, input 1x3x224x224, float32. Load average at the start {load:.2f}.",
         "",
     ]
-    for name in NETWORKS:
-        outcome = run(name, backend)
+    for name, rules in CASES:
+        outcome = run(name, rules, backend)
         lines += describe(outcome)
         print("\n".join(describe(outcome)), flush=True)
     load = os.getloadavg()[0]
