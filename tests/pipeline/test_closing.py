@@ -103,6 +103,15 @@ def test_no_network_is_built_twice() -> None:
     assert len({p.candidates for p in device.built}) == len(device.built)
 
 
+def test_a_table_that_stays_wrong_does_not_make_a_budget_impossible() -> None:
+    device = Device(bias=1.33, learns=False)
+    fastest = float(device.tools().frontier(device.fit([])).latency_ms[0])
+    limit_ms = 1.4 * fastest
+    assert device.original_ms > limit_ms
+    closed = close_loop(limit_ms, 2, 2, device.tools())
+    assert 0.85 * limit_ms < closed.meeting(limit_ms)[0].measured.ms <= limit_ms
+
+
 def test_an_impossible_budget_says_by_how_much_it_is_missed() -> None:
     device = Device(bias=1.0)
     with pytest.raises(InfeasibleBudgetError, match=r"fastest of \d+ .* takes .* % too slow"):

@@ -19,6 +19,9 @@ from trt_layermerge.search import Frontier, plan_of
 REACH = 1.08
 """Plans predicted up to this much slower than the budget are built too: the table may be wrong."""
 
+LOWER = 0.95
+"""By this much at least is aimed lower where the table keeps promising too much."""
+
 Key = tuple[Candidate, ...]
 
 
@@ -70,6 +73,8 @@ def close_loop(limit_ms: float, width: int, loops: int, tools: Tools) -> Closed:
     """Returns measured finalists for a limit; at most ``width`` new ones in each of ``loops``.
 
     Stops when the plan that the corrected table likes best was already measured within the limit.
+    Where nothing met the limit until then, the table still promises too much, and ever faster plans
+    are tried; a limit counts as missed only when the fastest plans were measured.
 
     Raises:
         InfeasibleBudgetError: If no plan measures within the limit; says by how much it is missed.
@@ -77,21 +82,26 @@ def close_loop(limit_ms: float, width: int, loops: int, tools: Tools) -> Closed:
     table = tools.fit([])
     closed = Closed(table, tools.frontier(table))
     known: dict[Key, Finalist] = {}
-    for _ in range(loops):
-        wanted = around(closed.frontier, closed.table.overhead_ms, limit_ms, width)
+    aim_ms, rounds = limit_ms, 0
+    while True:
+        wanted = around(closed.frontier, closed.table.overhead_ms, aim_ms, width)
         new = [plan for plan in wanted if plan.candidates not in known]
-        if not new:
-            break
-        for plan, measured in zip(new, tools.measure(new), strict=True):
-            known[plan.candidates] = Finalist(plan, plan.latency_ms or 0.0, measured)
-        closed.finalists = list(known.values())
-        closed.table = tools.fit([f.measured for f in closed.finalists])
-        closed.frontier = tools.frontier(closed.table)
+        if new:
+            for plan, measured in zip(new, tools.measure(new), strict=True):
+                known[plan.candidates] = Finalist(plan, plan.latency_ms or 0.0, measured)
+            closed.finalists = list(known.values())
+            closed.table = tools.fit([f.measured for f in closed.finalists])
+            closed.frontier = tools.frontier(closed.table)
+            rounds += 1
         if _settled(closed, limit_ms):
-            break
-    if not closed.meeting(limit_ms):
-        raise _missed(closed, limit_ms)
-    return closed
+            return closed
+        if new and rounds < loops:
+            continue
+        if closed.meeting(limit_ms):
+            return closed
+        if aim_ms < closed.frontier.latency_ms[0] + closed.table.overhead_ms:
+            raise _missed(closed, limit_ms)
+        aim_ms *= min(LOWER, limit_ms / min(f.measured.ms for f in closed.finalists))
 
 
 def around(found: Frontier, overhead_ms: float, limit_ms: float, width: int) -> list[MergePlan]:
