@@ -250,8 +250,9 @@ def test_pages_and_pictures_are_written_and_repeat_to_the_byte(tmp_path: Path) -
     run = fakes.resnet_run()
     pages = write_report(run, tmp_path / "a")
     again = write_report(run, tmp_path / "b")
-    assert [p.name for p in pages] == ["report.html", "report.md"]
-    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*"))
+    assert [p.name for p in pages[:2]] == ["report.html", "report.md"]
+    assert sorted(pages) == sorted((tmp_path / "a").rglob("*.*"))
+    files = sorted(p.relative_to(tmp_path / "a") for p in pages)
     assert [str(f) for f in files] == [
         "pictures/chain.svg",
         "pictures/comparison.svg",

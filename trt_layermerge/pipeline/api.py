@@ -48,12 +48,6 @@ def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) 
     """
     context = open_run(options.recipe, options, reporter or NullReporter())
     needed = stage(name)
-    missing = [file for file in needed.reads if not (context.folder / file).is_file()]
-    if missing:
-        raise UsageError(
-            f"the run {options.run!r} has no {', '.join(missing)} yet, which {name} needs; do the "
-            f"earlier stages first: trt-layermerge run --run {options.run}"
-        )
     perform(needed, context)
     return needed.result(context)
 
@@ -74,7 +68,9 @@ def open_run(recipe: Path | None, options: RunOptions, reporter: Reporter) -> Co
             "(--recipe FILE, or: trt-layermerge run RECIPE.yaml) or with --model"
         )
     chosen = load_recipe(source, options.overrides)
-    write_text(remembered, dump_recipe(chosen))
+    text = dump_recipe(chosen)
+    if not remembered.is_file() or remembered.read_bytes() != text.encode():
+        write_text(remembered, text)
     return Context(chosen, folder, reporter)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from trt_layermerge import __version__
 from trt_layermerge.core.jsonio import Json, sha256_json
+from trt_layermerge.errors import UsageError
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.folder import is_current, record_stage
 
@@ -32,20 +33,32 @@ class Stage:
 
 
 def perform(stage: Stage, context: Context, *, again: bool = False) -> None:
-    """Does a stage unless it was done on the very same inputs and its files are untouched."""
+    """Does a stage unless it was done on the very same inputs and its files are untouched.
+
+    Raises:
+        UsageError: If an earlier stage that it needs was not done yet.
+    """
+    folder = context.folder
+    missing = [name for name in stage.reads if not (folder / name).is_file()]
+    if missing:
+        run = folder.root.name
+        raise UsageError(
+            f"the run {run!r} has no {', '.join(missing)} yet, which {stage.name} needs; do the "
+            f"earlier stages first: trt-layermerge run --run {run}"
+        )
     inputs = sha256_json(
         {
             "version": __version__,
-            "reads": context.folder.hashes(stage.reads),
+            "reads": folder.hashes(stage.reads),
             "settings": stage.settings(context),
         }
     )
-    if not again and is_current(context.folder, stage.name, inputs):
+    if not again and is_current(folder, stage.name, inputs):
         context.reporter.stage(stage.name, "skip")
         return
     context.reporter.stage(stage.name, "run")
     started = time.perf_counter()
     outputs = stage.run(context)
     seconds = time.perf_counter() - started
-    record_stage(context.folder, stage.name, inputs, outputs, seconds)
+    record_stage(folder, stage.name, inputs, outputs, seconds)
     context.reporter.stage(stage.name, "done", seconds)

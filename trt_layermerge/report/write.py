@@ -12,8 +12,8 @@ from trt_layermerge.report.html import render_html
 from trt_layermerge.report.markdown import PICTURE_FOLDER, render_markdown
 
 
-def write_report(report: RunReport, folder: Path) -> tuple[Path, Path]:
-    """Writes ``report.html``, ``report.md`` and ``pictures/*.svg``; returns the two pages.
+def write_report(report: RunReport, folder: Path) -> tuple[Path, ...]:
+    """Writes ``report.html``, ``report.md`` and ``pictures/*.svg``; returns their paths.
 
     Every file is replaced whole. The pages come last, so they never link to a missing picture.
 
@@ -22,11 +22,15 @@ def write_report(report: RunReport, folder: Path) -> tuple[Path, Path]:
         MissingDependencyError: If matplotlib is not installed.
     """
     document = build_document(report)
-    for section in document.sections:
-        for part in section.parts:
-            if isinstance(part, Picture):
-                write_text(folder / PICTURE_FOLDER / f"{part.name}.svg", part.svg)
+    pictures = {
+        folder / PICTURE_FOLDER / f"{part.name}.svg": part.svg
+        for section in document.sections
+        for part in section.parts
+        if isinstance(part, Picture)
+    }
+    for path, svg in pictures.items():
+        write_text(path, svg)
     pages = folder / "report.html", folder / "report.md"
     write_text(pages[0], render_html(document))
     write_text(pages[1], render_markdown(document))
-    return pages
+    return *pages, *pictures

@@ -47,8 +47,8 @@ def _settings(context: Context) -> Json:
 def _run(context: Context) -> tuple[str, ...]:
     summary = _summary(context)
     write_json(context.folder / "summary.json", "summary", summary)
-    write_report(_report(context, summary), context.folder.root)
-    return "summary.json", "report.html", "report.md"
+    written = write_report(_report(context, summary), context.folder.root)
+    return "summary.json", *(str(path.relative_to(context.folder.root)) for path in written)
 
 
 def _read(context: Context, kind: str) -> Json:
