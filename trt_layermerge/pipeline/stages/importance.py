@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.jsonio import Json, read_lines, sha256_file, sha256_json
 from trt_layermerge.core.tables import ImportanceTable
 from trt_layermerge.pipeline.context import Context, data_inputs, images_of
@@ -30,10 +31,6 @@ def _settings(context: Context) -> Json:
 def _run(context: Context) -> tuple[str, ...]:
     from trt_layermerge.importance import estimate
 
-    measure = context.recipe.measure
-    worthwhile = useful(
-        context.graph, context.candidates, context.latency, measure.precision, measure.batch
-    )
     # The latencies only decide what is scored, not how, so entries outlive a new latency table.
     notes = {
         "settings": sha256_json(_settings(context)),
@@ -43,7 +40,7 @@ def _run(context: Context) -> tuple[str, ...]:
     path = context.folder / "importance.jsonl"
     _set_aside(path, notes)
     estimate(
-        worthwhile,
+        to_score(context),
         scorer_of(context),
         path,
         notes,
@@ -51,6 +48,18 @@ def _run(context: Context) -> tuple[str, ...]:
         originals=context.recipe.importance.method == "finetune",
     )
     return ("importance.jsonl",)
+
+
+def to_score(context: Context) -> list[Candidate]:
+    """Returns the candidates worth their latency; under the paper's protocol untouched units too.
+
+    There every entry is trained anew, and a unit that is not would count as free.
+    """
+    measure, candidates = context.recipe.measure, context.candidates
+    faster = useful(context.graph, candidates, context.latency, measure.precision, measure.batch)
+    if context.recipe.importance.method == "calibrate":
+        return faster
+    return [*faster, *(c for c in candidates if c.original)]
 
 
 def _set_aside(path: Path, notes: Json) -> None:
