@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from trt_layermerge.errors import CorruptInputError, DeviceError
 from trt_layermerge.pipeline.api import open_run
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
@@ -25,3 +28,20 @@ def test_untouched_units_are_scored_where_all_are_trained_anew(
     chosen = to_score(context(runs, importance__method=method))
     assert sum(c.original for c in chosen) == units
     assert any(not c.original for c in chosen)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_torch_measures_on_the_device_that_was_asked_for(runs: Path) -> None:
+    asked = context(runs, measure__backend="torch", device="cuda")
+    with pytest.raises(DeviceError, match="no CUDA device"):
+        _ = asked.backend
+    assert context(runs, measure__backend="torch", device="cpu").backend.name == "torch"
+
+
+def test_images_of_another_shape_than_is_measured_are_refused(runs: Path, tmp_path: Path) -> None:
+    images = np.zeros((8, 16, 24, 3), np.uint8)
+    np.savez(tmp_path / "wide.npz", images=images, labels=np.arange(8) % 4)
+    asked = context(runs, data__val=f"npz:{tmp_path / 'wide.npz'}")
+    with pytest.raises(CorruptInputError, match=r"\(3, 16, 24\).*\(3, 16, 16\)"):
+        asked.data("val")
+    assert asked.data("test") is not None

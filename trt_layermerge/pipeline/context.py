@@ -14,7 +14,7 @@ from trt_layermerge.core.graph_file import load_graph
 from trt_layermerge.core.jsonio import Json, damage, read_lines, sha256_file
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
-from trt_layermerge.errors import UsageError
+from trt_layermerge.errors import CorruptInputError, UsageError
 from trt_layermerge.pipeline.folder import RunFolder
 from trt_layermerge.pipeline.options import Reporter
 from trt_layermerge.pipeline.recipe import Recipe
@@ -78,8 +78,9 @@ class Context:
 
     @cached_property
     def backend(self) -> Backend:
-        """Where latency is measured."""
-        return get_backend(self.recipe.measure.backend)
+        """Where latency is measured; torch measures on the device that torch computes on."""
+        name = self.recipe.measure.backend
+        return get_backend(name, **({"device": self.recipe.device} if name == "torch" else {}))
 
     @property
     def store(self) -> Path:
@@ -88,14 +89,28 @@ class Context:
         return Path(store) if store else self.folder / "latency.sqlite"
 
     def data(self, split: str) -> LabelledData | None:
-        """Returns the images of ``train``, ``val`` or ``test``, or None where there are none."""
+        """Returns the images of ``train``, ``val`` or ``test``, or None where there are none.
+
+        Raises:
+            CorruptInputError: If they are not of the shape that is measured.
+        """
+        import torch
+
         from trt_layermerge.finetune.data import open_data
 
         source: str | None = getattr(self.recipe.data, split)
         if source is None:
             return None
-        rows, columns = self.recipe.model.input[2:]
-        return open_data(source, self.recipe.data.preprocess.build(), size=(rows, columns))
+        channels, rows, columns = self.recipe.model.input[1:]
+        data = open_data(source, self.recipe.data.preprocess.build(), size=(rows, columns))
+        found = tuple(data.batch(torch.arange(1))[0].shape[1:])
+        if found != (channels, rows, columns):
+            raise CorruptInputError(
+                f"the images of {source} are inputs of shape {found}, but the network is traced "
+                f"and measured at {(channels, rows, columns)}; set model.input (--input) to the "
+                "shape of the images, or give images of that shape"
+            )
+        return data
 
     @cached_property
     def train(self) -> LabelledData:
