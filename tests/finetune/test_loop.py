@@ -150,7 +150,7 @@ def test_the_seed_decides_and_the_callers_randomness_is_left_alone(
     assert not torch.equal(results[0]["0.weight"], results[2]["0.weight"])
 
 
-@pytest.mark.parametrize("change", ["recipe", "start", "images", "teacher"])
+@pytest.mark.parametrize("change", ["recipe", "start", "images", "teacher", "identity"])
 def test_the_state_of_another_training_is_set_aside(
     change: str, make_data: MakeData, make_net: MakeNet, tmp_path: Path
 ) -> None:
@@ -165,6 +165,8 @@ def test_the_state_of_another_training_is_set_aside(
         arguments["student"] = make_net(1)
     elif change == "images":
         arguments["train"] = make_data(30)
+    elif change == "identity":
+        arguments |= {"train": make_data(40, seed=1), "identity": "other images"}
     else:
         arguments["teacher"] = make_net(1)
     result = finetune(**arguments, val=None, recipe=recipe, state_path=state)

@@ -74,6 +74,7 @@ def finetune(
     *,
     teacher: nn.Module | None = None,
     state_path: Path | None = None,
+    identity: str = "",
     on_epoch: Callable[[EpochRow], None] | None = None,
     device: str = "cpu",
 ) -> FinetuneResult:
@@ -82,7 +83,8 @@ def finetune(
     The last epoch's weights are kept (or their running mean, ``ema_decay``): ``val`` is only
     reported, nothing is selected by it. With ``state_path``, the state is written after every
     epoch; the same call with the same start continues from it, and ends, on a CPU with the same
-    number of threads, with the very same bits. The state of another start or recipe is renamed.
+    number of threads, with the very same bits. The state of another start, recipe or ``identity`` is
+    renamed.
 
     Args:
         student: The network at its start.
@@ -91,6 +93,8 @@ def finetune(
         recipe: How to train.
         teacher: The original network, needed where the recipe distils; moved to ``device``.
         state_path: File of the unfinished training.
+        identity: What tells these images and this teacher from others, such as a hash of their
+            files: a training on others is not continued.
         on_epoch: Called after every epoch, when its state is on the disk.
         device: Name of a torch device.
 
@@ -105,7 +109,7 @@ def finetune(
             f"the recipe distils with weight {recipe.distill_weight:g}, but no teacher is given; "
             "give the original network, or set distill_weight to 0"
         )
-    training = _Training(student, train, val, recipe, teacher, torch.device(device))
+    training = _Training(student, train, val, recipe, teacher, torch.device(device), identity)
     done = training.resume(state_path) if state_path else 0
     for epoch in range(done, recipe.epochs):
         row = training.epoch(epoch)
@@ -130,8 +134,9 @@ class _Training:
         recipe: FinetuneRecipe,
         teacher: nn.Module | None,
         device: torch.device,
+        identity: str,
     ) -> None:
-        self.run = fingerprint(student, recipe, len(train), teacher is not None)
+        self.run = fingerprint(student, recipe, len(train), teacher is not None, identity)
         self.student, self.train, self.val = student.to(device), train, val
         self.teacher = teacher.to(device) if teacher and recipe.distill_weight > 0 else None
         self.recipe, self.device = recipe, device

@@ -39,13 +39,16 @@ class TrainState:
     history: list[dict[str, Any]]
 
 
-def fingerprint(student: nn.Module, recipe: FinetuneRecipe, images: int, taught: bool) -> str:
-    """Returns a hash of all that decides a training but the images: start, recipe, sizes."""
+def fingerprint(
+    student: nn.Module, recipe: FinetuneRecipe, images: int, taught: bool, identity: str
+) -> str:
+    """Returns a hash of all that decides a training: start, recipe, sizes, and what the caller
+    calls images and teacher."""
     start = {
         name: [str(value.dtype), list(value.shape), sha256_bytes(_bytes(value))]
         for name, value in student.state_dict().items()
     }
-    return sha256_json([start, recipe.to_json(), images, taught])
+    return sha256_json([start, recipe.to_json(), images, taught, identity])
 
 
 def save_state(path: Path, state: TrainState, run: str) -> None:
@@ -67,7 +70,7 @@ def save_state(path: Path, state: TrainState, run: str) -> None:
 def load_state(path: Path, run: str) -> TrainState | None:
     """Returns the state of a file, or None if there is none of this training.
 
-    A state of another start or recipe may have taken days: it is renamed, not overwritten.
+    A state of another training may have taken days: it is renamed, not overwritten.
 
     Raises:
         CorruptInputError: If it is damaged.
@@ -103,7 +106,7 @@ def _set_aside(path: Path, run: str) -> None:
         path.rename(kept)
     except OSError as error:
         raise DeviceError(f"cannot rename {path}: {error.strerror or error}; move it") from error
-    log.warning("%s is of another start or recipe: kept as %s, training anew", path, kept.name)
+    log.warning("%s is of another training: kept as %s, training anew", path, kept.name)
 
 
 def _bytes(value: Tensor) -> bytes:

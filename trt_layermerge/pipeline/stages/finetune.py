@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trt_layermerge.core.jsonio import Json, read_lines, write_bytes, write_lines
+from trt_layermerge.core.jsonio import Json, read_lines, sha256_json, write_bytes, write_lines
 from trt_layermerge.finetune.recipe import FinetuneRecipe, preset
 from trt_layermerge.pipeline.context import Context, data_inputs
 from trt_layermerge.pipeline.models import network_inputs
@@ -68,6 +68,7 @@ def _run(context: Context) -> tuple[str, ...]:
             recipe,
             teacher=context.model,
             state_path=state,
+            identity=sha256_json(_settings(context)),
             on_epoch=tell,
             device=context.recipe.device,
         )
