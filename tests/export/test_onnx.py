@@ -106,6 +106,14 @@ def test_traced_graph_module_exports(tmp_path):
     assert report.difference.max_rel <= REL
 
 
+def test_padding_off_the_centre_needs_no_second_exporter(tmp_path):
+    padded = nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), nn.Conv2d(3, 4, 3, 2), nn.Flatten())
+    report = export_onnx(padded.eval(), example(), tmp_path / "m.onnx", check=example())
+    assert (report.exporter, report.notes) == ("torchscript", ())
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    assert [node.op_type for node in graph.node] == ["Pad", "Conv", "Flatten"]
+
+
 def test_second_exporter_takes_what_the_first_cannot(tmp_path):
     pytest.importorskip("onnxscript")
     model = randomise(Antialiased())

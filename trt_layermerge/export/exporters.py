@@ -74,6 +74,8 @@ def _torchscript(
         # The exporter announces its own end with every call.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch.onnx")
         warnings.filterwarnings("ignore", "You are using the legacy TorchScript-based ONNX export")
+        # It cannot fold the padding of a ZeroPad2d; cleaning does.
+        warnings.filterwarnings("ignore", "Constant folding")
         torch.onnx.export(
             module,
             (example,),
