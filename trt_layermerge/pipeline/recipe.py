@@ -109,9 +109,15 @@ class ImportanceSection(Section):
 
 
 class ObjectiveSection(Section):
-    """What the search maximises (``search.solve.Objective``)."""
+    """What the search maximises (``search.solve.Objective``).
 
-    form: Literal["delta", "exp"] = "delta"
+    Attributes:
+        form: ``auto`` is ``exp`` under the paper's protocol, where untouched units are scored too
+            and every block must be worth its place, and ``delta`` where they count as 0.
+        capacity: Reward for each convolution that keeps an activation.
+    """
+
+    form: Literal["auto", "delta", "exp"] = "auto"
     capacity: Annotated[float, Field(ge=0)] = 0.0
 
 

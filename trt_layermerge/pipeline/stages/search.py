@@ -75,13 +75,21 @@ def _tools(context: Context, original_ms: float, before: list[Observation]) -> T
             precision=measure.precision,
             batch=measure.batch,
             mode=search.mode,
-            objective=Objective(**search.objective.model_dump()),
+            objective=_objective(context),
         )
 
     def build(plans: Sequence[MergePlan]) -> Sequence[Measured]:
         return measure_plans(context, plans, original_ms, measure.rounds)[1]
 
     return Tools(fit, points, build)
+
+
+def _objective(context: Context) -> Objective:
+    wanted = context.recipe.search.objective
+    if wanted.form != "auto":
+        return Objective(wanted.form, wanted.capacity)
+    published = context.recipe.importance.method == "finetune"
+    return Objective("exp" if published else "delta", wanted.capacity)
 
 
 def _rank(context: Context, meeting: list[Finalist]) -> list[tuple[Finalist, float]]:
