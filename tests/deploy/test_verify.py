@@ -21,7 +21,13 @@ from trt_layermerge.deploy.verify import (
     onnx_subject,
     verify,
 )
-from trt_layermerge.errors import AccuracyGateError, DeviceError, UntrustedInputError, UsageError
+from trt_layermerge.errors import (
+    AccuracyGateError,
+    CorruptInputError,
+    DeviceError,
+    UntrustedInputError,
+    UsageError,
+)
 from trt_layermerge.export.fp16 import to_precision
 from trt_layermerge.export.onnx import export_bytes
 
@@ -142,6 +148,13 @@ def test_what_cannot_run_is_null_and_listed():
     gate(result, None)
     with pytest.raises(AccuracyGateError, match="not measured"):
         gate(result, 0.1)
+
+
+def test_labels_beyond_the_classes_are_no_wrong_answers():
+    reference = {"original": EYE, "merged": EYE}
+    with pytest.raises(CorruptInputError, match="label 4, but the network tells 4 classes"):
+        verify(IMAGES, np.array([0, 1, 2, 4]), reference, [])
+    assert verify(IMAGES, np.array([0, 1, 2, 3]), reference, []).merged_accuracy == 1
 
 
 def test_counts_must_agree():

@@ -347,3 +347,15 @@ def test_what_is_no_classifier_is_refused(make_data: MakeData, make_net: MakeNet
     nn.init.constant_(net[6].bias, torch.nan)  # type: ignore[index]
     with pytest.raises(CorruptInputError, match="NaN"):
         accuracy(net, make_data(30))
+
+
+def test_labels_beyond_the_classes_are_refused(make_data: MakeData, make_net: MakeNet) -> None:
+    data = make_data(40)
+    assert isinstance(data, ArrayData)
+    shifted = replace(data, labels=data.labels + 1)
+    for work in (
+        lambda: accuracy(make_net(), shifted),
+        lambda: finetune(make_net(), shifted, None, PLAIN),
+    ):
+        with pytest.raises(CorruptInputError, match="label 3, but the network tells 3 classes"):
+            work()

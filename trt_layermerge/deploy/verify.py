@@ -17,7 +17,7 @@ from trt_layermerge.backends.tensorrt_api import load_api
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.deploy.machine import this_machine
 from trt_layermerge.deploy.sidecar import mismatch, read_engine
-from trt_layermerge.errors import AccuracyGateError, DeviceError, UsageError
+from trt_layermerge.errors import AccuracyGateError, CorruptInputError, DeviceError, UsageError
 
 Network: TypeAlias = Literal["original", "merged"]
 
@@ -161,6 +161,7 @@ def verify(
 
     Raises:
         UsageError: If there are no images, or their number differs from outputs or labels.
+        CorruptInputError: If a label is beyond the classes, which would count as a wrong answer.
         UntrustedInputError: If an engine is not to be trusted.
     """
     counts = {len(images), *(len(outputs) for outputs in reference.values())}
@@ -169,6 +170,12 @@ def verify(
         raise UsageError(
             f"images, labels and outputs come in the numbers {sorted(counts)}; "
             "give as many of each, and at least one"
+        )
+    classes = reference["original"].shape[1]
+    if labels is not None and labels.max() >= classes:
+        raise CorruptInputError(
+            f"an image has the label {labels.max()}, but the network tells {classes} classes "
+            "apart, counted from 0; number the labels as the network does"
         )
     comparisons = tuple(_compare(s, images, labels, reference[s.network]) for s in subjects)
     unverified = [f"{c.name} was not run: {c.reason}" for c in comparisons if c.reason]

@@ -19,10 +19,24 @@ def accuracy(model: nn.Module, data: LabelledData, batch: int = 500) -> float:
 
     Raises:
         UnsupportedModelError: If the outputs are not ``(N, K)``.
-        CorruptInputError: If an output is NaN.
+        CorruptInputError: If an output is NaN, or a label is beyond the classes.
     """
     hits = sum(int((guess == label).sum()) for guess, label in _guesses(model, data, batch))
     return hits / len(data)
+
+
+def check_labels(labels: Tensor, logits: Tensor) -> None:
+    """Checks that every label is one of the network's classes.
+
+    Raises:
+        CorruptInputError: If one is not.
+    """
+    classes, largest = logits.shape[1], int(labels.max())
+    if largest >= classes:
+        raise CorruptInputError(
+            f"an image has the label {largest}, but the network tells {classes} classes apart, "
+            "counted from 0; number the labels (or the class folders) as the network does"
+        )
 
 
 def predict(model: nn.Module, data: LabelledData, batch: int = 500) -> NDArray[np.int64]:
@@ -61,4 +75,5 @@ def _guesses(model: nn.Module, data: LabelledData, batch: int) -> Iterator[tuple
             raise CorruptInputError(
                 "the network's outputs are not numbers (NaN); its weights or the images are damaged"
             )
+        check_labels(labels, logits)
         yield logits.argmax(1).cpu(), labels

@@ -18,7 +18,7 @@ from trt_layermerge.core.jsonio import damage
 from trt_layermerge.errors import CorruptInputError, UsageError
 from trt_layermerge.finetune.augment import parse_augment
 from trt_layermerge.finetune.data import LabelledData, batches
-from trt_layermerge.finetune.evaluate import accuracy, evaluating
+from trt_layermerge.finetune.evaluate import accuracy, check_labels, evaluating
 from trt_layermerge.finetune.norms import batch_norms, reestimate
 from trt_layermerge.finetune.optimiser import make_optimiser, optimiser_tensors, restore_optimiser
 from trt_layermerge.finetune.recipe import FinetuneRecipe, learning_rate
@@ -83,8 +83,8 @@ def finetune(
     The last epoch's weights are kept (or their running mean, ``ema_decay``): ``val`` is only
     reported, nothing is selected by it. With ``state_path``, the state is written after every
     epoch; the same call with the same start continues from it, and ends, on a CPU with the same
-    number of threads, with the very same bits. The state of another start, recipe or ``identity`` is
-    renamed.
+    number of threads, with the very same bits. The state of another start, recipe or
+    ``identity`` is renamed.
 
     Args:
         student: The network at its start.
@@ -101,7 +101,8 @@ def finetune(
     Raises:
         UsageError: If the recipe distils without a teacher.
         DivergedError: If the loss is no longer finite.
-        CorruptInputError: If the state is damaged, or the first loss is not finite.
+        CorruptInputError: If the state is damaged, a label is beyond the network's classes, or
+            the first loss is not finite.
         DeviceError: If the state cannot be written.
     """
     if recipe.distill_weight > 0 and teacher is None:
@@ -202,6 +203,7 @@ class _Training:
         ):
             logits = self.student(images)
             soft = self._teach(images)
+        check_labels(labels, logits)
         loss = _loss(logits.float(), labels, soft, self.recipe)
         value = float(loss.detach())
         if not math.isfinite(value):

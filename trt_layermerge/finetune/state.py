@@ -42,8 +42,7 @@ class TrainState:
 def fingerprint(
     student: nn.Module, recipe: FinetuneRecipe, images: int, taught: bool, identity: str
 ) -> str:
-    """Returns a hash of all that decides a training: start, recipe, sizes, and what the caller
-    calls images and teacher."""
+    """Returns a hash of start, recipe, sizes, and of what the caller calls images and teacher."""
     start = {
         name: [str(value.dtype), list(value.shape), sha256_bytes(_bytes(value))]
         for name, value in student.state_dict().items()
