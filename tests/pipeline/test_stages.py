@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from trt_layermerge.errors import CorruptInputError, DeviceError
-from trt_layermerge.pipeline.api import open_run
+from trt_layermerge.errors import CorruptInputError, DeviceError, UsageError
+from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
 from trt_layermerge.pipeline.stages.importance import to_score
@@ -45,3 +45,18 @@ def test_images_of_another_shape_than_is_measured_are_refused(runs: Path, tmp_pa
     with pytest.raises(CorruptInputError, match=r"\(3, 16, 24\).*\(3, 16, 16\)"):
         asked.data("val")
     assert asked.data("test") is not None
+
+
+def test_no_stage_works_on_what_was_made_for_another_plan(runs: Path) -> None:
+    run_stage("report", RunOptions("tiny", runs))
+    faster = RunOptions("tiny", runs, overrides={"search.speedup": 1.6})
+    run_stage("search", faster)
+    for stage in ("merge", "export", "bench", "report"):
+        with pytest.raises(
+            UsageError, match=f"run 'tiny' was done before .* and {stage} would mix"
+        ):
+            run_stage(stage, RunOptions("tiny", runs))
+    run_stage("finetune", RunOptions("tiny", runs))
+    run_stage("merge", RunOptions("tiny", runs))
+    with pytest.raises(UsageError, match="export of the run 'tiny' was done before"):
+        run_stage("bench", RunOptions("tiny", runs))

@@ -36,12 +36,51 @@ def is_current(folder: RunFolder, stage: str, inputs: str) -> bool:
     )
 
 
-def record_stage(
-    folder: RunFolder, stage: str, inputs: str, outputs: tuple[str, ...], seconds: float
-) -> None:
-    """Notes that a stage ran on these inputs, what it wrote, and how long it took."""
+def outdated(folder: RunFolder, files: tuple[str, ...]) -> str | None:
+    """Returns a stage that made one of these files from files that are others now, or None.
+
+    Looks through what the files were made from, back to the first stage. Files that no recorded
+    stage made count as up to date.
+    """
     records = _records(folder)
-    records[stage] = {"inputs": inputs, "outputs": folder.hashes(outputs), "seconds": seconds}
+    makers = {file: stage for stage, record in records.items() for file in record["outputs"]}
+    pending, seen = list(files), set(files)
+    while pending:
+        stage = makers.get(pending.pop())
+        reads: Mapping[str, str] = records[stage]["reads"] if stage else {}
+        for name, digest in reads.items():
+            if not (folder / name).is_file() or sha256_file(folder / name) != digest:
+                return stage
+        pending += reads.keys() - seen
+        seen |= reads.keys()
+    return None
+
+
+def record_stage(
+    folder: RunFolder,
+    stage: str,
+    inputs: str,
+    reads: Mapping[str, str],
+    outputs: tuple[str, ...],
+    seconds: float,
+) -> None:
+    """Notes on what a stage ran, what it wrote, and how long it took.
+
+    Args:
+        folder: The run.
+        stage: Its name.
+        inputs: Hash of all that decides its outcome.
+        reads: Hashes of the files that it read.
+        outputs: Names of the files that it wrote.
+        seconds: How long it took.
+    """
+    records = _records(folder)
+    records[stage] = {
+        "inputs": inputs,
+        "reads": dict(reads),
+        "outputs": folder.hashes(outputs),
+        "seconds": seconds,
+    }
     write_json(folder / "state.json", "state", {"stages": records})
 
 
@@ -59,6 +98,7 @@ def _records(folder: RunFolder) -> Json:
         return {
             name: {
                 "inputs": str(record["inputs"]),
+                "reads": dict(record["reads"]),
                 "outputs": dict(record["outputs"]),
                 "seconds": float(record["seconds"]),
             }

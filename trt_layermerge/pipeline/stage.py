@@ -10,7 +10,7 @@ from trt_layermerge import __version__
 from trt_layermerge.core.jsonio import Json, sha256_json
 from trt_layermerge.errors import UsageError
 from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.folder import is_current, record_stage
+from trt_layermerge.pipeline.folder import is_current, outdated, record_stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,8 @@ def perform(stage: Stage, context: Context, *, again: bool = False) -> None:
     """Does a stage unless it was done on the very same inputs and its files are untouched.
 
     Raises:
-        UsageError: If an earlier stage that it needs was not done yet.
+        UsageError: If an earlier stage that it needs was not done yet, or was done from files that
+            have changed since.
     """
     folder = context.folder
     missing = [name for name in stage.reads if not (folder / name).is_file()]
@@ -46,13 +47,14 @@ def perform(stage: Stage, context: Context, *, again: bool = False) -> None:
             f"the run {run!r} has no {', '.join(missing)} yet, which {stage.name} needs; do the "
             f"earlier stages first: trt-layermerge run --run {run}"
         )
-    inputs = sha256_json(
-        {
-            "version": __version__,
-            "reads": folder.hashes(stage.reads),
-            "settings": stage.settings(context),
-        }
-    )
+    if behind := outdated(folder, stage.reads):
+        raise UsageError(
+            f"{behind} of the run {folder.root.name!r} was done before what it reads changed, and "
+            f"{stage.name} would mix old and new; bring all up to date: "
+            f"trt-layermerge run --run {folder.root.name}"
+        )
+    reads, settings = folder.hashes(stage.reads), stage.settings(context)
+    inputs = sha256_json({"version": __version__, "reads": reads, "settings": settings})
     if not again and is_current(folder, stage.name, inputs):
         context.reporter.stage(stage.name, "skip")
         return
@@ -60,5 +62,5 @@ def perform(stage: Stage, context: Context, *, again: bool = False) -> None:
     started = time.perf_counter()
     outputs = stage.run(context)
     seconds = time.perf_counter() - started
-    record_stage(folder, stage.name, inputs, outputs, seconds)
+    record_stage(folder, stage.name, inputs, reads, outputs, seconds)
     context.reporter.stage(stage.name, "done", seconds)
