@@ -60,3 +60,9 @@ def test_no_stage_works_on_what_was_made_for_another_plan(runs: Path) -> None:
     run_stage("merge", RunOptions("tiny", runs))
     with pytest.raises(UsageError, match="export of the run 'tiny' was done before"):
         run_stage("bench", RunOptions("tiny", runs))
+
+
+def test_a_batch_that_was_not_exported_is_not_timed(runs: Path) -> None:
+    options = RunOptions("tiny", runs, overrides={"measure.batch": 8})
+    with pytest.raises(UsageError, match="batch of 1, not 8"):
+        run_stage("bench", options)
