@@ -10,6 +10,9 @@ import pytest
 from tests.cli.fakes import FakePipeline
 from trt_layermerge.cli.app import VERBS
 from trt_layermerge.cli.main import main
+from trt_layermerge.cli.options import SharedOptions
+from trt_layermerge.cli.verb import overrides
+from trt_layermerge.errors import UsageError
 from trt_layermerge.pipeline.options import STAGES, RunOptions
 from trt_layermerge.pipeline.recipe import load_recipe
 
@@ -128,3 +131,18 @@ def test_every_stage_has_a_verb_and_every_verb_says_what_it_does() -> None:
     names = [verb.__name__ for verb in VERBS]
     assert set(names) == {*STAGES, "doctor", "run"}
     assert all(verb.__doc__ for verb in VERBS)
+
+
+def test_any_key_of_the_recipe_can_be_set() -> None:
+    options = SharedOptions(settings=["finetune.options.epochs=3", "search.mode=layer"], seed=7)
+    assert overrides(options) == {
+        "finetune.options.epochs": 3,
+        "search.mode": "layer",
+        "seed": 7,
+    }
+
+
+@pytest.mark.parametrize("text", ["search.mode", "=3", "search..mode=3", "a=[1"])
+def test_a_setting_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="KEY=VALUE"):
+        overrides(SharedOptions(settings=[text]))

@@ -13,7 +13,10 @@ from trt_layermerge.finetune.augment import (
     crop,
     erase,
     flip,
+    invert,
+    mixup,
     parse_augment,
+    permute,
     shift,
 )
 
@@ -54,7 +57,10 @@ def test_flip_mirrors_some() -> None:
     assert 5 < sum(mirrored) < 35
 
 
-@pytest.mark.parametrize("identity", [affine(0), erase(0), shift(0), flip(0)])
+@pytest.mark.parametrize(
+    "identity",
+    [affine(0), erase(0), shift(0), flip(0), permute(0), invert(0), mixup(0)],
+)
 def test_zero_strength_changes_nothing(identity: Augment) -> None:
     # Bilinear sampling at the pixel centres rounds in float32.
     torch.testing.assert_close(identity(images(), generator()), images(), rtol=0, atol=1e-5)
@@ -100,6 +106,37 @@ def test_seeded_and_pure(kind: str) -> None:
     assert first.shape == x.shape
 
 
+def test_permute_reorders_whole_channels() -> None:
+    x = images(60)
+    seen = set()
+    for before, after in zip(x, permute(1)(x, generator()), strict=True):
+        order = tuple(
+            next(c for c in range(3) if torch.equal(before[c], channel)) for channel in after
+        )
+        assert sorted(order) == [0, 1, 2]
+        seen.add(order)
+    assert len(seen) == 6
+
+
+def test_invert_changes_the_sign_of_some() -> None:
+    x = images(40)
+    signs = [
+        -1 if torch.equal(a, -b) else 1 if torch.equal(a, b) else 0
+        for a, b in zip(x, invert(0.5)(x, generator()), strict=True)
+    ]
+    assert 0 not in signs and 5 < signs.count(-1) < 35
+
+
+def test_mixup_stays_between_two_images_and_nearer_the_first() -> None:
+    x = torch.arange(8.0)[:, None, None, None].expand(8, 3, 4, 4)
+    mixed = mixup(0.5)(x, generator())
+    values = mixed[:, 0, 0, 0]
+    assert torch.equal(mixed, values[:, None, None, None].expand_as(mixed))
+    assert not torch.equal(values, torch.arange(8.0))
+    reach = torch.maximum(torch.arange(8.0), 7 - torch.arange(8.0)) / 2
+    assert bool(((values - torch.arange(8.0)).abs() <= reach).all())
+
+
 def test_names() -> None:
     assert parse_augment([]) is None
     chain = parse_augment(("shift:1", "flip"))
@@ -107,6 +144,6 @@ def test_names() -> None:
     g = generator()
     expected = flip()(shift(1)(images(), g), g)
     assert torch.equal(chain(images(), generator()), expected)
-    for wrong in ("mixup:1", "shift", "shift:x", "affine:-1", "noise:nan", "noise:inf"):
+    for wrong in ("blend:1", "shift", "shift:x", "affine:-1", "noise:nan", "noise:inf"):
         with pytest.raises(UsageError, match="known: shift"):
             parse_augment([wrong])

@@ -76,3 +76,9 @@ def test_schedule_by_hand() -> None:
     assert rates[8] == pytest.approx(0.4, rel=1e-12)
     assert rates[11] == pytest.approx(0.4 * (1 + math.cos(math.pi * 7 / 8)), rel=1e-12)
     assert learning_rate(recipe, 12, 4) == pytest.approx(0, abs=1e-12)
+
+
+def test_mixed_images_have_no_labels() -> None:
+    FinetuneRecipe(augment=("mixup:0.5",), distill_weight=1.0)
+    with pytest.raises(UsageError, match="mixup"):
+        FinetuneRecipe(augment=("mixup:0.5",), distill_weight=0.9)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 
-from trt_layermerge.cli.verb import Key
+from trt_layermerge.cli.verb import Key, Settings
 from trt_layermerge.errors import UsageError
 
 BackendName: TypeAlias = Literal["onnxruntime", "tensorrt", "tensorrt_rtx", "torch", "fake"]
@@ -160,7 +160,22 @@ class GoalOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharedOptions(ModelOptions, MachineOptions, OutputOptions):
+class RecipeKeyOptions:
+    """Whatever of the recipe has no option of its own."""
+
+    settings: Annotated[
+        list[str] | None,
+        _option(
+            "Any key of the recipe, like finetune.options.epochs=100; repeatable.",
+            "--set",
+            metavar="KEY=VALUE",
+        ),
+        Settings(),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedOptions(ModelOptions, MachineOptions, OutputOptions, RecipeKeyOptions):
     """What every verb that works on a run understands."""
 
 

@@ -12,8 +12,10 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, get_args, get_type_hints
 
 import typer
+import yaml
 
 from trt_layermerge.cli.failures import Interrupted
+from trt_layermerge.errors import UsageError
 
 
 def _as_given(value: Any) -> Any:
@@ -33,16 +35,40 @@ class Key:
     convert: Callable[[Any], Any] = _as_given
 
 
+@dataclass(frozen=True)
+class Settings:
+    """Marks an option that holds recipe keys with their values, each as ``KEY=VALUE``."""
+
+
 def overrides(options: Any) -> dict[str, Any]:
-    """Returns the recipe overrides of the options that were given, by dotted key."""
+    """Returns the recipe overrides of the options that were given, by dotted key.
+
+    Raises:
+        UsageError: If a setting is not ``KEY=VALUE``.
+    """
     hints = get_type_hints(type(options), include_extras=True)
-    given = {
-        key: getattr(options, name)
-        for name, hint in hints.items()
-        for key in get_args(hint)[1:]
-        if isinstance(key, Key)
-    }
-    return {key.path: key.convert(value) for key, value in given.items() if value is not None}
+    given: dict[str, Any] = {}
+    for name, hint in hints.items():
+        value = getattr(options, name)
+        for mark in get_args(hint)[1:]:
+            if isinstance(mark, Key) and value is not None:
+                given[mark.path] = mark.convert(value)
+            elif isinstance(mark, Settings):
+                given |= dict(_setting(text) for text in value or ())
+    return given
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Returns key and value of ``KEY=VALUE``; the value is read as YAML."""
+    key, equals, value = text.partition("=")
+    try:
+        if not (equals and all(key.split("."))):
+            raise ValueError("there must be a key, an equals sign and a value")
+        return key, yaml.safe_load(value)
+    except (ValueError, yaml.YAMLError) as error:
+        raise UsageError(
+            f"--set {text!r} is not KEY=VALUE ({error}); type it like --set search.finalists=6"
+        ) from error
 
 
 def add_verb(app: typer.Typer, verb: Callable[[Any], None]) -> None:
