@@ -12,6 +12,7 @@ from tests.search.graphs import Chain
 from trt_layermerge.core.candidate import Block
 from trt_layermerge.core.graph import Barrier, LayerGraph, Residual
 from trt_layermerge.core.graph_file import load_graph, save_graph
+from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.errors import CorruptInputError
 
 
@@ -28,6 +29,16 @@ def test_a_graph_comes_back_whole(tmp_path: Path) -> None:
     back = load_graph(tmp_path / "graph.json")
     assert back == sample()
     assert back.refusals == sample().barriers
+
+
+def test_convolutions_are_counted_as_they_stand() -> None:
+    graph = sample()
+    assert len(graph.convs) == 6  # five units and the projection beside the last two
+    assert graph.convs[:5] == tuple(unit.spec for unit in graph.units)
+    assert graph.activation_count == 4
+    single = Chain(8, 16).conv(16, 3).residual(0).graph()
+    assert len(single.convs) == 2  # merged even untouched: the projection becomes part of the unit
+    assert MergePlan.of(single, []).conv_count == 1
 
 
 @pytest.mark.parametrize("field", ["units", "segments", "residuals", "barriers", "nodes", "spec"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from trt_layermerge.errors import CorruptInputError, DeviceError, UsageError
+from trt_layermerge.errors import CorruptInputError, DeviceError, InfeasibleBudgetError, UsageError
 from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
@@ -66,3 +66,20 @@ def test_a_batch_that_was_not_exported_is_not_timed(runs: Path) -> None:
     options = RunOptions("tiny", runs, overrides={"measure.batch": 8})
     with pytest.raises(UsageError, match="batch of 1, not 8"):
         run_stage("bench", options)
+
+
+def test_predictions_for_one_device_are_not_held_against_another(runs: Path) -> None:
+    before = run_stage("report", RunOptions("tiny", runs))
+    elsewhere = RunOptions("tiny", runs, overrides={"measure.backend": "onnxruntime"})
+    run_stage("bench", elsewhere)
+    after = run_stage("report", elsewhere)
+    assert before["backend"] == "fake" and before["predicted_ms"] > 0
+    assert after["backend"] == "onnxruntime" and after["predicted_ms"] is None
+
+
+def test_a_report_keeps_the_budget_of_its_plan(runs: Path) -> None:
+    before = run_stage("report", RunOptions("tiny", runs))
+    missed = RunOptions("tiny", runs, overrides={"search.speedup": 100.0})
+    with pytest.raises(InfeasibleBudgetError):
+        run_stage("search", missed)
+    assert run_stage("report", RunOptions("tiny", runs))["budget_ms"] == before["budget_ms"]

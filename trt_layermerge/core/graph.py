@@ -146,6 +146,17 @@ class LayerGraph:
         """What cannot merge, and why."""
         return self.barriers
 
+    @property
+    def convs(self) -> tuple[ConvSpec, ...]:
+        """Every convolution of the chain as it stands, projections last."""
+        units = tuple(unit.spec for unit in self.units)
+        return units + tuple(spec for r in self.residuals for spec in r.projections)
+
+    @property
+    def activation_count(self) -> int:
+        """Activations of the chain as it stands."""
+        return sum(unit.activation is not None for unit in self.units)
+
     @cached_property
     def residual_ending_at(self) -> dict[int, Residual]:
         """The residual whose addition follows unit ``end - 1``, by ``end``."""

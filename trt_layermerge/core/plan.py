@@ -59,9 +59,15 @@ class MergePlan:
         return tuple(c for c in self.candidates if not c.original)
 
     @property
+    def convs(self) -> tuple[ConvSpec, ...]:
+        """Every convolution of the chain once merged, surviving projections included."""
+        costs = (spec for candidate in self.candidates for spec in candidate.costs)
+        return tuple(spec for spec in costs if isinstance(spec, ConvSpec))
+
+    @property
     def conv_count(self) -> int:
-        """Convolutions of the chain once merged, surviving projections included."""
-        return sum(isinstance(spec, ConvSpec) for c in self.candidates for spec in c.costs)
+        """Number of convolutions of the chain once merged."""
+        return len(self.convs)
 
     @property
     def activation_count(self) -> int:

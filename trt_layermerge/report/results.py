@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from trt_layermerge.core.candidate import Candidate
-from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.report import text
 from trt_layermerge.report.data import Finalist, RunReport
 from trt_layermerge.report.document import Paragraph, Part, Picture, Section, Table
@@ -35,12 +34,10 @@ def comparison(report: RunReport) -> Section:
 
 def _sizes(report: RunReport) -> tuple[tuple[str, str, str], ...]:
     graph, plan = report.graph, report.plan
-    before = [u.spec for u in graph.units] + [p for r in graph.residuals for p in r.projections]
-    after = [s for c in plan.candidates for s in c.costs if isinstance(s, ConvSpec)]
-    activations = sum(u.activation is not None for u in graph.units)
+    before, after = graph.convs, plan.convs
     figures = (
         ("convolutions of the chain, projections included", len(before), len(after)),
-        ("activations of the chain", activations, plan.activation_count),
+        ("activations of the chain", graph.activation_count, plan.activation_count),
         (
             "multiply-adds of its convolutions",
             sum(s.macs for s in before),
@@ -116,10 +113,10 @@ def selection(report: RunReport) -> Section:
             report.chosen,
             report.original_point,
             report.finalists,
-            report.budget_ms,
+            report.plan.budget_ms,
         ),
-        "The best score that the tables promise at every latency. Plans far below the chosen one "
-        "are not drawn.",
+        "The best score that the tables promise at every latency, on the clock of the search. "
+        "Plans far below the chosen one are not drawn.",
         "The frontier of this run was not recorded, so there is no picture of the choice.",
     )
     parts: list[Part] = [picture]

@@ -6,7 +6,6 @@ from typing import Any
 
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.jsonio import Json, read_json, read_lines, write_json
-from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.folder import stage_seconds
 from trt_layermerge.pipeline.recipe import dump_recipe
@@ -28,6 +27,7 @@ from trt_layermerge.report.write import write_report
 
 READS = (
     "graph.json",
+    "latency.jsonl",
     "frontier.json",
     "finalists.json",
     "plan.json",
@@ -64,36 +64,50 @@ def _clock(context: Context, bench: Json) -> float:
     return float(bench["original"]["p50_ms"] / context.plan.notes["original_ms"])
 
 
+def _predicted_ms(context: Context, bench: Json) -> float | None:
+    """Returns the plan's prediction on the clock of ``bench``; None if that ran elsewhere."""
+    table, promised = context.latency, context.plan.latency_ms
+    same_device = table.device.to_json() == bench["device"]
+    asked = (bench["precision"], bench["batch"])
+    if promised is None or not same_device or asked not in {key[1:] for key in table.entries}:
+        return None
+    return _clock(context, bench) * promised
+
+
+def _budget_ms(context: Context, bench: Json) -> float | None:
+    """Returns what the plan was chosen for; one asked for as a speed-up on the clock of bench."""
+    budget = context.plan.budget_ms
+    if budget is None or context.recipe.search.budget_ms is not None:
+        return budget
+    return _clock(context, bench) * budget
+
+
 def _summary(context: Context) -> Json:
     plan, verify, bench = context.plan, _read(context, "verify"), _read(context, "bench")
-    search, clock = context.recipe.search, _clock(context, bench)
-    certificate = _read(context, "certificate")
-    untouched = MergePlan.of(context.graph, [])
     original, merged = (
         NetworkFigures(
             verify["accuracy"][side],
             bench[side]["p50_ms"],
-            version.conv_count,
+            len(version.convs),
             version.activation_count,
         )
-        for side, version in (("original", untouched), ("merged", plan))
+        for side, version in (("original", context.graph), ("merged", plan))
     )
-    measure = context.recipe.measure
     body = summary_json(
         original=original,
         merged=merged,
         repaired_accuracy=verify["repaired_accuracy"],
         speedup=bench["speedup"],
-        predicted_ms=clock * (plan.latency_ms or 0.0),
-        budget_ms=search.budget_ms or bench["original"]["p50_ms"] / search.speedup,
-        certificate_max_rel_error=certificate["max_rel_error"],
-        precision=measure.precision,
-        backend=measure.backend,
-        batch=measure.batch,
+        predicted_ms=_predicted_ms(context, bench),
+        budget_ms=_budget_ms(context, bench),
+        certificate_max_rel_error=_read(context, "certificate")["max_rel_error"],
+        precision=bench["precision"],
+        backend=bench["device"]["backend"],
+        batch=bench["batch"],
         seed=context.seed,
         preprocess=context.recipe.data.preprocess.build(),
         input_name="input",
-        input_shape=context.recipe.model.input,
+        input_shape=(bench["batch"], *context.recipe.model.input[1:]),
     )
     return {**body, "speedup_low": bench["low"], "speedup_high": bench["high"]}
 
