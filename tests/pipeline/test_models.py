@@ -65,6 +65,16 @@ def test_checkpoints_and_safetensors_fill_the_network(
             assert torch.equal(value, state[key])
 
 
+def test_random_weights_are_the_same_whenever_a_run_continues(nets: str) -> None:
+    torch.manual_seed(1)
+    first, drawn = load_network(section(nets)), torch.rand(1)
+    second = load_network(section(nets))
+    for key, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[key])
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(1), drawn)
+
+
 class Payload:
     """Writes a file when it is unpickled."""
 

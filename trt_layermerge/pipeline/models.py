@@ -33,6 +33,8 @@ FORMS = "timm:NAME, torchvision:NAME, PACKAGE.MODULE:FACTORY or FILE.py:FACTORY"
 def load_network(section: ModelSection) -> nn.Module:
     """Returns the network that a recipe names, in eval mode, with its weights.
 
+    Without weights they are random, but the same in every process, so that a run can continue.
+
     Raises:
         UsageError: If the name or the weights file does not exist.
         UnsupportedModelError: If the factory does not return a network.
@@ -202,7 +204,9 @@ def _factory(source: str, name: str) -> Callable[[], Any]:
 
 def _call(factory: Callable[[], Any], name: str) -> nn.Module:
     try:
-        model = factory()
+        with torch.random.fork_rng([]):
+            torch.manual_seed(0)
+            model = factory()
     except LayerMergeError:
         raise
     except OSError as error:
