@@ -93,7 +93,7 @@ class ModelOptions:
     ] = None
     val: Annotated[
         str | None,
-        _option("Data that decide: chosen plans, chosen epochs.", panel=_MODEL),
+        _option("Data to watch the training on; nothing is chosen by them.", panel=_MODEL),
         Key("data.val"),
     ] = None
     test: Annotated[
