@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from trt_layermerge.errors import CorruptInputError, DeviceError, InfeasibleBudgetError, UsageError
+from trt_layermerge.deploy.machine import Machine
+from trt_layermerge.errors import (
+    CorruptInputError,
+    DeviceError,
+    InfeasibleBudgetError,
+    UnsupportedModelError,
+    UsageError,
+)
+from trt_layermerge.merge import Certificate
 from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
@@ -83,3 +91,26 @@ def test_a_report_keeps_the_budget_of_its_plan(runs: Path) -> None:
     with pytest.raises(InfeasibleBudgetError):
         run_stage("search", missed)
     assert run_stage("report", RunOptions("tiny", runs))["budget_ms"] == before["budget_ms"]
+
+
+def test_engines_of_other_machines_are_left_alone(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = runs / "tiny" / "engines"
+    for machine in ("here", "elsewhere"):
+        (engines / machine).mkdir(parents=True)
+        (engines / machine / "model.fp32.plan").write_bytes(b"engine")
+    monkeypatch.setattr("trt_layermerge.deploy.machine.this_machine", lambda: Machine(gpu="Here"))
+    run_stage("build", RunOptions("tiny", runs))
+    assert [path.name for path in engines.iterdir()] == ["elsewhere"]
+
+
+def test_a_merge_without_its_certificate_leaves_no_weights(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged = runs / "tiny" / "merged.safetensors"
+    merged.unlink()
+    monkeypatch.setattr(Certificate, "ok", False)
+    with pytest.raises(UnsupportedModelError, match="does not compute what the relaxed one does"):
+        run_stage("merge", RunOptions("tiny", runs))
+    assert not merged.exists()

@@ -7,7 +7,7 @@ import shutil
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json, read_json, sha256_file, write_json
 from trt_layermerge.errors import DeviceError
-from trt_layermerge.pipeline.context import Context
+from trt_layermerge.pipeline.context import Context, data_inputs
 from trt_layermerge.pipeline.recipe import dump_recipe
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.pipeline.versions import versions
@@ -20,14 +20,18 @@ def _settings(context: Context) -> Json:
         "libraries": versions(("tensorrt", "tensorrt-rtx")),
         "build": context.recipe.build.model_dump(mode="json"),
         "machine": this_machine().folder,
+        "labels": data_inputs(context.recipe.data.train),
         "preprocess": context.recipe.data.preprocess.model_dump(mode="json"),
         "seed": context.seed,
     }
 
 
 def _run(context: Context) -> tuple[str, ...]:
+    from trt_layermerge.deploy.machine import this_machine
+
     section = context.recipe.build
-    shutil.rmtree(context.folder / "engines", ignore_errors=True)
+    # Engines of other machines, in folders of their own, cannot be built again here.
+    shutil.rmtree(context.folder / "engines" / this_machine().folder, ignore_errors=True)
     built: list[Json] = []
     written: list[str] = []
     for precision in section.precisions if section.engine != "none" else ():

@@ -23,7 +23,6 @@ def _run(context: Context) -> tuple[str, ...]:
 
     relaxed = context.relaxed("relaxed.safetensors")
     merged = collapse(relaxed)
-    save_weights(merged, context, "merged.safetensors")
     data = context.data("train")
     if data is None:
         generator = torch.Generator().manual_seed(context.seed)
@@ -38,6 +37,7 @@ def _run(context: Context) -> tuple[str, ...]:
             f"{certificate.max_rel_error:.1e}; see certificate.json for the block, and please "
             "report it with the network's name"
         )
+    save_weights(merged, context, "merged.safetensors")
     return "merged.safetensors", "certificate.json"
 
 

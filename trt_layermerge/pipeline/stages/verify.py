@@ -79,7 +79,7 @@ def _outputs(network: nn.Module, images: Tensor) -> NDArray[np.float32]:
 
 
 def _subjects(context: Context) -> list[Subject]:
-    """Returns both ONNX models, on ONNX Runtime where it is installed, and every engine."""
+    """Returns both ONNX models, for ONNX Runtime, and every engine."""
     from trt_layermerge.backends import get_backend
     from trt_layermerge.deploy.verify import engine_subject, onnx_subject
 
