@@ -111,7 +111,7 @@ IMAGES, LABELS = np.zeros((3, 4, 4, 3), np.uint8), np.array([0, 1, 2])
         ({"labels": LABELS}, "images and labels"),
         ({"images": IMAGES.astype(np.float32), "labels": LABELS}, "not uint8"),
         ({"images": IMAGES[0], "labels": LABELS}, "not uint8"),
-        ({"images": IMAGES[:0], "labels": LABELS[:0]}, "not uint8"),
+        ({"images": IMAGES[:0], "labels": LABELS[:0]}, "no images"),
         ({"images": IMAGES, "labels": LABELS[:2]}, "not int64"),
         ({"images": IMAGES, "labels": LABELS.astype(float)}, "not int64"),
         ({"images": IMAGES, "labels": LABELS - 1}, "labels run from -1"),

@@ -150,7 +150,9 @@ def sha256_file(path: Path) -> str:
             for chunk in _chunks(file):
                 digest.update(chunk)
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+        raise UsageError(
+            f"cannot read {path}: {error.strerror or error}; check its name"
+        ) from error
     return digest.hexdigest()
 
 

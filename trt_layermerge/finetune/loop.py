@@ -18,6 +18,7 @@ from trt_layermerge.core.jsonio import damage
 from trt_layermerge.errors import CorruptInputError, UsageError
 from trt_layermerge.finetune.augment import parse_augment
 from trt_layermerge.finetune.data import LabelledData, batches
+from trt_layermerge.finetune.device import device_named
 from trt_layermerge.finetune.evaluate import accuracy, check_labels, evaluating
 from trt_layermerge.finetune.norms import batch_norms, reestimate
 from trt_layermerge.finetune.optimiser import make_optimiser, optimiser_tensors, restore_optimiser
@@ -103,14 +104,14 @@ def finetune(
         DivergedError: If the loss is no longer finite.
         CorruptInputError: If the state is damaged, a label is beyond the network's classes, or
             the first loss is not finite.
-        DeviceError: If the state cannot be written.
+        DeviceError: If the state cannot be written, or the device is not there.
     """
     if recipe.distill_weight > 0 and teacher is None:
         raise UsageError(
             f"the recipe distils with weight {recipe.distill_weight:g}, but no teacher is given; "
             "give the original network, or set distill_weight to 0"
         )
-    training = _Training(student, train, val, recipe, teacher, torch.device(device), identity)
+    training = _Training(student, train, val, recipe, teacher, device_named(device), identity)
     done = training.resume(state_path) if state_path else 0
     for epoch in range(done, recipe.epochs):
         row = training.epoch(epoch)

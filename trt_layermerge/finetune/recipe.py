@@ -76,6 +76,7 @@ class FinetuneRecipe:
             "ema_decay": self.ema_decay is None or 0 <= self.ema_decay < 1,
             "grad_clip": self.grad_clip is None or self.grad_clip > 0,
             "bn": self.bn in get_args(BatchNormMode),
+            "seed": 0 <= self.seed < 2**32,
         }
         mixed = any(name.startswith("mixup") for name in self.augment)
         if mixed and self.distill_weight < 1:

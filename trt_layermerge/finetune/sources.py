@@ -127,7 +127,9 @@ def read_npz(path: Path, preprocess: Preprocess) -> ArrayData:
     ):
         images, labels = archive["images"], archive["labels"]
         names = archive.get("class_names")
-    if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
+    if images.size == 0:
+        raise _malformed(path, "it holds no images")
+    if images.dtype != np.uint8 or images.ndim != 4:
         raise _malformed(path, f"images are {images.dtype} {images.shape}, not uint8 (N, H, W, C)")
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise _malformed(path, f"labels are {labels.dtype} {labels.shape}, not int64 (N,)")

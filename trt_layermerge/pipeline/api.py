@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import cast
@@ -11,6 +12,7 @@ from trt_layermerge.errors import UsageError
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.folder import RunFolder
 from trt_layermerge.pipeline.options import STAGES, NullReporter, Reporter, RunOptions
+from trt_layermerge.pipeline.preflight import preflight
 from trt_layermerge.pipeline.recipe import dump_recipe, load_recipe
 from trt_layermerge.pipeline.stage import Stage, perform
 
@@ -32,10 +34,12 @@ def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | No
     if options.only_stage is not None:
         perform(stage(options.only_stage), context, again=True)
         return stage(options.only_stage).result(context)
+    check = cache(lambda: preflight(context))
     again = False
     for name in STAGES:
         again = again or name == options.from_stage
-        perform(stage(name), context, again=again)
+        # Inspecting takes seconds, and tells best what is wrong with a network or its input.
+        perform(stage(name), context, again=again, before=None if name == "inspect" else check)
     return stage(STAGES[-1]).result(context)
 
 

@@ -129,6 +129,11 @@ class Context:
         from trt_layermerge.finetune.data import split
 
         wanted = self.recipe.importance
+        if len(self.train) < 2:
+            raise UsageError(
+                f"{self.recipe.data.train} holds a single image, and repairs are fitted on some "
+                "images and scored on others; give more (data.train)"
+            )
         fit, rest = split(self.train, min(wanted.fit_images, len(self.train) // 2), self.seed)
         score, _ = (
             split(rest, wanted.score_images, self.seed)
@@ -182,4 +187,8 @@ def data_inputs(source: str | None) -> Json:
             "files": [[str(p.relative_to(rest)), p.stat().st_size] for p in files],
         }
     path = Path(rest if kind == "npz" else source.rpartition(":")[0])
+    if kind != "npz" and path.suffix != ".py":
+        raise UsageError(
+            f"{source!r} names no data; type npz:FILE, imagefolder:DIR or FILE.py:FACTORY"
+        )
     return {"source": source, "sha256": sha256_file(path)}

@@ -20,6 +20,7 @@ PRETRAINED = "pretrained"
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Section(BaseModel):
@@ -204,7 +205,7 @@ class Recipe(Section):
     build: BuildSection = BuildSection()
     verify: VerifySection = VerifySection()
     device: str = "cpu"
-    seed: int = 0
+    seed: Seed = 0
 
 
 def load_recipe(path: Path | None, overrides: Mapping[str, Any]) -> Recipe:
@@ -241,11 +242,12 @@ def _read(path: Path) -> Json:
     try:
         body = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UsageError(f"there is no recipe {path}") from error
+        raise UsageError(f"there is no recipe {path}; type the path of a YAML file") from error
     except OSError as error:
         raise UsageError(f"cannot read the recipe {path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise CorruptInputError(f"the recipe {path} is not valid YAML: {error}") from error
+        words = " ".join(str(error).split())
+        raise CorruptInputError(f"the recipe {path} is not valid YAML: {words}") from error
     if not isinstance(body, dict):
         raise CorruptInputError(f"the recipe {path} is not a mapping of sections")
     return body

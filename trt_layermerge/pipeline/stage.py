@@ -32,8 +32,20 @@ class Stage:
     result: Callable[[Context], Json]
 
 
-def perform(stage: Stage, context: Context, *, again: bool = False) -> None:
+def perform(
+    stage: Stage,
+    context: Context,
+    *,
+    again: bool = False,
+    before: Callable[[], None] | None = None,
+) -> None:
     """Does a stage unless it was done on the very same inputs and its files are untouched.
+
+    Args:
+        stage: What to do.
+        context: The run.
+        again: Whether to do it in any case.
+        before: Called if there is something to do, before it is done.
 
     Raises:
         UsageError: If an earlier stage that it needs was not done yet, or was done from files that
@@ -58,6 +70,8 @@ def perform(stage: Stage, context: Context, *, again: bool = False) -> None:
     if not again and is_current(folder, stage.name, inputs):
         context.reporter.stage(stage.name, "skip")
         return
+    if before is not None:
+        before()
     context.reporter.stage(stage.name, "run")
     started = time.perf_counter()
     outputs = stage.run(context)

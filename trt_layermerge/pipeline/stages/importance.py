@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.jsonio import Json, read_lines, sha256_file, sha256_json
 from trt_layermerge.core.tables import ImportanceTable
+from trt_layermerge.finetune.recipe import FinetuneRecipe, preset
 from trt_layermerge.pipeline.context import Context, data_inputs, images_of
 from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.networks import useful
@@ -71,20 +72,29 @@ def _set_aside(path: Path, notes: Json) -> None:
         path.rename(path.with_suffix(f".{sha256_json(header)[:8]}.jsonl"))
 
 
+def scoring_recipe(context: Context) -> FinetuneRecipe:
+    """Returns how to train for one entry under the paper's protocol."""
+    changes = context.recipe.importance.finetune
+    return FinetuneRecipe.from_json(
+        {**preset("importance").to_json(), "seed": context.seed, **changes}
+    )
+
+
 def scorer_of(context: Context) -> Scorer:
     """Returns what scores candidates by the recipe's method."""
     section = context.recipe.importance
     if section.method == "finetune":
         from trt_layermerge.finetune.data import split
-        from trt_layermerge.finetune.recipe import FinetuneRecipe, preset
         from trt_layermerge.importance.finetune import FinetuneScorer
 
         held_out, train = split(context.train, section.score_images, context.seed)
-        recipe = FinetuneRecipe.from_json(
-            {**preset("importance").to_json(), "seed": context.seed, **section.finetune}
-        )
         return FinetuneScorer(
-            context.model, context.graph, train, held_out, recipe, device=context.recipe.device
+            context.model,
+            context.graph,
+            train,
+            held_out,
+            scoring_recipe(context),
+            device=context.recipe.device,
         )
     from trt_layermerge.importance.calibrate import CalibrateScorer
 

@@ -1,0 +1,27 @@
+"""What can be found wrong with a recipe before hours are spent on it."""
+
+from __future__ import annotations
+
+from trt_layermerge.pipeline.context import Context, data_inputs
+
+
+def preflight(context: Context) -> None:
+    """Looks at the device, the images and the training recipes of a whole run.
+
+    The test images are only looked for: ``verify`` opens them, and nothing else.
+
+    Raises:
+        UsageError: If a name or an option cannot be used, or training images are missing.
+        CorruptInputError: If images cannot be used.
+        DeviceError: If the device is not there.
+    """
+    from trt_layermerge.finetune.device import device_named
+    from trt_layermerge.pipeline.stages.finetune import training_recipe
+    from trt_layermerge.pipeline.stages.importance import scoring_recipe
+
+    device_named(context.recipe.device)
+    training_recipe(context)
+    scoring_recipe(context)
+    _ = context.calibration
+    context.data("val")
+    data_inputs(context.recipe.data.test)
