@@ -93,15 +93,17 @@ def main() -> None:
     head = [
         "# The demo's plan, trained in different ways",
         "",
-        f"Written by `python -m tests.bench.bm_demo` with Python {platform.python_version()}, torch "
-        f"{torch.__version__}, {os.cpu_count()} cores. One plan (seed 0, {changed} blocks replaced, "
-        f"measured {plan['notes']['measured_speedup']:.2f}x) is trained on the 2,000 shipped images. "
-        f"The original has {figures['val'][0]:.1%} on the 300 images of `val` and {original:.1%} "
-        "on the 1,000 of `test`; one image of `test` is 0.1 point, its standard error about 0.8.",
+        "Written by `python -m tests.bench.bm_demo` with "
+        f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores. "
+        f"One plan (seed 0, {changed} blocks replaced, measured "
+        f"{plan['notes']['measured_speedup']:.2f}x) is trained on the 2,000 shipped images. The "
+        f"original has {figures['val'][0]:.1%} on the 300 images of `val` and {original:.1%} on "
+        "the 1,000 of `test`; one image of `test` is 0.1 point, its standard error about 0.8.",
         "",
-        "`repair` starts from the blocks fitted in sequence, `original` from the original weights "
-        "with the activations taken out, as the paper does. Everything else is equal. The recipe "
-        "was chosen on `val` for the repaired start; the learning rate was not tuned for the other.",
+        "`repair` starts from the blocks fitted in sequence, `original` from the original "
+        "weights with the activations taken out, as the paper does. Everything else is equal. "
+        "The recipe was chosen on `val` for the repaired start; the learning rate was not tuned "
+        "for the other.",
         "",
         "| start | epochs | seed | speed-up | val before | val after | test before | test after "
         "| points | s |",
