@@ -84,6 +84,13 @@ def test_what_is_not_typed_is_left_to_the_recipe(fake: FakePipeline) -> None:
     assert fake.asked == [("latency", RunOptions("x", recipe=Path("r.yaml"), verbose=2))]
 
 
+def test_only_who_asks_for_it_trusts_an_engine(fake: FakePipeline) -> None:
+    assert main(["verify", "--run", "x", "--json", "--trust-engine"]) == 0
+    assert main(["verify", "--run", "x", "--json"]) == 0
+    assert [options.trust_engine for _, options in fake.asked] == [True, False]
+    assert not any(options.overrides for _, options in fake.asked)  # or the run would remember it
+
+
 def test_run_takes_a_recipe_and_names_the_run_after_it(fake: FakePipeline) -> None:
     assert main(f"run a/b.yaml {SHARED} {MEASURE} {GOAL} --from search --json".split()) == 0
     expected = {**SHARED_KEYS, **MEASURE_KEYS, **GOAL_KEYS}

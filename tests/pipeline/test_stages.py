@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from trt_layermerge.core.jsonio import write_json
 from trt_layermerge.deploy.machine import Machine
 from trt_layermerge.errors import (
     CorruptInputError,
     DeviceError,
     InfeasibleBudgetError,
     UnsupportedModelError,
+    UntrustedInputError,
     UsageError,
 )
 from trt_layermerge.merge import Certificate
@@ -114,3 +116,16 @@ def test_a_merge_without_its_certificate_leaves_no_weights(
     with pytest.raises(UnsupportedModelError, match="does not compute what the relaxed one does"):
         run_stage("merge", RunOptions("tiny", runs))
     assert not merged.exists()
+
+
+def test_an_engine_without_its_sidecar_is_loaded_only_where_it_is_trusted(runs: Path) -> None:
+    folder = runs / "tiny"
+    (folder / "stranger.plan").write_bytes(b"no engine")
+    built = {"precision": "fp32", "plan": "stranger.plan", "error": None}
+    write_json(folder / "build.json", "build", {"engines": [built]})
+    with pytest.raises(UntrustedInputError, match="--trust-engine"):
+        run_stage("verify", RunOptions("tiny", runs))
+    unverified = run_stage("verify", RunOptions("tiny", runs, trust_engine=True))["unverified"]
+    assert any("stranger.plan was not run" in reason for reason in unverified)
+    with pytest.raises(UntrustedInputError, match="--trust-engine"):
+        run_stage("verify", RunOptions("tiny", runs))

@@ -14,13 +14,14 @@ from trt_layermerge.pipeline.options import Reporter, RunOptions
 Result: TypeAlias = dict[str, Any]
 
 
-def run_stage(stage: str, options: StageOptions) -> Result:
+def run_stage(stage: str, options: StageOptions, *, trust_engine: bool = False) -> Result:
     """Does one stage of a run, prints its result and returns it."""
     request = RunOptions(
         run=options.run,
         runs_dir=options.runs_dir,
         recipe=options.recipe,
         overrides=overrides(options),
+        trust_engine=trust_engine,
         verbose=options.loudness,
     )
     from trt_layermerge.pipeline import api

@@ -21,8 +21,15 @@ class VerifyOptions(StageOptions):
         typer.Option(help="Largest loss of accuracy allowed, as a fraction like 0.01."),
         Key("verify.max_accuracy_drop"),
     ] = None
+    trust_engine: Annotated[
+        bool,
+        typer.Option(
+            "--trust-engine",
+            help="Load engines that do not match their sidecar too; an engine runs code.",
+        ),
+    ] = False
 
 
 def verify(options: VerifyOptions) -> None:
     """Compares torch, ONNX and engine: numbers, accuracy, gates."""
-    run_stage("verify", options)
+    run_stage("verify", options, trust_engine=options.trust_engine)

@@ -75,7 +75,7 @@ def open_run(recipe: Path | None, options: RunOptions, reporter: Reporter) -> Co
     text = dump_recipe(chosen)
     if not remembered.is_file() or remembered.read_bytes() != text.encode():
         write_text(remembered, text)
-    return Context(chosen, folder, reporter)
+    return Context(chosen, folder, reporter, options.trust_engine)
 
 
 def stage(name: str) -> Stage:

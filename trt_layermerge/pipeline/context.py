@@ -28,11 +28,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """A recipe, the folder it writes to, who listens, and everything derived from them."""
+    """A recipe, the folder it writes to, who listens, and everything derived from them.
+
+    Attributes:
+        recipe: What to do.
+        folder: Where the files are.
+        reporter: Who listens.
+        trust_engine: Whether engines that do not match their sidecars are loaded.
+    """
 
     recipe: Recipe
     folder: RunFolder
     reporter: Reporter
+    trust_engine: bool = False
 
     @cached_property
     def model(self) -> nn.Module:

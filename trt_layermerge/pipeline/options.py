@@ -39,6 +39,8 @@ class RunOptions:
             the recipe.
         from_stage: First stage to do again, or None to skip everything that is done.
         only_stage: The only stage to do, or None for all.
+        trust_engine: Whether to load engines whose sidecar is missing or another engine's. Never
+            remembered: it is part of no recipe.
         verbose: 0 normal, 1 and 2 more, -1 quiet.
     """
 
@@ -48,6 +50,7 @@ class RunOptions:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     from_stage: str | None = None
     only_stage: str | None = None
+    trust_engine: bool = False
     verbose: int = 0
 
     def __post_init__(self) -> None:

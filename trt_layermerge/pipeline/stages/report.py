@@ -194,8 +194,8 @@ def _bench(body: Json) -> Bench:
 def _engine(context: Context) -> Json | None:
     from trt_layermerge.deploy.sidecar import sidecar_path
 
-    names = engine_names(context)
-    return read_json(sidecar_path(context.folder / names[0]), "engine") if names else None
+    sidecars = (sidecar_path(context.folder / name) for name in engine_names(context))
+    return next((read_json(path, "engine") for path in sidecars if path.is_file()), None)
 
 
 def _not_built(context: Context) -> list[str]:

@@ -27,6 +27,7 @@ def _settings(context: Context) -> Json:
         "test": data_inputs(context.recipe.data.test),
         "preprocess": context.recipe.data.preprocess.model_dump(mode="json"),
         "verify": context.recipe.verify.model_dump(mode="json"),
+        "trust_engine": context.trust_engine,
     }
 
 
@@ -89,7 +90,9 @@ def _subjects(context: Context) -> list[Subject]:
         onnx_subject("original.onnx", "original", (folder / "original.onnx").read_bytes(), backend),
         onnx_subject("model.onnx", "merged", (folder / "model.onnx").read_bytes(), backend),
     ]
-    return subjects + [engine_subject(folder / name) for name in engine_names(context)]
+    trust = context.trust_engine
+    engines = engine_names(context)
+    return subjects + [engine_subject(folder / name, trust=trust) for name in engines]
 
 
 def engine_names(context: Context) -> list[str]:
@@ -99,8 +102,8 @@ def engine_names(context: Context) -> list[str]:
 
 
 def _amend_engines(context: Context, result: Verification) -> tuple[str, ...]:
-    """Writes the accuracies into the sidecars; returns the sidecars' names."""
-    from trt_layermerge.deploy.sidecar import amend_sidecar, sidecar_path
+    """Writes the accuracies into the sidecars; returns the names of those that there are."""
+    from trt_layermerge.deploy.sidecar import amend_sidecar, check_engine, sidecar_path
 
     original, merged = result.original_accuracy, result.merged_accuracy
     if original is None or merged is None:
@@ -108,6 +111,8 @@ def _amend_engines(context: Context, result: Verification) -> tuple[str, ...]:
     names = []
     for name in engine_names(context):
         plan = context.folder / name
+        if check_engine(plan, trust=context.trust_engine) is None:
+            continue
         amend_sidecar(plan, accuracy={"original": original, "merged": merged})
         names.append(str(sidecar_path(plan).relative_to(context.folder.root)))
     return tuple(names)
