@@ -118,6 +118,17 @@ def test_an_impossible_budget_says_by_how_much_it_is_missed() -> None:
         close_loop(device.original_ms / 1000, 4, 2, device.tools())
 
 
+def test_headroom_alone_makes_no_budget_impossible() -> None:
+    device = Device(bias=1.0)
+    fastest = float(device.tools().frontier(device.fit([])).latency_ms[0])
+    aim_ms, budget_ms = 0.99 * fastest, 1.01 * fastest
+    closed = close_loop(aim_ms, 4, 2, device.tools(), budget_ms)
+    assert not closed.meeting(aim_ms)
+    assert closed.meeting(budget_ms)[0].measured.ms == pytest.approx(fastest, rel=1e-9)
+    with pytest.raises(InfeasibleBudgetError, match="no network meets"):
+        close_loop(aim_ms, 4, 2, device.tools())
+
+
 @pytest.mark.parametrize("width", [1, 2, 3, 6])
 def test_finalists_surround_the_limit_and_most_are_within(width: int) -> None:
     device = Device(bias=1.0)

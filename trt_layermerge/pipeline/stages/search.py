@@ -15,6 +15,7 @@ from trt_layermerge.pipeline.closing import Closed, Finalist, Tools, close_loop
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.networks import Measured, measure_plans, specs_of
 from trt_layermerge.pipeline.stage import Stage
+from trt_layermerge.pipeline.versions import versions
 from trt_layermerge.search import Frontier, Objective, frontier
 
 OUTPUTS = ("frontier.json", "finalists.json", "plan.json")
@@ -33,14 +34,17 @@ def _run(context: Context) -> tuple[str, ...]:
     budget_ms = context.recipe.search.budget_ms or original_ms / context.recipe.search.speedup
     limit_ms = budget_ms * (1 - context.recipe.search.headroom)
     search = context.recipe.search
-    closed = close_loop(
-        limit_ms, search.finalists, search.loops, _tools(context, original_ms, observations)
-    )
+    tools = _tools(context, original_ms, observations)
+    closed = close_loop(limit_ms, search.finalists, search.loops, tools, budget_ms)
+    if not closed.meeting(limit_ms):
+        context.reporter.note("the budget is met only without its headroom")
+        limit_ms = budget_ms
+    meeting = closed.meeting(limit_ms)
     context.reporter.note(
         f"{len(closed.finalists)} networks built and measured, "
-        f"{len(closed.meeting(limit_ms))} of them within {limit_ms:.4g} ms"
+        f"{len(meeting)} of them within {limit_ms:.4g} ms"
     )
-    ranked = _rank(context, closed.meeting(limit_ms)[: search.finalists])
+    ranked = _rank(context, meeting[: search.finalists])
     chosen, measured = _confirm(context, ranked, original_ms, budget_ms)
     _write(context, closed, ranked, chosen, measured, (original_ms, budget_ms))
     return OUTPUTS
@@ -167,6 +171,7 @@ def _write(
     )
     write_json(context.folder / "finalists.json", "finalists", {"finalists": rows})
     notes = {
+        "versions": versions(),
         "measured_ms": measured.ms,
         "measured_speedup": measured.ratio,
         "original_ms": original_ms,
