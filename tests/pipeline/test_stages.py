@@ -129,3 +129,9 @@ def test_an_engine_without_its_sidecar_is_loaded_only_where_it_is_trusted(runs: 
     assert any("stranger.plan was not run" in reason for reason in unverified)
     with pytest.raises(UntrustedInputError, match="--trust-engine"):
         run_stage("verify", RunOptions("tiny", runs))
+
+
+def test_the_objective_follows_the_table_not_a_later_recipe(runs: Path) -> None:
+    later = RunOptions("tiny", runs, overrides={"importance.method": "finetune"})
+    plan = run_stage("search", later)
+    assert plan["score"] <= 0  # a sum of losses; the paper's objective adds about 1 a block

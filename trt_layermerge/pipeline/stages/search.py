@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from trt_layermerge.core.conv import spec_from_json
 from trt_layermerge.core.jsonio import Json, damage, read_json, read_lines, write_json
@@ -17,6 +18,9 @@ from trt_layermerge.pipeline.networks import Measured, measure_plans, specs_of
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.pipeline.versions import versions
 from trt_layermerge.search import Frontier, Objective, frontier
+
+Ranked: TypeAlias = tuple[Finalist, float | None]
+"""A finalist with its joint loss, if that was worked out."""
 
 OUTPUTS = ("frontier.json", "finalists.json", "plan.json")
 
@@ -92,33 +96,38 @@ def _objective(context: Context) -> Objective:
     wanted = context.recipe.search.objective
     if wanted.form != "auto":
         return Objective(wanted.form, wanted.capacity)
-    published = context.recipe.importance.method == "finetune"
-    return Objective("exp" if published else "delta", wanted.capacity)
+    return Objective("exp" if _published(context) else "delta", wanted.capacity)
 
 
-def _rank(context: Context, meeting: list[Finalist]) -> list[tuple[Finalist, float]]:
+def _published(context: Context) -> bool:
+    """Whether the table, whatever the recipe says by now, was made by the paper's protocol."""
+    return context.importance.notes.get("method") == "finetune"
+
+
+def _rank(context: Context, meeting: list[Finalist]) -> list[Ranked]:
     """Returns the finalists with their true joint loss after sequential repair, the best first.
 
     The table adds up losses of single replacements; here each network is repaired whole and
     scored on the images that the table was scored on. Under the paper's protocol, and for a single
-    finalist, the order of the table stays.
+    finalist, the order of the table stays and the joint loss is None.
     """
-    if context.recipe.importance.method == "finetune" or len(meeting) == 1:
-        return [(f, f.plan.score or 0.0) for f in meeting]
+    if _published(context) or len(meeting) == 1:
+        return [(finalist, None) for finalist in meeting]
     from trt_layermerge.pipeline.repaired import joint_delta
 
     capacity = context.recipe.search.objective.capacity
-    ranked = []
+    scores = []
     for count, finalist in enumerate(meeting):
         context.reporter.progress("scoring finalists", count, len(meeting))
         reward = capacity * sum(c.nonlinear for c in finalist.plan.candidates)
-        ranked.append((finalist, joint_delta(context, finalist.plan) + reward))
+        scores.append(joint_delta(context, finalist.plan) + reward)
     context.reporter.progress("scoring finalists", len(meeting), len(meeting))
-    return sorted(ranked, key=lambda item: -item[1])
+    order = sorted(range(len(meeting)), key=lambda i: -scores[i])
+    return [(meeting[i], scores[i]) for i in order]
 
 
 def _confirm(
-    context: Context, ranked: list[tuple[Finalist, float]], original_ms: float, budget_ms: float
+    context: Context, ranked: list[Ranked], original_ms: float, budget_ms: float
 ) -> tuple[Finalist, Measured]:
     """Returns the best finalist that also meets the budget when measured once more.
 
@@ -144,7 +153,7 @@ def _confirm(
 def _write(
     context: Context,
     closed: Closed,
-    ranked: list[tuple[Finalist, float]],
+    ranked: list[Ranked],
     chosen: Finalist,
     measured: Measured,
     targets: tuple[float, float],
