@@ -44,7 +44,7 @@ class Arm:
 
 
 ARMS = [Arm(start, 100, seed) for start in ("repair", "original") for seed in (0, 1, 2)]
-ARMS += [Arm("repair", 400, 0)]
+ARMS += [Arm("repair", 300, 0)]
 
 
 def perform(run: str, stages: tuple[str, ...], overrides: dict[str, Any]) -> None:
