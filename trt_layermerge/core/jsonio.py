@@ -39,9 +39,11 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise DeviceError(
             f"cannot write {path}: {error.strerror or error}; "
             "choose a writable folder with free space (--runs-dir DIR)"
