@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ from trt_layermerge.merge import Certificate
 from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
+from trt_layermerge.pipeline.recipe import DataSection
 from trt_layermerge.pipeline.stages.importance import to_score
+from trt_layermerge.pipeline.stages.verify import seen_before
 
 
 def context(runs: Path, **overrides: object) -> Context:
@@ -135,3 +138,14 @@ def test_the_objective_follows_the_table_not_a_later_recipe(runs: Path) -> None:
     later = RunOptions("tiny", runs, overrides={"importance.method": "finetune"})
     plan = run_stage("search", later)
     assert plan["score"] <= 0  # a sum of losses; the paper's objective adds about 1 a block
+
+
+def test_test_images_that_were_trained_on_are_told(finished: Path, tmp_path: Path) -> None:
+    shutil.copy(finished / "train.npz", tmp_path / "renamed.npz")
+    named = {name: f"npz:{finished / name}.npz" for name in ("train", "val", "test")}
+    assert seen_before(DataSection(**named)) == []
+    (told,) = seen_before(DataSection(**{**named, "test": f"npz:{tmp_path / 'renamed.npz'}"}))
+    assert told.endswith("test and train are the same files")
+    assert seen_before(DataSection(**{**named, "test": None})) == []
+    one_file = {name: f"{finished / 'nets.py'}:{name}" for name in named}
+    assert seen_before(DataSection(**one_file)) == []

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trt_layermerge.core.jsonio import Json, read_json, write_json
+from trt_layermerge.core.jsonio import Json, damage, read_json, write_json
 from trt_layermerge.pipeline.context import Context, data_inputs, images_of
 from trt_layermerge.pipeline.models import network_inputs
+from trt_layermerge.pipeline.recipe import DataSection
 from trt_layermerge.pipeline.stage import Stage
 
 if TYPE_CHECKING:
@@ -22,10 +23,12 @@ UNLABELLED_IMAGES = 64
 
 
 def _settings(context: Context) -> Json:
+    data = context.recipe.data
     return {
         "model": network_inputs(context.recipe.model),
-        "test": data_inputs(context.recipe.data.test),
-        "preprocess": context.recipe.data.preprocess.model_dump(mode="json"),
+        "test": data_inputs(data.test),
+        "seen": seen_before(data),
+        "preprocess": data.preprocess.model_dump(mode="json"),
         "verify": context.recipe.verify.model_dump(mode="json"),
         "trust_engine": context.trust_engine,
     }
@@ -49,11 +52,28 @@ def _run(context: Context) -> tuple[str, ...]:
     repaired = None
     if labels is not None:
         repaired = float(np.mean(answers["repaired"].argmax(1) == labels))
-    body = {**result.to_json(), "repaired_accuracy": repaired}
+    unverified = [*result.unverified, *seen_before(context.recipe.data)]
+    body = {**result.to_json(), "repaired_accuracy": repaired, "unverified": unverified}
     write_json(context.folder / "verify.json", "verify", body)
     engines = _amend_engines(context, result)
     gate(result, context.recipe.verify.max_accuracy_drop)
     return "verify.json", *engines
+
+
+def seen_before(data: DataSection) -> list[str]:
+    """Returns a sentence for each set that has the very same files as ``test``."""
+
+    def content(source: str | None) -> Json:
+        found = data_inputs(source)
+        if source is not None and source.startswith(("npz:", "imagefolder:")):
+            del found["source"]  # another name for the same files
+        return found
+
+    return [
+        f"accuracy on unseen images was not measured: test and {name} are the same files"
+        for name, source in (("train", data.train), ("val", data.val))
+        if data.test is not None and content(source) == content(data.test)
+    ]
 
 
 def _images(context: Context) -> tuple[Tensor, NDArray[np.int64] | None]:
@@ -97,8 +117,10 @@ def _subjects(context: Context) -> list[Subject]:
 
 def engine_names(context: Context) -> list[str]:
     """Returns the engines that were built, relative to the run's folder."""
-    engines = read_json(context.folder / "build.json", "build")["engines"]
-    return [engine["plan"] for engine in engines if engine["plan"] is not None]
+    path = context.folder / "build.json"
+    body = read_json(path, "build")
+    with damage(path):
+        return [str(e["plan"]) for e in body["engines"] if e["plan"] is not None]
 
 
 def _amend_engines(context: Context, result: Verification) -> tuple[str, ...]:
