@@ -32,14 +32,20 @@ def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | No
     """
     context = open_run(recipe, options, reporter or NullReporter())
     if options.only_stage is not None:
-        perform(stage(options.only_stage), context, again=True)
+        perform(stage(options.only_stage), context, again=True, before=lambda: remember(context))
         return stage(options.only_stage).result(context)
-    check = cache(lambda: preflight(context))
+
+    @cache
+    def check() -> None:
+        preflight(context)
+        remember(context)
+
     again = False
     for name in STAGES:
         again = again or name == options.from_stage
         # Inspecting takes seconds, and tells best what is wrong with a network or its input.
         perform(stage(name), context, again=again, before=None if name == "inspect" else check)
+    remember(context)
     return stage(STAGES[-1]).result(context)
 
 
@@ -52,12 +58,13 @@ def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) 
     """
     context = open_run(options.recipe, options, reporter or NullReporter())
     needed = stage(name)
-    perform(needed, context)
+    perform(needed, context, before=lambda: remember(context))
+    remember(context)
     return needed.result(context)
 
 
 def open_run(recipe: Path | None, options: RunOptions, reporter: Reporter) -> Context:
-    """Returns the context of a run; writes the recipe with its overrides into the run's folder.
+    """Returns the context of a run, new or begun; a new one remembers its recipe at once.
 
     Raises:
         UsageError: If there is neither a recipe, nor a remembered one, nor a model.
@@ -72,10 +79,21 @@ def open_run(recipe: Path | None, options: RunOptions, reporter: Reporter) -> Co
             "(--recipe FILE, or: trt-layermerge run RECIPE.yaml) or with --model"
         )
     chosen = load_recipe(source, options.overrides)
-    text = dump_recipe(chosen)
-    if not remembered.is_file() or remembered.read_bytes() != text.encode():
-        write_text(remembered, text)
-    return Context(chosen, folder, reporter, options.trust_engine)
+    context = Context(chosen, folder, reporter, options.trust_engine)
+    if not remembered.is_file():
+        remember(context)
+    return context
+
+
+def remember(context: Context) -> None:
+    """Writes the recipe, with what was typed beside it, into the run's folder.
+
+    A begun run takes to another recipe only when work by it begins, so that a mistyped name does
+    not stick.
+    """
+    path, text = context.folder / "recipe.yaml", dump_recipe(context.recipe)
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_text(path, text)
 
 
 def stage(name: str) -> Stage:
