@@ -102,6 +102,12 @@ def test_inspect_shows_units_residuals_barriers_and_counts() -> None:
     assert "3 they do not line up" in printed
 
 
+def test_a_summary_tells_by_which_clock_it_was_measured() -> None:
+    device = "some CPU (onnxruntime 1.31, 1 thread, time on core)"
+    told = {"original": {}, "merged": {}, "device": device, "precision": "fp32", "batch": 1}
+    assert f"measured on {device}, fp32, batch 1" in lines(summary_view(told))
+
+
 def test_a_plan_shows_what_changes_and_the_totals() -> None:
     graph = Chain(8, 16).conv(8, 3).conv(8, 3).conv(8, 3).graph()
     block = Block(1, 3)

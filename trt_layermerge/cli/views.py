@@ -173,7 +173,8 @@ def summary_view(summary: Result) -> RenderableType:
             ("activations", lambda side: as_text(side.get("activations"))),
         )
     ]
-    setting = f"{summary.get('backend')}, {summary.get('precision')}, batch {summary.get('batch')}"
+    where = summary.get("device") or summary.get("backend")
+    setting = f"{where}, {summary.get('precision')}, batch {summary.get('batch')}"
     facts = {
         "speedup": _speedup(summary),
         "measured_on": setting,

@@ -109,7 +109,8 @@ def _summary(context: Context) -> Json:
         input_name="input",
         input_shape=(bench["batch"], *context.recipe.model.input[1:]),
     )
-    return {**body, "speedup_low": bench["low"], "speedup_high": bench["high"]}
+    spread = {"speedup_low": bench["low"], "speedup_high": bench["high"]}
+    return {**body, **spread, "device": str(DeviceInfo.from_json(bench["device"]))}
 
 
 def _report(context: Context, summary: Json) -> RunReport:
