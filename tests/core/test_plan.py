@@ -45,9 +45,10 @@ def test_a_surviving_projection_counts_as_a_convolution() -> None:
 def test_overlaps_and_foreign_units_are_refused() -> None:
     with pytest.raises(UsageError, match="overlap at unit 1"):
         MergePlan.of(GRAPH, [composed(GRAPH, 0, 2, 0, 1), composed(GRAPH, 1, 3, 1, 2)])
-    foreign = replace(composed(GRAPH, 1, 3, 1, 2), block=Block(3, 5))
-    with pytest.raises(UsageError, match="unit 4 is not in a graph of 4 units"):
-        MergePlan.of(GRAPH, [foreign])
+    for block in (Block(3, 5), Block(9, 11)):
+        foreign = replace(composed(GRAPH, 1, 3, 1, 2), block=block)
+        with pytest.raises(UsageError, match=f"unit {block.end - 1} is not in a graph of 4 units"):
+            MergePlan.of(GRAPH, [foreign])
 
 
 def test_a_plan_comes_back_whole(tmp_path: Path) -> None:

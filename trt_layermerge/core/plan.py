@@ -45,11 +45,13 @@ class MergePlan:
         for candidate in chosen:
             if candidate.block.start < position:
                 raise UsageError(f"two candidates overlap at unit {candidate.block.start}")
+            if candidate.block.end > len(graph.units):
+                raise UsageError(
+                    f"unit {candidate.block.end - 1} is not in a graph of {len(graph.units)} units"
+                )
             filled += [original_candidate(graph, i) for i in range(position, candidate.block.start)]
             filled.append(candidate)
             position = candidate.block.end
-        if position > len(graph.units):
-            raise UsageError(f"unit {position - 1} is not in a graph of {len(graph.units)} units")
         filled += [original_candidate(graph, i) for i in range(position, len(graph.units))]
         return MergePlan(tuple(filled))
 
