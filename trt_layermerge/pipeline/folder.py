@@ -41,6 +41,9 @@ def outdated(folder: RunFolder, files: tuple[str, ...]) -> str | None:
 
     Looks through what the files were made from, back to the first stage. Files that no recorded
     stage made count as up to date.
+
+    Raises:
+        CorruptInputError: If a file that one of them was made from is not as its own stage left it.
     """
     records = _records(folder)
     makers = {file: stage for stage, record in records.items() for file in record["outputs"]}
@@ -49,8 +52,17 @@ def outdated(folder: RunFolder, files: tuple[str, ...]) -> str | None:
         stage = makers.get(pending.pop())
         reads: Mapping[str, str] = records[stage]["reads"] if stage else {}
         for name, digest in reads.items():
-            if not (folder / name).is_file() or sha256_file(folder / name) != digest:
-                return stage
+            found = sha256_file(folder / name) if (folder / name).is_file() else None
+            if found == digest:
+                continue
+            maker = makers.get(name)
+            if found is not None and maker and found != records[maker]["outputs"][name]:
+                raise CorruptInputError(
+                    f"{folder / name} is not as {maker} left it: it is damaged, or was changed by "
+                    "hand; delete the file and make it again: trt-layermerge run --run "
+                    f"{folder.root.name}"
+                )
+            return stage
         pending += reads.keys() - seen
         seen |= reads.keys()
     return None

@@ -93,7 +93,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         try:
             return load_safetensors(data)
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise CorruptInputError(f"the weights {path} are damaged: {error}") from error
+            raise CorruptInputError(
+                f"the weights {path} are damaged: {error}; make the file again"
+            ) from error
     return _read_checkpoint(path)
 
 
@@ -109,7 +111,9 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
             "that file"
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        raise CorruptInputError(f"the checkpoint {path} is damaged: {error}") from error
+        raise CorruptInputError(
+            f"the checkpoint {path} is damaged: {error}; make the file again"
+        ) from error
     for key in ("state_dict", "model", "model_state"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

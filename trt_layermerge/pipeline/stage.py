@@ -50,6 +50,7 @@ def perform(
     Raises:
         UsageError: If an earlier stage that it needs was not done yet, or was done from files that
             have changed since.
+        CorruptInputError: If such a file was not changed by the stage that made it.
     """
     folder = context.folder
     missing = [name for name in stage.reads if not (folder / name).is_file()]

@@ -1,0 +1,271 @@
+"""Bad input of every kind, typed at the real command line beside a finished run.
+
+Each ends with one paragraph, its own exit code, and nothing lost.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import re
+import sqlite3
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.pipeline import tiny
+from trt_layermerge.cli.main import main
+
+USAGE, UNSUPPORTED, DEVICE, LATENCY, CORRUPT = 2, 3, 4, 6, 7
+
+
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (str(self.target), "w")
+
+
+@pytest.fixture(scope="module")
+def bad(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a folder of files that are all wrong."""
+    folder = tmp_path_factory.mktemp("bad")
+    state = load_file(finished / "tiny.safetensors")
+    torch.save({"head.weight": Payload(folder / "canary")}, folder / "zipped.pt")
+    (folder / "plain.pt").write_bytes(pickle.dumps(Payload(folder / "canary")))
+    save_file({**state, "head.bias": torch.full((4,), torch.nan)}, folder / "nan.safetensors")
+    save_file({**state, "head.bias": torch.zeros(5)}, folder / "other.safetensors")
+    data = (finished / "tiny.safetensors").read_bytes()
+    (folder / "half.safetensors").write_bytes(data[: len(data) // 2])
+
+    images, labels = tiny.stripes(40, 9)
+    np.savez(folder / "empty.npz", images=images[:0], labels=labels[:0])
+    np.savez(folder / "one.npz", images=images[:1], labels=labels[:1])
+    np.savez(folder / "small.npz", images=images[:, :8, :8], labels=labels)
+    np.savez(folder / "gray.npz", images=images[..., :1], labels=labels)
+    np.savez(folder / "unlabelled.npz", images=images)
+    np.savez(folder / "objects.npz", images=np.array([Payload(folder / "canary")]), labels=labels)
+    archive = (folder / "small.npz").read_bytes()
+    (folder / "half.npz").write_bytes(archive[: len(archive) // 2])
+    (folder / "photos" / "cat").mkdir(parents=True)
+
+    (folder / "list.yaml").write_text("- model\n- data\n")
+    (folder / "open.yaml").write_text("model: {name: [\n")
+    (folder / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    (folder / "unknown.yaml").write_text("model: {name: 'timm:resnet18'}\nserach: {speedup: 2}\n")
+    (folder / "code.yaml").write_text("model: {name: !!python/object/apply:os.getcwd []}\n")
+    without = tiny.RECIPE.replace("  train: npz:train.npz\n", "").replace(
+        "npz:", f"npz:{finished}/"
+    )
+    without = without.replace("nets.py", f"{finished}/nets.py")
+    (folder / "nodata.yaml").write_text(without.replace("tiny.s", f"{finished}/tiny.s"))
+    (folder / "file").write_text("")
+    return folder
+
+
+def refused(
+    capsys: pytest.CaptureFixture[str], arguments: str, places: Mapping[str, Path]
+) -> tuple[int, str]:
+    """Returns exit code and paragraph of a command that fails; nothing else was printed."""
+    typed = [word.format_map({k: str(v) for k, v in places.items()}) for word in arguments.split()]
+    code = main([*typed, "-q"])
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return code, err
+
+
+BEGUN = [
+    ("--model timm:resnet19", USAGE, "did you mean resnet18"),
+    ("--model torchvision:resnet19", USAGE, "did you mean resnet18"),
+    ("--model {bad}/none.py:net", USAGE, "cannot read .*none.py: No such file"),
+    ("--model {project}/nets.py:none", USAGE, "nets.py has no factory 'none'"),
+    ("--model no.such.package:net", USAGE, "cannot import no.such.package"),
+    ("--model resnet18", USAGE, "names no network; type timm:NAME"),
+    ("--model net.onnx", UNSUPPORTED, "only torch networks can be made shallower"),
+    ("--model {project}/nets.py:undecided", UNSUPPORTED, "control flow.*pass the backbone"),
+    ("--model {project}/nets.py:Basic", USAGE, "cannot make .*TypeError"),
+    ("--model {project}/nets.py:greedy", CORRUPT, "do not fit the network: .* is missing"),
+    ("--weights {bad}/none.safetensors", USAGE, "cannot read .*none.safetensors: No such file"),
+    ("--weights {bad}", USAGE, "Is a directory"),
+    ("--weights {bad}/half.safetensors", CORRUPT, "half.safetensors are damaged"),
+    ("--weights {bad}/other.safetensors", CORRUPT, r"head.bias is \(5,\), not \(4,\)"),
+    ("--weights {bad}/nan.safetensors", CORRUPT, "head.bias has values that are not finite"),
+    ("--weights {bad}/zipped.pt", CORRUPT, "could execute code; it was not read. Save"),
+    ("--weights {bad}/plain.pt", CORRUPT, "could execute code; it was not read. Save"),
+    ("--input 1x4x16x16", UNSUPPORTED, "expected input.* to have 3 channels, but got 4"),
+    ("--input 3x16x16", USAGE, "is not a shape; type it like --input 1x3x224x224"),
+    ("--input 1x3x24x24", CORRUPT, "traced and measured at .3, 24, 24.; set model.input"),
+    ("--train npz:{bad}/none.npz", USAGE, "none.npz.*; check its name"),
+    ("--train imagefolder:{bad}/none", USAGE, "there is no folder .*none"),
+    ("--train {bad}/none.py:images", USAGE, "none.py"),
+    ("--train {bad}/small.npz", USAGE, "names no data; type npz:FILE"),
+    ("--train npz:{bad}/empty.npz", CORRUPT, "empty.npz cannot be used: it holds no images"),
+    ("--train imagefolder:{bad}/photos", USAGE, "has no images in sub-folders"),
+    ("--train npz:{bad}/one.npz", USAGE, "holds a single image.*give more"),
+    ("--train npz:{bad}/half.npz", CORRUPT, "half.npz cannot be used"),
+    ("--train npz:{bad}/unlabelled.npz", CORRUPT, "must hold the arrays images and labels"),
+    ("--train npz:{bad}/objects.npz", CORRUPT, "pickled objects"),
+    ("--train npz:{bad}/gray.npz", USAGE, "1 channels"),
+    ("--train npz:{bad}/small.npz", CORRUPT, "small.npz are inputs of shape .3, 8, 8."),
+    ("--val npz:{bad}/small.npz", CORRUPT, "small.npz are inputs of shape .3, 8, 8."),
+    ("--test npz:{bad}/none.npz --speedup 1.2", USAGE, "cannot read .*none.npz: No such file"),
+    ("--speedup 1", USAGE, "search.speedup: input should be greater than 1"),
+    ("--budget-ms nan", USAGE, "search.budget_ms"),
+    ("--seed -1", USAGE, "seed: input should be greater than or equal to 0"),
+    ("--device gpu7 --speedup 1.2", USAGE, "there is no device 'gpu7'"),
+    ("--device cuda:99 --speedup 1.2", DEVICE, "cannot compute on 'cuda:99' here.*--device cpu"),
+    ("--precision int8", USAGE, "not timed at int8; choose fp32 or fp16"),
+    ("--budget-ms 0.0001", LATENCY, r"no network meets .*takes 0.01\d+ ms .* % too slow; raise"),
+]
+
+
+@pytest.mark.parametrize(("options", "code", "words"), BEGUN, ids=[case[0] for case in BEGUN])
+def test_a_finished_run_survives_what_cannot_be_done(
+    runs: Path,
+    finished: Path,
+    bad: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: str,
+    code: int,
+    words: str,
+) -> None:
+    places = {"bad": bad, "project": finished, "runs": runs}
+    found, paragraph = refused(capsys, f"run --run tiny --runs-dir {{runs}} {options}", places)
+    assert found == code, paragraph
+    assert re.search(words, paragraph), paragraph
+    assert not (bad / "canary").exists()
+    _, told = tiny.run(runs, finished / "tiny.yaml")
+    assert {*told.stages("run")} <= {"inspect"}
+
+
+BEGINNING = [
+    ("run", USAGE, "nothing to run: name a recipe"),
+    ("run {bad}/none.yaml", USAGE, "there is no recipe .*none.yaml"),
+    ("run {bad}", USAGE, "cannot read the recipe .*: Is a directory"),
+    ("run {bad}/list.yaml", CORRUPT, "list.yaml is not a mapping"),
+    ("run {bad}/open.yaml", CORRUPT, "open.yaml is not valid YAML: .*line 2"),
+    ("run {bad}/binary.yaml", CORRUPT, "binary.yaml is not valid YAML"),
+    ("run {bad}/code.yaml", CORRUPT, "code.yaml is not valid YAML: .*python/object"),
+    ("run {bad}/unknown.yaml", USAGE, "serach: extra inputs are not permitted"),
+    ("run {bad}/nodata.yaml", USAGE, "names no training images.*set data.train"),
+    ("inspect --run new", USAGE, "there is no run 'new'"),
+    ("search --run new --recipe {project}/tiny.yaml", USAGE, "has no graph.json, .*do the earlier"),
+    (
+        "inspect --run new --model {project}/nets.py:greedy --input 1x3x16x16",
+        UNSUPPORTED,
+        "fails on an example input of shape .1, 3, 16, 16.*; pass an input",
+    ),
+    ("run {project}/tiny.yaml --runs-dir {bad}/file", DEVICE, "cannot write .*Not a directory"),
+    ("run {project}/tiny.yaml --run ../tiny", USAGE, "cannot be the name of a run"),
+]
+
+
+@pytest.mark.parametrize(("typed", "code", "words"), BEGINNING, ids=[case[0] for case in BEGINNING])
+def test_a_run_does_not_begin_with_what_cannot_be_done(
+    tmp_path: Path,
+    finished: Path,
+    bad: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    typed: str,
+    code: int,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found, paragraph = refused(capsys, typed, {"bad": bad, "project": finished})
+    assert found == code, paragraph
+    assert re.search(words, paragraph), paragraph
+
+
+TABLES = [
+    ("candidates.jsonl", "latency"),
+    ("latency.jsonl", "search"),
+    ("importance.jsonl", "importance"),
+    ("importance.jsonl", "search"),
+    ("plan.json", "merge"),
+    ("graph.json", "latency"),
+    ("networks.jsonl", "search"),
+    ("latency.sqlite", "latency"),
+    ("relaxed.safetensors", "merge"),
+    ("bench.json", "report"),
+]
+DAMAGES: Mapping[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "half": lambda data: data[: len(data) // 2] + (b"\n" if data[:1] == b"{" else b""),
+    "garbled": lambda data: data[:20] + bytes(b ^ 0x5A for b in data[20:80]) + data[80:],
+}
+
+
+# SQLite takes an empty file for a new one, so the store is measured anew then.
+DAMAGED = [(*t, d) for t in TABLES for d in DAMAGES if (t[0], d) != ("latency.sqlite", "empty")]
+
+
+@pytest.mark.parametrize(("name", "stage", "damage"), DAMAGED)
+def test_a_damaged_file_is_named_and_no_other_is_touched(
+    runs: Path, capsys: pytest.CaptureFixture[str], name: str, stage: str, damage: str
+) -> None:
+    path = runs / "tiny" / name
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    if name == "latency.sqlite":
+        (runs / "tiny" / "latency.jsonl").unlink()
+    before = tiny.files(runs)
+    code, paragraph = refused(capsys, f"{stage} --run tiny --runs-dir {{runs}}", {"runs": runs})
+    assert code == CORRUPT, paragraph
+    assert str(path) in paragraph
+    assert re.search(r"delete (the file|it)|make the file again|run .*again", paragraph), paragraph
+    assert tiny.files(runs) == before
+
+
+@pytest.mark.parametrize("writes", [0, 5, 40])
+def test_a_full_disk_is_said_and_what_was_done_stays_done(
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    writes: int,
+) -> None:
+    room = iter(range(writes))
+
+    def fsync(handle: int) -> None:
+        if next(room, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    typed = "run {project}/tiny.yaml --runs-dir {runs}"
+    places = {"project": finished, "runs": tmp_path}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        code, paragraph = refused(capsys, typed, places)
+    assert code == DEVICE
+    assert re.search("No space left on device; .*--runs-dir DIR", paragraph), paragraph
+    assert not list(tmp_path.rglob(".*"))
+    _, told = tiny.run(tmp_path, finished / "tiny.yaml")
+    if writes == 40:
+        assert told.stages("skip")[:2] == ("inspect", "latency")
+    plans = [folder / "tiny" / "plan.json" for folder in (tmp_path, finished / "runs")]
+    assert plans[0].read_bytes() == plans[1].read_bytes()
+
+
+def test_a_locked_latency_store_is_no_damage(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trt_layermerge.measure.store._WAIT_S", 0.05)
+    (runs / "tiny" / "latency.jsonl").unlink()
+    other = sqlite3.connect(runs / "tiny" / "latency.sqlite")
+    try:
+        other.execute("BEGIN EXCLUSIVE")
+        code, paragraph = refused(capsys, "latency --run tiny --runs-dir {runs}", {"runs": runs})
+    finally:
+        other.close()
+    assert code == DEVICE
+    assert "database is locked" in paragraph and "wait for the other process" in paragraph
