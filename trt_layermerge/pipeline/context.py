@@ -189,6 +189,8 @@ def data_inputs(source: str | None) -> Json:
         return {"source": None}
     kind, _, rest = source.partition(":")
     if kind == "imagefolder":
+        if not Path(rest).is_dir():
+            raise UsageError(f"there is no folder {rest}; check the name after imagefolder:")
         files = sorted(p for p in Path(rest).rglob("*") if p.is_file())
         return {
             "source": source,
