@@ -57,15 +57,6 @@ def test_continues_after_an_interruption_and_a_half_written_line(tmp_path: Path)
     assert path.read_bytes() == (tmp_path / "other").read_bytes()
 
 
-def test_untouched_units_are_skipped_unless_asked_for(tmp_path: Path) -> None:
-    kept = Candidate(Block(0, 1), "compose", (0,), (), original=True)
-    scorer = Counting()
-    assert estimate([kept], scorer, tmp_path / "t", NOTES).entries == {}
-    assert scorer.scored == []
-    table = estimate([kept], scorer, tmp_path / "t", NOTES, originals=True)
-    assert kept.key in table.entries
-
-
 @pytest.mark.parametrize("notes", [{**NOTES, "images": 511}, {"model": "abc"}, {**NOTES, "x": 1}])
 def test_other_notes_are_refused(tmp_path: Path, notes: dict[str, object]) -> None:
     path = tmp_path / "t"

@@ -67,7 +67,9 @@ class Device:
 
     def measure(self, plans: Sequence[MergePlan]) -> list[Measured]:
         self.built += plans
-        return [Measured(p, self.true_ms(p), self.original_ms / self.true_ms(p)) for p in plans]
+        return [
+            Measured(p, ms, self.original_ms / ms, ms) for p in plans for ms in [self.true_ms(p)]
+        ]
 
     def tools(self) -> Tools:
         return Tools(

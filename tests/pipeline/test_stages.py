@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.pipeline import tiny
 from trt_layermerge.core.jsonio import write_json
 from trt_layermerge.deploy.machine import Machine
 from trt_layermerge.errors import (
+    AccuracyGateError,
     CorruptInputError,
     DeviceError,
     InfeasibleBudgetError,
@@ -149,3 +151,13 @@ def test_test_images_that_were_trained_on_are_told(finished: Path, tmp_path: Pat
     assert seen_before(DataSection(**{**named, "test": None})) == []
     one_file = {name: f"{finished / 'nets.py'}:{name}" for name in named}
     assert seen_before(DataSection(**one_file)) == []
+
+
+def test_a_failed_gate_ends_the_run_after_its_report(runs: Path) -> None:
+    asked = {"finetune.start": "original", "finetune.preset": "none"}
+    report = runs / "tiny" / "report.html"
+    report.unlink()
+    for _ in range(2):  # the second time nothing is left to do, and the gate still fails
+        with pytest.raises(AccuracyGateError, match="accuracy dropped"):
+            tiny.run(runs, overrides={**asked, "verify.max_accuracy_drop": 0.0})
+        assert report.is_file()

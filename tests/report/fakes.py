@@ -27,7 +27,7 @@ from trt_layermerge.report.data import (
     RunReport,
     Timing,
 )
-from trt_layermerge.report.statistics import prediction_error
+from trt_layermerge.report.statistics import PredictionError
 from trt_layermerge.report.summary import NetworkFigures, summary_json
 
 DEVICE = DeviceInfo("onnxruntime", "1.31.0", "Example CPU", "1 thread, pinned")
@@ -196,9 +196,7 @@ def resnet_run() -> RunReport:
         chosen=FrontierPoint(0.412, 17.31),
         original_point=FrontierPoint(0.82, 19.0),
         finalists=finalists,
-        prediction=prediction_error(
-            [f.predicted_ms for f in finalists], [f.measured_ms for f in finalists]
-        ),
+        prediction=PredictionError(len(finalists), 0.020, 0.028, 1.0),
         accuracies={
             "original": Accuracy(0.9018, 5000),
             "repaired": Accuracy(0.7312, 5000),

@@ -8,7 +8,6 @@ import pytest
 
 from trt_layermerge.report.statistics import (
     difference_interval,
-    prediction_error,
     wilson_interval,
 )
 
@@ -61,28 +60,3 @@ def test_difference_interval_equals_published_values(
 ) -> None:
     found = difference_interval(first[0] / first[1], first[1], second[0] / second[1], second[1])
     assert found == pytest.approx((low, high), abs=5.1e-5)
-
-
-def test_prediction_error_by_hand() -> None:
-    found = prediction_error([1.0, 2.2, 2.7, 4.0], [1.0, 2.0, 3.0, 5.0])
-    assert found is not None
-    assert found.count == 4
-    assert found.median == pytest.approx(0.1, rel=1e-12)
-    assert found.worst == pytest.approx(0.2, rel=1e-12)
-    assert found.spearman == pytest.approx(1.0, rel=1e-12)
-
-
-def test_spearman_shares_ranks_between_ties() -> None:
-    found = prediction_error([1.0, 2.0, 2.0, 3.0], [4.0, 3.0, 2.0, 1.0])
-    assert found is not None
-    # Ranks 1, 2.5, 2.5, 4 against 4, 3, 2, 1: covariance -4.5, variances 4.5 and 5.
-    assert found.spearman == pytest.approx(-4.5 / math.sqrt(4.5 * 5), rel=1e-12)
-
-
-def test_prediction_error_leaves_out_what_is_no_latency() -> None:
-    found = prediction_error([1.1, math.nan, math.inf, 2.0, 0.0], [1.0, 1.0, 1.0, 0.0, 1.0])
-    assert found is not None
-    assert (found.count, found.spearman) == (1, None)
-    assert found.worst == pytest.approx(0.1, rel=1e-12)
-    assert prediction_error([], []) is None
-    assert prediction_error([math.nan], [1.0]) is None

@@ -27,8 +27,6 @@ def estimate(
     path: Path,
     notes: Mapping[str, Any],
     on_progress: Callable[[int, int], None] | None = None,
-    *,
-    originals: bool = False,
 ) -> ImportanceTable:
     """Returns the table of a file, every candidate in it; what is missing is scored and appended.
 
@@ -40,15 +38,13 @@ def estimate(
         path: The table's file.
         notes: What the scores depend on, JSON-ready: hashes of model and data, method, settings.
         on_progress: Called with the number of entries present and wanted, before and after each.
-        originals: Whether to score untouched units too. They count as 0 otherwise; the paper's
-            protocol, which trains each entry anew, scores them.
 
     Raises:
         UsageError: If the file was made with other notes.
         CorruptInputError: If the file is damaged.
         DeviceError: If it cannot be written.
     """
-    wanted = {c.key: c for c in candidates if originals or not c.original}
+    wanted = {c.key: c for c in candidates}
     entries = dict(_open(path, notes).entries)
     missing = [c for key, c in wanted.items() if key not in entries]
     done = len(wanted) - len(missing)

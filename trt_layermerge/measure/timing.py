@@ -40,11 +40,6 @@ class Timing:
         return min(self.round_ms)
 
     @property
-    def median_ms(self) -> float:
-        """Median of the round medians."""
-        return median(self.round_ms)
-
-    @property
     def p10_ms(self) -> float:
         """10th percentile of the round medians."""
         return quantile(self.round_ms, 0.1)

@@ -28,6 +28,7 @@ def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | No
         reporter: Listens to the progress.
 
     Raises:
+        AccuracyGateError: If the result exceeds a limit; the report is written all the same.
         LayerMergeError: One of its kinds (``errors.py``); what was done stays done.
     """
     context = open_run(recipe, options, reporter or NullReporter())
@@ -46,6 +47,8 @@ def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | No
         # Inspecting takes seconds, and tells best what is wrong with a network or its input.
         perform(stage(name), context, again=again, before=None if name == "inspect" else check)
     remember(context)
+    for name in STAGES:
+        stage(name).gate(context)
     return stage(STAGES[-1]).result(context)
 
 
@@ -60,6 +63,7 @@ def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) 
     needed = stage(name)
     perform(needed, context, before=lambda: remember(context))
     remember(context)
+    needed.gate(context)
     return needed.result(context)
 
 

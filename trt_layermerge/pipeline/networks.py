@@ -29,11 +29,13 @@ class Measured:
         ms: Latency: that of the original in the run's first measurement, divided by the speed-up,
             so that a host whose speed changes does not mix clocks.
         ratio: Speed-up over the original, paired by round.
+        clock_ms: Latency by the clock of this very measurement, which a budget in ms is held to.
     """
 
     plan: MergePlan
     ms: float
     ratio: float
+    clock_ms: float
 
 
 def onnx_of(module: nn.Module, example: Tensor, precision: Precision) -> bytes:
@@ -80,8 +82,8 @@ def measure_plans(
     reference_ms = reference_ms or original.ms
     ratios = [speedup(original, timing).value for timing in timings]
     return reference_ms, [
-        Measured(plan, reference_ms / ratio, ratio)
-        for plan, ratio in zip(plans, ratios, strict=True)
+        Measured(plan, reference_ms / ratio, ratio, timing.ms)
+        for plan, ratio, timing in zip(plans, ratios, timings, strict=True)
     ]
 
 

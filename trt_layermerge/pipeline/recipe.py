@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from os.path import normpath
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.errors import CorruptInputError, UsageError
@@ -18,6 +17,9 @@ from trt_layermerge.errors import CorruptInputError, UsageError
 PRETRAINED = "pretrained"
 
 Count = Annotated[int, Field(ge=1)]
+Supported: TypeAlias = Literal["fp32", "fp16"]
+"""INT8 needs calibration, which this version does not have."""
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -86,7 +88,7 @@ class MeasureSection(Section):
     """
 
     backend: str = "onnxruntime"
-    precision: Precision = "fp32"
+    precision: Supported = "fp32"
     batch: Count = 1
     rounds: Annotated[int, Field(ge=3)] = 20
     networks: Annotated[int, Field(ge=0)] = 16
@@ -179,7 +181,7 @@ class BuildSection(Section):
         engine: ``auto`` takes TensorRT if it is installed, else TensorRT-RTX; ``none`` builds none.
     """
 
-    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    precisions: tuple[Supported, ...] = ("fp32", "fp16")
     engine: Literal["auto", "tensorrt", "tensorrt_rtx", "none"] = "auto"
 
 

@@ -13,6 +13,10 @@ from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.folder import is_current, outdated, record_stage
 
 
+def _no_gate(_: Context) -> None:
+    """Lets everything pass."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One step of a run.
@@ -23,6 +27,8 @@ class Stage:
         settings: What else decides its outcome, as a JSON value.
         run: Does the work; returns the names of the files it wrote.
         result: What a user or a program wants to know of it, read from its files.
+        gate: Raises where its files say that a limit is exceeded. A run goes on to its report
+            before it ends with that.
     """
 
     name: str
@@ -30,6 +36,7 @@ class Stage:
     settings: Callable[[Context], Json]
     run: Callable[[Context], tuple[str, ...]]
     result: Callable[[Context], Json]
+    gate: Callable[[Context], None] = _no_gate
 
 
 def perform(

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
 
 Interval: TypeAlias = tuple[float, float]
 Z95 = 1.959963984540054
@@ -63,36 +59,3 @@ def difference_interval(
         difference - math.hypot(first - low_1, high_2 - second),
         difference + math.hypot(high_1 - first, second - low_2),
     )
-
-
-def prediction_error(
-    predicted_ms: Sequence[float], measured_ms: Sequence[float]
-) -> PredictionError | None:
-    """Returns the error over pairs of latencies; pairs that are not finite are left out."""
-    pairs = np.array([predicted_ms, measured_ms], dtype=np.float64)
-    pairs = pairs[:, np.isfinite(pairs).all(axis=0) & (pairs > 0).all(axis=0)]
-    predicted, measured = pairs
-    if not predicted.size:
-        return None
-    errors = np.abs(predicted / measured - 1)
-    return PredictionError(
-        count=int(predicted.size),
-        median=float(np.median(errors)),
-        worst=float(errors.max()),
-        spearman=_spearman(predicted, measured),
-    )
-
-
-def _spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float | None:
-    """Returns the correlation of ranks, ties sharing their mean rank."""
-    if first.size < 3:
-        return None
-    x, y = (ranks - ranks.mean() for ranks in (_ranks(first), _ranks(second)))
-    scale = math.sqrt(float(x @ x) * float(y @ y))
-    return float(x @ y) / scale if scale else None
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    below = (values[None, :] < values[:, None]).sum(axis=1)
-    ties = (values[None, :] == values[:, None]).sum(axis=1)
-    return np.asarray(below + (ties + 1) / 2, dtype=np.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trt_layermerge.core.jsonio import Json, read_lines, sha256_json, write_bytes, write_lines
-from trt_layermerge.finetune.recipe import FinetuneRecipe, preset
+from trt_layermerge.finetune.recipe import DEVIATIONS, FinetuneRecipe, preset
 from trt_layermerge.pipeline.context import Context, data_inputs
 from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.repaired import repaired
@@ -47,6 +47,8 @@ def _run(context: Context) -> tuple[str, ...]:
     recipe, section = training_recipe(context), context.recipe.finetune
     if recipe is None and section.start == "original":
         context.reporter.note("neither repaired nor trained: expect a poor network")
+    if recipe is not None and section.preset in DEVIATIONS:
+        context.reporter.note(f"{section.preset}: {DEVIATIONS[section.preset]}")
     if section.start == "repair":
         network = repaired(context, context.plan)
     else:

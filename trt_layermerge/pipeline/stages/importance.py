@@ -46,7 +46,6 @@ def _run(context: Context) -> tuple[str, ...]:
         path,
         notes,
         on_progress=lambda done, total: context.reporter.progress("scoring", done, total),
-        originals=context.recipe.importance.method == "finetune",
     )
     return ("importance.jsonl",)
 

@@ -125,6 +125,7 @@ def _report(context: Context, summary: Json) -> RunReport:
         summary=summary,
         frontier=tuple(FrontierPoint(*point) for point in frontier["points"]),
         chosen=FrontierPoint(plan.latency_ms or 0.0, plan.score or 0.0),
+        original_point=FrontierPoint(*frontier["untouched"]),
         finalists=_finalists(context),
         prediction=_prediction(frontier["prediction"]),
         accuracies=_accuracies(verify),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trt_layermerge.core.jsonio import Json, damage, read_json, write_json
+from trt_layermerge.errors import AccuracyGateError
 from trt_layermerge.pipeline.context import Context, data_inputs, images_of
 from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.recipe import DataSection
@@ -53,11 +54,20 @@ def _run(context: Context) -> tuple[str, ...]:
     if labels is not None:
         repaired = float(np.mean(answers["repaired"].argmax(1) == labels))
     unverified = [*result.unverified, *seen_before(context.recipe.data)]
-    body = {**result.to_json(), "repaired_accuracy": repaired, "unverified": unverified}
-    write_json(context.folder / "verify.json", "verify", body)
-    engines = _amend_engines(context, result)
-    gate(result, context.recipe.verify.max_accuracy_drop)
-    return "verify.json", *engines
+    failed = None
+    try:
+        gate(result, context.recipe.verify.max_accuracy_drop)
+    except AccuracyGateError as error:
+        failed = str(error)
+    added = {"repaired_accuracy": repaired, "unverified": unverified, "failed_gate": failed}
+    write_json(context.folder / "verify.json", "verify", {**result.to_json(), **added})
+    return "verify.json", *_amend_engines(context, result)
+
+
+def _gate(context: Context) -> None:
+    failed = read_json(context.folder / "verify.json", "verify")["failed_gate"]
+    if failed is not None:
+        raise AccuracyGateError(failed)
 
 
 def seen_before(data: DataSection) -> list[str]:
@@ -153,4 +163,4 @@ READS = (
     "model.onnx",
     "build.json",
 )
-STAGE = Stage("verify", READS, _settings, _run, _result)
+STAGE = Stage("verify", READS, _settings, _run, _result, _gate)
