@@ -120,12 +120,13 @@ BEGUN = [
     ("--train npz:{bad}/small.npz", CORRUPT, "small.npz are inputs of shape .3, 8, 8."),
     ("--val npz:{bad}/small.npz", CORRUPT, "small.npz are inputs of shape .3, 8, 8."),
     ("--test npz:{bad}/none.npz --speedup 1.2", USAGE, "cannot read .*none.npz: No such file"),
+    ("--test imagefolder:{bad}/none --speedup 1.2", USAGE, "there is no folder .*none; check"),
     ("--speedup 1", USAGE, "search.speedup: input should be greater than 1"),
     ("--budget-ms nan", USAGE, "search.budget_ms"),
     ("--seed -1", USAGE, "seed: input should be greater than or equal to 0"),
     ("--device gpu7 --speedup 1.2", USAGE, "there is no device 'gpu7'"),
     ("--device cuda:99 --speedup 1.2", DEVICE, "cannot compute on 'cuda:99' here.*--device cpu"),
-    ("--precision int8", USAGE, "not timed at int8; choose fp32 or fp16"),
+    ("--precision int8", USAGE, "measure.precision: input should be .fp32. or .fp16."),
     ("--budget-ms 0.0001", LATENCY, r"no network meets .*takes 0.01\d+ ms .* % too slow; raise"),
 ]
 
