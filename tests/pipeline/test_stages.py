@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -161,3 +162,12 @@ def test_a_failed_gate_ends_the_run_after_its_report(runs: Path) -> None:
         with pytest.raises(AccuracyGateError, match="accuracy dropped"):
             tiny.run(runs, overrides={**asked, "verify.max_accuracy_drop": 0.0})
         assert report.is_file()
+
+
+def test_a_table_that_is_only_begun_is_not_searched(runs: Path) -> None:
+    folder = runs / "tiny"
+    state = json.loads((folder / "state.json").read_text())
+    del state["stages"]["importance"]
+    (folder / "state.json").write_text(json.dumps(state))
+    with pytest.raises(UsageError, match=r"no importance\.jsonl yet, which search needs"):
+        run_stage("search", RunOptions("tiny", runs))

@@ -36,11 +36,16 @@ def is_current(folder: RunFolder, stage: str, inputs: str) -> bool:
     )
 
 
+def unfinished(folder: RunFolder, files: tuple[str, ...]) -> list[str]:
+    """Returns those of the files that are not there, or that no stage has finished."""
+    made = {file for record in _records(folder).values() for file in record["outputs"]}
+    return [name for name in files if name not in made or not (folder / name).is_file()]
+
+
 def outdated(folder: RunFolder, files: tuple[str, ...]) -> str | None:
     """Returns a stage that made one of these files from files that are others now, or None.
 
-    Looks through what the files were made from, back to the first stage. Files that no recorded
-    stage made count as up to date.
+    Looks through what the files were made from, back to the first stage.
 
     Raises:
         CorruptInputError: If a file that one of them was made from is not as its own stage left it.

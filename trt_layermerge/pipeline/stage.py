@@ -10,7 +10,7 @@ from trt_layermerge import __version__
 from trt_layermerge.core.jsonio import Json, sha256_json
 from trt_layermerge.errors import UsageError
 from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.folder import is_current, outdated, record_stage
+from trt_layermerge.pipeline.folder import is_current, outdated, record_stage, unfinished
 
 
 def _no_gate(_: Context) -> None:
@@ -60,8 +60,7 @@ def perform(
         CorruptInputError: If such a file was not changed by the stage that made it.
     """
     folder = context.folder
-    missing = [name for name in stage.reads if not (folder / name).is_file()]
-    if missing:
+    if missing := unfinished(folder, stage.reads):
         run = folder.root.name
         raise UsageError(
             f"the run {run!r} has no {', '.join(missing)} yet, which {stage.name} needs; do the "
