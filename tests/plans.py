@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-from trt_layermerge.core.candidate import Block, Candidate, finish, merged_spec
+from trt_layermerge.core.candidate import Candidate, finish, merged_spec
 from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.core.geometry import composition, mergeable
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.unit import Block
 from trt_layermerge.errors import UnsupportedModelError
 
 KINDS = ("compose", "fit", "identity")

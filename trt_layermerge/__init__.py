@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trt_layermerge.core.candidate import Block as Block
     from trt_layermerge.core.candidate import Candidate as Candidate
     from trt_layermerge.core.conv import ConvSpec as ConvSpec
     from trt_layermerge.core.graph import LayerGraph as LayerGraph
     from trt_layermerge.core.plan import MergePlan as MergePlan
     from trt_layermerge.core.tables import ImportanceTable as ImportanceTable
     from trt_layermerge.core.tables import LatencyTable as LatencyTable
+    from trt_layermerge.core.unit import Block as Block
     from trt_layermerge.merge import certify as certify
     from trt_layermerge.merge import collapse as collapse
     from trt_layermerge.merge import relax as relax
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Block": "core.candidate",
+    "Block": "core.unit",
     "Candidate": "core.candidate",
     "ConvSpec": "core.conv",
     "ImportanceTable": "core.tables",

@@ -22,9 +22,9 @@ import torchvision
 
 from trt_layermerge.backends import Backend, get_backend
 from trt_layermerge.core.candidate import original_candidate
-from trt_layermerge.core.graph import Rules
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyTable
+from trt_layermerge.core.unit import Rules
 from trt_layermerge.export.onnx import export_bytes
 from trt_layermerge.measure import Observation, fit_latency, measure_specs, speedup, time_models
 from trt_layermerge.measure.fit import rank_correlation

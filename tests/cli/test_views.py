@@ -18,10 +18,10 @@ from trt_layermerge.cli.views import (
     plan_view,
     summary_view,
 )
-from trt_layermerge.core.candidate import Block, finish, merged_spec
-from trt_layermerge.core.graph import Barrier
+from trt_layermerge.core.candidate import finish, merged_spec
 from trt_layermerge.core.graph_file import graph_to_json
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.unit import Barrier, Block
 
 
 def lines(view: RenderableType, width: int = 120) -> list[str]:

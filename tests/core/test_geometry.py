@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from tests.search.graphs import Chain, mobilenet_v2, resnet34
-from trt_layermerge.core.candidate import Block, finish, merged_spec, original_candidate
+from trt_layermerge.core.candidate import finish, merged_spec, original_candidate
 from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.core.geometry import Apply, Close, Open, composition, mergeable
-from trt_layermerge.core.graph import LayerGraph, Shortcut
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.unit import Block, Shortcut
 from trt_layermerge.errors import UnsupportedModelError
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.search.graphs import Chain
-from trt_layermerge.core.candidate import Block, Candidate, finish, merged_spec
+from trt_layermerge.core.candidate import Candidate, finish, merged_spec
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.unit import Block
 from trt_layermerge.errors import CorruptInputError, UsageError
 
 GRAPH = Chain(8, 16).conv(8, 3).conv(8, 3).conv(8, 3).residual(1).conv(16, 3, 2).graph()

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from trt_layermerge.core.candidate import Block, Candidate
+from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.tables import ImportanceEntry, ImportanceTable
+from trt_layermerge.core.unit import Block
 from trt_layermerge.errors import CorruptInputError, DeviceError, UsageError
 from trt_layermerge.importance import estimate
 

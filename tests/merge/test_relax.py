@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from tests import nets
 from tests.plans import composed, fitted, random_plan, removed
-from trt_layermerge.core.candidate import Block, original_candidate
+from trt_layermerge.core.candidate import original_candidate
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.unit import Block
 from trt_layermerge.errors import UnsupportedModelError, UsageError
 from trt_layermerge.merge import block_ports, build_block, relax
 from trt_layermerge.trace import trace, trace_network

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from tests import nets
 from tests.plans import composed, fitted, random_plan, removed
-from trt_layermerge.core.candidate import Block, finish, merged_spec, original_candidate
+from trt_layermerge.core.candidate import finish, merged_spec, original_candidate
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.unit import Block
 from trt_layermerge.errors import UsageError
 from trt_layermerge.merge import (
     REPAIRS,

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from trt_layermerge.core.candidate import Block, Candidate, finish, merged_spec
+from trt_layermerge.core.candidate import Candidate, finish, merged_spec
 from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.core.device import DeviceInfo
-from trt_layermerge.core.graph import (
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.preprocess import Preprocess
+from trt_layermerge.core.unit import (
     Barrier,
+    Block,
     ConvUnit,
-    LayerGraph,
     Residual,
     Segment,
     Shortcut,
     UnitNodes,
 )
-from trt_layermerge.core.plan import MergePlan
-from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.report.data import (
     Accuracy,
     Bench,

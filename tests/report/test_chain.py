@@ -10,8 +10,9 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.report import fakes
-from trt_layermerge.core.graph import Barrier, LayerGraph, Residual, Segment
+from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.unit import Barrier, Residual, Segment
 from trt_layermerge.report.chain import chain_picture
 from trt_layermerge.report.chain_layout import (
     CUT_PENALTY,

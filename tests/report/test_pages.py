@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.report import fakes
-from trt_layermerge.core.graph import Barrier
+from trt_layermerge.core.unit import Barrier
 from trt_layermerge.errors import DeviceError
 from trt_layermerge.report.answers import accuracy, budget, gaps, prediction, speed
 from trt_layermerge.report.contents import build_document

@@ -5,14 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from trt_layermerge.core.conv import ConvSpec
-from trt_layermerge.core.graph import (
-    ConvUnit,
-    LayerGraph,
-    Residual,
-    Segment,
-    Shortcut,
-    UnitNodes,
-)
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.unit import ConvUnit, Residual, Segment, Shortcut, UnitNodes
 
 
 class Chain:

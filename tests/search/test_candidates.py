@@ -9,9 +9,10 @@ from itertools import combinations
 import pytest
 
 from tests.search.graphs import Chain, mobilenet_v2, resnet34, resnet50
-from trt_layermerge.core.candidate import Block, Candidate, merged_spec
+from trt_layermerge.core.candidate import Candidate, merged_spec
 from trt_layermerge.core.conv import AddSpec, ConvSpec
 from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.unit import Block
 from trt_layermerge.search import Limits, enumerate_candidates
 
 

@@ -12,12 +12,36 @@ strided convolution, or after the pointwise one that follows it where it is dept
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
-from trt_layermerge.core.candidate import Block
-from trt_layermerge.core.graph import ConvUnit, LayerGraph, Rules
+from trt_layermerge.core.unit import Block, ConvUnit, Residual, Rules, Segment
 
 
-def enumerate_blocks(graph: LayerGraph, rules: Rules) -> tuple[Block, ...]:
+class Chain(Protocol):
+    """What the rules look at of a ``LayerGraph``."""
+
+    @property
+    def units(self) -> tuple[ConvUnit, ...]:
+        """Units in the order of execution."""
+        ...
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Runs of units between barriers."""
+        ...
+
+    @property
+    def residuals(self) -> tuple[Residual, ...]:
+        """Residual additions."""
+        ...
+
+    @property
+    def head_pointwise(self) -> int | None:
+        """Index of a pointwise unit that feeds the global pooling, or None."""
+        ...
+
+
+def enumerate_blocks(graph: Chain, rules: Rules) -> tuple[Block, ...]:
     """Returns every block that the rules allow, ordered by start, then end."""
     runs = _paper_runs(graph) if rules == "paper" else [(s.start, s.end) for s in graph.segments]
     return tuple(
@@ -28,7 +52,7 @@ def enumerate_blocks(graph: LayerGraph, rules: Rules) -> tuple[Block, ...]:
     )
 
 
-def _ends(graph: LayerGraph, start: int, limit: int) -> Iterator[int]:
+def _ends(graph: Chain, start: int, limit: int) -> Iterator[int]:
     """Yields every end that a block from ``start`` may have, up to ``limit``."""
     around = [r.end for r in graph.residuals if r.start < start < r.end]
     limit = min([limit, *around])
@@ -40,7 +64,7 @@ def _ends(graph: LayerGraph, start: int, limit: int) -> Iterator[int]:
         end = max(begun, default=end + 1)
 
 
-def _paper_runs(graph: LayerGraph) -> list[tuple[int, int]]:
+def _paper_runs(graph: Chain) -> list[tuple[int, int]]:
     """Returns the stretches between the breaks of the published experiments."""
     runs: list[tuple[int, int]] = []
     for segment in graph.segments:
@@ -58,12 +82,12 @@ def _paper_runs(graph: LayerGraph) -> list[tuple[int, int]]:
     return runs
 
 
-def _outside(graph: LayerGraph, unit: ConvUnit) -> bool:
+def _outside(graph: Chain, unit: ConvUnit) -> bool:
     """Whether the published experiments leave the unit alone: the stem, and the head."""
     return unit.index in (0, graph.head_pointwise)
 
 
-def _breaks_after(graph: LayerGraph, unit: ConvUnit, end: int) -> bool:
+def _breaks_after(graph: Chain, unit: ConvUnit, end: int) -> bool:
     """Whether a run ends with this unit because of a stride."""
 
     def strided(u: ConvUnit) -> bool:

@@ -7,19 +7,9 @@ from typing import Any, TypeAlias
 
 from trt_layermerge.core.conv import AddSpec, ConvSpec, Spec, compose, spec_from_json
 from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.unit import Block
 
 CandidateKey: TypeAlias = tuple[int, int, str, tuple[int, ...], tuple[Spec, ...]]
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Block:
-    """The units ``units[start:end]``, half open."""
-
-    start: int
-    end: int
-
-    def __len__(self) -> int:
-        return self.end - self.start
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from trt_layermerge.core.candidate import Block, Candidate
+from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.conv import ConvSpec, Pair, compose
-from trt_layermerge.core.graph import LayerGraph, Residual, Shortcut
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.unit import Block, Residual, Shortcut
 from trt_layermerge.errors import UnsupportedModelError
 
 ONE: Pair = (1, 1)

@@ -7,16 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from trt_layermerge.core.conv import ConvSpec, spec_from_json
-from trt_layermerge.core.graph import (
-    Barrier,
-    ConvUnit,
-    LayerGraph,
-    Residual,
-    Segment,
-    Shortcut,
-    UnitNodes,
-)
+from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json, damage, read_json, write_json
+from trt_layermerge.core.unit import Barrier, ConvUnit, Residual, Segment, Shortcut, UnitNodes
 
 
 def save_graph(graph: LayerGraph, path: Path) -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trt_layermerge.core.candidate import Block, Candidate
+from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.conv import ConvSpec, Pair
 from trt_layermerge.core.geometry import ONE, Apply, Close, Open, composition, mergeable
-from trt_layermerge.core.graph import Residual, Shortcut
+from trt_layermerge.core.unit import Block, Residual, Shortcut
 from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.merge.layers import (
     ConvNorm,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from trt_layermerge.core.candidate import Block
+from trt_layermerge.core.unit import Block
 from trt_layermerge.merge.algebra import fold_bn
 from trt_layermerge.merge.block import RelaxedBlock, block_key, block_ports
 from trt_layermerge.merge.layers import detached, statistics

@@ -11,8 +11,9 @@ from html import escape
 
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.conv import ConvSpec
-from trt_layermerge.core.graph import LayerGraph, Residual
+from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.unit import Residual
 from trt_layermerge.report.chain_layout import (
     Fate,
     Row,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from trt_layermerge.core.candidate import Block, Candidate
-from trt_layermerge.core.graph import LayerGraph, Residual
+from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.unit import Block, Residual
 
 COLUMNS = 15
 CUT_PENALTY = 12

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from trt_layermerge.core.candidate import Candidate, CandidateKey
-from trt_layermerge.core.graph import LayerGraph, Rules
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.unit import Rules
 from trt_layermerge.search.kinds import kinds_of
 from trt_layermerge.search.limits import PAPER, Limits
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from trt_layermerge.core.graph import Barrier
+from trt_layermerge.core.unit import Barrier
 from trt_layermerge.trace.assemble import Assembly, strangers
 from trt_layermerge.trace.reading import Reading, is_norm
 from trt_layermerge.trace.residuals import Core

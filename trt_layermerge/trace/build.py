@@ -10,14 +10,8 @@ from torch import fx, nn
 from torch.nn import functional
 
 from trt_layermerge.core.conv import ConvSpec
-from trt_layermerge.core.graph import (
-    ConvUnit,
-    LayerGraph,
-    Residual,
-    Segment,
-    Shortcut,
-    UnitNodes,
-)
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.unit import ConvUnit, Residual, Segment, Shortcut, UnitNodes
 from trt_layermerge.trace.assemble import Assembly, assemble
 from trt_layermerge.trace.barriers import find_barriers
 from trt_layermerge.trace.reading import Reading, shape_of

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Protocol, cast
 
-from trt_layermerge.core.candidate import Block, Candidate
-from trt_layermerge.core.graph import LayerGraph, Rules
+from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.unit import Block, Rules
 from trt_layermerge.search.limits import Limits
 
 

@@ -11,15 +11,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
-from trt_layermerge.core.candidate import (
-    Block,
-    Candidate,
-    finish,
-    merged_spec,
-    original_candidate,
-)
+from trt_layermerge.core.candidate import Candidate, finish, merged_spec, original_candidate
 from trt_layermerge.core.conv import ConvSpec
-from trt_layermerge.core.graph import ConvUnit, LayerGraph, Rules
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.unit import Block, ConvUnit, Rules
 from trt_layermerge.search.limits import Limits
 
 RULES: tuple[Rules, ...] = ("paper", "full")

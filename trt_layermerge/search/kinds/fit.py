@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from trt_layermerge.core.candidate import Block, Candidate, finish, merged_spec
+from trt_layermerge.core.candidate import Candidate, finish, merged_spec
 from trt_layermerge.core.conv import ConvSpec, Pair
-from trt_layermerge.core.graph import LayerGraph, Rules
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.unit import Block, Rules
 from trt_layermerge.search.limits import Limits
 
 RULES: tuple[Rules, ...] = ("full",)

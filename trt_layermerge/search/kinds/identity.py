@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from trt_layermerge.core.candidate import Block, Candidate, finish
+from trt_layermerge.core.candidate import Candidate, finish
 from trt_layermerge.core.conv import ConvSpec, Pads
-from trt_layermerge.core.graph import LayerGraph, Residual, Rules
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.unit import Block, Residual, Rules
 from trt_layermerge.search.limits import Limits
 
 RULES: tuple[Rules, ...] = ("full",)

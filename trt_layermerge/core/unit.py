@@ -1,0 +1,128 @@
+"""What a layer graph is made of: units, residuals, segments, barriers, and blocks of units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from trt_layermerge.core.conv import ConvSpec
+
+Rules: TypeAlias = Literal["paper", "full"]
+
+
+@dataclass(frozen=True, slots=True)
+class UnitNodes:
+    """Names of the values of one unit in the traced graph.
+
+    Attributes:
+        conv: Output of the convolution.
+        branch: After the batch normalisation, before any residual addition.
+        sum: After the residual addition that ends at this unit; ``branch`` where none does.
+        out: After the activation; ``sum`` where there is none.
+    """
+
+    conv: str
+    branch: str
+    sum: str
+    out: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConvUnit:
+    """Convolution, batch normalisation and activation: one position of depth.
+
+    Attributes:
+        index: Position in ``LayerGraph.units``.
+        name: Qualified name of the convolution module.
+        bn: Qualified name of the batch normalisation, or None.
+        activation: Canonical name of the activation (after the residual addition, if one ends
+            here), or None.
+        spec: The convolution as it stands, with its activation and residual flag.
+        nodes: Names of its values in the traced graph.
+        weight_l1: Sum of the magnitudes of the convolution's weights; decides which of several
+            equal convolutions is kept.
+    """
+
+    index: int
+    name: str
+    bn: str | None
+    activation: str | None
+    spec: ConvSpec
+    nodes: UnitNodes
+    weight_l1: float = 0.0
+
+    @property
+    def irreducible(self) -> bool:
+        """Whether dropping the convolution would change the shape of the map."""
+        spec = self.spec
+        return spec.in_channels != spec.out_channels or spec.out_size != (spec.height, spec.width)
+
+
+@dataclass(frozen=True, slots=True)
+class Shortcut:
+    """One path beside a residual branch: identity, batch normalisation, or a projection.
+
+    Attributes:
+        conv: Qualified name of the projection convolution, or None.
+        bn: Qualified name of the batch normalisation, or None.
+        spec: Geometry of the projection, or None.
+        out: Name of the path's last value in the traced graph.
+    """
+
+    conv: str | None
+    bn: str | None
+    spec: ConvSpec | None
+    out: str
+
+    @property
+    def identity(self) -> bool:
+        """Whether the path hands on its input untouched."""
+        return self.conv is None and self.bn is None
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """Paths from the input of unit ``start`` added to the branch output of unit ``end - 1``."""
+
+    start: int
+    end: int
+    shortcuts: tuple[Shortcut, ...]
+
+    @property
+    def projections(self) -> tuple[ConvSpec, ...]:
+        """Geometry of every convolution on the shortcut paths."""
+        return tuple(s.spec for s in self.shortcuts if s.spec is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A maximal run of units, ``units[start:end]``, without a barrier inside."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """A place that no merge crosses.
+
+    Attributes:
+        node: Name of the value in the traced graph, or qualified name of the module.
+        reason: Why, in words for the user.
+        unit: Index of the unit it concerns, where it concerns one.
+    """
+
+    node: str
+    reason: str
+    unit: int | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Block:
+    """The units ``units[start:end]``, half open."""
+
+    start: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.start
