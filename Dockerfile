@@ -4,12 +4,12 @@
 #
 #   x86, NVIDIA GPU (TensorRT from pip):
 #     docker build -t trt-layermerge .
-#   Jetson, JetPack 6 (TensorRT from the image; torch must be a Jetson build, given as a wheel URL
-#   or file name inside the build context):
+#   Jetson, JetPack 6 (JETPACK_IMAGE is NVIDIA's l4t-jetpack image of the release on the device, with
+#   TensorRT; torch must be a Jetson build, given as a wheel URL or file name in the build context):
 #     docker build -t trt-layermerge --build-arg EXTRAS=onnxruntime \
-#       --build-arg BASE=nvcr.io/nvidia/l4t-jetpack:r36.4.0 --build-arg TORCH=WHEEL .
+#       --build-arg BASE=JETPACK_IMAGE --build-arg TORCH=WHEEL .
 #
-#   docker run --rm --gpus all -v "$PWD/runs:/work/runs" trt-layermerge doctor
+#   docker run --rm --gpus all -v "$PWD/runs:/data/runs" trt-layermerge doctor
 #   On a Jetson: --runtime nvidia in place of --gpus all.
 
 ARG BASE=nvidia/cuda:12.6.3-runtime-ubuntu22.04
@@ -42,9 +42,9 @@ COPY trt_layermerge trt_layermerge
 RUN python -m pip install --no-cache-dir --no-deps --force-reinstall .
 
 RUN useradd --create-home --uid "${UID}" layermerge \
-    && install --directory --owner=layermerge /work
+    && install --directory --owner=layermerge /data
 USER layermerge
-WORKDIR /work
+WORKDIR /data
 COPY --chown=layermerge engines engines
 COPY --chown=layermerge examples examples
 
