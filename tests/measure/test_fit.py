@@ -13,7 +13,7 @@ from trt_layermerge.backends.fake import FakeBackend
 from trt_layermerge.core.conv import AddSpec, ConvSpec, Spec
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.tables import LatencyEntry, LatencyTable
-from trt_layermerge.errors import UsageError
+from trt_layermerge.errors import DeviceError, UsageError
 from trt_layermerge.measure import Observation, fit, fit_latency, measure_specs, time_models
 from trt_layermerge.measure.fit import rank_correlation
 from trt_layermerge.search import enumerate_candidates
@@ -141,7 +141,7 @@ def test_other_entries_and_failures_stay() -> None:
     assert {key: fitted.entries[key] for key in extra} == extra
     assert fitted.notes["rounds"] == 12
     failed = Observation((AddSpec(1, 1, 1),), 1.0)
-    with pytest.raises(UsageError, match="could not be timed"):
+    with pytest.raises(DeviceError, match="could not be timed"):
         fit_latency(bare, [failed], "fp32", 1)
     with pytest.raises(UsageError, match="none"):
         fit_latency(bare, [], "fp32", 1)

@@ -28,7 +28,7 @@ from scipy.stats import rankdata
 from trt_layermerge.core.conv import AddSpec, Spec
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.tables import LatencyTable
-from trt_layermerge.errors import UsageError
+from trt_layermerge.errors import DeviceError, UsageError
 
 MEASUREMENT_ERROR = 0.015
 """Relative standard error of one measured network."""
@@ -95,15 +95,18 @@ def fit_latency(
         batch: Batch of all of them.
 
     Raises:
-        UsageError: If there is no network, one contains a block that is not in the table, or one
-            that failed alone.
+        UsageError: If there is no network, or one contains a block that is not in the table.
+        DeviceError: If one contains a block that failed alone.
     """
     if not observations:
         raise UsageError("latencies are fitted to measured networks, but none was given")
     alone = {spec: table[spec, precision, batch] for o in observations for spec in o.specs}
     failed = [str(spec) for spec, ms in alone.items() if not math.isfinite(ms)]
     if failed:
-        raise UsageError(f"a measured network contains {failed[0]}, which could not be timed alone")
+        raise DeviceError(
+            f"a measured network contains {failed[0]}, which could not be timed alone; the table "
+            "says why: mend it, or choose another backend (--backend)"
+        )
     corrections = _fit(observations, alone)
     costs = {
         key: corrections.cost_ms(key[0], entry.ms)
