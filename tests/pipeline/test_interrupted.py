@@ -128,6 +128,8 @@ def stopped_run(recipe: Path, runs: Path, seconds: float, by: signal.Signals) ->
         [*command, "--runs-dir", str(runs)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # Started from a background job, the tests would hand down that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
