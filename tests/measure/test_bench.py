@@ -75,7 +75,7 @@ def test_drifting_clock_leaves_the_speed_up_alone():
 def test_json_holds_what_the_report_needs():
     body = json.loads(json.dumps(bench(chain(2), chain(1), backend(), batch=1, rounds=3).to_json()))
     assert set(body["original"]) == {
-        "p50_ms", "p90_ms", "p99_ms", "best_ms", "throughput", "runs"
+        "p10_ms", "p50_ms", "p90_ms", "p99_ms", "best_ms", "throughput", "runs"
     }  # fmt: skip
     assert body["device"]["backend"] == "fake"
     assert (body["batch"], body["rounds"]) == (1, 3)

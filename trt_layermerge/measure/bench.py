@@ -24,7 +24,8 @@ class NetworkLatency:
     """Latency of one network over all its runs, in ms.
 
     Attributes:
-        p50_ms: Median of the runs.
+        p10_ms: 10th percentile of the runs.
+        p50_ms: Median.
         p90_ms: 90th percentile.
         p99_ms: 99th percentile.
         best_ms: The least of the round medians, which tables and budgets mean by latency.
@@ -32,6 +33,7 @@ class NetworkLatency:
         runs: Number of runs.
     """
 
+    p10_ms: float
     p50_ms: float
     p90_ms: float
     p99_ms: float
@@ -125,6 +127,7 @@ def bench(
 def _latency(timing: Timing, batch: int) -> NetworkLatency:
     runs = timing.runs_ms
     return NetworkLatency(
+        p10_ms=quantile(runs, 0.1),
         p50_ms=quantile(runs, 0.5),
         p90_ms=quantile(runs, 0.9),
         p99_ms=quantile(runs, 0.99),

@@ -109,6 +109,8 @@ def _summary(context: Context) -> Json:
         input_name="input",
         input_shape=(bench["batch"], *context.recipe.model.input[1:]),
     )
+    for side in ("original", "merged"):
+        body[side] |= {f"latency_{p}": bench[side][p] for p in ("p10_ms", "p90_ms")}
     spread = {"speedup_low": bench["low"], "speedup_high": bench["high"]}
     return {**body, **spread, "device": str(DeviceInfo.from_json(bench["device"]))}
 
