@@ -35,6 +35,8 @@ SUMMARY: dict[str, Any] = {
     "original": {
         "accuracy": 0.9512,
         "latency_ms": 0.51234,
+        "latency_p10_ms": 0.5,
+        "latency_p90_ms": 0.61,
         "convs": 21,
         "activations": 19,
     },
@@ -59,7 +61,7 @@ def test_the_summary_sets_original_beside_merged() -> None:
         "Result",
         "original merged",
         "accuracy on test 95.12 % 94.78 %",
-        "latency, ms 0.5123 0.256",
+        "latency, ms 0.5123 (0.5 to 0.61) 0.256",
         "convolutions 21 10",
         "activations 19 9",
         "speedup 2.00x (1.95x to 2.10x)",

@@ -168,7 +168,7 @@ def summary_view(summary: Result) -> RenderableType:
         (label, show(original), show(merged))
         for label, show in (
             ("accuracy on test", _accuracy),
-            ("latency, ms", lambda side: as_text(side.get("latency_ms"))),
+            ("latency, ms", _latency),
             ("convolutions", lambda side: as_text(side.get("convs"))),
             ("activations", lambda side: as_text(side.get("activations"))),
         )
@@ -191,6 +191,11 @@ def summary_view(summary: Result) -> RenderableType:
 def _accuracy(side: Result) -> str:
     value = side.get("accuracy")
     return NOTHING if value is None else f"{100 * value:.2f} %"
+
+
+def _latency(side: Result) -> str:
+    value, low, high = (as_text(side.get(f"latency_{k}ms")) for k in ("", "p10_", "p90_"))
+    return f"{value} ({low} to {high})" if NOTHING not in (low, high) else value
 
 
 def _speedup(summary: Result) -> str | None:
