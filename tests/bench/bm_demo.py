@@ -94,7 +94,8 @@ def main() -> None:
         "# The demo's plan, trained in different ways",
         "",
         "Written by `python -m tests.bench.bm_demo` with "
-        f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores. "
+        f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores, "
+        f"threads for training: {torch.get_num_threads()}. "
         f"One plan (seed 0, {changed} blocks replaced, measured "
         f"{plan['notes']['measured_speedup']:.2f}x) is trained on the 2,000 shipped images. The "
         f"original has {figures['val'][0]:.1%} on the 300 images of `val` and {original:.1%} on "
@@ -103,7 +104,8 @@ def main() -> None:
         "`repair` starts from the blocks fitted in sequence, `original` from the original "
         "weights with the activations taken out, as the paper does. Everything else is equal. "
         "The recipe was chosen for the repaired start, on the 3,000 `val` images of the full set; "
-        "the learning rate was not tuned for the other start.",
+        "the learning rate was not tuned for the other start. Seconds are those of training, "
+        "and mean little where the machine has other work, as it had when this was first written.",
         "",
         "| start | epochs | seed | speed-up | val before | val after | test before | test after "
         "| points | s |",
