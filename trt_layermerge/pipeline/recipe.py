@@ -190,9 +190,15 @@ class VerifySection(Section):
 
     Attributes:
         max_accuracy_drop: Largest loss of accuracy on ``test``, as a fraction; None for no gate.
+        never_slower: Whether a merged network that is slower than the original at the same
+            precision, beyond the spread of the rounds, fails.
+        max_latency_ms: Most that the merged network may take at the measured precision, in the
+            median; None for no gate.
     """
 
     max_accuracy_drop: Fraction | None = None
+    never_slower: bool = True
+    max_latency_ms: Positive | None = None
 
 
 class Recipe(Section):
