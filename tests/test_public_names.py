@@ -18,7 +18,7 @@ from trt_layermerge.core.tables import ImportanceEntry
 from trt_layermerge.errors import InfeasibleBudgetError, UsageError
 from trt_layermerge.measure.table import measure_specs
 from trt_layermerge.pipeline.models import load_network
-from trt_layermerge.pipeline.recipe import ModelSection
+from trt_layermerge.pipeline.sections import ModelSection
 from trt_layermerge.search import Option, chain_frontier, solve_chain
 
 

@@ -17,7 +17,7 @@ from trt_layermerge.errors import (
     UsageError,
 )
 from trt_layermerge.pipeline.models import load_network, network_inputs, read_weights
-from trt_layermerge.pipeline.recipe import ModelSection
+from trt_layermerge.pipeline.sections import ModelSection
 
 NETS = """
 from torch import nn

@@ -46,6 +46,15 @@ def test_overrides_win_and_are_relative_to_the_working_directory(
     assert recipe.model.weights == "/w.safetensors"
 
 
+def test_int8_is_asked_for_by_either_precision(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: {name: 'timm:resnet18'}\ncalibrate: {preset: few.yaml}")
+    recipe = load_recipe(path, {})
+    assert not recipe.int8
+    assert recipe.calibrate.preset == f"{tmp_path}/few.yaml"
+    assert load_recipe(path, {"measure.precision": "int8"}).int8
+    assert load_recipe(path, {"build.precisions": ["fp16", "int8"]}).int8
+
+
 def test_asking_for_a_speedup_forgets_a_remembered_budget(tmp_path: Path) -> None:
     path = write(tmp_path, "model: {name: 'timm:resnet18'}\nsearch: {budget_ms: 3.0}")
     assert load_recipe(path, {}).search.budget_ms == 3.0
@@ -71,6 +80,19 @@ def test_a_recipe_survives_being_remembered(tmp_path: Path) -> None:
         ("model: {name: a, input: [1, 3, 224]}", r"model\.input"),
         ("model: {name: a}\nmeasure: {precision: fp4}", r"measure\.precision"),
         ("model: {name: a}\nimportance: {fit_images: 0}", r"importance\.fit_images"),
+        (
+            "model: {name: a}\nmeasure: {precision: fp8}",
+            r"measure\.precision: fp8 needs .* 8\.9 .* choose int8",
+        ),
+        (
+            "model: {name: a}\nbuild: {precisions: [int8, bf16]}",
+            r"build\.precisions\.1: bf16 needs .* 8\.0 .* choose fp16",
+        ),
+        (
+            "model: {name: a}\nmeasure: {batch: 4}\nbuild: {max_batch: 2}",
+            r"used: build\.max_batch is 2, less than the measured batch of 4",
+        ),
+        ("model: {name: a}\nbuild: {options: {optimization_level: 6}}", r"optimization_level: "),
     ],
 )
 def test_refuses_values_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:

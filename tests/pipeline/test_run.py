@@ -22,7 +22,7 @@ from trt_layermerge.errors import CorruptInputError, InfeasibleBudgetError, Usag
 from trt_layermerge.pipeline.api import run_stage
 from trt_layermerge.pipeline.models import load_network
 from trt_layermerge.pipeline.options import STAGES, RunOptions
-from trt_layermerge.pipeline.recipe import ModelSection
+from trt_layermerge.pipeline.sections import ModelSection
 
 PROMISED = """\
 graph.json candidates.jsonl latency.jsonl importance.jsonl frontier.json plan.json \

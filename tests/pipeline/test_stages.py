@@ -26,7 +26,7 @@ from trt_layermerge.merge import Certificate
 from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
-from trt_layermerge.pipeline.recipe import DataSection
+from trt_layermerge.pipeline.sections import DataSection
 from trt_layermerge.pipeline.stages.importance import to_score
 from trt_layermerge.pipeline.stages.verify import seen_before
 

@@ -22,7 +22,7 @@ from trt_layermerge.finetune.data import batches, open_data
 from trt_layermerge.pipeline.api import run_recipe
 from trt_layermerge.pipeline.models import load_network
 from trt_layermerge.pipeline.options import RunOptions, StageState
-from trt_layermerge.pipeline.recipe import ModelSection
+from trt_layermerge.pipeline.sections import ModelSection
 
 NETS = '''"""A residual network for 3x16x16 images of four classes, with others that fail."""
 

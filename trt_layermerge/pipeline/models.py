@@ -25,7 +25,7 @@ from trt_layermerge.errors import (
     UntrustedInputError,
     UsageError,
 )
-from trt_layermerge.pipeline.recipe import PRETRAINED, ModelSection
+from trt_layermerge.pipeline.sections import PRETRAINED, ModelSection
 
 FORMS = "timm:NAME, torchvision:NAME, PACKAGE.MODULE:FACTORY or FILE.py:FACTORY"
 

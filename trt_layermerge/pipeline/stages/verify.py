@@ -10,7 +10,7 @@ from trt_layermerge.core.jsonio import Json, damage, read_json, write_json
 from trt_layermerge.errors import AccuracyGateError
 from trt_layermerge.pipeline.context import Context, data_inputs, images_of
 from trt_layermerge.pipeline.models import network_inputs
-from trt_layermerge.pipeline.recipe import DataSection
+from trt_layermerge.pipeline.sections import DataSection
 from trt_layermerge.pipeline.stage import Stage
 
 if TYPE_CHECKING:

@@ -1,0 +1,263 @@
+"""The sections of a recipe: what each value means, and what it may be."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from trt_layermerge.core.device import Precision
+from trt_layermerge.core.preprocess import Preprocess
+
+PRETRAINED = "pretrained"
+
+Count = Annotated[int, Field(ge=1)]
+
+REFUSED: dict[str, str] = {
+    "fp8": "fp8 needs a GPU of compute capability 8.9 or newer, and this version writes no fp8 "
+    "scales; choose int8 or fp16",
+    "bf16": "bf16 needs a GPU of compute capability 8.0 or newer, and this version does not type "
+    "networks in it; choose fp16",
+}
+"""Precisions that TensorRT knows and this version does not, and why."""
+
+
+def _known(precision: object) -> object:
+    """Refuses a precision with its reason. Raises ``ValueError``."""
+    if isinstance(precision, str) and precision in REFUSED:
+        raise ValueError(REFUSED[precision])
+    return precision
+
+
+Supported: TypeAlias = Annotated[Precision, BeforeValidator(_known)]
+"""``fp32``, ``fp16`` or ``int8``."""
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSection(Section):
+    """Which network.
+
+    Attributes:
+        name: ``timm:NAME``, ``torchvision:NAME``, ``PACKAGE.MODULE:FACTORY`` or
+            ``FILE.py:FACTORY``.
+        weights: A safetensors file, a checkpoint that loads with ``weights_only=True``, or
+            ``pretrained``: the library's own, fetched if they are not cached; None for random.
+        input: Shape of the input, ``[N, C, H, W]``.
+    """
+
+    name: str
+    weights: str | None = None
+    input: tuple[Count, Count, Count, Count] = (1, 3, 224, 224)
+
+
+class PreprocessSection(Section):
+    """``y = (x · scale − mean) / std`` on 8-bit RGB."""
+
+    scale: float = 1 / 255
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+
+    def build(self) -> Preprocess:
+        """Returns the preprocessing itself."""
+        return Preprocess(self.scale, self.mean, self.std)
+
+
+class DataSection(Section):
+    """Which images: ``npz:FILE``, ``imagefolder:DIR`` or ``FILE.py:FACTORY``.
+
+    Attributes:
+        train: Images to fit, score and train on.
+        val: Images to choose settings by; only reported, never trained on.
+        test: Images for the final accuracy; opened once, at the end.
+        preprocess: From pixels to the network's input.
+    """
+
+    train: str | None = None
+    val: str | None = None
+    test: str | None = None
+    preprocess: PreprocessSection = PreprocessSection()
+
+
+class MeasureSection(Section):
+    """How latency is measured.
+
+    Attributes:
+        backend: ``onnxruntime``, ``torch``, ``fake``, ``tensorrt`` or ``tensorrt_rtx``.
+        precision: Precision of the measured and deployed network.
+        batch: Images per run.
+        rounds: Interleaved rounds of every measurement.
+        networks: Whole networks measured to fit the block measurements to.
+        store: Where block measurements are kept between runs; the run's own folder by default.
+        host: Where the device is, as ``ssh`` knows it; None for this machine.
+    """
+
+    backend: str = "onnxruntime"
+    precision: Supported = "fp32"
+    batch: Count = 1
+    rounds: Annotated[int, Field(ge=3)] = 20
+    networks: Annotated[int, Field(ge=0)] = 16
+    store: str | None = None
+    host: str | None = None
+
+
+class ImportanceSection(Section):
+    """How the worth of a block is estimated.
+
+    Attributes:
+        method: ``calibrate`` (closed-form repair, then KL) or ``finetune`` (the paper's protocol).
+        fit_images: Images to fit repairs on; taken from ``train``.
+        score_images: Images to score on; taken from ``train``, disjoint from the others.
+        finetune: Values that replace those of the preset ``importance``.
+    """
+
+    method: Literal["calibrate", "finetune"] = "calibrate"
+    fit_images: Count = 512
+    score_images: Count = 512
+    finetune: dict[str, Any] = {}
+
+
+class ObjectiveSection(Section):
+    """What the search maximises (``search.solve.Objective``).
+
+    Attributes:
+        form: ``auto`` is ``exp`` under the paper's protocol, where untouched units are scored too
+            and every block must be worth its place, and ``delta`` where they count as 0.
+        capacity: Reward for each convolution that keeps an activation.
+    """
+
+    form: Literal["auto", "delta", "exp"] = "auto"
+    capacity: Annotated[float, Field(ge=0)] = 0.0
+
+
+class LimitsSection(Section):
+    """Bounds on candidates under ``rules: full`` (``search.limits.Limits``)."""
+
+    max_units: Count = 6
+    max_kernel: Count = 7
+    kernels: tuple[Count, ...] = (1, 3, 5, 7)
+
+
+class SearchSection(Section):
+    """What is looked for. Exactly one of ``speedup`` and ``budget_ms`` counts; the latter wins.
+
+    Attributes:
+        rules: ``paper`` or ``full``.
+        mode: ``layermerge``, ``depth`` or ``layer``.
+        speedup: Measured original latency divided by the budget.
+        budget_ms: Latency that the measured network must meet.
+        objective: What is maximised.
+        limits: Bounds on candidates.
+        finalists: Plans built whole and measured in each round of the loop.
+        loops: Rounds of the loop at most.
+        headroom: Share of the budget that the measured network must stay below it, since the next
+            measurement will differ a little.
+    """
+
+    rules: Literal["paper", "full"] = "full"
+    mode: Literal["layermerge", "depth", "layer"] = "layermerge"
+    speedup: Annotated[float, Field(gt=1)] = 1.5
+    budget_ms: Positive | None = None
+    objective: ObjectiveSection = ObjectiveSection()
+    limits: LimitsSection = LimitsSection()
+    finalists: Count = 4
+    loops: Count = 4
+    headroom: Annotated[float, Field(ge=0, lt=1)] = 0.02
+
+
+class FinetuneSection(Section):
+    """How the relaxed network is trained.
+
+    Attributes:
+        preset: Name of a recipe (``finetune.recipe.PRESETS``), or ``none`` for no training.
+        start: ``repair`` fits every block in closed form first; ``original`` is the paper's start.
+        options: Values that replace those of the preset.
+    """
+
+    preset: str = "short"
+    start: Literal["repair", "original"] = "repair"
+    options: dict[str, Any] = {}
+
+
+class CalibrateSection(Section):
+    """How int8 is calibrated; of no effect where nothing is int8.
+
+    Attributes:
+        preset: YAML file (``calib/presets``); None for the built-in values.
+        options: Values that replace those of the preset.
+        qat_epochs: Epochs of training the merged network with int8's rounding simulated.
+    """
+
+    preset: str | None = None
+    options: dict[str, Any] = {}
+    qat_epochs: Annotated[int, Field(ge=0)] = 0
+
+
+class EngineOptions(Section):
+    """How TensorRT builds (``backends.tensorrt_options.BuildOptions``).
+
+    Attributes:
+        workspace_mib: Memory for intermediate results; None for what is free.
+        optimization_level: 0 (built quickly) to 5 (runs quickly); None for TensorRT's own.
+        tf32: Whether single precision may round factors to 10 bits of mantissa.
+        hardware_compatible: Whether the engine runs on newer GPUs too.
+        version_compatible: Whether the engine runs on newer versions of TensorRT too.
+        free_io_formats: Whether inputs and outputs may be laid out as is fastest.
+    """
+
+    workspace_mib: Count | None = None
+    optimization_level: Annotated[int, Field(ge=0, le=5)] | None = None
+    tf32: bool = False
+    hardware_compatible: bool = False
+    version_compatible: bool = False
+    free_io_formats: bool = False
+
+
+class BuildSection(Section):
+    """Which engines are built.
+
+    Attributes:
+        precisions: One engine for each.
+        engine: ``auto`` takes TensorRT if it is installed, else TensorRT-RTX; ``none`` builds none.
+        max_batch: Largest batch of an engine that takes any; None fixes it to the measured one.
+        options: How they are built.
+    """
+
+    precisions: tuple[Supported, ...] = ("fp32", "fp16")
+    engine: Literal["auto", "tensorrt", "tensorrt_rtx", "none"] = "auto"
+    max_batch: Count | None = None
+    options: EngineOptions = EngineOptions()
+
+
+class VerifySection(Section):
+    """Gates: exceeding one ends with its exit code.
+
+    Attributes:
+        max_accuracy_drop: Largest loss of accuracy on ``test``, as a fraction; None for no gate.
+        never_slower: Whether a merged network that is slower than the original at the same
+            precision, beyond the spread of the rounds, fails.
+        max_latency_ms: Most that the merged network may take at the measured precision, in the
+            median; None for no gate.
+    """
+
+    max_accuracy_drop: Fraction | None = None
+    never_slower: bool = True
+    max_latency_ms: Positive | None = None
+
+
+class PackageSection(Section):
+    """What is bundled for deployment.
+
+    Attributes:
+        targets: One bundle for each.
+    """
+
+    targets: tuple[Literal["plain", "triton", "deepstream", "isaac-ros"], ...] = ()
