@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trt_layermerge.core.device import DeviceInfo, Precision
 from trt_layermerge.errors import UsageError
 
-Array: TypeAlias = NDArray[Any]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+else:  # numpy.typing came with numpy 1.20; JetPack 5 has an older one
+    Array = np.ndarray
 
 
 class Runner(Protocol):
@@ -64,9 +68,11 @@ class Backend(Protocol):
 
     Attributes:
         name: The name that ``get_backend`` knows it by.
+        int8_remainder: Float type of whatever an int8 network does not quantise.
     """
 
     name: str
+    int8_remainder: Precision
 
     def device(self) -> DeviceInfo:
         """Returns what it measures on, as it goes into the key of every latency."""

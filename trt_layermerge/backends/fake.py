@@ -44,6 +44,7 @@ class FakeBackend:
     """
 
     name = "fake"
+    int8_remainder: Precision = "fp32"
 
     def __init__(
         self,

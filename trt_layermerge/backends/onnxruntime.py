@@ -47,6 +47,7 @@ class OnnxRuntimeBackend:
     """
 
     name = "onnxruntime"
+    int8_remainder: Precision = "fp32"
 
     def __init__(self, *, wall: bool = False) -> None:
         self._wall = wall or time.get_clock_info("thread_time").resolution > _FINE_S

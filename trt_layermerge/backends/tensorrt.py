@@ -119,6 +119,8 @@ class TensorRTBackend:
     graphs, so launches shorter than about 50 µs measure the launch.
     """
 
+    int8_remainder: Precision = "fp16"
+
     def __init__(self, flavor: str | None = None, *, workspace_bytes: int | None = None) -> None:
         """Takes the library's name, or None for the first that works, and a memory limit.
 

@@ -35,6 +35,7 @@ class TorchBackend:
     """
 
     name = "torch"
+    int8_remainder: Precision = "fp32"
 
     def __init__(self, *, device: str = "cpu") -> None:
         try:
