@@ -9,11 +9,11 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Dict
 
 from trt_layermerge.errors import CorruptInputError, DeviceError, UsageError
 
-Json: TypeAlias = dict[str, Any]
+Json = Dict[str, Any]
 MAX_FILE_BYTES = 256 * 2**20
 
 
