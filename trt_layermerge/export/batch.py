@@ -1,0 +1,141 @@
+"""The batch of an ONNX model: fixed, or free for the optimisation profile of an engine to bound.
+
+Both directions are the same two steps: the first dimension of every input is replaced, and the
+shapes of everything else are inferred again. What an exporter froze on the way, the first entry of
+a constant ``Reshape`` target, becomes ONNX's 0, which copies the dimension of the input. Needs
+neither torch nor a runtime.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+
+from trt_layermerge.errors import CorruptInputError, UnsupportedModelError, UsageError
+
+
+def dynamic_batch(model: bytes) -> bool:
+    """Returns whether the first dimension of some input is free.
+
+    Raises:
+        CorruptInputError: If the bytes are no ONNX model.
+    """
+    return any(not _first(value).HasField("dim_value") for value in _inputs(_parse(model)))
+
+
+def with_dynamic_batch(model: bytes, name: str = "batch") -> bytes:
+    """Returns the model with a free first dimension of inputs and outputs, called ``name``.
+
+    Raises:
+        CorruptInputError: If the bytes are no ONNX model.
+        UnsupportedModelError: If the network froze its batch where it cannot be freed.
+    """
+    parsed = _parse(model)
+    _thaw(parsed)
+    for value in _inputs(parsed):
+        _first(value).dim_param = name
+    return _inferred(parsed, name)
+
+
+def with_batch(model: bytes, batch: int) -> bytes:
+    """Returns the model with a first dimension of ``batch``, whatever it was.
+
+    Raises:
+        UsageError: If the batch is below 1.
+        CorruptInputError: If the bytes are no ONNX model.
+        UnsupportedModelError: If the network froze another batch where it cannot be freed.
+    """
+    if batch < 1:
+        raise UsageError(f"a batch of {batch} is no batch; give 1 or more (--batch)")
+    parsed = _parse(model)
+    _thaw(parsed)
+    for value in _inputs(parsed):
+        _first(value).dim_value = batch
+    return _inferred(parsed, batch)
+
+
+def _parse(data: bytes) -> ModelProto:
+    try:
+        model = onnx.load_from_string(data)
+    except Exception as error:  # protobuf's error class differs between its versions
+        raise CorruptInputError(
+            f"these bytes are no ONNX model ({error}); export it again"
+        ) from error
+    if not model.graph.node:
+        raise CorruptInputError("the ONNX model has no nodes; export it again")
+    return model
+
+
+def _inputs(model: ModelProto) -> list[ValueInfoProto]:
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in constants]
+
+
+def _first(value: ValueInfoProto) -> onnx.TensorShapeProto.Dimension:
+    dimensions = value.type.tensor_type.shape.dim
+    if not dimensions:
+        raise UnsupportedModelError(
+            f"the input {value.name!r} has no dimension that could be a batch; give a network "
+            "whose first dimension is the batch"
+        )
+    return dimensions[0]
+
+
+def _thaw(model: ModelProto) -> None:
+    """Replaces the frozen batch at the start of ``Reshape`` targets by 0, in place."""
+    frozen = {_first(value).dim_value for value in _inputs(model)} - {0}
+    if not frozen:
+        return
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        target = constants.get(node.input[1]) if _copies_on_zero(node) else None
+        if target is None:
+            continue
+        shape = numpy_helper.to_array(target)
+        if len(shape) > 1 and shape[0] in frozen:
+            name = f"{node.output[0]}_shape"  # the constant may serve other nodes as well
+            thawed = np.concatenate([np.zeros(1, np.int64), shape[1:]])
+            model.graph.initializer.append(numpy_helper.from_array(thawed, name))
+            node.input[1] = name
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+def _copies_on_zero(node: NodeProto) -> bool:
+    return node.op_type == "Reshape" and not any(
+        a.name == "allowzero" and a.i for a in node.attribute
+    )
+
+
+def _inferred(model: ModelProto, wanted: int | str) -> bytes:
+    """Returns the model with all shapes inferred again, where every output has the batch."""
+    kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    try:
+        found = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        onnx.checker.check_model(found, full_check=True)
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
+        raise _frozen(wanted, str(error).strip().splitlines()[0]) from error
+    for value in found.graph.output:
+        dimensions = value.type.tensor_type.shape.dim
+        batch = (dimensions[0].dim_param or dimensions[0].dim_value) if dimensions else None
+        if batch != wanted or kinds[value.name] not in (
+            TensorProto.UNDEFINED,
+            value.type.tensor_type.elem_type,
+        ):
+            raise _frozen(wanted, f"the output {value.name!r} would have a batch of {batch}")
+    data: bytes = found.SerializeToString(deterministic=True)
+    return data
+
+
+def _frozen(wanted: int | str, why: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"the network cannot take a batch of {wanted}, because it was exported for another one and "
+        f"keeps that inside: {why}. Export it from torch for this batch (measure.batch), or with a "
+        "dynamic one (build.max_batch)"
+    )
