@@ -4,7 +4,8 @@ LayerMergeError                 1
 ├── UsageError                  2   wrong option, unknown name, missing file
 ├── UnsupportedModelError       3   the network or its input cannot be handled
 ├── DeviceError                 4   device, backend, library or file system
-│   └── MissingDependencyError  4   an optional package is not installed
+│   ├── MissingDependencyError  4   an optional package is not installed
+│   └── StickyDeviceError       4   this process can no longer use the GPU
 ├── AccuracyGateError           5   the result is less accurate than allowed
 ├── LatencyGateError            6   the result is slower than allowed
 │   └── InfeasibleBudgetError   6   no plan meets the budget
@@ -39,6 +40,10 @@ class DeviceError(LayerMergeError):
     """A device, backend, library or file system that refuses the work."""
 
     exit_code = 4
+
+
+class StickyDeviceError(DeviceError):
+    """A GPU fault after which every CUDA call of the process fails; a new process can go on."""
 
 
 class MissingDependencyError(DeviceError):

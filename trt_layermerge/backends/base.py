@@ -25,10 +25,17 @@ class Runner(Protocol):
     Attributes:
         input_shapes: Shape by name of every input, in the order of the graph.
         output_names: Names of the outputs, in the order of the graph.
+        warmup_ms: How long it must run before its times settle.
+        method: How a burst is timed: ``call`` by the host's clock, on a GPU ``enqueue`` or
+            ``graph`` by events around plain launches or around launches of a CUDA graph.
+        enqueue_ms: What the host needs to launch one run without a graph; None off the GPU.
     """
 
     input_shapes: dict[str, tuple[int, ...]]
     output_names: tuple[str, ...]
+    warmup_ms: float = 20.0
+    method: str = "call"
+    enqueue_ms: float | None = None
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Returns the outputs by name for one batch of inputs by name.
