@@ -1,4 +1,4 @@
-"""Spec graphs against torch: every activation, odd geometry, both precisions."""
+"""Spec graphs against torch: every activation, odd geometry, every precision."""
 
 import numpy as np
 import onnx
@@ -7,6 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from trt_layermerge.backends import get_backend
+from trt_layermerge.backends.tensorrt import build_engine
+from trt_layermerge.backends.tensorrt_api import load_api
 from trt_layermerge.core.activation import PARAMETERS, activation_name
 from trt_layermerge.core.conv import AddSpec, ConvSpec, Spec
 from trt_layermerge.errors import UsageError
@@ -38,14 +40,29 @@ ACTIVATIONS = {
 }
 
 
+def rounded(values: torch.Tensor, scale: float) -> torch.Tensor:
+    """Returns the nearest multiples of a step that int8 reaches."""
+    return (values / scale).round().clamp(-128, 127) * scale
+
+
 def expected(spec: Spec, model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> np.ndarray:
     """Computes a spec in float64 with torch, from the weights in its graph."""
-    weights = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    weights = {
+        t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).astype(np.float64))
+        for t in model.graph.initializer
+    }
+    int8 = "y.weight.int8" in weights or "y.end.scale" in weights
+
+    def read(values: torch.Tensor, place: str) -> torch.Tensor:
+        return rounded(values, float(weights[f"y.{place}.scale"])) if int8 else values
+
     x = torch.from_numpy(inputs["x"]).double()
     if isinstance(spec, ConvSpec):
-        weight, bias = (
-            torch.from_numpy(weights[f"y.{n}"].astype(np.float64)) for n in ("weight", "bias")
-        )
+        x, bias = read(x, "in"), weights["y.bias"]
+        if int8:
+            weight = weights["y.weight.int8"] * weights["y.weight.scale"].reshape(-1, 1, 1, 1)
+        else:
+            weight = weights["y.weight"]
         top, left, bottom, right = spec.padding
         x = F.conv2d(
             F.pad(x, (left, right, top, bottom)),
@@ -56,23 +73,26 @@ def expected(spec: Spec, model: onnx.ModelProto, inputs: dict[str, np.ndarray]) 
             groups=spec.groups,
         )
     if "residual" in inputs:
-        x = x + torch.from_numpy(inputs["residual"]).double()
+        x = read(x, "left") + read(torch.from_numpy(inputs["residual"]).double(), "right")
     if spec.activation is not None:
         kind, *parameters = spec.activation.split(":")
         x = ACTIVATIONS[kind](x, *map(float, parameters))
-    return x.numpy()
+    return read(x, "end").numpy()
 
 
-def computed(spec: Spec, precision: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
+def computed(
+    spec: Spec, precision: str, batch: int, remainder: str = "fp32"
+) -> tuple[np.ndarray, np.ndarray]:
     """Runs the spec's graph in ONNX Runtime; returns its output and the expected one."""
-    raw = spec_model(spec, precision, batch)
+    raw = spec_model(spec, precision, batch, remainder)
     model = onnx.load_model_from_string(raw)
     onnx.checker.check_model(model, full_check=True)
-    assert model.ir_version == 8
-    assert [o.version for o in model.opset_import] == [17]
+    int8 = precision == "int8"
+    assert model.ir_version == (9 if int8 else 8)
+    assert [o.version for o in model.opset_import] == [19 if int8 else 17]
     assert model.graph.name == str(spec)
     rng = np.random.default_rng(1)
-    dtype = {"fp32": np.float32, "fp16": np.float16}[precision]
+    dtype = {"fp32": np.float32, "fp16": np.float16}[remainder if int8 else precision]
     with get_backend("onnxruntime").open(raw) as runner:
         assert all(shape[0] == batch for shape in runner.input_shapes.values())
         inputs = {n: rng.standard_normal(s).astype(dtype) for n, s in runner.input_shapes.items()}
@@ -87,6 +107,51 @@ def test_graph_computes_the_spec(spec: Spec, precision: str, tolerance: float) -
     actual, wanted = computed(spec, precision, batch=2)
     assert actual.shape == wanted.shape
     assert np.abs(actual - wanted).max() < tolerance
+
+
+STEP = 0.05
+"""What int8 counts in at the output."""
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize(("remainder", "tolerance"), [("fp32", 1e-5), ("fp16", 5e-3)])
+def test_an_int8_graph_rounds_what_every_layer_reads(
+    spec: Spec, remainder: str, tolerance: float
+) -> None:
+    """Values on the edge between two steps may fall to either: one step off, but very few."""
+    actual, wanted = computed(spec, "int8", 2, remainder)
+    assert actual.shape == wanted.shape
+    off = np.abs(actual - wanted)
+    assert off.max() < 1.01 * STEP + tolerance
+    assert np.mean(off > tolerance) < {"fp32": 0.01, "fp16": 0.05}[remainder]
+
+
+def test_rounding_that_is_left_out_is_noticed() -> None:
+    """Negative control: the float network is more than half a step away at most values."""
+    rounded_one, _ = computed(PLAIN, "int8", 2)
+    _, exact = computed(PLAIN, "fp32", 2)
+    assert np.mean(np.abs(rounded_one - exact) > 1e-5) > 0.9
+
+
+def test_at_int8_nothing_but_biases_and_scales_is_left_in_float() -> None:
+    model = onnx.load_model_from_string(spec_model(SPECS[1], "int8", 1, "fp16"))
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    assert types.pop("y.weight.int8") == onnx.TensorProto.INT8
+    whole = {name for name, kind in types.items() if kind == onnx.TensorProto.INT8}
+    assert all(name.endswith("zero") for name in whole)
+    halves = {name for name, kind in types.items() if kind == onnx.TensorProto.FLOAT16}
+    assert all(name.endswith(("scale", "bias")) for name in halves)
+    assert halves | whole == types.keys()
+    order = [node.op_type.removesuffix("izeLinear") for node in model.graph.node]
+    pair = ["Quant", "Dequant"]
+    assert order == [*pair, "Dequant", "Conv", *pair, *pair, "Add", "Relu", *pair]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_tensorrt_rtx_builds_int8_with_an_fp16_remainder(spec: Spec) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    build = build_engine(spec_model(spec, "int8", 1, "fp16"), "int8", api=load_api("tensorrt_rtx"))
+    assert build.plan and build.precision == "int8"
 
 
 @pytest.mark.parametrize("kind", PARAMETERS)
@@ -113,7 +178,7 @@ def test_weights_are_seeded_distinct_and_never_denormal() -> None:
 
 
 def test_what_cannot_be_timed_is_refused() -> None:
-    with pytest.raises(UsageError, match="int8"):
-        spec_model(PLAIN, "int8", 1)
+    with pytest.raises(UsageError, match="must be fp32 or fp16, not int8"):
+        spec_model(PLAIN, "int8", 1, "int8")
     with pytest.raises(UsageError, match="batch"):
         spec_model(PLAIN, "fp32", 0)

@@ -110,7 +110,8 @@ def measure_chunk(
     Where one fails, each is tried alone, so that the others are spared, and so is one that failed
     only because the others held the memory.
     """
-    models = [spec_model(spec, precision, batch) for spec in specs]
+    rest = backend.int8_remainder
+    models = [spec_model(spec, precision, batch, rest) for spec in specs]
     try:
         timings = time_models(
             models, backend, rounds=rounds, burst_ms=0, passes=PASSES, limit_ms=LIMIT_MS
