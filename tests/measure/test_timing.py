@@ -4,12 +4,20 @@ from dataclasses import replace
 
 import pytest
 
-from trt_layermerge.backends import get_backend
+from trt_layermerge.backends import Runner, get_backend
 from trt_layermerge.backends.fake import FakeBackend
 from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.errors import DeviceError
 from trt_layermerge.measure.spec_model import spec_model
-from trt_layermerge.measure.timing import Timing, quantile, speedup, time_models
+from trt_layermerge.measure.timing import (
+    DRIFT_LIMIT,
+    Timing,
+    drift,
+    quantile,
+    speedup,
+    time_models,
+    warm_up,
+)
 
 SMALL = ConvSpec(16, 16, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1, 16, 16)
 LARGE = replace(SMALL, height=64, width=64)
@@ -101,3 +109,68 @@ def test_quantiles_interpolate() -> None:
     assert quantile([4.0, 1.0, 2.0, 3.0], 0.5) == 2.5
     assert quantile([5.0], 0.9) == 5.0
     assert quantile([0.0, 10.0], 0.9) == pytest.approx(9.0)
+
+
+class LaunchBound(Runner):
+    """Each run keeps the device busy for 0.01 ms and the host for 0.5 ms."""
+
+    warmup_ms, method, enqueue_ms = 200.0, "graph", 0.4
+
+    def __init__(self, once_s: float = 0.0) -> None:
+        self.seconds, self.counts, self.once_s = 0.0, [], once_s
+
+    def clock(self) -> float:
+        return self.seconds
+
+    def time_burst(self, count: int) -> list[float]:
+        self.seconds += 0.0005 * count + (0 if self.counts else self.once_s)
+        self.counts.append(count)
+        return [0.01] * count
+
+
+@pytest.mark.parametrize("once_s", [0.0, 3.0])
+def test_a_device_warms_up_by_the_clock_on_the_wall(once_s: float) -> None:
+    """2 + 4 + … + 256 runs of 0.5 ms are the first to last 200 ms; they keep it busy for 5 ms.
+
+    What the first burst does only once, such as capturing a graph, warms nothing.
+    """
+    runner = LaunchBound(once_s)
+    assert warm_up(runner, 1.0, runner.clock) == 100
+    assert runner.counts == [1, 2, 4, 8, 16, 32, 64, 128, 256]
+
+
+def test_a_scripted_device_warms_up_by_its_own_clock() -> None:
+    runner = LaunchBound()
+    runner.warmup_ms = 1.0
+    assert warm_up(runner, 0.0, lambda: 0.0) == 1
+    assert sum(runner.counts) * 0.01 >= 1.0 > sum(runner.counts[:-1]) * 0.01
+
+
+def test_how_it_was_timed_goes_with_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    (timing,) = time_models(MODELS[1:], FakeBackend(), rounds=3)
+    assert (timing.method, timing.enqueue_ms) == ("call", None)
+    backend = FakeBackend()
+    monkeypatch.setattr(backend, "open", lambda model: LaunchBound())
+    (timing,) = time_models([b""], backend, rounds=3, burst_ms=0)
+    assert (timing.method, timing.enqueue_ms, timing.ms) == ("graph", 0.4, 0.01)
+
+
+def test_a_sentinel_tells_drift_either_way() -> None:
+    steady = FakeBackend()
+    first, again = (time_models(MODELS[1:], steady, rounds=3)[0] for _ in range(2))
+    assert drift(first, again) == 0
+    (slower,) = time_models(MODELS[1:], FakeBackend(drift=lambda run: 1.04), rounds=3)
+    assert drift(first, slower) == pytest.approx(0.04)
+    assert drift(slower, first) == pytest.approx(1 / 1.04 - 1)
+    assert drift(first, slower) > DRIFT_LIMIT > -drift(slower, slower)
+
+
+def test_doubtful_figures_say_why() -> None:
+    assert Timing((1.0, 1.0, 1.0), (1.0,), "graph", 0.8).doubts() == ()
+    wandering = Timing((1.0, 1.1, 0.9), (1.0,))
+    assert wandering.variation == pytest.approx(0.0816, abs=1e-4)  # sqrt(0.02 / 3)
+    (doubt,) = wandering.doubts()
+    assert "vary by 8.2%" in doubt and "lock the clocks" in doubt
+    (doubt,) = Timing((1.0, 1.0), (1.0,), "graph", 0.81).doubts()
+    assert "host 0.8100 ms" in doubt and "without a CUDA graph" in doubt
+    assert Timing((1.0, 1.01, 1.0), (1.0,)).doubts() == ()

@@ -6,28 +6,44 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import ceil, inf
-from statistics import median
+from statistics import mean, median, pstdev
+from time import perf_counter
+from typing import Callable
 
 from trt_layermerge.backends import Backend, Runner
 
 BURST_MS = 2.0
-WARMUP_MS = 20.0
 ROUNDS = 20
+
+DRIFT_LIMIT = 0.03
+"""Largest change of a sentinel's latency between which other measurements still compare."""
+
+VARIATION_LIMIT = 0.025
+"""Largest coefficient of variation of a quiet run; trtexec warns above the same."""
+
+LAUNCH_LIMIT = 0.8
+"""Largest share of a latency that launching may take; trtexec warns above the same."""
+
 _LEAST_ROUNDS = 3
 _MOST_RUNS = 1000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Timing:
     """What one network took in an interleaved run.
 
     Attributes:
         round_ms: Median of each round's burst, in the order of the rounds.
-        runs_ms: Every timed run, in order.
+        runs_ms: Every timed run, in order. On a GPU short runs are timed by the group, and each
+            counts as the mean of its group.
+        method: How it was timed, as ``Runner.method`` says.
+        enqueue_ms: What the host needs to launch one run without a graph; None off the GPU.
     """
 
     round_ms: tuple[float, ...]
     runs_ms: tuple[float, ...]
+    method: str = "call"
+    enqueue_ms: float | None = None
 
     @property
     def samples(self) -> int:
@@ -54,8 +70,28 @@ class Timing:
         """Number of rounds."""
         return len(self.round_ms)
 
+    @property
+    def variation(self) -> float:
+        """Coefficient of variation of the round medians."""
+        return pstdev(self.round_ms) / mean(self.round_ms)
 
-@dataclass(frozen=True, slots=True)
+    def doubts(self) -> tuple[str, ...]:
+        """Returns a sentence for every reason not to trust the figure, or not to rely on it."""
+        found = []
+        if self.variation > VARIATION_LIMIT:
+            found.append(
+                f"the rounds vary by {self.variation:.1%}, more than {VARIATION_LIMIT:.1%}: lock "
+                "the clocks and stop other programs"
+            )
+        if self.enqueue_ms is not None and self.enqueue_ms > LAUNCH_LIMIT * self.ms:
+            found.append(
+                f"launching takes the host {self.enqueue_ms:.4f} ms, the GPU {self.ms:.4f} ms: "
+                "without a CUDA graph the host decides the speed"
+            )
+        return tuple(found)
+
+
+@dataclass(frozen=True)
 class Ratio:
     """How often faster than a reference a network is, pairwise by round.
 
@@ -78,7 +114,7 @@ def speedup(reference: Timing, other: Timing) -> Ratio:
     """
     if reference.rounds != other.rounds:
         raise ValueError(f"{reference.rounds} rounds cannot be paired with {other.rounds}")
-    ratios = [a / b for a, b in zip(reference.round_ms, other.round_ms, strict=True)]
+    ratios = [a / b for a, b in zip(reference.round_ms, other.round_ms)]
     return Ratio(median(ratios), quantile(ratios, 0.1), quantile(ratios, 0.9))
 
 
@@ -125,22 +161,44 @@ def time_models(
             for i, times in rounded.items():
                 medians[i].append(median(times))
                 runs[i] += times
-    return [Timing(tuple(m), tuple(r)) for m, r in zip(medians, runs, strict=True)]
+        return [
+            Timing(tuple(m), tuple(r), runner.method, runner.enqueue_ms)
+            for m, r, runner in zip(medians, runs, runners)
+        ]
 
 
-def warm_up(runner: Runner, burst_ms: float) -> int:
+def warm_up(runner: Runner, burst_ms: float, clock: Callable[[], float] = perf_counter) -> int:
     """Runs a network until it is warm; returns how many runs last ``burst_ms``.
+
+    Warm means ``runner.warmup_ms`` of time on the wall: a GPU's clock rises with time, however
+    little of it short runs keep the GPU busy.
+
+    Args:
+        runner: What to run.
+        burst_ms: How long the bursts to come shall last.
+        clock: Seconds of a clock that only ever rises.
 
     Raises:
         DeviceError: If it fails.
     """
-    count, spent, fastest = 1, 0.0, inf
-    while spent < WARMUP_MS and count <= _MOST_RUNS:
+    times = runner.time_burst(1)  # what is done only once is done now, before the clock counts
+    own, fastest, count, started = sum(times), min(times), 1, clock()
+    spent = own
+    while spent < runner.warmup_ms:
+        count = min(2 * count, _MOST_RUNS)
         times = runner.time_burst(count)
-        spent += sum(times)
+        own += sum(times)
         fastest = min(fastest, *times)
-        count *= 2
+        spent = max(own, 1000 * (clock() - started))  # a scripted run is faster than it says
     return min(_MOST_RUNS, max(1, ceil(burst_ms / max(fastest, 1e-6))))
+
+
+def drift(first: Timing, again: Timing) -> float:
+    """Returns by which share a sentinel became slower, negative where it became faster.
+
+    Beyond ``DRIFT_LIMIT``, either way, whatever was measured in between is measured again.
+    """
+    return again.ms / first.ms - 1
 
 
 def quantile(values: Sequence[float], fraction: float) -> float:
