@@ -12,7 +12,7 @@ import pytest
 
 from trt_layermerge.backends.fake import FakeBackend
 from trt_layermerge.core.conv import AddSpec, ConvSpec, Spec
-from trt_layermerge.errors import CorruptInputError, UsageError
+from trt_layermerge.errors import CorruptInputError
 from trt_layermerge.measure import LatencyStore, measure_specs
 from trt_layermerge.measure.table import CHUNK_BYTES, CHUNK_SPECS, chunks
 
@@ -93,6 +93,21 @@ def test_a_damaged_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("nonsense " * 200)
     with pytest.raises(CorruptInputError, match="delete"):
         measure_specs(SPECS, FakeBackend(), "fp32", 1, tmp_path / "s")
+
+
+def test_at_int8_the_rest_is_of_the_type_that_the_backend_runs(tmp_path: Path) -> None:
+    """Half the bytes of float maps, and only of those: the rounded ones are the same."""
+
+    class Halves(FakeBackend):
+        int8_remainder = "fp16"
+
+    bare = {"overhead_ms": 0.0, "ms_per_gmac": 0.0}
+    singles, halves = (
+        measure_specs(SPECS[:1], made(**bare), "int8", 1, tmp_path / made.__name__)
+        for made in (FakeBackend, Halves)
+    )
+    key = (SPECS[0], "int8", 1)
+    assert 0.4 < halves.entries[key].ms / singles.entries[key].ms < 0.9
 
 
 RUN = """

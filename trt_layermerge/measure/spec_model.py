@@ -1,9 +1,9 @@
 """A spec as the smallest ONNX model that runs it: one convolution and what is fused behind it.
 
 At int8 the model has the ``QuantizeLinear``/``DequantizeLinear`` pairs that the quantised network
-has (``quantize.qdq``): before every input of a convolution and of an addition, and behind the
-output, where the next layer's would stand. Their scales are constants that need no data, since a
-latency does not depend on them.
+has (``quantize.qdq``): before a convolution, before an addition's inputs that do not come straight
+from one, and behind the output, where the next layer's would stand. Their scales are constants that
+need no data, since a latency does not depend on them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OPSET, INT8_OPSET = 17, 19
 IR_VERSION, INT8_IR_VERSION = 8, 9
 
 ACTIVATION_SCALE, INTERNAL_SCALE = 0.02, 0.05
-"""Steps of int8 at the input of a spec, and behind its convolution and at its output."""
+"""Steps of int8 in what a convolution reads, and in what an addition and the next layer read."""
 
 ELEMENT_TYPES: dict[Precision, int] = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
 
@@ -117,7 +117,9 @@ def add_spec(
         steps.append(("Conv", (value, *weights), f"{out}.conv", _conv_attributes(spec)))
         value = f"{out}.conv"
     if isinstance(spec, AddSpec) or spec.residual:
-        terms = read(value, "left", INTERNAL_SCALE), read(residual, "right", INTERNAL_SCALE)
+        if isinstance(spec, AddSpec):
+            value = read(value, "left", INTERNAL_SCALE)
+        terms = value, read(residual, "right", INTERNAL_SCALE)
         steps.append(("Add", terms, f"{out}.sum", {}))
         value = f"{out}.sum"
     if spec.activation is not None:
