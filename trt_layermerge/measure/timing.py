@@ -147,24 +147,40 @@ def time_models(
     """
     with ExitStack() as stack:
         runners = [stack.enter_context(backend.open(model)) for model in models]
-        counts = [warm_up(runner, burst_ms) for runner in runners]
-        medians: list[list[float]] = [[] for _ in runners]
-        runs: list[list[float]] = [[] for _ in runners]
-        for turn in range(rounds):
-            active = [
-                i for i, past in enumerate(runs) if turn < _LEAST_ROUNDS or sum(past) <= limit_ms
-            ]
-            rounded: dict[int, list[float]] = {i: [] for i in active}
-            for _ in range(passes):
-                for i in active:
-                    rounded[i] += runners[i].time_burst(counts[i])
-            for i, times in rounded.items():
-                medians[i].append(median(times))
-                runs[i] += times
-        return [
-            Timing(tuple(m), tuple(r), runner.method, runner.enqueue_ms)
-            for m, r, runner in zip(medians, runs, runners)
-        ]
+        return time_runners(
+            runners, rounds=rounds, burst_ms=burst_ms, passes=passes, limit_ms=limit_ms
+        )
+
+
+def time_runners(
+    runners: Sequence[Runner],
+    *,
+    rounds: int = ROUNDS,
+    burst_ms: float = BURST_MS,
+    passes: int = 1,
+    limit_ms: float = inf,
+) -> list[Timing]:
+    """Returns the timing of each network that is open already, timed in turns (``time_models``).
+
+    Raises:
+        DeviceError: If one cannot be run.
+    """
+    counts = [warm_up(runner, burst_ms) for runner in runners]
+    medians: list[list[float]] = [[] for _ in runners]
+    runs: list[list[float]] = [[] for _ in runners]
+    for turn in range(rounds):
+        active = [i for i, past in enumerate(runs) if turn < _LEAST_ROUNDS or sum(past) <= limit_ms]
+        rounded: dict[int, list[float]] = {i: [] for i in active}
+        for _ in range(passes):
+            for i in active:
+                rounded[i] += runners[i].time_burst(counts[i])
+        for i, times in rounded.items():
+            medians[i].append(median(times))
+            runs[i] += times
+    return [
+        Timing(tuple(m), tuple(r), runner.method, runner.enqueue_ms)
+        for m, r, runner in zip(medians, runs, runners)
+    ]
 
 
 def warm_up(runner: Runner, burst_ms: float, clock: Callable[[], float] = perf_counter) -> int:
