@@ -77,6 +77,8 @@ def load_recipe(path: Path | None, overrides: Mapping[str, Any]) -> Recipe:
         _put(given, key, value)
         if key == "search.speedup" and "search.budget_ms" not in overrides:
             _put(given, "search.budget_ms", None)
+        if key == "measure.host" and "measure.recorded" not in overrides:
+            _put(given, "measure.recorded", False)
     _anchor(given, Path.cwd())
     _merge(body, given)
     try:

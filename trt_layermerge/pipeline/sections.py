@@ -98,6 +98,7 @@ class MeasureSection(Section):
         networks: Whole networks measured to fit the block measurements to.
         store: Where block measurements are kept between runs; the run's own folder by default.
         host: Where the device is, as ``ssh`` knows it; None for this machine.
+        recorded: Whether latencies come from imported files only (``latency --import``).
     """
 
     backend: str = "onnxruntime"
@@ -107,6 +108,7 @@ class MeasureSection(Section):
     networks: Annotated[int, Field(ge=0)] = 16
     store: str | None = None
     host: str | None = None
+    recorded: bool = False
 
 
 class ImportanceSection(Section):
