@@ -38,12 +38,23 @@ class Measured:
     clock_ms: float
 
 
-def onnx_of(module: nn.Module, example: Tensor, precision: Precision) -> bytes:
-    """Returns a network as ONNX bytes at a precision, for timing only."""
+def onnx_of(
+    module: nn.Module, example: Tensor, precision: Precision, remainder: Precision = "fp32"
+) -> bytes:
+    """Returns a network as ONNX bytes at a precision, for timing only: int8 is not calibrated.
+
+    ``remainder`` is the float type of what int8 does not quantise.
+    """
     from trt_layermerge.export.fp16 import to_precision
     from trt_layermerge.export.onnx import export_bytes
 
-    return to_precision(export_bytes(module, example), precision)
+    model = export_bytes(module, example)
+    if precision != "int8":
+        return to_precision(model, precision)
+    from trt_layermerge.quantize.qdq import quantize_model
+    from trt_layermerge.quantize.ranges import fixed_ranges
+
+    return to_precision(quantize_model(model, fixed_ranges(model)), remainder)
 
 
 def plan_onnx(context: Context, plan: MergePlan) -> bytes:
@@ -51,12 +62,14 @@ def plan_onnx(context: Context, plan: MergePlan) -> bytes:
     from trt_layermerge.merge import collapse, relax
 
     merged = collapse(relax(context.model, context.graph, plan)).eval()
-    return onnx_of(merged, context.example, context.recipe.measure.precision)
+    precision, remainder = context.recipe.measure.precision, context.backend.int8_remainder
+    return onnx_of(merged, context.example, precision, remainder)
 
 
 def original_onnx(context: Context) -> bytes:
     """Returns the original network as ONNX bytes."""
-    return onnx_of(context.model, context.example, context.recipe.measure.precision)
+    precision, remainder = context.recipe.measure.precision, context.backend.int8_remainder
+    return onnx_of(context.model, context.example, precision, remainder)
 
 
 def measure_plans(

@@ -14,6 +14,7 @@ def _settings(context: Context) -> Json:
     return {
         "model": network_inputs(context.recipe.model),
         "batch": context.recipe.measure.batch,
+        "dynamic_batch": context.recipe.build.max_batch is not None,
         "val": data_inputs(context.recipe.data.val),
         "preprocess": context.recipe.data.preprocess.model_dump(mode="json"),
     }
@@ -27,8 +28,11 @@ def _run(context: Context) -> tuple[str, ...]:
     if images is None:
         context.reporter.note("no images to compare ONNX with torch on: exported unchecked")
     networks = {"original.onnx": context.model, "model.onnx": context.merged}
+    free = context.recipe.build.max_batch is not None
     reports = {
-        name: export_onnx(network, context.example, context.folder / name, check=images).to_json()
+        name: export_onnx(
+            network, context.example, context.folder / name, dynamic_batch=free, check=images
+        ).to_json()
         for name, network in networks.items()
     }
     write_json(context.folder / "export.json", "export", {"models": reports})
