@@ -55,6 +55,20 @@ def test_int8_is_asked_for_by_either_precision(tmp_path: Path) -> None:
     assert load_recipe(path, {"build.precisions": ["fp16", "int8"]}).int8
 
 
+def test_a_key_with_a_plus_adds_to_a_list(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: {name: 'timm:resnet18'}\nbuild: {precisions: [fp16]}")
+    for value in ("int8", ["int8"], ["fp16", "int8"]):
+        recipe = load_recipe(path, {"build.precisions+": value})
+        assert recipe.build.precisions == ("fp16", "int8")
+    added = load_recipe(None, {"model.name": "a", "build.precisions+": "int8"})
+    assert added.build.precisions == ("fp32", "fp16", "int8")
+    for key in ("build.engine+", "build.nothing+"):
+        with pytest.raises(UsageError, match=f"{key[:-1]} is no list"):
+            load_recipe(path, {key: "x"})
+    with pytest.raises(UsageError, match=r"build\.precisions\.1"):
+        load_recipe(path, {"build.precisions+": "int4"})
+
+
 def test_asking_for_a_speedup_forgets_a_remembered_budget(tmp_path: Path) -> None:
     path = write(tmp_path, "model: {name: 'timm:resnet18'}\nsearch: {budget_ms: 3.0}")
     assert load_recipe(path, {}).search.budget_ms == 3.0

@@ -63,7 +63,8 @@ class Recipe(Section):
 def load_recipe(path: Path | None, overrides: Mapping[str, Any]) -> Recipe:
     """Returns the recipe of a YAML file with values by dotted key replaced.
 
-    Paths in the file are relative to its folder; paths in overrides to the working directory.
+    Paths in the file are relative to its folder; paths in overrides to the working directory. A key
+    that ends in ``+`` adds to a list what is not in it yet, such as ``build.precisions+``.
 
     Raises:
         UsageError: If there is no such file, or a value cannot be used.
@@ -73,8 +74,10 @@ def load_recipe(path: Path | None, overrides: Mapping[str, Any]) -> Recipe:
     if path is not None:
         _anchor(body, path.parent.resolve())
     given: Json = {}
+    added = {key[:-1]: value for key, value in overrides.items() if key.endswith("+")}
     for key, value in overrides.items():
-        _put(given, key, value)
+        if not key.endswith("+"):
+            _put(given, key, value)
         if key == "search.speedup" and "search.budget_ms" not in overrides:
             _put(given, "search.budget_ms", None)
         if key == "measure.host" and "measure.recorded" not in overrides:
@@ -82,6 +85,8 @@ def load_recipe(path: Path | None, overrides: Mapping[str, Any]) -> Recipe:
     _anchor(given, Path.cwd())
     _merge(body, given)
     try:
+        for key, value in added.items():
+            _add(body, key, value)
         return Recipe.model_validate(body)
     except ValidationError as error:
         raise UsageError(_explain(error, path)) from error
@@ -112,6 +117,22 @@ def _put(body: Json, dotted: str, value: Any) -> None:
     for section in sections:
         body = body.setdefault(section, {})
     body[key] = value
+
+
+def _add(body: Json, dotted: str, value: Any) -> None:
+    """Appends to a list of a recipe, or to its default.
+
+    Raises:
+        UsageError: If the recipe has no such list.
+        ValidationError: If the recipe is not valid.
+    """
+    found: Any = Recipe.model_validate(body)
+    for name in dotted.split("."):
+        found = getattr(found, name, None)
+    if not isinstance(found, tuple):
+        raise UsageError(f"{dotted} is no list of the recipe that could be added to")
+    more = value if isinstance(value, (list, tuple)) else [value]
+    _put(body, dotted, [*found, *(item for item in more if item not in found)])
 
 
 def _merge(body: Json, given: Json) -> None:
