@@ -1,136 +1,190 @@
-"""The few CUDA calls that running an engine needs: the one file that imports a CUDA binding.
+"""The few CUDA calls that running an engine needs, and which binding makes them here.
 
-Without a driver, ``driver_problem`` says so and ``Cuda()`` refuses; both are tested. What lies
-behind a working driver (memory, streams, events) has been run on a fake only, never on a GPU.
+Three bindings stand behind one protocol, each imported in one file and only when it is asked for:
+cuda-python, pycuda, and the CUDA runtime library itself through ctypes, which JetPack brings
+without any package. All three use the device's primary context, which they share with TensorRT and
+torch. Which GPU it is, where there are several, ``CUDA_VISIBLE_DEVICES`` decides.
+
+Without a driver all three say so; that is tested with the real libraries. What lies behind a
+working driver has been run on fakes only, never on a GPU.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol, cast
 
 from trt_layermerge.backends.base import Array
-from trt_layermerge.errors import DeviceError, MissingDependencyError
+from trt_layermerge.errors import DeviceError, MissingDependencyError, StickyDeviceError
 
-# cuda-python moved its module with version 12.6.
-_HOMES = ("cuda.bindings.runtime", "cuda.cudart")
+# Modules beside this one, by the name of their binding, in the order in which they are tried.
+_HOMES = {"cuda-python": "cuda_python", "pycuda": "cuda_pycuda", "ctypes": "cuda_ctypes"}
+
+BINDINGS: tuple[str, ...] = tuple(_HOMES)
+
+_OUT_OF_MEMORY = "out of memory"
+
+
+class Cuda(Protocol):
+    """The current GPU. Every call is checked and raises ``DeviceError``.
+
+    Streams, events and graphs are handles of the binding; ``int(stream)`` is what TensorRT takes.
+
+    Attributes:
+        binding: Its name.
+        no_graphs: Why it cannot capture graphs, or None where it can.
+    """
+
+    binding: str
+    no_graphs: str | None
+
+    def device_name(self) -> str:
+        """Returns the name of the GPU."""
+        ...
+
+    def compute_capability(self) -> str:
+        """Returns the compute capability, such as ``8.7``."""
+        ...
+
+    def version(self) -> str:
+        """Returns the version of CUDA that the binding uses, such as ``12.6``."""
+        ...
+
+    def free_memory(self) -> int:
+        """Returns the free bytes of the GPU's memory."""
+        ...
+
+    def total_memory(self) -> int:
+        """Returns all bytes of the GPU's memory, which on a Jetson is the host's too."""
+        ...
+
+    def allocate(self, size_bytes: int) -> int:
+        """Returns the address of new device memory."""
+        ...
+
+    def free(self, address: int) -> None:
+        """Gives device memory back."""
+        ...
+
+    def upload(self, address: int, array: Array) -> None:
+        """Copies a contiguous host array to the device, and waits until it is there."""
+        ...
+
+    def download(self, array: Array, address: int) -> None:
+        """Fills a contiguous host array from the device, and waits."""
+        ...
+
+    def stream(self) -> Any:
+        """Returns a new stream that does not wait for the default one."""
+        ...
+
+    def wait(self, stream: Any) -> None:
+        """Returns when everything in a stream is done; spins, so that waking takes no time."""
+        ...
+
+    def destroy_stream(self, stream: Any) -> None:
+        """Gives a stream back."""
+        ...
+
+    def event(self) -> Any:
+        """Returns a new event that keeps its time."""
+        ...
+
+    def record(self, event: Any, stream: Any) -> None:
+        """Marks the present end of a stream."""
+        ...
+
+    def elapsed_ms(self, start: Any, end: Any) -> float:
+        """Returns ms between two events that have passed."""
+        ...
+
+    def destroy_event(self, event: Any) -> None:
+        """Gives an event back."""
+        ...
+
+    def begin_capture(self, stream: Any) -> None:
+        """Makes a stream note down what this thread puts into it, instead of doing it."""
+        ...
+
+    def end_capture(self, stream: Any) -> Any:
+        """Returns what was noted down as a graph that can be launched."""
+        ...
+
+    def launch_graph(self, graph: Any, stream: Any) -> None:
+        """Puts a whole graph into a stream."""
+        ...
+
+    def destroy_graph(self, graph: Any) -> None:
+        """Gives a graph back."""
+        ...
+
+
+def find_cuda(binding: str | None = None) -> Cuda:
+    """Returns the GPU through the first binding that is installed and works, or through one.
+
+    Args:
+        binding: One of ``BINDINGS``, or None for the first that works.
+
+    Raises:
+        MissingDependencyError: If the binding that is asked for is not installed.
+        DeviceError: If there is no driver or no GPU.
+    """
+    errors: list[DeviceError] = []
+    for name in (binding,) if binding else BINDINGS:
+        try:
+            module = import_module(f"trt_layermerge.backends.{_HOMES[name]}")
+            return cast(Cuda, module.open_cuda())
+        except DeviceError as error:
+            errors.append(error)
+    # What is installed and fails tells more than what is not installed.
+    raise next((e for e in errors if not isinstance(e, MissingDependencyError)), errors[0])
 
 
 def driver_problem() -> str | None:
     """Returns why no GPU can be used here, or None where one can."""
     try:
-        Cuda()
+        find_cuda()
     except DeviceError as error:
         return str(error)
     return None
 
 
-class Cuda:
-    """The current GPU. Every call is checked; streams, events and memory are plain handles."""
+def cuda_bindings() -> tuple[tuple[str, str | None], ...]:
+    """Returns every binding's name, and what keeps it from working here, or None."""
 
-    def __init__(self, runtime: Any = None) -> None:
-        """Takes the binding's module, or finds it.
+    def problem(name: str) -> str | None:
+        try:
+            find_cuda(name)
+        except DeviceError as error:
+            return str(error)
+        return None
 
-        Raises:
-            MissingDependencyError: If cuda-python is not installed.
-            DeviceError: If there is no driver or no GPU.
-        """
-        self._rt = runtime or _import_runtime()
-        status, count = self._rt.cudaGetDeviceCount()
-        if int(status) or not count:
-            raise DeviceError(
-                f"no CUDA driver or GPU can be used here ({self._words(status)}); type nvidia-smi "
-                "to see the driver, run where the GPU is, or choose --backend onnxruntime"
-            )
+    return tuple((name, problem(name)) for name in BINDINGS)
 
-    def device_name(self) -> str:
-        """Returns the name of the GPU."""
-        name = self._properties().name
-        return name.decode() if isinstance(name, bytes) else str(name)
 
-    def compute_capability(self) -> str:
-        """Returns the compute capability, such as ``8.7``."""
-        properties = self._properties()
-        return f"{properties.major}.{properties.minor}"
+def no_driver(words: str) -> DeviceError:
+    """Returns the error for a machine without a usable GPU, given what CUDA says of it."""
+    return DeviceError(
+        f"no CUDA driver or GPU can be used here ({words}); type nvidia-smi to see the driver, "
+        "run where the GPU is, or choose --backend onnxruntime"
+    )
 
-    def version(self) -> str:
-        """Returns the version of the CUDA runtime, such as ``12.6``."""
-        return version_words(int(self._call("cudaRuntimeGetVersion")))
 
-    def allocate(self, size_bytes: int) -> int:
-        """Returns the address of new device memory."""
-        return int(self._call("cudaMalloc", size_bytes))
-
-    def free(self, address: int) -> None:
-        """Gives device memory back."""
-        self._call("cudaFree", address)
-
-    def upload(self, address: int, array: Array) -> None:
-        """Copies a contiguous host array to the device, and waits."""
-        kind = self._rt.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._call("cudaMemcpy", address, array.ctypes.data, array.nbytes, kind)
-
-    def download(self, array: Array, address: int) -> None:
-        """Fills a contiguous host array from the device, and waits."""
-        kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self._call("cudaMemcpy", array.ctypes.data, address, array.nbytes, kind)
-
-    def stream(self) -> Any:
-        """Returns a new stream that does not wait for the default one."""
-        return self._call("cudaStreamCreateWithFlags", self._rt.cudaStreamNonBlocking)
-
-    def event(self) -> Any:
-        """Returns a new event that keeps its time."""
-        return self._call("cudaEventCreateWithFlags", self._rt.cudaEventDefault)
-
-    def record(self, event: Any, stream: Any) -> None:
-        """Marks the present end of a stream."""
-        self._call("cudaEventRecord", event, stream)
-
-    def elapsed_ms(self, start: Any, end: Any) -> float:
-        """Returns ms between two events that have passed."""
-        return float(self._call("cudaEventElapsedTime", start, end))
-
-    def wait(self, stream: Any) -> None:
-        """Returns when everything in a stream is done."""
-        self._call("cudaStreamSynchronize", stream)
-
-    def destroy_events(self, events: list[Any]) -> None:
-        """Gives events back."""
-        for event in events:
-            self._call("cudaEventDestroy", event)
-
-    def destroy_stream(self, stream: Any) -> None:
-        """Gives a stream back."""
-        self._call("cudaStreamDestroy", stream)
-
-    def _properties(self) -> Any:
-        return self._call("cudaGetDeviceProperties", self._call("cudaGetDevice"))
-
-    def _call(self, name: str, *arguments: Any) -> Any:
-        """Returns what a runtime function returns besides its status. Raises ``DeviceError``."""
-        status, *values = getattr(self._rt, name)(*arguments)
-        if int(status):
-            raise DeviceError(
-                f"{name} failed: {self._words(status)}; a failed GPU context does not recover, "
-                "type the same command again to continue in a new process"
-            )
-        return values[0] if values else None
-
-    def _words(self, status: Any) -> str:
-        _, text = self._rt.cudaGetErrorString(status)
-        return text.decode() if isinstance(text, bytes) else str(text)
+def cuda_failure(text: str, *, sticky: bool) -> DeviceError:
+    """Returns the error for a failed call, given what failed and why; ``sticky`` ends a process."""
+    if sticky:
+        return StickyDeviceError(
+            f"{text}; this process can no longer use the GPU: type the same command again to go on "
+            "in a new one"
+        )
+    if _OUT_OF_MEMORY in text:
+        return DeviceError(
+            f"{text}; end other programs that use the GPU, nvidia-smi lists them, or choose a "
+            "smaller --batch"
+        )
+    return DeviceError(f"{text}; type trt-layermerge doctor to check driver and libraries")
 
 
 def version_words(number: int) -> str:
     """Returns a CUDA version number such as 12060 as ``12.6``."""
     return f"{number // 1000}.{number % 1000 // 10}"
-
-
-def _import_runtime() -> Any:
-    for home in _HOMES:
-        try:
-            return import_module(home)
-        except ImportError:
-            continue
-    raise MissingDependencyError("cuda-python", "running engines on a GPU", "cuda")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trt_layermerge.backends.cuda import Cuda
+from trt_layermerge.backends.cuda import find_cuda
 from trt_layermerge.errors import DeviceError
 
 _TEGRA_RELEASE = Path("/etc/nv_tegra_release")
@@ -44,7 +44,7 @@ def this_machine(power_mode: str | None = None) -> Machine:
     missing = {}
     gpu = capability = cuda_version = None
     try:
-        cuda = Cuda()
+        cuda = find_cuda()
         gpu, capability = cuda.device_name(), cuda.compute_capability()
         cuda_version = cuda.version()
     except DeviceError as error:
