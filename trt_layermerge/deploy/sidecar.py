@@ -145,7 +145,13 @@ def write_engine(root: Path, build: EngineBuild, origin: Origin, machine: Machin
     path = root / machine.folder / f"model.{build.precision}.plan"
     _remove(sidecar_path(path))
     write_bytes(path, build.plan)
-    sidecar = Sidecar(
+    write_json(sidecar_path(path), KIND, describe(build, origin, machine).to_json())
+    return path
+
+
+def describe(build: EngineBuild, origin: Origin, machine: Machine) -> Sidecar:
+    """Returns the sidecar of an engine that was just built, neither verified nor timed."""
+    return Sidecar(
         plan_sha256=sha256_bytes(build.plan),
         precision=build.precision,
         library=build.library,
@@ -158,8 +164,6 @@ def write_engine(root: Path, build: EngineBuild, origin: Origin, machine: Machin
         origin=origin,
         notes={"accuracy": "not verified yet", "latency": "this engine was not timed"},
     )
-    write_json(sidecar_path(path), KIND, sidecar.to_json())
-    return path
 
 
 def amend_sidecar(
