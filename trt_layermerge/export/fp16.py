@@ -7,6 +7,9 @@ only step between it and an fp16 engine, and it needs no torch.
 Everything of type float becomes float16: initializers, attributes, casts, declared shapes, inputs
 and outputs. Constants that ONNX defines as float32 whatever the data are (``scales`` of ``Resize``)
 stay. Strict type inference then proves that no float32 is left beside a float16.
+
+A Q/DQ model stays int8 where it is: its scales become float16, which takes opset 19, and its zero
+points and int8 constants are untouched. What was left in float becomes half.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ FP16_MAX = float(np.finfo(np.float16).max)
 
 # Inputs that are float32 in every model: operator -> positions.
 _ALWAYS_FP32 = {"Resize": (1, 2), "Upsample": (1,)}
+# Inputs by which the data are divided: none may round to zero.
+_SCALES = {"QuantizeLinear": (1,), "DequantizeLinear": (1,)}
 # Inputs whose largest float32 stands for "no bound": the largest float16 says the same.
 _OPEN_ENDED = {"Clip": (1, 2)}
 # Attributes that name the type of what comes out.
@@ -34,29 +39,35 @@ def to_precision(model_bytes: bytes, precision: Precision, keep_io: bool = False
     """Returns the model typed for a precision; ``fp32`` gives the bytes back unchanged.
 
     Args:
-        model_bytes: A float32 ONNX model.
+        model_bytes: A float32 ONNX model, or one with Q/DQ pairs whose remainder is float32.
         precision: ``fp32`` or ``fp16``.
         keep_io: Whether inputs and outputs stay float32, at the price of a ``Cast`` each.
 
     Raises:
         UsageError: If ``int8`` is asked for: it needs calibration, not a conversion of types.
         CorruptInputError: If the bytes are no ONNX model.
-        UnsupportedModelError: If a constant does not fit into float16 (65504) or is not finite, or
-            an operator cannot run in float16.
+        UnsupportedModelError: If a constant does not fit into float16 (65504) or is not finite, a
+            scale rounds to zero, or an operator cannot run in float16.
     """
     if precision == "int8":
         raise UsageError(
-            "int8 needs calibrated scales, which this version does not compute; "
-            "choose --precision fp16 or fp32"
+            "types alone make no int8 network: its scales come from calibration; type: "
+            "trt-layermerge calibrate --run NAME, or choose --precision fp16 or fp32"
         )
     if precision == "fp32":
         return model_bytes
     model = _parse(model_bytes)
     pinned = _names_at(model.graph, _ALWAYS_FP32)
     bounds = _names_at(model.graph, _OPEN_ENDED)
+    scales = _names_at(model.graph, _SCALES)
     for name, tensor in _constants(model.graph):
         if name not in pinned:
             _halve(name, tensor, saturate=name in bounds)
+        if name in scales and not numpy_helper.to_array(tensor).all():
+            raise UnsupportedModelError(
+                f"the scale {name!r} is zero in float16, which ends at 6e-08; keep its layer in "
+                "float (keep_float of the calibration preset), or choose --precision fp32"
+            )
     for node in model.graph.node:
         _retype(node)
     _retype_values(model.graph, pinned, keep_io)

@@ -1,0 +1,210 @@
+"""Which layers stay in float: the fewest that keep the loss within the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_layermerge.core.jsonio import Json
+from trt_layermerge.errors import AccuracyGateError, UsageError
+from trt_layermerge.quantize.preset import Preset
+from trt_layermerge.quantize.qdq import Ranges, check_names, quantizable, quantize_model
+from trt_layermerge.quantize.ranges import calibrate_ranges
+from trt_layermerge.quantize.sensitivity import LayerError, sensitivities
+from trt_layermerge.quantize.session import Images, logits
+
+SENSITIVITY_IMAGES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """A network in int8, and what it lost.
+
+    Attributes:
+        model: The Q/DQ model, its remainder float32.
+        ranges: Largest magnitude of each activation.
+        keep_float: Names of the nodes that stay in float, in the order of the graph.
+        layers: What quantising each layer alone costs.
+        images: Number of images that it was judged on.
+        agreement: Share of them with the same top-1 class as in float32.
+        accuracy_fp32: Share of right classes in float32, or None without labels.
+        accuracy_int8: The same in int8.
+    """
+
+    model: bytes = field(repr=False)
+    ranges: Ranges = field(repr=False)
+    keep_float: tuple[str, ...]
+    layers: tuple[LayerError, ...]
+    images: int
+    agreement: float
+    accuracy_fp32: float | None
+    accuracy_int8: float | None
+
+    @property
+    def loss(self) -> float:
+        """Accuracy lost, as a share; without labels, the share of images whose class changed."""
+        if self.accuracy_fp32 is None or self.accuracy_int8 is None:
+            return 1 - self.agreement
+        return self.accuracy_fp32 - self.accuracy_int8
+
+    def within(self, allowed: float) -> bool:
+        """Returns whether no more is lost than a share, up to rounding."""
+        return self.loss <= allowed + 1e-9
+
+    def to_json(self) -> Json:
+        """Returns a JSON-ready mapping of everything but model and ranges."""
+        return {
+            "keep_float": list(self.keep_float),
+            "layers": [layer.to_json() for layer in self.layers],
+            "images_judged": self.images,
+            "agreement": self.agreement,
+            "accuracy_fp32": self.accuracy_fp32,
+            "accuracy_int8": self.accuracy_int8,
+        }
+
+
+def quantize_within(
+    model: bytes,
+    batches: Iterable[Images],
+    images: Images,
+    labels: NDArray[np.int64] | None,
+    preset: Preset,
+) -> Quantized:
+    """Returns the model calibrated on ``batches`` and quantised as ``choose_layers`` does.
+
+    Raises:
+        The errors of ``calibrate_ranges`` and ``choose_layers``.
+    """
+    return choose_layers(model, calibrate_ranges(model, batches, preset), images, labels, preset)
+
+
+def choose_layers(
+    model: bytes,
+    ranges: Ranges,
+    images: Images,
+    labels: NDArray[np.int64] | None,
+    preset: Preset,
+) -> Quantized:
+    """Returns the int8 model with the fewest layers in float whose loss is within the preset's.
+
+    Everything is quantised first. If that loses too much, the layers that cost most alone (by
+    ``kl``) go back to float: 1, 2, 4 and so on until the gate holds, then as many fewer as a
+    bisection finds.
+
+    Args:
+        model: A float32 ONNX model.
+        ranges: Largest magnitude of each activation.
+        images: What the loss is judged on ``(N, C, H, W)``; not the test set.
+        labels: Classes ``(N,)``, or None: then the share of changed classes is judged.
+        preset: ``max_accuracy_drop``, ``max_float_layers`` and ``keep_float``.
+
+    Raises:
+        UsageError: If there is no image, or ``keep_float`` names an unknown node.
+        AccuracyGateError: If the loss is too large even with ``max_float_layers`` in float.
+        The errors of ``quantize_model`` and ``sensitivities``.
+    """
+    if len(images) == 0:
+        raise UsageError("no images were given to judge int8 on; give at least one")
+    check_names(preset.keep_float, quantizable(model))
+    judge = _Judge(model, ranges, images, labels, preset.keep_float)
+    some = images[:SENSITIVITY_IMAGES]
+    best = judge.attempt(())
+    if best.within(preset.max_accuracy_drop):
+        return replace(best, layers=sensitivities(model, ranges, some, kl_images=0))
+    layers = sensitivities(model, ranges, some)
+    order = [name for name in _worst_first(layers) if name not in preset.keep_float]
+    most = min(preset.max_float_layers, len(order) - 1)
+
+    def attempt(count: int) -> Quantized | None:
+        nonlocal best
+        found = judge.attempt(order[:count])
+        if found.within(preset.max_accuracy_drop):
+            return found
+        best = min(best, found, key=lambda quantized: quantized.loss)
+        return None
+
+    chosen = _fewest(attempt, most)
+    if chosen is None:
+        raise AccuracyGateError(_refusal(best, preset, most))
+    return replace(chosen, layers=layers)
+
+
+class _Judge:
+    """Quantises with some layers in float and compares the outputs with those of float32."""
+
+    def __init__(
+        self,
+        model: bytes,
+        ranges: Ranges,
+        images: Images,
+        labels: NDArray[np.int64] | None,
+        keep: tuple[str, ...],
+    ) -> None:
+        self._model, self._ranges, self._images = model, ranges, images
+        self._labels, self._keep = labels, keep
+        self._names = quantizable(model)
+        self._classes = logits(model, images).argmax(axis=1)
+
+    def attempt(self, more: Iterable[str]) -> Quantized:
+        """Returns the model with these layers in float beside those that always are."""
+        wanted = {*self._keep, *more}
+        keep = tuple(name for name in self._names if name in wanted)
+        quantised = quantize_model(self._model, self._ranges, keep)
+        classes = logits(quantised, self._images).argmax(axis=1)
+        return Quantized(
+            model=quantised,
+            ranges=self._ranges,
+            keep_float=keep,
+            layers=(),
+            images=len(classes),
+            agreement=float((classes == self._classes).mean()),
+            accuracy_fp32=self._accuracy(self._classes),
+            accuracy_int8=self._accuracy(classes),
+        )
+
+    def _accuracy(self, classes: NDArray[np.int64]) -> float | None:
+        return None if self._labels is None else float((classes == self._labels).mean())
+
+
+def _worst_first(layers: tuple[LayerError, ...]) -> list[str]:
+    ranked = sorted(layers, key=lambda layer: (-(layer.kl or 0.0), layer.sqnr_db))
+    return [layer.name for layer in ranked]
+
+
+def _fewest(attempt: Callable[[int], Quantized | None], most: int) -> Quantized | None:
+    """Returns the attempt of the smallest count that succeeds, if success is monotonic."""
+    failed, count, found = 0, 1, None
+    while found is None and failed < most:
+        count = min(max(1, 2 * failed), most)
+        found = attempt(count)
+        if found is None:
+            failed = count
+    while found is not None and count - failed > 1:
+        middle = (failed + count) // 2
+        better = attempt(middle)
+        if better is None:
+            failed = middle
+        else:
+            found, count = better, middle
+    return found
+
+
+def _refusal(best: Quantized, preset: Preset, most: int) -> str:
+    loss = f"{100 * best.loss:.2f} points"
+    if best.accuracy_fp32 is None or best.accuracy_int8 is None:
+        figures = f"int8 changes the class of {100 * best.loss:.2f}% of {best.images} images"
+    else:
+        figures = (
+            f"int8 loses {loss} of accuracy on {best.images} images "
+            f"({best.accuracy_fp32:.2%} to {best.accuracy_int8:.2%})"
+        )
+    kept = ", ".join(best.keep_float) or "none"
+    return (
+        f"{figures}, more than the {100 * preset.max_accuracy_drop:.2f} allowed, at best, with at "
+        f"most {most} layers more in float (best: {kept}); calibrate with another method than "
+        f"{preset.method} or more images, raise max_float_layers or max_accuracy_drop of the "
+        "preset, or choose --precision fp16"
+    )

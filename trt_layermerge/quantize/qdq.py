@@ -1,0 +1,319 @@
+"""A float32 model and plain magnitudes -> the same network with explicit Q/DQ pairs.
+
+Each quantised ``Conv`` and ``Gemm`` gets a Q/DQ pair on its activation (one scale) and on its
+weight (one scale for each output channel); biases stay float. Of a residual ``Add``, the shortcut
+gets a pair; a convolution that feeds only this ``Add`` does not, so that TensorRT can fuse
+convolution, addition and activation into one kernel whose output is int8 (NVIDIA's advice on Q/DQ
+placement). Nodes share the pair of an activation; nodes kept in float read the float value.
+Everything is symmetric: ``q = clip(round(x / s), -128, 127)``, ``s = magnitude / 127``.
+
+Scales are rounded to float16 at once, so typing the rest in float16 later changes none of them.
+
+Why not ``onnxruntime.quantization.quantize_static``: it puts one pair in front of all consumers of
+a tensor, those kept in float included, quantises both inputs of an addition, and takes ranges only
+from its own calibrators' files. The pairs written here use the options that TensorRT accepts:
+``QInt8``, symmetric, per channel, no quantised bias, Q/DQ pairs on weights.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from trt_layermerge.errors import CorruptInputError, UnsupportedModelError, UsageError
+
+Ranges: TypeAlias = dict[str, float]
+"""Largest magnitude that a scale covers, by the name of the activation."""
+
+OPSET = 19
+"""The first whose Q/DQ operators take float16 scales."""
+
+IR_VERSION = 9
+LEVELS = 127
+SMALLEST_SCALE = 2.0**-24
+"""The smallest float16."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A node that can be quantised.
+
+    Attributes:
+        name: Its name, or that of its output where it has none.
+        op: ``Conv``, ``Gemm`` or ``Add``.
+        output: Name of its output, unique in the graph.
+        activations: Positions of the inputs that get one scale.
+        weight_axis: Axis of the output channels in input 1, or None for an ``Add``.
+    """
+
+    name: str
+    op: str
+    output: str
+    activations: tuple[int, ...]
+    weight_axis: int | None
+
+
+def quantizable(model: bytes) -> tuple[str, ...]:
+    """Returns the names of the nodes that can be quantised, in the order of the graph.
+
+    Raises:
+        CorruptInputError: If the bytes are no ONNX model.
+        UnsupportedModelError: If it is quantised already.
+    """
+    return tuple(layer.name for layer in find_layers(parse(model).graph))
+
+
+def activations(model: bytes) -> tuple[str, ...]:
+    """Returns the activations that get a scale when every layer is quantised, in order."""
+    graph = parse(model).graph
+    nodes = {node.output[0]: node for node in graph.node}
+    names = (
+        nodes[layer.output].input[position]
+        for layer in find_layers(graph)
+        for position in layer.activations
+    )
+    return tuple(dict.fromkeys(names))
+
+
+def quantize_model(
+    model: bytes, ranges: Mapping[str, float], keep_float: Collection[str] = ()
+) -> bytes:
+    """Returns the model with Q/DQ pairs: opset 19, the remainder float32, always the same bytes.
+
+    Args:
+        model: A float32 ONNX model.
+        ranges: Largest magnitude of each activation; what is zero gets scale 1.
+        keep_float: Names of nodes that stay as they are.
+
+    Raises:
+        UsageError: If ``keep_float`` names a node that is not quantisable.
+        CorruptInputError: If a range is missing, negative or not finite.
+        UnsupportedModelError: If the model cannot be written at opset 19, or the checker of ONNX
+            refuses the result.
+    """
+    proto = at_opset(parse(model))
+    layers = find_layers(proto.graph)
+    check_names(keep_float, [layer.name for layer in layers])
+    write_pairs(proto, [layer for layer in layers if layer.name not in keep_float], ranges)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise UnsupportedModelError(
+            f"the quantised network is not valid ONNX: {str(error).strip().splitlines()[0]}; "
+            "choose --precision fp16"
+        ) from error
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data
+
+
+def write_pairs(proto: ModelProto, chosen: Iterable[Layer], ranges: Mapping[str, float]) -> None:
+    """Quantises the chosen layers of a model in place. Raises ``CorruptInputError``."""
+    pairs = PairWriter(proto.graph, ranges)
+    by_output = {layer.output: layer for layer in chosen}
+    nodes: list[NodeProto] = []
+    for node in proto.graph.node:
+        layer = by_output.get(node.output[0])
+        if layer is not None:
+            node.input[:] = pairs.inputs(node, layer)
+            nodes += pairs.take_nodes()
+        nodes.append(node)
+    pairs.finish(nodes)
+
+
+class PairWriter:
+    """Makes the Q/DQ pairs of one graph: one for each activation or weight, made when asked for."""
+
+    def __init__(self, graph: GraphProto, ranges: Mapping[str, float]) -> None:
+        self._graph = graph
+        self._ranges = ranges
+        self._weights = {tensor.name: tensor for tensor in graph.initializer}
+        self._made: dict[tuple[str, int | None], str] = {}
+        self._nodes: list[NodeProto] = []
+        self._constants: list[TensorProto] = []
+
+    def inputs(self, node: NodeProto, layer: Layer) -> list[str]:
+        """Returns the inputs of a node with those to quantise replaced by the ends of pairs."""
+        inputs = list(node.input)
+        for position in layer.activations:
+            name = inputs[position]
+            scale = np.array(scale_of(self._magnitude(name)), np.float32)
+            inputs[position] = self._pair(name, scale, None)
+        if layer.weight_axis is not None:
+            weight = numpy_helper.to_array(self._weights[inputs[1]])
+            scales = weight_scales(weight, layer.weight_axis)
+            inputs[1] = self._pair(inputs[1], scales, layer.weight_axis)
+        return inputs
+
+    def take_nodes(self) -> list[NodeProto]:
+        """Returns the nodes made since this was last called."""
+        nodes, self._nodes = self._nodes, []
+        return nodes
+
+    def finish(self, nodes: Iterable[NodeProto]) -> None:
+        """Gives the graph its new nodes, and the constants of all pairs."""
+        nodes = [*nodes]
+        del self._graph.node[:]
+        self._graph.node.extend(nodes)
+        self._graph.initializer.extend(self._constants)
+
+    def _magnitude(self, name: str) -> float:
+        if name not in self._ranges:
+            raise CorruptInputError(
+                f"the calibration has no range of {name!r}; it belongs to another network: "
+                "calibrate this one"
+            )
+        value = self._ranges[name]
+        if not (np.isfinite(value) and value >= 0):
+            raise CorruptInputError(
+                f"the calibrated range of {name!r} is {value}; it must be finite and not negative: "
+                "calibrate again"
+            )
+        return value
+
+    def _pair(self, name: str, scale: NDArray[np.float32], axis: int | None) -> str:
+        made = self._made.get((name, axis))
+        if made is not None:
+            return made
+        zero = np.zeros(scale.shape, np.int8)
+        extra = [f"{name}_scale", f"{name}_zero_point"]
+        self._constants.append(numpy_helper.from_array(scale, extra[0]))
+        self._constants.append(numpy_helper.from_array(zero, extra[1]))
+        middle, end = f"{name}_quantized", f"{name}_dequantized"
+        for op, source, target in (
+            ("QuantizeLinear", name, middle),
+            ("DequantizeLinear", middle, end),
+        ):
+            node = helper.make_node(op, [source, *extra], [target], f"{name}_{op}")
+            if axis is not None:
+                node.attribute.append(helper.make_attribute("axis", axis))
+            self._nodes.append(node)
+        self._made[name, axis] = end
+        return end
+
+
+def scale_of(magnitude: float) -> float:
+    """Returns ``magnitude / 127`` rounded to float16, at least the smallest; 1 for zero.
+
+    What is too large for float16 is not rounded; typing the model in float16 refuses it.
+    """
+    exact = magnitude / LEVELS
+    if exact == 0:
+        return 1.0
+    if exact > np.finfo(np.float16).max:
+        return exact
+    return max(float(np.float16(exact)), SMALLEST_SCALE)
+
+
+def weight_scales(weight: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """Returns the scale of each output channel, ``(C_out,)``: ``max|w| / 127`` as ``scale_of``."""
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    return np.array([scale_of(float(m)) for m in np.abs(weight).max(axis=others)], np.float32)
+
+
+def find_layers(graph: GraphProto) -> tuple[Layer, ...]:
+    """Returns what can be quantised, in order: float convolutions, ``Gemm`` and residual ``Add``.
+
+    Weights must be constants. An ``Add`` is residual if both inputs are activations of one shape.
+    """
+    return tuple(_layers(graph, _float_shapes(graph)))
+
+
+def _layers(graph: GraphProto, shapes: Mapping[str, str]) -> Iterator[Layer]:
+    constants = {tensor.name for tensor in graph.initializer}
+    readers = Counter(name for node in graph.node for name in node.input)
+    makers = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        if node.op_type not in ("Conv", "Gemm", "Add") or node.input[0] not in shapes:
+            continue
+        if node.op_type == "Add":
+            left, right = (None if name in constants else shapes.get(name) for name in node.input)
+            positions = _shortcuts(node, makers, readers) if left and left == right else ()
+        else:
+            fixed = node.input[1] in constants and node.input[0] not in constants
+            positions = (0,) if fixed and not _flag(node, "transA") else ()
+        if positions:
+            name = node.name or node.output[0]
+            yield Layer(name, node.op_type, node.output[0], positions, _weight_axis(node))
+
+
+def _shortcuts(
+    add: NodeProto, makers: Mapping[str, NodeProto], readers: Mapping[str, int]
+) -> tuple[int, ...]:
+    """Returns the inputs to quantise: all but one that comes straight from a convolution."""
+    straight = [
+        position
+        for position, name in enumerate(add.input)
+        if name in makers and makers[name].op_type == "Conv" and readers[name] == 1
+    ]
+    return tuple(position for position in (0, 1) if position not in straight[:1])
+
+
+def _weight_axis(node: NodeProto) -> int | None:
+    if node.op_type == "Add":
+        return None
+    return 1 if node.op_type == "Gemm" and not _flag(node, "transB") else 0
+
+
+def _flag(node: NodeProto, name: str) -> bool:
+    return any(attribute.name == name and attribute.i for attribute in node.attribute)
+
+
+def _float_shapes(graph: GraphProto) -> dict[str, str]:
+    """Returns the shape of every float32 value whose shape ONNX can tell, in words."""
+    return {
+        value.name: " ".join(str(d.dim_value or d.dim_param) for d in tensor.shape.dim)
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if (tensor := value.type.tensor_type).elem_type == TensorProto.FLOAT
+    }
+
+
+def parse(model: bytes) -> ModelProto:
+    """Returns a float model with the shapes of all values inferred.
+
+    Raises:
+        CorruptInputError: If the bytes are no ONNX model.
+        UnsupportedModelError: If it is quantised already.
+    """
+    try:
+        proto = onnx.shape_inference.infer_shapes(onnx.load_from_string(model))
+    except Exception as error:  # protobuf's error class differs between its versions
+        raise CorruptInputError(
+            f"these bytes are no ONNX model ({error}); export it again"
+        ) from error
+    if not proto.graph.node:
+        raise CorruptInputError("the ONNX model has no nodes; export it again")
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in proto.graph.node):
+        raise UnsupportedModelError(
+            "this network is quantised already; give the float32 model that it was made from"
+        )
+    return proto
+
+
+def at_opset(proto: ModelProto) -> ModelProto:
+    """Returns the model at opset 19. Raises ``UnsupportedModelError`` where ONNX cannot do that."""
+    try:
+        converted = onnx.version_converter.convert_version(proto, OPSET)
+    except Exception as error:  # RuntimeError and others, from C++
+        raise UnsupportedModelError(
+            f"the network cannot be written at ONNX opset {OPSET}, which int8 needs: "
+            f"{str(error).strip().splitlines()[0]}; choose --precision fp16"
+        ) from error
+    converted.ir_version = max(converted.ir_version, IR_VERSION)
+    return converted
+
+
+def check_names(names: Collection[str], known: Collection[str]) -> None:
+    """Raises ``UsageError`` if a name is not among those of the quantisable nodes."""
+    strangers = sorted(set(names) - set(known))
+    if strangers:
+        raise UsageError(
+            f"keep_float names {strangers[:5]}, but the nodes that can be quantised are "
+            f"{', '.join(known)}"
+        )

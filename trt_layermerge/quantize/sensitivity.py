@@ -1,0 +1,153 @@
+"""What quantising one layer alone costs: noise in its output, and in the network's."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper
+
+from trt_layermerge.core.jsonio import Json
+from trt_layermerge.quantize.qdq import (
+    Layer,
+    PairWriter,
+    Ranges,
+    at_opset,
+    find_layers,
+    parse,
+    write_pairs,
+)
+from trt_layermerge.quantize.session import Images, batch_of, logits, open_model, rebatch
+
+
+@dataclass(frozen=True, slots=True)
+class LayerError:
+    """What quantising one layer alone costs.
+
+    Attributes:
+        name: Name of the ONNX node.
+        op: Its operator.
+        sqnr_db: ``10 log10(Σ y² / Σ (y − ŷ)²)`` in dB, where ``y`` is the layer's float output and
+            ``ŷ`` the output with quantised weight and inputs, over all images; infinite if equal.
+        kl: Mean ``KL(p ‖ p̂)`` in nats of the classes' probabilities, or None: not computed.
+    """
+
+    name: str
+    op: str
+    sqnr_db: float
+    kl: float | None = None
+
+    def to_json(self) -> Json:
+        """Returns a JSON-ready mapping; an infinite ratio becomes None."""
+        ratio = self.sqnr_db if math.isfinite(self.sqnr_db) else None
+        return {"name": self.name, "op": self.op, "sqnr_db": ratio, "kl": self.kl}
+
+
+def sensitivities(
+    model: bytes, ranges: Ranges, images: Images, kl_images: int = 16
+) -> tuple[LayerError, ...]:
+    """Returns the cost of each quantisable layer, in the order of the graph.
+
+    All ratios come from one pass over all images. ``kl`` needs one model for each layer, so it is
+    computed on the first ``kl_images`` only; 0 leaves it out.
+
+    Raises:
+        The errors of ``quantize_model``, and ``DeviceError`` if ONNX Runtime fails.
+    """
+    proto = at_opset(parse(model))
+    layers = find_layers(proto.graph)
+    ratios = signal_to_noise(proto, layers, ranges, images)
+    losses: list[float | None] = [None] * len(layers)
+    if kl_images:
+        few = images[:kl_images]
+        reference = logits(model, few)
+        losses = [
+            kl_divergence(reference, logits(_with_one(proto, layer, ranges), few))
+            for layer in layers
+        ]
+    return tuple(
+        LayerError(layer.name, layer.op, ratio, loss)
+        for layer, ratio, loss in zip(layers, ratios, losses, strict=True)
+    )
+
+
+def signal_to_noise(
+    proto: ModelProto, layers: tuple[Layer, ...], ranges: Ranges, images: Images
+) -> list[float]:
+    """Returns the signal-to-noise ratio of each layer in dB, from one pass over the images.
+
+    Every layer stands in the graph twice, float and quantised; both read float values, and only two
+    sums of squares of each pair leave the graph.
+    """
+    twins = _with_twins(proto, layers, ranges)
+    run = open_model(twins)
+    total = np.zeros((len(layers), 2))
+    for batch in rebatch([images], batch_of(twins)):
+        total += np.array(run(batch), np.float64).reshape(total.shape)
+    return [
+        10 * math.log10(signal / noise) if signal and noise else math.inf for signal, noise in total
+    ]
+
+
+def kl_divergence(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Returns the mean over images of ``Σ p (log p − log p̂)`` in nats, from logits ``(N, C)``."""
+    expected, found = _log_softmax(reference), _log_softmax(other)
+    return float((np.exp(expected) * (expected - found)).sum(axis=1).mean())
+
+
+def _log_softmax(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    shifted = values.astype(np.float64) - values.max(axis=1, keepdims=True)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result
+
+
+def _with_one(proto: ModelProto, layer: Layer, ranges: Ranges) -> bytes:
+    """Returns the model with one layer quantised, unchecked."""
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    write_pairs(copy, [layer], ranges)
+    data: bytes = copy.SerializeToString()
+    return data
+
+
+def _with_twins(proto: ModelProto, layers: tuple[Layer, ...], ranges: Ranges) -> bytes:
+    """Returns a model whose outputs are ``Σ y²`` and ``Σ (y − ŷ)²`` of each layer in turn."""
+    model = ModelProto()
+    model.CopyFrom(proto)
+    graph = model.graph
+    pairs = PairWriter(graph, ranges)
+    by_output = {layer.output: layer for layer in layers}
+    nodes: list[NodeProto] = []
+    del graph.output[:]
+    for node in graph.node:
+        nodes.append(node)
+        layer = by_output.get(node.output[0])
+        if layer is not None:
+            inputs = pairs.inputs(node, layer)
+            nodes += [*pairs.take_nodes(), *_twin(node, inputs)]
+            graph.output.extend(
+                helper.make_tensor_value_info(f"{layer.output}_{sum_}", TensorProto.FLOAT, ())
+                for sum_ in ("signal", "noise")
+            )
+    pairs.finish(nodes)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def _twin(node: NodeProto, inputs: list[str]) -> list[NodeProto]:
+    """Returns the node with other inputs, and what sums the squares of it and of the difference."""
+    name = node.output[0]
+    twin = NodeProto()
+    twin.CopyFrom(node)
+    twin.name = f"{name}_twin"
+    twin.input[:] = inputs
+    twin.output[:] = [f"{name}_twin"]
+    difference = helper.make_node("Sub", [name, f"{name}_twin"], [f"{name}_difference"])
+    return [
+        twin,
+        difference,
+        helper.make_node("ReduceSumSquare", [name], [f"{name}_signal"], keepdims=0),
+        helper.make_node("ReduceSumSquare", list(difference.output), [f"{name}_noise"], keepdims=0),
+    ]

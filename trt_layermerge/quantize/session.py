@@ -1,0 +1,113 @@
+"""ONNX Runtime on the CPU, as calibration and judging use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from trt_layermerge.errors import (
+    CorruptInputError,
+    DeviceError,
+    MissingDependencyError,
+    UsageError,
+)
+
+Images: TypeAlias = NDArray[np.float32]
+"""Network inputs ``(N, C, H, W)``."""
+
+LARGEST_BATCH = 32
+_ERRORS_ONLY = 3
+
+
+def open_model(model: bytes) -> Callable[[Images], list[NDArray[np.float32]]]:
+    """Returns a function from one batch of images to all outputs of a model.
+
+    Q/DQ pairs are computed as they are written, in float: integer kernels of a CPU may saturate
+    where it lacks the instructions, and say little about those of a GPU.
+
+    Raises:
+        MissingDependencyError: If ONNX Runtime is not installed.
+        DeviceError: If it cannot load the model.
+    """
+    ort = runtime()
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the library has no common class for its errors
+        raise DeviceError(f"ONNX Runtime cannot load the model: {error}") from error
+    name = session.get_inputs()[0].name
+
+    def run(images: Images) -> list[NDArray[np.float32]]:
+        outputs: list[NDArray[np.float32]] = session.run(None, {name: images})
+        return outputs
+
+    return run
+
+
+def runtime() -> Any:
+    """Returns the module ``onnxruntime``. Raises ``MissingDependencyError``."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError("onnxruntime", "calibration", "onnxruntime") from error
+    return onnxruntime
+
+
+def logits(model: bytes, images: Images) -> NDArray[np.float32]:
+    """Returns the first output ``(N, classes)`` for any number of images, whatever the batch is."""
+    run = open_model(model)
+    parts = [run(batch)[0] for batch in rebatch([images], batch_of(model))]
+    return np.concatenate(parts)[: len(images)]
+
+
+def batch_of(model: bytes) -> int | None:
+    """Returns the batch that a model insists on, or None where it takes any.
+
+    Raises:
+        CorruptInputError: If the bytes are no ONNX model with an input of four dimensions.
+    """
+    try:
+        dims = onnx.load_from_string(model).graph.input[0].type.tensor_type.shape.dim
+        first, _, _, _ = dims
+    except Exception as error:  # protobuf's error class differs between its versions
+        raise CorruptInputError(
+            f"these bytes are no ONNX model of images ({error}); export it again"
+        ) from error
+    return first.dim_value if first.HasField("dim_value") else None
+
+
+def rebatch(batches: Iterable[Images], size: int | None) -> Iterator[Images]:
+    """Yields the same images in batches of ``size``; the last is filled by repeating an image.
+
+    Without a size, batches stay as they are, cut into pieces of at most 32.
+
+    Raises:
+        CorruptInputError: If an image is not finite.
+        UsageError: If there is none.
+    """
+    rest: list[Images] = []
+    count = 0
+    for batch in batches:
+        if not np.isfinite(batch).all():
+            raise CorruptInputError("an image is not finite; check the data and the preprocessing")
+        count += len(batch)
+        pieces = _pieces([*rest, batch], size or LARGEST_BATCH)
+        rest = [pieces.pop()] if size and len(pieces[-1]) < size else []
+        yield from pieces
+    if not count:
+        raise UsageError("no images were given to calibrate with; give at least one")
+    if size and rest:
+        missing = size - len(rest[0])
+        yield np.concatenate([rest[0], rest[0][-1:].repeat(missing, axis=0)])
+
+
+def _pieces(parts: Sequence[Images], size: int) -> list[Images]:
+    joined = np.concatenate(parts)
+    return [joined[i : i + size] for i in range(0, len(joined), size)]
