@@ -1,0 +1,202 @@
+"""The worker as its parent sees it: started, asked, watched, and ended with all its children."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+
+import trt_layermerge
+from trt_layermerge.core.device import DeviceInfo
+from trt_layermerge.core.jsonio import Json
+from trt_layermerge.errors import CorruptInputError, DeviceError, LayerMergeError, UsageError
+from trt_layermerge.measure.agent.jobs import Job, Manifest
+
+START_SECONDS = 180.0
+"""How long the libraries may take to load."""
+
+LOG = "agent.log"
+_END_SECONDS = 10.0
+_MOST_ANSWER_BYTES = 256 << 20
+
+
+class WorkerLost(Exception):
+    """A worker that died, hung or answered nonsense; another one can be started."""
+
+
+class Worker:
+    """A running worker. A context manager that ends it.
+
+    Attributes:
+        device: What it measures on.
+        facts: What else it knows of that.
+    """
+
+    def __init__(self, folder: Path, backend: str, lock: int) -> None:
+        """Starts a worker and waits until its libraries are loaded.
+
+        Args:
+            folder: The folder of the jobs.
+            backend: Name of the backend.
+            lock: Descriptor that locks the folder; the worker keeps it open while it lives.
+
+        Raises:
+            WorkerLost: If it dies or hangs.
+            LayerMergeError: If it says why it cannot work.
+        """
+        self._pending = b""
+        self._log = folder / LOG
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                worker_command(folder, backend),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                bufsize=0,
+                env=_environment(),
+                start_new_session=True,  # Ctrl-C is for the parent alone
+                pass_fds=(lock,),
+            )
+        try:
+            hello = self._receive(START_SECONDS)
+            self.device = DeviceInfo.from_json(hello["device"])
+            self.facts: Json = hello["facts"]
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Worker:
+        """Returns the worker."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Ends it."""
+        self.close()
+
+    def measure(self, job: Job, manifest: Manifest) -> Json:
+        """Returns the worker's answer for a job.
+
+        Raises:
+            WorkerLost: If it dies, or takes longer than the job may.
+            CorruptInputError: If a model is not what the manifest says.
+        """
+        request = {
+            "key": job.key,
+            "models": [asdict(model) for model in job.models],
+            "builds": job.builds,
+            "rounds": manifest.rounds,
+            "burst_ms": manifest.burst_ms,
+        }
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        except OSError:
+            raise self._lost() from None
+        return self._receive(manifest.timeout_s * job.builds * len(job.models))
+
+    def close(self) -> None:
+        """Ends the worker and its children at once.
+
+        Raises:
+            DeviceError: If the driver does not let go of it.
+        """
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise DeviceError(
+                f"process {self._process.pid} hangs in the driver and cannot be ended; reboot the "
+                "device, then type the same command to continue"
+            ) from None
+        finally:
+            for stream in (self._process.stdin, self._process.stdout):
+                if stream is not None:
+                    stream.close()
+
+    def _receive(self, seconds: float) -> Json:
+        """Returns the next answer, within some time."""
+        assert self._process.stdout is not None
+        output, until = self._process.stdout.fileno(), time.monotonic() + seconds
+        while b"\n" not in self._pending:
+            left = until - time.monotonic()
+            if left <= 0 or not select.select([output], [], [], left)[0]:
+                raise WorkerLost(f"it took longer than {seconds:g} s and was ended")
+            piece = os.read(output, 1 << 16)
+            if not piece or len(self._pending) > _MOST_ANSWER_BYTES:
+                raise self._lost()
+            self._pending += piece
+        line, _, self._pending = self._pending.partition(b"\n")
+        try:
+            answer: Json = json.loads(line)
+        except ValueError:
+            raise WorkerLost("the measuring process answered nonsense") from None
+        if "fatal" in answer:
+            raise _error(answer)
+        return answer
+
+    def _lost(self) -> WorkerLost:
+        """Returns how the worker ended, with the last words of its log."""
+        try:
+            code = self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            return WorkerLost("the measuring process stopped to answer and was ended")
+        how = f"ended with code {code}" if code >= 0 else f"was ended by {_signal_name(-code)}"
+        hint = " (often the system, for lack of memory)" if code == -signal.SIGKILL else ""
+        return WorkerLost(f"the measuring process {how}{hint}{self._last_words()}")
+
+    def _last_words(self) -> str:
+        try:
+            lines = self._log.read_bytes()[-2000:].decode(errors="replace").split("\n")
+        except OSError:
+            return ""
+        said = " | ".join(line.strip() for line in lines if line.strip())[-500:]
+        return f"; it said: {said}" if said else ""
+
+
+def worker_command(folder: Path, backend: str) -> list[str]:
+    """Returns how a worker is started from here: out of the zipapp, or out of the package."""
+    root = _root()
+    start = [str(root)] if root.is_file() else ["-m", "trt_layermerge.measure.agent"]
+    return [sys.executable, *start, "--worker", str(os.getpid()), "--backend", backend, str(folder)]
+
+
+def _root() -> Path:
+    """Returns what holds the package: a folder, or the zipapp."""
+    return Path(trt_layermerge.__file__).resolve().parents[1]
+
+
+def _environment() -> dict[str, str]:
+    """Returns the environment of a worker: it finds the same package that its parent uses."""
+    known = os.environ.get("PYTHONPATH")
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(_root()), *([known] if known else [])]),
+    }
+
+
+def _error(answer: Json) -> LayerMergeError:
+    """Returns the error that a worker tells of, with its exit code."""
+    for kind in (UsageError, CorruptInputError):
+        if answer["code"] == kind.exit_code:
+            return kind(answer["fatal"])
+    return DeviceError(answer["fatal"])
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

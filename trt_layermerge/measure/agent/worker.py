@@ -1,0 +1,190 @@
+"""The process that builds and times, one job after another; what it breaks, only it pays for.
+
+It reads a request a line from its standard input and writes an answer a line to what was its
+standard output; whatever libraries print goes to standard error. It dies with its parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from contextlib import ExitStack
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from time import perf_counter
+from typing import IO, Any
+
+from trt_layermerge.backends import Backend, Runner
+from trt_layermerge.core.jsonio import Json
+from trt_layermerge.errors import (
+    CorruptInputError,
+    DeviceError,
+    LayerMergeError,
+    StickyDeviceError,
+)
+from trt_layermerge.measure.agent.facts import read_facts
+from trt_layermerge.measure.agent.jobs import Job, ModelFile, read_model
+from trt_layermerge.measure.agent.sources import LOCAL, Sources
+from trt_layermerge.measure.agent.telemetry import read_state
+from trt_layermerge.measure.timing import Timing, time_runners
+
+TIMING_CACHE = "timing"
+"""Folder, below that of the jobs, of the kernels that were timed."""
+
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+_TRIAL_ROUNDS = 5
+
+
+def serve(folder: Path, backend_name: str, parent: int, sources: Sources = LOCAL) -> int:
+    """Answers requests until there are no more; returns the exit code.
+
+    Args:
+        folder: The folder of the jobs.
+        backend_name: Name of the backend.
+        parent: Process that this one belongs to.
+        sources: What tells of the machine.
+    """
+    _die_with(parent)
+    answers = _own_output()
+    try:
+        first = open_backend(backend_name, folder / TIMING_CACHE)
+        anew = open_backend(backend_name, None)
+        device = first.device()
+        facts = read_facts(device, sources)
+    except LayerMergeError as error:
+        _answer(answers, {"fatal": str(error), "code": error.exit_code})
+        return error.exit_code
+    _answer(answers, {"device": device.to_json(), "facts": facts})
+    for line in sys.stdin:
+        request = json.loads(line)
+        backend = first if request["builds"] == 1 else anew
+        answer = answer_to(request, folder, backend, sources)
+        _answer(answers, answer)
+        if answer.get("sticky"):
+            return StickyDeviceError.exit_code
+    return 0
+
+
+def open_backend(name: str, timing_cache: Path | None) -> Backend:
+    """Returns a backend.
+
+    Args:
+        name: Its name.
+        timing_cache: Folder where engines share what was measured of kernels; None where each build
+            is to choose its kernels anew, as builds that are compared must.
+
+    Raises:
+        UsageError: If there is no such backend.
+        DeviceError: If it cannot be used here.
+    """
+    if name == "fake":
+        from trt_layermerge.measure.agent.fake import FakeBackend
+
+        return FakeBackend()
+    from trt_layermerge.backends.registry import get_backend
+
+    try:
+        if name.startswith("tensorrt"):
+            options = import_module("trt_layermerge.backends.tensorrt_options")
+            return get_backend(name, options=options.BuildOptions(timing_cache=timing_cache))
+        return get_backend(name)
+    except ModuleNotFoundError as error:
+        raise DeviceError(
+            f"the backend {name!r} cannot be used here: there is no {error.name}. The agent's one "
+            "file has tensorrt, tensorrt_rtx and fake; choose one of them with --backend NAME"
+        ) from error
+
+
+def answer_to(request: Json, folder: Path, backend: Backend, sources: Sources = LOCAL) -> Json:
+    """Returns what came of one request: latencies or an error, and the device before and after.
+
+    ``fatal`` says that the folder must not be used; ``sticky`` that this process cannot go on.
+    """
+    started, before = perf_counter(), read_state(sources).to_json()
+    job = Job(
+        request["key"],
+        "",
+        tuple(ModelFile(model["file"], model["sha256"]) for model in request["models"]),
+        request["builds"],
+    )
+    answer: Json = {"models": None, "error": None}
+    try:
+        models = [read_model(folder, model) for model in job.models]
+    except CorruptInputError as error:
+        return {"fatal": str(error), "code": error.exit_code}
+    try:
+        answer["models"] = measure(
+            models, backend, job.builds, request["rounds"], request["burst_ms"]
+        )
+    except LayerMergeError as error:
+        answer.update(error=str(error), sticky=isinstance(error, StickyDeviceError))
+    except MemoryError:
+        answer["error"] = "out of memory; close other programs, or use a smaller batch"
+    except Exception as error:  # a library's own; the other jobs are not its fault
+        answer["error"] = f"{type(error).__name__}: {error}"
+    answer.update(before=before, after=read_state(sources).to_json())
+    answer["seconds"] = perf_counter() - started
+    return answer
+
+
+def measure(
+    models: list[bytes], backend: Backend, builds: int, rounds: int, burst_ms: float
+) -> list[Json]:
+    """Returns the latencies of models timed in turns, each the fastest of its builds.
+
+    Raises:
+        LayerMergeError: If one cannot be built or run.
+    """
+    with ExitStack() as stack:
+        chosen = [_fastest_build(model, backend, builds, burst_ms, stack) for model in models]
+        timings = time_runners([runner for runner, _ in chosen], rounds=rounds, burst_ms=burst_ms)
+        return [_row(timing, about) for timing, (_, about) in zip(timings, chosen)]
+
+
+def _fastest_build(
+    model: bytes, backend: Backend, builds: int, burst_ms: float, stack: ExitStack
+) -> tuple[Runner, Json]:
+    """Returns the fastest of some builds, and what is to be said of all of them."""
+    runners: list[Runner] = []
+    trials: list[float] = []
+    seconds: list[float] = []
+    for _ in range(builds):
+        started = perf_counter()
+        runner = stack.enter_context(backend.open(model))
+        seconds.append(round(perf_counter() - started, 3))
+        if builds == 1:
+            return runner, {"build_s": seconds[0]}
+        trials.append(time_runners([runner], rounds=_TRIAL_ROUNDS, burst_ms=burst_ms)[0].ms)
+        runners.append(runner)
+        for slower in (r for r, ms in zip(runners, trials) if ms > min(trials)):
+            slower.close()
+    best = trials.index(min(trials))
+    return runners[best], {"build_s": seconds[best], "build_ms": trials}
+
+
+def _row(timing: Timing, about: Json) -> Json:
+    rounded = {k: [round(ms, 7) for ms in getattr(timing, k)] for k in ("round_ms", "runs_ms")}
+    return {**asdict(timing), **rounded, "build_ms": [timing.ms], **about}
+
+
+def _die_with(parent: int) -> None:
+    """Has the kernel end this process when its parent ends, however that ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PARENT_DEATH_SIGNAL, int(signal.SIGKILL))
+    if os.getppid() != parent:  # it had ended before
+        os._exit(1)
+
+
+def _own_output() -> IO[str]:
+    """Returns the standard output, and turns whatever else is printed to standard error."""
+    own = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return own
+
+
+def _answer(output: IO[str], answer: Any) -> None:
+    output.write(json.dumps(answer) + "\n")
+    output.flush()
