@@ -11,16 +11,11 @@ from trt_layermerge.backends.base import Runner, check_inputs
 from trt_layermerge.backends.cuda import driver_problem
 from trt_layermerge.backends.registry import get_backend
 from trt_layermerge.backends.tensorrt import build_engine
+from trt_layermerge.deploy.comparison import Subject, infer_all
 from trt_layermerge.deploy.machine import this_machine
 from trt_layermerge.deploy.sidecar import Origin, write_engine
-from trt_layermerge.deploy.verify import (
-    Subject,
-    engine_subject,
-    gate,
-    infer_all,
-    onnx_subject,
-    verify,
-)
+from trt_layermerge.deploy.verify import engine_subject, gate, onnx_subject
+from trt_layermerge.deploy.verify import verify as verify_batches
 from trt_layermerge.errors import (
     AccuracyGateError,
     CorruptInputError,
@@ -41,13 +36,29 @@ class Scripted(Runner):
     def __init__(self, table, batch=3):
         self.table, self.input_shapes = table, {"input": (batch, 1, 1, 1)}
         self.output_names = ("logits",)
+        self.closed = False
 
     def infer(self, inputs):
         check_inputs(self.input_shapes, inputs)
         return {"logits": self.table[inputs["input"][:, 0, 0, 0].astype(int)]}
 
     def close(self):
-        pass
+        self.closed = True
+
+
+def verify(images, labels, reference, subjects, size=3):
+    """Compares in batches of ``size``; ``reference`` has one row for each image, by network."""
+    batches = [
+        (images[i : i + size], None if labels is None else labels[i : i + size])
+        for i in range(0, len(images), size)
+    ]
+
+    def answer(table):
+        where = {image.tobytes(): row for image, row in zip(images, table, strict=True)}
+        return lambda batch: np.stack([where[image.tobytes()] for image in batch])
+
+    networks = {name: answer(table) for name, table in reference.items()}
+    return verify_batches(batches, networks, subjects)
 
 
 def subject(table, network="merged", tolerance=None, name="model.onnx"):
@@ -69,7 +80,7 @@ def test_figures_by_hand():
     first, second = result.comparisons
     assert (first.max_abs, first.max_rel, first.agreement, first.accuracy) == (1.5, 1.5, 0.75, 0.75)
     assert (second.max_abs, second.max_rel, second.agreement, second.accuracy) == (0, 0, 1, 0.5)
-    assert (result.original_accuracy, result.merged_accuracy) == (0.75, 0.5)
+    assert result.accuracies == {"original": 0.75, "merged": 0.5}
     assert result.agreement == 0.75
     assert result.accuracy_drop == 0.25
     assert result.unverified == ()
@@ -154,17 +165,76 @@ def test_labels_beyond_the_classes_are_no_wrong_answers():
     reference = {"original": EYE, "merged": EYE}
     with pytest.raises(CorruptInputError, match="label 4, but the network tells 4 classes"):
         verify(IMAGES, np.array([0, 1, 2, 4]), reference, [])
-    assert verify(IMAGES, np.array([0, 1, 2, 3]), reference, []).merged_accuracy == 1
+    assert verify(IMAGES, np.array([0, 1, 2, 3]), reference, []).accuracies["merged"] == 1
 
 
-def test_counts_must_agree():
-    reference = {"original": EYE, "merged": EYE}
-    for images, labels in ((IMAGES[:3], None), (IMAGES, np.arange(3))):
-        with pytest.raises(UsageError, match=r"\[3, 4\]"):
-            verify(images, labels, reference, [])
-    empty = {"original": EYE[:0], "merged": EYE[:0]}
+def test_there_must_be_images():
     with pytest.raises(UsageError, match="at least one"):
-        verify(IMAGES[:0], None, empty, [])
+        verify_batches(iter(()), {"original": None, "merged": None}, [])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_figures_do_not_depend_on_the_batches(size):
+    rng = np.random.default_rng(5)
+    labels, (original, merged, built) = rng.integers(0, 4, 4), rng.normal(size=(3, 4, 4))
+    reference = {"original": original, "merged": merged, "repaired": built}
+    result = verify(IMAGES, labels, reference, [subject(built)], size)
+    (found,) = result.comparisons
+    assert result.images == 4
+    assert found.max_abs == np.abs(built - merged).max()
+    assert found.max_rel == np.abs(built - merged).max() / np.abs(merged).max()
+    assert found.agreement == np.mean(built.argmax(1) == merged.argmax(1))
+    assert found.accuracy == result.accuracies["repaired"] == np.mean(built.argmax(1) == labels)
+    assert result.agreement == np.mean(original.argmax(1) == merged.argmax(1))
+
+
+def test_no_batch_is_asked_for_before_the_last_one_was_compared():
+    alive, most = [0], [0]
+
+    class Counted(np.ndarray):
+        def __del__(self):
+            alive[0] -= 1
+
+    def batches():
+        for _ in range(5):
+            alive[0] += 1
+            most[0] = max(most[0], alive[0])
+            yield IMAGES[:2].copy().view(Counted), None
+
+    answer = {name: lambda images: EYE[:2] for name in ("original", "merged")}
+    assert verify_batches(batches(), answer, [subject(EYE)]).images == 10
+    assert most[0] <= 2  # the one that is compared, and the one that was compared before
+
+
+def test_everything_that_was_opened_is_closed_also_after_a_failure():
+    opened = [Scripted(EYE), Scripted(EYE)]
+    pair = [Subject(str(i), "merged", lambda i=i: opened[i]) for i in range(2)]
+    reference = {"original": EYE, "merged": EYE}
+    with pytest.raises(CorruptInputError):
+        verify(IMAGES, np.array([0, 1, 2, 9]), reference, pair)
+    assert all(runner.closed for runner in opened)
+
+
+def test_one_that_fails_on_the_way_has_no_figures():
+    class Failing(Scripted):
+        def infer(self, inputs):
+            if inputs["input"].max() == 3:
+                raise DeviceError("lost the GPU")
+            return super().infer(inputs)
+
+    runner = Failing(EYE, batch=1)
+    failing = Subject("model.plan", "merged", lambda: runner)
+    result = verify(IMAGES, None, {"original": EYE, "merged": EYE}, [failing, subject(EYE)], 2)
+    assert result.comparisons[0].reason == "lost the GPU"
+    assert result.comparisons[0].agreement is None and runner.closed
+    assert result.comparisons[1].agreement == 1
+
+
+def test_advice_is_what_to_type_about_the_one_that_differs():
+    wrong = Subject("a.plan", "merged", lambda: Scripted(EYE + 1), 0.1, "type: polygraphy x")
+    result = verify(IMAGES, None, {"original": EYE, "merged": EYE}, [subject(EYE), wrong])
+    with pytest.raises(AccuracyGateError, match=r"a\.plan differs .*; type: polygraphy x, and see"):
+        gate(result, None)
 
 
 @pytest.fixture(scope="module")

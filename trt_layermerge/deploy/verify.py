@@ -2,76 +2,31 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
-import numpy as np
-
-from trt_layermerge.backends import Backend, Runner
+from trt_layermerge.backends import Backend
 from trt_layermerge.backends.base import Array
-from trt_layermerge.backends.tensorrt import load_engine
-from trt_layermerge.backends.tensorrt_api import load_api
 from trt_layermerge.core.jsonio import Json
-from trt_layermerge.deploy.machine import this_machine
-from trt_layermerge.deploy.sidecar import mismatch, read_engine
-from trt_layermerge.errors import AccuracyGateError, CorruptInputError, DeviceError, UsageError
+from trt_layermerge.deploy.comparison import (
+    EXPORT_AGAIN,
+    Comparison,
+    Network,
+    Share,
+    Subject,
+    Trial,
+)
+from trt_layermerge.deploy.engines import open_engine
+from trt_layermerge.errors import AccuracyGateError, CorruptInputError, UsageError
 
-Network: TypeAlias = Literal["original", "merged"]
+Answer: TypeAlias = Callable[[Array], Array]
+"""Network inputs ``(n, C, H, W)`` to outputs ``(n, classes)``."""
 
-
-@dataclass(frozen=True)
-class Subject:
-    """Something that was built and should compute what a torch network computes.
-
-    Attributes:
-        name: Name of the file.
-        network: Which torch network it should equal.
-        open: Opens it; a ``DeviceError`` means that it cannot be run here.
-        tolerance: Largest difference over the largest output that passes, or None: shown, not
-            judged, as lower precisions are judged by accuracy.
-    """
-
-    name: str
-    network: Network
-    open: Callable[[], Runner]
-    tolerance: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One subject against its torch network.
-
-    Attributes:
-        name: Name of the file.
-        network: Which torch network it was compared with.
-        reason: Why it could not be run, or None; the figures are then None.
-        max_abs: Largest difference; infinite if an output is not finite.
-        max_rel: Largest difference over the largest magnitude of the reference.
-        agreement: Share of images with the same top-1 class.
-        accuracy: Share of right classes, or None without labels.
-        tolerance: What ``max_rel`` may be, or None.
-    """
-
-    name: str
-    network: Network
-    reason: str | None = None
-    max_abs: float | None = None
-    max_rel: float | None = None
-    agreement: float | None = None
-    accuracy: float | None = None
-    tolerance: float | None = None
-
-    def to_json(self) -> Json:
-        """Returns a JSON-ready mapping; infinity becomes None, with ``finite`` false."""
-        body = {name: getattr(self, name) for name in self.__slots__}
-        body["finite"] = None if self.max_abs is None else math.isfinite(self.max_abs)
-        for name in ("max_abs", "max_rel"):
-            if not body["finite"]:
-                body[name] = None
-        return body
+Batch: TypeAlias = tuple[Array, Array | None]
+"""Network inputs ``(n, C, H, W)``, float32, and the right classes ``(n,)``, or None."""
 
 
 @dataclass(frozen=True)
@@ -80,37 +35,36 @@ class Verification:
 
     Attributes:
         images: Number of images.
-        original_accuracy: Accuracy of the original torch network, or None without labels.
-        merged_accuracy: Accuracy of the merged torch network, or None without labels.
-        agreement: Share of images that both torch networks put into the same class.
+        accuracies: Accuracy of every torch network by name, or None without labels.
+        agreement: Share of images that original and merged torch network put into the same class.
         comparisons: One for each subject.
         unverified: What was not checked, one sentence each.
+        advice: What to type about a subject outside its tolerance, by its name.
     """
 
     images: int
-    original_accuracy: float | None
-    merged_accuracy: float | None
+    accuracies: Mapping[str, float | None]
     agreement: float
     comparisons: tuple[Comparison, ...]
     unverified: tuple[str, ...]
+    advice: Mapping[str, str]
 
     @property
     def accuracy_drop(self) -> float | None:
         """Accuracy of the original less the worst of anything merged, or None without labels."""
-        if self.original_accuracy is None or self.merged_accuracy is None:
+        original, merged = self.accuracies["original"], self.accuracies["merged"]
+        if original is None or merged is None:
             return None
-        merged = [c.accuracy for c in self.comparisons if c.network == "merged"]
-        return self.original_accuracy - min(
-            [self.merged_accuracy, *(a for a in merged if a is not None)]
-        )
+        built = [c.accuracy for c in self.comparisons if c.network == "merged"]
+        return original - min([merged, *(a for a in built if a is not None)])
 
     def to_json(self) -> Json:
         """Returns the body of ``verify.json``."""
         return {
             "images": self.images,
             "accuracy": {
-                "original": self.original_accuracy,
-                "merged": self.merged_accuracy,
+                "original": self.accuracies["original"],
+                "merged": self.accuracies["merged"],
                 "drop": self.accuracy_drop,
             },
             "agreement": self.agreement,
@@ -126,69 +80,67 @@ def onnx_subject(
     return Subject(name, network, lambda: backend.open(model), tolerance)
 
 
-def engine_subject(plan: Path, *, trust: bool = False) -> Subject:
-    """Returns an engine of the merged network, to run on the GPU at hand.
+def engine_subject(
+    plan: Path,
+    network: Network = "merged",
+    *,
+    trust: bool = False,
+    tolerance: float | None = None,
+    advice: str = EXPORT_AGAIN,
+) -> Subject:
+    """Returns an engine, to run on the GPU at hand.
 
     Opening it raises ``DeviceError`` where it does not fit this machine, and
     ``UntrustedInputError`` where its sidecar does not match, unless ``trust`` is set.
     """
-
-    def open_engine() -> Runner:
-        data, sidecar = read_engine(plan, trust=trust)
-        api = load_api(sidecar.library if sidecar else None)
-        if sidecar is not None:
-            why = mismatch(sidecar, api.flavor, api.version, this_machine())
-            if why is not None:
-                raise DeviceError(why)
-        return load_engine(data, api)
-
-    return Subject(plan.name, "merged", open_engine)
+    return Subject(plan.name, network, lambda: open_engine(plan, trust=trust), tolerance, advice)
 
 
 def verify(
-    images: Array,
-    labels: Array | None,
-    reference: Mapping[Network, Array],
-    subjects: Sequence[Subject],
+    batches: Iterable[Batch], networks: Mapping[str, Answer], subjects: Sequence[Subject]
 ) -> Verification:
     """Returns how far everything that was built is from torch; raises no gate (``gate`` does).
 
+    One pass over the images: every batch goes through all networks before the next is asked for.
+
     Args:
-        images: Network inputs ``(N, C, H, W)``, float32.
-        labels: Right classes ``(N,)``, or None.
-        reference: Outputs ``(N, classes)`` of both torch networks on these images.
+        batches: The images; all with labels, or all without.
+        networks: The torch networks ``original`` and ``merged``, and any others whose accuracy is
+            to be told.
         subjects: What to compare; one that cannot be run here is listed as unverified.
 
     Raises:
-        UsageError: If there are no images, or their number differs from outputs or labels.
+        UsageError: If there are no images.
         CorruptInputError: If a label is beyond the classes, which would count as a wrong answer.
         UntrustedInputError: If an engine is not to be trusted.
     """
-    counts = {len(images), *(len(outputs) for outputs in reference.values())}
-    counts |= set() if labels is None else {len(labels)}
-    if counts != {len(images)} or len(images) == 0:
-        raise UsageError(
-            f"images, labels and outputs come in the numbers {sorted(counts)}; "
-            "give as many of each, and at least one"
-        )
-    classes = reference["original"].shape[1]
-    if labels is not None and labels.max() >= classes:
-        raise CorruptInputError(
-            f"an image has the label {labels.max()}, but the network tells {classes} classes "
-            "apart, counted from 0; number the labels as the network does"
-        )
-    comparisons = tuple(_compare(s, images, labels, reference[s.network]) for s in subjects)
+    right = {name: Share() for name in networks}
+    same, count = Share(), 0
+    with ExitStack() as stack:
+        trials = [stack.enter_context(closing(Trial(subject))) for subject in subjects]
+        for images, labels in batches:
+            answers = {name: answer(images) for name, answer in networks.items()}
+            _check_labels(labels, answers["original"].shape[1])
+            count += len(images)
+            same.add(answers["original"].argmax(1) == answers["merged"].argmax(1))
+            for trial in trials:
+                trial.add(images, labels, answers[trial.subject.network])
+            if labels is not None:
+                for name, outputs in answers.items():
+                    right[name].add(outputs.argmax(1) == labels)
+    if same.value is None:
+        raise UsageError("there are no images to verify on; give at least one (data.test)")
+    comparisons = tuple(trial.result() for trial in trials)
     unverified = [f"{c.name} was not run: {c.reason}" for c in comparisons if c.reason]
-    if labels is None:
+    if right["original"].value is None:
         unverified.append("accuracy was not measured: there are no labels")
-    original, merged = reference["original"], reference["merged"]
     return Verification(
-        images=len(images),
-        original_accuracy=_accuracy(original, labels),
-        merged_accuracy=_accuracy(merged, labels),
-        agreement=_share(original.argmax(1) == merged.argmax(1)),
+        images=count,
+        accuracies={name: share.value for name, share in right.items()},
+        agreement=same.value,
         comparisons=comparisons,
         unverified=tuple(unverified),
+        advice={subject.name: subject.advice for subject in subjects},
     )
 
 
@@ -200,14 +152,12 @@ def gate(result: Verification, max_accuracy_drop: float | None) -> None:
             by more than the fraction ``max_accuracy_drop``; also if it was never measured.
     """
     for c in result.comparisons:
-        if c.max_abs is not None and c.max_rel is not None:
-            allowed = math.inf if c.tolerance is None else c.tolerance
-            if not (math.isfinite(c.max_abs) and c.max_rel <= allowed):
-                raise AccuracyGateError(
-                    f"{c.name} differs from the {c.network} torch network by {c.max_rel:.2e} of "
-                    f"its largest output, {allowed:.0e} is allowed; export it again, and see "
-                    "verify.json for the figures"
-                )
+        if not c.ok:
+            raise AccuracyGateError(
+                f"{c.name} differs from the {c.network} torch network by {c.max_rel:.2e} of its "
+                f"largest output, {_allowed(c)}; {result.advice[c.name]}, and see verify.json for "
+                "the figures"
+            )
     if max_accuracy_drop is None:
         return
     drop = result.accuracy_drop
@@ -223,41 +173,15 @@ def gate(result: Verification, max_accuracy_drop: float | None) -> None:
         )
 
 
-def infer_all(runner: Runner, images: Array) -> Array:
-    """Returns the first output for all images, run in batches of the network's own size."""
-    (name, (batch, *_)), *_ = runner.input_shapes.items()
-    output = runner.output_names[0]
-    rows = []
-    for start in range(0, len(images), batch):
-        chunk = images[start : start + batch]
-        filled = np.concatenate([chunk, chunk[-1:].repeat(batch - len(chunk), axis=0)])
-        rows.append(runner.infer({name: filled})[output][: len(chunk)])
-    return np.concatenate(rows)
+def _allowed(found: Comparison) -> str:
+    if found.tolerance is None:
+        return "which is not finite"
+    return f"{found.tolerance:.0e} is allowed"
 
 
-def _compare(subject: Subject, images: Array, labels: Array | None, reference: Array) -> Comparison:
-    try:
-        with subject.open() as runner:
-            outputs = infer_all(runner, images).astype(np.float64)
-    except DeviceError as error:
-        return Comparison(subject.name, subject.network, str(error))
-    scale = float(np.abs(reference).max())
-    finite = bool(np.isfinite(outputs).all())
-    max_abs = float(np.abs(outputs - reference).max()) if finite else math.inf
-    return Comparison(
-        name=subject.name,
-        network=subject.network,
-        max_abs=max_abs,
-        max_rel=max_abs / scale if scale else max_abs,
-        agreement=_share(outputs.argmax(1) == reference.argmax(1)),
-        accuracy=_accuracy(outputs, labels),
-        tolerance=subject.tolerance,
-    )
-
-
-def _accuracy(outputs: Array, labels: Array | None) -> float | None:
-    return None if labels is None else _share(outputs.argmax(1) == labels)
-
-
-def _share(hits: Array) -> float:
-    return float(np.mean(hits))
+def _check_labels(labels: Array | None, classes: int) -> None:
+    if labels is not None and labels.max() >= classes:
+        raise CorruptInputError(
+            f"an image has the label {labels.max()}, but the network tells {classes} classes "
+            "apart, counted from 0; number the labels as the network does"
+        )

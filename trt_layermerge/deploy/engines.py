@@ -1,0 +1,60 @@
+"""Engines that were built before: opened if they belong to their sidecars and to this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from trt_layermerge.backends import Backend, Runner
+from trt_layermerge.backends.tensorrt import load_engine
+from trt_layermerge.backends.tensorrt_api import TensorRTApi, load_api
+from trt_layermerge.core.device import DeviceInfo, Precision
+from trt_layermerge.deploy.machine import this_machine
+from trt_layermerge.deploy.sidecar import mismatch, read_engine
+from trt_layermerge.errors import DeviceError
+
+
+def fitting_engine(plan: Path, *, trust: bool = False) -> tuple[bytes, TensorRTApi]:
+    """Returns a serialised engine, the bytes that were checked, and the library to load it with.
+
+    Raises:
+        UsageError: If there is no such engine.
+        UntrustedInputError: If its sidecar is missing or another engine's, unless ``trust`` is set.
+        DeviceError: If it was built for another GPU or version, or its library is not here.
+    """
+    data, sidecar = read_engine(plan, trust=trust)
+    api = load_api(sidecar.library if sidecar else None)
+    if sidecar is not None:
+        why = mismatch(sidecar, api.flavor, api.version, this_machine())
+        if why is not None:
+            raise DeviceError(why)
+    return data, api
+
+
+def open_engine(plan: Path, *, trust: bool = False) -> Runner:
+    """Returns a runner of an engine on the GPU at hand. Raises what ``fitting_engine`` raises."""
+    return load_engine(*fitting_engine(plan, trust=trust))
+
+
+class EngineFiles(Backend):
+    """A backend that opens engines which were built and checked before, and builds the rest."""
+
+    def __init__(self, backend: Backend, plans: Collection[bytes]) -> None:
+        """Takes the TensorRT backend that builds, and what is a serialised engine already."""
+        self.name = backend.name
+        self.int8_remainder = backend.int8_remainder
+        self._backend, self._plans = backend, plans
+
+    def device(self) -> DeviceInfo:
+        """Returns the GPU. Raises ``DeviceError``."""
+        return self._backend.device()
+
+    def precisions(self) -> tuple[Precision, ...]:
+        """Returns what the backend says."""
+        return self._backend.precisions()
+
+    def open(self, model: bytes, *, seed: int = 0) -> Runner:
+        """Returns a runner of an engine, or of an ONNX model. Raises ``DeviceError``."""
+        if model in self._plans:
+            return load_engine(model, load_api(self.name), seed=seed)
+        return self._backend.open(model, seed=seed)

@@ -1,0 +1,56 @@
+"""What there is to time and to verify: the precisions of a run, and the engines it has built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trt_layermerge.core.device import PRECISIONS, Precision
+from trt_layermerge.core.jsonio import damage, read_json
+from trt_layermerge.pipeline.context import Context
+
+
+@dataclass(frozen=True)
+class Built:
+    """One engine that ``build`` was to make.
+
+    Attributes:
+        network: ``original`` or ``merged``.
+        precision: What it was built at.
+        plan: Name of the engine in the run's folder, or None where there is none.
+        error: Why there is none, or None.
+    """
+
+    network: str
+    precision: Precision
+    plan: str | None
+    error: str | None
+
+
+def wanted_precisions(context: Context) -> tuple[Precision, ...]:
+    """Returns the precisions that a run measures or builds; the fp32 master is always one."""
+    recipe = context.recipe
+    wanted = {"fp32", recipe.measure.precision}
+    if recipe.build.engine != "none":
+        wanted |= set(recipe.build.precisions)
+    return tuple(p for p in PRECISIONS if p in wanted)
+
+
+def built_engines(context: Context) -> tuple[Built, ...]:
+    """Returns what ``build.json`` lists, the merged network's engines first.
+
+    Raises:
+        CorruptInputError: If the file is damaged.
+    """
+    path = context.folder / "build.json"
+    body = read_json(path, "build")
+    with damage(path):
+        found = [
+            Built(e.get("network", "merged"), e["precision"], e["plan"], e["error"])
+            for e in body["engines"]
+        ]
+    return tuple(sorted(found, key=lambda b: b.network))
+
+
+def engine_names(context: Context) -> list[str]:
+    """Returns the engines that were built, relative to the run's folder."""
+    return [built.plan for built in built_engines(context) if built.plan is not None]

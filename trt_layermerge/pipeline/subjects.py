@@ -1,0 +1,111 @@
+"""What ``verify`` compares with torch: ONNX models at every precision, and every engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trt_layermerge.core.device import Precision
+from trt_layermerge.core.jsonio import write_bytes
+from trt_layermerge.pipeline.built import Built, built_engines, wanted_precisions
+from trt_layermerge.pipeline.context import Context
+from trt_layermerge.pipeline.deployed import deployed_model
+
+if TYPE_CHECKING:
+    from trt_layermerge.deploy.comparison import Network, Subject
+    from trt_layermerge.deploy.sidecar import Sidecar
+
+TOLERANCE: dict[Precision, float | None] = {"fp32": 1e-3, "fp16": 5e-2, "int8": None}
+"""Largest difference over the largest output. Half precision has 11 bits, and a network adds their
+roundings up: 5e-2 finds what is broken. Whether fp16 and int8 are good enough, accuracy decides."""
+
+_NETWORKS: tuple[tuple[Network, str], ...] = (("original", "original"), ("merged", "model"))
+
+
+def subjects(context: Context) -> list[Subject]:
+    """Returns both networks at every precision, for ONNX Runtime, and every engine."""
+    from trt_layermerge.backends import get_backend
+    from trt_layermerge.deploy.verify import onnx_subject
+
+    backend, batch = get_backend("onnxruntime"), context.recipe.measure.batch
+    found = [
+        onnx_subject(
+            onnx_name(stem, precision, remainder),
+            network,
+            deployed_model(context, network, precision, remainder, batch=batch),
+            backend,
+            TOLERANCE[precision],
+        )
+        for precision in wanted_precisions(context)
+        for remainder in remainders(precision)
+        for network, stem in _NETWORKS
+    ]
+    return found + [_engine(context, built) for built in built_engines(context) if built.plan]
+
+
+def remainders(precision: Precision) -> tuple[Precision, ...]:
+    """Returns the float types that int8 comes with: ONNX Runtime's and TensorRT's; else one."""
+    return ("fp32", "fp16") if precision == "int8" else ("fp32",)
+
+
+def onnx_name(stem: str, precision: Precision, remainder: Precision) -> str:
+    """Returns the name of an ONNX model, such as ``model.int8.onnx``; fp32 goes without saying."""
+    typed = "" if precision == "fp32" else f".{precision}"
+    rest = "" if remainder == "fp32" else f"-{remainder}"
+    return f"{stem}{typed}{rest}.onnx"
+
+
+def _engine(context: Context, built: Built) -> Subject:
+    from trt_layermerge.deploy.sidecar import check_engine
+    from trt_layermerge.deploy.verify import engine_subject
+
+    plan, trust = context.folder / str(built.plan), context.trust_engine
+    tolerance, sidecar = TOLERANCE[built.precision], check_engine(plan, trust=trust)
+    typed = f"{context.folder.root}/{_debug_name(built)}"
+    advice = f"find the layer: {bisect_command(typed, built.precision, tolerance, sidecar)}"
+    network: Network = "original" if built.network == "original" else "merged"
+    return engine_subject(plan, network, trust=trust, tolerance=tolerance, advice=advice)
+
+
+def bisect_command(
+    model: str, precision: Precision, tolerance: float | None, sidecar: Sidecar | None
+) -> str:
+    """Returns the Polygraphy command that reduces a model to the nodes an engine gets wrong.
+
+    Args:
+        model: The ONNX model that the engine was built from, at the engine's precision.
+        precision: That precision.
+        tolerance: Largest difference that passes, absolute and relative.
+        sidecar: What is known of the engine; None for a trusted stranger.
+    """
+    library = sidecar.library if sidecar else "tensorrt"
+    weak = sidecar is not None and sidecar.settings.get("typing") == "weak"
+    flags = {"fp32": "", "fp16": " --fp16", "int8": " --int8 --fp16"}
+    typing = flags[precision] if weak else " --strongly-typed"
+    allowed = tolerance or 0.1
+    prefix = "POLYGRAPHY_USE_TENSORRT_RTX=1 " if library == "tensorrt_rtx" else ""
+    return (
+        f"{prefix}polygraphy debug reduce {model} -o reduced.onnx --mode bisect --check polygraphy "
+        f"run polygraphy_debug.onnx --onnxrt --trt{typing} --atol {allowed:g} --rtol {allowed:g}"
+    )
+
+
+def leave_models(context: Context, wrong: set[str]) -> None:
+    """Writes the ONNX models that some engines were built from, for the commands about them.
+
+    Args:
+        context: The run.
+        wrong: File names of the engines.
+    """
+    for built in built_engines(context):
+        if built.plan is None or built.plan.rpartition("/")[2] not in wrong:
+            continue
+        remainder: Precision = "fp16" if built.precision == "int8" else "fp32"
+        network: Network = "original" if built.network == "original" else "merged"
+        batch = context.recipe.measure.batch
+        model = deployed_model(context, network, built.precision, remainder, batch=batch)
+        write_bytes(context.folder / _debug_name(built), model)
+
+
+def _debug_name(built: Built) -> str:
+    stem = str(built.plan).rpartition("/")[2].removesuffix(".plan")
+    return f"debug/{stem}.onnx"
