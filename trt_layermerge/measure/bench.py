@@ -1,27 +1,32 @@
-"""``bench.json``: the original and the merged network side by side, in one interleaved run."""
+"""``bench.json``: original and merged network at every precision, in one interleaved run."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 from trt_layermerge.backends import Backend
-from trt_layermerge.core.device import DeviceInfo
+from trt_layermerge.core.device import DeviceInfo, Precision
 from trt_layermerge.errors import UsageError
+from trt_layermerge.measure.agent.sources import LOCAL, Sources
+from trt_layermerge.measure.conditions import Conditions, Watch, not_comparable
+from trt_layermerge.measure.energy import Energy
 from trt_layermerge.measure.timing import Ratio, Timing, quantile, speedup, time_models
 
 ROUNDS = 40
 BURST_MS = 10.0
 SPREAD = "10th to 90th percentile over rounds"
 
-_GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+Pair: TypeAlias = tuple[bytes, bytes]
+"""The original and the merged network, as the backend opens them."""
+
+Timings: TypeAlias = Mapping[Precision, tuple[Timing, Timing]]
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkLatency:
-    """Latency of one network over all its runs, in ms.
+    """Latency of one network over all its runs, in ms, and what it cost.
 
     Attributes:
         p10_ms: 10th percentile of the runs.
@@ -31,6 +36,10 @@ class NetworkLatency:
         best_ms: The least of the round medians, which tables and budgets mean by latency.
         throughput: Images per second over all runs.
         runs: Number of runs.
+        method: How it was timed: ``call``, ``enqueue`` or ``graph`` (``Runner.method``).
+        enqueue_ms: What the host needs to launch one run without a graph; None off the GPU.
+        power_w: Mean power while it ran in a row, or None.
+        energy_mj: Energy of one run above idle, in mJ, or None.
     """
 
     p10_ms: float
@@ -40,88 +49,151 @@ class NetworkLatency:
     best_ms: float
     throughput: float
     runs: int
+    method: str = "call"
+    enqueue_ms: float | None = None
+    power_w: float | None = None
+    energy_mj: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-ready mapping."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """Both networks at one precision.
+
+    Attributes:
+        precision: Their precision.
+        original: The original network.
+        merged: The merged network.
+        ratio: Speed-up of the merged one, paired by round.
+        doubts: Reasons not to rely on the figures, one sentence each.
+    """
+
+    precision: Precision
+    original: NetworkLatency
+    merged: NetworkLatency
+    ratio: Ratio
+    doubts: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON-ready mapping."""
+        return {
+            "precision": self.precision,
+            "original": self.original.to_json(),
+            "merged": self.merged.to_json(),
+            **_spread(self.ratio),
+            "doubts": list(self.doubts),
+        }
+
+
 @dataclass(frozen=True)
 class Bench:
-    """Both networks, measured side by side.
+    """Both networks at every precision, measured side by side.
 
     Attributes:
         device: Where.
         batch: Images per run.
         rounds: Interleaved rounds.
-        original: The original network.
-        merged: The merged network.
-        ratio: Speed-up, paired by round.
-        clocks: What is known of the clocks, in words.
+        pairings: One for each precision.
+        int8: The precision that the merged int8 network is held against, and how often faster than
+            that it is; None where the two were not timed together.
+        conditions: The machine meanwhile.
+        power_note: Why power or energy is None, or None.
     """
 
     device: DeviceInfo
     batch: int
     rounds: int
-    original: NetworkLatency
-    merged: NetworkLatency
-    ratio: Ratio
-    clocks: str
+    pairings: tuple[Pairing, ...]
+    int8: tuple[Precision, Ratio] | None = None
+    conditions: Conditions = field(default_factory=Conditions)
+    power_note: str | None = None
+
+    def __getitem__(self, precision: Precision) -> Pairing:
+        """Returns both networks at a precision."""
+        return next(pairing for pairing in self.pairings if pairing.precision == precision)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the body of ``bench.json``."""
+        """Returns the body of ``bench.json``, but for the figures of the precision measured."""
+        reasons = not_comparable(self.device, self.conditions)
         return {
             "device": self.device.to_json(),
             "batch": self.batch,
             "rounds": self.rounds,
-            "original": self.original.to_json(),
-            "merged": self.merged.to_json(),
-            "speedup": self.ratio.value,
-            "low": self.ratio.p10,
-            "high": self.ratio.p90,
             "spread": SPREAD,
-            "clocks": self.clocks,
-            "power_w": None,
-            "power_note": "power is not read by this version",
+            "comparable": not reasons,
+            "reason": "; ".join(reasons) or None,
+            "precisions": [pairing.to_json() for pairing in self.pairings],
+            "int8": None if self.int8 is None else _verdict(*self.int8),
+            "conditions": self.conditions.to_json(),
+            "power_note": self.power_note,
         }
 
 
 def bench(
-    original: bytes,
-    merged: bytes,
+    models: Mapping[Precision, Pair],
     backend: Backend,
     *,
     batch: int,
     rounds: int = ROUNDS,
     burst_ms: float = BURST_MS,
+    energy: Callable[[bytes, Backend], Energy] | None = None,
+    sources: Sources = LOCAL,
 ) -> Bench:
-    """Returns the latency of both networks and the speed-up, all from the same rounds.
+    """Returns latencies and speed-ups, all from the same rounds.
 
     Args:
-        original: ONNX model of the original network.
-        merged: ONNX model of the merged network.
+        models: Original and merged network by precision, as the backend opens them.
         backend: Where to measure.
-        batch: Images per run that both models take; it gives the throughput.
+        batch: Images per run that all models take; it gives the throughput.
         rounds: Bursts of each network, alternating.
         burst_ms: How long a burst lasts, about.
+        energy: Measures the power of one network, once all are timed; None leaves it out.
+        sources: The machine that is watched meanwhile.
 
     Raises:
         UsageError: If there is nothing to measure.
         DeviceError: If a network cannot be built or run.
     """
-    if batch < 1 or rounds < 1:
-        raise UsageError(f"batch {batch} and {rounds} rounds: both must be at least 1")
-    load_before = _load()
-    first, second = time_models([original, merged], backend, rounds=rounds, burst_ms=burst_ms)
-    return Bench(
-        device=backend.device(),
-        batch=batch,
-        rounds=rounds,
-        original=_latency(first, batch),
-        merged=_latency(second, batch),
-        ratio=speedup(first, second),
-        clocks=f"{_governor()}; load average {load_before} before and {_load()} after",
-    )
+    if batch < 1 or rounds < 1 or not models:
+        raise UsageError(
+            f"{len(models)} precisions, batch {batch} and {rounds} rounds: each must be at least 1"
+        )
+    watch = Watch(sources)
+    flat = [model for pair in models.values() for model in pair]
+    timings = iter(time_models(flat, backend, rounds=rounds, burst_ms=burst_ms))
+    found = {precision: (next(timings), next(timings)) for precision in models}
+    result = assemble(found, backend.device(), batch, backend.int8_remainder)
+    result = replace(result, conditions=watch.conditions())
+    return result if energy is None else _with_energy(result, models, backend, energy)
+
+
+def assemble(timings: Timings, device: DeviceInfo, batch: int, rest: Precision) -> Bench:
+    """Returns what timings amount to.
+
+    Args:
+        timings: Original and merged by precision; all of the same rounds.
+        device: Where they were timed.
+        batch: Images per run.
+        rest: The float precision that int8 has to beat (``Backend.int8_remainder``).
+    """
+    pairings = tuple(_pairing(p, *pair, batch) for p, pair in timings.items())
+    both = {"int8", rest} <= timings.keys()
+    int8 = (rest, speedup(timings[rest][1], timings["int8"][1])) if both else None
+    rounds = max(timing.rounds for pair in timings.values() for timing in pair)
+    return Bench(device, batch, rounds, pairings, int8)
+
+
+def _pairing(precision: Precision, first: Timing, second: Timing, batch: int) -> Pairing:
+    doubts = [
+        f"{name}: {doubt}"
+        for name, timing in (("original", first), ("merged", second))
+        for doubt in timing.doubts()
+    ]
+    ratio = speedup(first, second)
+    return Pairing(precision, _latency(first, batch), _latency(second, batch), ratio, tuple(doubts))
 
 
 def _latency(timing: Timing, batch: int) -> NetworkLatency:
@@ -134,19 +206,34 @@ def _latency(timing: Timing, batch: int) -> NetworkLatency:
         best_ms=timing.ms,
         throughput=1000 * batch * len(runs) / sum(runs),
         runs=len(runs),
+        method=timing.method,
+        enqueue_ms=timing.enqueue_ms,
     )
 
 
-def _governor() -> str:
-    """Returns how the processor's clock is governed; nothing is known of a GPU's."""
-    try:
-        return f"CPU clock governed by {_GOVERNOR.read_text(encoding='utf-8').strip()}"
-    except OSError:
-        return "clocks cannot be read here and were not locked"
+def _with_energy(
+    found: Bench,
+    models: Mapping[Precision, Pair],
+    backend: Backend,
+    energy: Callable[[bytes, Backend], Energy],
+) -> Bench:
+    """Measures power one network at a time; stops at the first that has none to read."""
+    pairings, note = [], None
+    for pairing in found.pairings:
+        sides = []
+        pair = zip((pairing.original, pairing.merged), models[pairing.precision], strict=True)
+        for side, model in pair:
+            spent = energy(model, backend) if note is None else Energy(reason=note)
+            note = spent.reason
+            sides.append(replace(side, power_w=spent.watts, energy_mj=spent.millijoules))
+        pairings.append(replace(pairing, original=sides[0], merged=sides[1]))
+    return replace(found, pairings=tuple(pairings), power_note=note)
 
 
-def _load() -> str:
-    try:
-        return f"{os.getloadavg()[0]:.2f}"
-    except OSError:
-        return "unknown"
+def _spread(ratio: Ratio) -> dict[str, float]:
+    return {"speedup": ratio.value, "low": ratio.p10, "high": ratio.p90}
+
+
+def _verdict(over: Precision, ratio: Ratio) -> dict[str, Any]:
+    """Returns how int8 stands against a float precision; faster means beyond the spread."""
+    return {"over": over, **_spread(ratio), "faster": ratio.p10 > 1}

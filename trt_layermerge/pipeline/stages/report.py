@@ -6,11 +6,11 @@ from typing import Any
 
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.jsonio import Json, read_json, read_lines, write_json
+from trt_layermerge.pipeline.built import built_engines, engine_names
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.folder import stage_seconds
 from trt_layermerge.pipeline.recipe import dump_recipe
 from trt_layermerge.pipeline.stage import Stage
-from trt_layermerge.pipeline.stages.verify import engine_names
 from trt_layermerge.pipeline.versions import versions
 from trt_layermerge.report.data import (
     Accuracy,
@@ -203,8 +203,11 @@ def _engine(context: Context) -> Json | None:
 
 
 def _not_built(context: Context) -> list[str]:
-    engines = _read(context, "build")["engines"]
-    return [f"no {e['precision']} engine was built: {e['error']}" for e in engines if e["error"]]
+    return [
+        f"no {built.precision} engine of the {built.network} network was built: {built.error}"
+        for built in built_engines(context)
+        if built.error
+    ]
 
 
 def _result(context: Context) -> Json:
