@@ -1,88 +1,153 @@
-"""Small stand-ins for TensorRT 8.6, 10 and 11 and for a CUDA runtime, faithful in names and flags.
+"""Stand-ins for TensorRT 8.6 to 11.4 that have the names of the real Python bindings and no others.
 
-Names, values and what is absent follow the public documentation. The "model" that the parser reads
-is a line of text: ``half``, ``int8``, ``dynamic``, ``odd`` and ``unbuildable`` change what happens.
+``tensorrt_names.json`` lists the names of every version, read from the bindings themselves
+(``tests/bench/tensorrt_names.py``). Using a name that a version lacks is an ``AttributeError``, as
+it is there; using one that it has and that the fake does not play is a ``NotImplementedError``.
+TensorRT 8.5, whose bindings could not be read, is 8.6 without what 8.6 brought, after its release
+notes.
+
+The "model" that the parser reads is a line of words: ``half``, ``int8``, ``fp8``, ``bf16``,
+``dynamic``, ``odd``, ``junk``, ``unbuildable``, ``hungry`` and ``raising`` change what happens.
 """
 
+from __future__ import annotations
+
 import ctypes
+import json
 from enum import IntEnum
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
-FLAGS = {
-    "8.6.2": {"EXPLICIT_BATCH": 0, "EXPLICIT_PRECISION": 1},
-    "10.3.0": {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1},
-    "11.1.0": {"STRONGLY_TYPED": 1},
+TABLE = json.loads(Path(__file__).with_name("tensorrt_names.json").read_text())
+VERSIONS = tuple(TABLE["versions"])
+TENSORRT = VERSIONS[:-1]
+"""The versions of TensorRT proper; the last one is TensorRT-RTX."""
+
+NEW_IN_8_6 = {
+    "IBuilderConfig": {"builder_optimization_level", "hardware_compatibility_level"},
+    "BuilderFlag": {"VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"},
+    "module": {"HardwareCompatibilityLevel"},
 }
-BUILDER_FLAGS = {
-    "8.6.2": ("FP16", "INT8", "TF32", "PREFER_PRECISION_CONSTRAINTS"),
-    "10.3.0": ("FP16", "INT8", "TF32", "BF16"),
-    "11.1.0": ("TF32", "EDITABLE_TIMING_CACHE"),
-}
+ENGINE = b"an engine"
 
 
-class Severity(IntEnum):
-    INTERNAL_ERROR = 0
-    ERROR = 1
-    WARNING = 2
-    INFO = 3
-    VERBOSE = 4
+class Names:
+    """What one version has."""
+
+    def __init__(self, version: str) -> None:
+        self.old = version.startswith("8.5")
+        self.index = 0 if self.old else VERSIONS.index(version)
+
+    def of(self, kind: str) -> set[str]:
+        """Returns the attributes of a class, or of the module."""
+        rows = TABLE["module"] if kind == "module" else TABLE["classes"][kind]
+        return {n for n, bits in rows.items() if bits[self.index] == "1"} - self._gone(kind)
+
+    def enumeration(self, kind: str) -> Any:
+        """Returns an enumeration with the values of this version."""
+        rows = {n: values[self.index] for n, values in TABLE["enumerations"][kind].items()}
+        gone = self._gone(kind)
+        return IntEnum(kind, {n: v for n, v in rows.items() if v is not None and n not in gone})
+
+    def _gone(self, kind: str) -> set[str]:
+        return NEW_IN_8_6.get(kind, set()) if self.old else set()
+
+
+class Strict:
+    """Lets through what the real class has, and refuses everything else."""
+
+    def __init__(self, names: Names, kind: str, actor: Any) -> None:
+        self.__dict__.update(_allowed=names.of(kind), _kind=kind, actor=actor)
+
+    def __getattr__(self, name: str) -> Any:
+        self._check(name)
+        if not hasattr(self.actor, name):
+            raise NotImplementedError(f"the fake does not play {self._kind}.{name}")
+        return getattr(self.actor, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._check(name)
+        setattr(self.actor, name, value)
+
+    def _check(self, name: str) -> None:
+        if name not in self._allowed:
+            raise AttributeError(f"{self._kind} of this version has no attribute {name!r}")
 
 
 class ILogger:
-    pass
+    """A base class that does nothing."""
 
 
-class Code(IntEnum):
-    INVALID_NODE = 6
+class TimingCache:
+    """A cache whose content is a set of words."""
 
+    def __init__(self, data):
+        self.words = set(bytes(data).decode().split())
 
-class ParserError:
-    def code(self):
-        return Code.INVALID_NODE
+    def combine(self, other, ignore_mismatch):
+        assert ignore_mismatch is False
+        self.words |= other.actor.words
+        return True
 
-    def desc(self):
-        return "no importer"
-
-    def node(self):
-        return 4
-
-
-class NamedParserError(ParserError):
-    """From TensorRT 10 on."""
-
-    def node_name(self):
-        return "layer4"
-
-    def node_operator(self):
-        return "Odd"
+    def serialize(self):
+        return memoryview(" ".join(sorted(self.words)).encode())
 
 
 class Config:
-    def __init__(self):
-        self.flags, self.pools, self.profiles = set(), {}, []
+    """A configuration that remembers what it was told; TF32 is on until it is cleared."""
+
+    def __init__(self, module, names, measured):
+        self.module, self.names, self.measured = module, names, measured
+        self.on, self.pools, self.profiles, self.cache = {"TF32"}, {}, [], None
+        self.builder_optimization_level = 3
+        self.hardware_compatibility_level = None
 
     def set_flag(self, flag):
-        self.flags.add(flag.name)
+        assert isinstance(flag, self.module.BuilderFlag)
+        self.on.add(flag.name)
+
+    def clear_flag(self, flag):
+        self.on.discard(flag.name)
 
     def get_flag(self, flag):
-        return flag.name == "TF32"
+        return flag.name in self.on
+
+    def get_memory_pool_limit(self, pool):
+        return self.pools.get(pool.name, self.module.total_memory)
 
     def set_memory_pool_limit(self, pool, size):
-        self.pools[pool] = size
+        self.pools[pool.name] = size
 
     def add_optimization_profile(self, profile):
-        self.profiles.append(profile.shapes)
-        return -1 if any(low > high for low, _, high in profile.shapes.values()) else 0
+        self.profiles.append(profile.actor.shapes)
+        return -1 if any(low > high for low, _, high in profile.actor.shapes.values()) else 0
+
+    def create_timing_cache(self, data):
+        if b"damaged" in bytes(data):
+            return None
+        return Strict(self.names, "ITimingCache", TimingCache(data))
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        assert ignore_mismatch is False
+        self.cache = cache
+        return "foreign" not in cache.actor.words
+
+    def get_timing_cache(self):
+        self.cache.actor.words.add(self.measured)
+        return self.cache
 
 
 class OptimizationProfile:
+    """A profile that remembers its shapes."""
+
     def __init__(self):
         self.shapes = {}
 
-    def set_shape(self, name, low, usual, high):
-        self.shapes[name] = (low, usual, high)
+    def set_shape(self, input, min, opt, max):
+        self.shapes[input] = (min, opt, max)
 
 
 class Context:
@@ -103,10 +168,12 @@ class Context:
 
 
 class Engine:
+    """An engine with one input and one output of the same shape."""
+
     num_io_tensors = 2
 
-    def __init__(self, module):
-        self.module = module
+    def __init__(self, module, names):
+        self.module, self.names = module, names
 
     def get_tensor_name(self, index):
         return ("input", "logits")[index]
@@ -122,102 +189,162 @@ class Engine:
         return self.module.DataType.FLOAT
 
     def create_execution_context(self):
-        return Context(18)
+        return Strict(self.names, "IExecutionContext", Context(18))
+
+
+class Network:
+    """A network of one layer, typed by the words of its model."""
+
+    num_inputs = 1
+    TYPES = (("fp8", "FP8"), ("bf16", "BF16"), ("half", "HALF"))
+
+    def __init__(self, module, names, creation_flags):
+        self.module, self.names, self.creation_flags = module, names, creation_flags
+        self.words, self.num_layers, self.num_outputs, self.tensors = (), 0, 0, {}
+
+    def get_layer(self, index):
+        kinds, types = self.module.LayerType, self.module.DataType
+        name = next((t for word, t in self.TYPES if word in self.words), "FLOAT")
+        output = Strict(self.names, "ITensor", SimpleNamespace(dtype=getattr(types, name)))
+        layer = SimpleNamespace(
+            name="conv1",
+            type=kinds.DEQUANTIZE if "int8" in self.words else kinds.CONVOLUTION,
+            num_outputs=1,
+            get_output=lambda _: output,
+        )
+        return Strict(self.names, "ILayer", layer)
+
+    def get_input(self, index):
+        return self._tensor("input", (-1 if "dynamic" in self.words else 1, 2, 3, 3))
+
+    def get_output(self, index):
+        return self._tensor("logits", (1, 2, 3, 3))
+
+    def _tensor(self, name, shape):
+        plain = SimpleNamespace(
+            name=name, shape=shape, dtype=self.module.DataType.FLOAT, allowed_formats=None
+        )
+        return self.tensors.setdefault(name, Strict(self.names, "ITensor", plain))
+
+
+class Parser:
+    """Reads words; ``odd`` is a node that it does not know."""
+
+    def __init__(self, module, names, network):
+        self.module, self.names, self.network = module, names, network.actor
+        self.errors = []
+
+    @property
+    def num_errors(self):
+        return len(self.errors)
+
+    def parse(self, model):
+        self.network.words = model.decode().split()
+        for word, code in (("odd", "INVALID_NODE"), ("junk", "MODEL_DESERIALIZE_FAILED")):
+            if word in self.network.words:
+                self.errors.append(getattr(self.module.ErrorCode, code))
+        if self.errors:
+            return False
+        self.network.num_layers = self.network.num_outputs = 1 if self.network.words else 0
+        return True
+
+    def get_error(self, index):
+        words = {"desc": "no importer", "node": 4, "node_name": "layer4", "node_operator": "Odd"}
+        told = {name: (lambda text=text: text) for name, text in words.items()}
+        code = self.errors[index]
+        return Strict(self.names, "ParserError", SimpleNamespace(code=lambda: code, **told))
+
+    def supports_model_v2(self, model):
+        return False
+
+    num_subgraphs = 2
+
+    def get_subgraph_nodes(self, index):
+        return ([0, 1, 2, 3], [5, 6])[index]
+
+
+class Builder:
+    """Builds nothing, and writes down what it was given."""
+
+    def __init__(self, module, names, logger):
+        self.module, self.names, self.logger = module, names, logger
+
+    def create_network(self, flags=0):
+        creation = self.module.NetworkDefinitionCreationFlag
+        assert not flags & ~sum(1 << int(f) for f in creation), "a bit that means nothing"
+        if hasattr(creation, "EXPLICIT_BATCH") and not hasattr(creation, "STRONGLY_TYPED"):
+            assert flags & 1 << int(creation.EXPLICIT_BATCH), "implicit batch: no ONNX there"
+        network = Network(self.module, self.names, flags)
+        return Strict(self.names, "INetworkDefinition", network)
+
+    def create_builder_config(self):
+        config = Config(self.module, self.names, f"kernel{len(self.module.built)}")
+        return Strict(self.names, "IBuilderConfig", config)
+
+    def create_optimization_profile(self):
+        return Strict(self.names, "IOptimizationProfile", OptimizationProfile())
+
+    def build_serialized_network(self, network, config):
+        words, severity = network.actor.words, self.module.ILogger.Severity
+        self.module.built.append((network.actor, config.actor))
+        self.module.before_build()
+        self.logger.log(severity.VERBOSE, "a detail")
+        if "unbuildable" in words:
+            self.logger.log(severity.ERROR, "Could not find any implementation for node conv1")
+            return None
+        if "hungry" in words:
+            self.logger.log(severity.ERROR, "[defaultAllocator.cpp] Cuda failure: out of memory")
+            return None
+        if "raising" in words:
+            raise MemoryError("std::bad_alloc")
+        self.logger.log(severity.WARNING, "a warning")
+        return memoryview(ENGINE)
+
+
+class Runtime:
+    """Loads the one engine that there is."""
+
+    def __init__(self, module, names, logger):
+        self.module, self.names, self.logger = module, names, logger
+        self.engine_host_code_allowed = False
+
+    def deserialize_cuda_engine(self, plan):
+        if plan != ENGINE:
+            severity = self.module.ILogger.Severity
+            self.logger.log(severity.ERROR, "Serialization assertion failed: versions differ")
+            return None
+        return Strict(self.names, "ICudaEngine", Engine(self.module, self.names))
 
 
 def fake_tensorrt(version):
-    """Returns a module-like object; ``built`` collects what its builder was given."""
-    built = []
-    creation = IntEnum("NetworkDefinitionCreationFlag", FLAGS[version])
-    kinds = IntEnum("DataType", {"FLOAT": 0, "HALF": 1, "INT8": 2})
-    layers = IntEnum("LayerType", {"CONVOLUTION": 0, "DEQUANTIZE": 1})
+    """Returns a module-like object of a version.
 
-    class Network:
-        num_inputs = 1
+    ``built`` collects networks and configurations, ``no_gpu`` makes the builder fail to start,
+    ``total_memory`` is its default workspace, and ``before_build`` is called as it starts.
+    """
+    names = Names(version)
+    module = SimpleNamespace(__version__=version, built=[], no_gpu=False, total_memory=8 << 30)
+    module.before_build = lambda: None
 
-        def __init__(self, flags):
-            self.flags, self.words, self.num_layers, self.num_outputs = flags, (), 0, 0
+    def start_builder(logger):
+        if module.no_gpu:
+            logger.log(severity.ERROR, "CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+        return Strict(names, "Builder", Builder(module, names, logger))
 
-        def get_layer(self, index):
-            kind = layers.DEQUANTIZE if "int8" in self.words else layers.CONVOLUTION
-            dtype = kinds.HALF if "half" in self.words else kinds.FLOAT
-            return SimpleNamespace(
-                type=kind, num_outputs=1, get_output=lambda _: SimpleNamespace(dtype=dtype)
-            )
-
-        def get_input(self, index):
-            batch = -1 if "dynamic" in self.words else 1
-            return SimpleNamespace(name="input", shape=(batch, 2, 3, 3))
-
-        def get_output(self, index):
-            return SimpleNamespace(name="logits", shape=(1, 2, 3, 3))
-
-    class OnnxParser:
-        def __init__(self, network, logger):
-            self.network, self.num_errors = network, 0
-
-        def parse(self, data):
-            self.network.words = data.decode().split()
-            if "odd" in self.network.words:
-                self.num_errors = 1
-                return False
-            self.network.num_layers = self.network.num_outputs = 1
-            return True
-
-        def get_error(self, index):
-            return ParserError() if version.startswith("8") else NamedParserError()
-
-    class Builder:
-        def __init__(self, logger):
-            self.logger = logger
-            if module.no_gpu:
-                logger.log(Severity.ERROR, "CUDA initialization failure with error: 35")
-                raise TypeError("pybind11::init(): factory function returned nullptr")
-
-        def create_network(self, flags):
-            return Network(flags)
-
-        def create_builder_config(self):
-            return Config()
-
-        def create_optimization_profile(self):
-            return OptimizationProfile()
-
-        def build_serialized_network(self, network, config):
-            built.append((network.flags, config))
-            self.logger.log(Severity.VERBOSE, "a detail")
-            if "unbuildable" in network.words:
-                self.logger.log(Severity.ERROR, "Could not find any implementation for node conv1")
-                return None
-            self.logger.log(Severity.WARNING, "a warning")
-            return memoryview(b"an engine")
-
-    class Runtime:
-        def __init__(self, logger):
-            self.logger = logger
-
-        def deserialize_cuda_engine(self, plan):
-            if plan != b"an engine":
-                self.logger.log(Severity.ERROR, "Serialization assertion failed: versions differ")
-                return None
-            return Engine(module)
-
-    module = SimpleNamespace(
-        __version__=version,
-        built=built,
-        no_gpu=False,
-        ILogger=ILogger,
-        NetworkDefinitionCreationFlag=creation,
-        BuilderFlag=IntEnum("BuilderFlag", BUILDER_FLAGS[version]),
-        MemoryPoolType=IntEnum("MemoryPoolType", {"WORKSPACE": 0}),
-        DataType=kinds,
-        LayerType=layers,
-        TensorIOMode=IntEnum("TensorIOMode", {"NONE": 0, "INPUT": 1, "OUTPUT": 2}),
-        Builder=Builder,
-        OnnxParser=OnnxParser,
-        Runtime=Runtime,
-        nptype=lambda kind: {kinds.FLOAT: np.float32, kinds.HALF: np.float16}[kind],
-    )
+    severity = IntEnum("Severity", "INTERNAL_ERROR ERROR WARNING INFO VERBOSE", start=0)
+    logger_class = type("ILogger", (ILogger,), {"Severity": severity})
+    halves = {"FLOAT": np.float32, "HALF": np.float16}
+    content = {
+        "ILogger": logger_class,
+        "Builder": start_builder,
+        "OnnxParser": lambda n, _: Strict(names, "OnnxParser", Parser(module, names, n)),
+        "Runtime": lambda logger: Strict(names, "Runtime", Runtime(module, names, logger)),
+        "nptype": lambda kind: halves[kind.name],
+        **{kind: names.enumeration(kind) for kind in TABLE["enumerations"]},
+    }
+    for name in names.of("module") & content.keys():
+        setattr(module, name, content[name])
     return module
 
 

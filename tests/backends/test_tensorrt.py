@@ -14,6 +14,8 @@ from trt_layermerge.backends.cuda import driver_problem
 from trt_layermerge.backends.registry import get_backend
 from trt_layermerge.backends.tensorrt import build_engine, load_engine
 from trt_layermerge.backends.tensorrt_api import TensorRTApi, load_api
+from trt_layermerge.backends.tensorrt_options import BuildOptions
+from trt_layermerge.backends.tensorrt_site import BuildSite, host_memory
 from trt_layermerge.errors import (
     CorruptInputError,
     DeviceError,
@@ -53,9 +55,9 @@ def graph(nodes, shape=(1, 2, 4, 4), **constants):
     return model.SerializeToString()
 
 
-def conv(channels=2, shape=(1, 2, 4, 4), dtype=np.float32):
+def conv(channels=2, shape=(1, 2, 4, 4), dtype=np.float32, outputs=2):
     node = helper.make_node("Conv", ["x", "w"], ["y"], name="first")
-    return graph([node], shape, w=np.ones((2, channels, 3, 3), dtype))
+    return graph([node], shape, w=np.ones((outputs, channels, 3, 3), dtype))
 
 
 def test_small_network_builds_in_single_and_half(rtx, fp32):
@@ -102,7 +104,8 @@ def test_target_without_a_driver_is_recorded(rtx):
 @no_gpu
 def test_current_gpu_cannot_be_targeted_without_a_driver(rtx, monkeypatch):
     """Why the default is left: this is what asking for the GPU at hand leads to."""
-    monkeypatch.setattr("trt_layermerge.backends.tensorrt.driver_problem", lambda: None)
+    here = BuildSite("a GPU that is not there")
+    monkeypatch.setattr("trt_layermerge.backends.tensorrt.look_around", lambda: here)
     with pytest.raises(DeviceError, match="cudaError 35"):
         build_engine(conv(), api=rtx)
 
@@ -146,7 +149,8 @@ def test_dynamic_batch_needs_a_profile(rtx):
     with pytest.raises(UsageError, match=r"'x' has dynamic dimensions \(-1, 2, 4, 4\): give"):
         build_engine(model, api=rtx)
     profile = {"x": ((1, 2, 4, 4), (2, 2, 4, 4), (8, 2, 4, 4))}
-    build = build_engine(model, api=rtx, profile=profile)
+    build = build_engine(model, api=rtx, options=BuildOptions(profile=profile))
+    assert build.profile == profile
     assert build.inputs == {"x": (-1, 2, 4, 4)}
     assert build.plan
 
@@ -162,7 +166,121 @@ def test_precision_must_be_that_of_the_types(rtx, fp32):
 def test_profile_that_contradicts_the_network_gives_the_log(rtx):
     shape = (1, 3, 4, 4)
     with pytest.raises(DeviceError, match=r"not build the engine: ERROR: .*profile"):
-        build_engine(conv(shape=("n", 2, 4, 4)), api=rtx, profile={"x": (shape, shape, shape)})
+        options = BuildOptions(profile={"x": (shape, shape, shape)})
+        build_engine(conv(shape=("n", 2, 4, 4)), api=rtx, options=options)
+
+
+def test_every_unknown_operator_is_named(rtx):
+    nodes = [
+        helper.make_node("Foo", ["x"], ["a"], name="first"),
+        helper.make_node("Relu", ["a"], ["b"], name="second"),
+        helper.make_node("Bar", ["b"], ["y"], name="third"),
+    ]
+    with pytest.raises(UnsupportedModelError, match=r"'first' \(Foo\).*'third' \(Bar\)"):
+        build_engine(graph(nodes), api=rtx)
+
+
+def test_how_much_else_it_knows_is_told(rtx):
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"], name="first"),
+        helper.make_node("Sigmoid", ["a"], ["b"], name="second"),
+        helper.make_node("Foo", ["b"], ["y"], name="third"),
+    ]
+    with pytest.raises(UnsupportedModelError, match=r"\(it knows 2 other nodes, in 1 piece"):
+        build_engine(graph(nodes), api=rtx)
+
+
+def test_too_little_memory_is_told(rtx):
+    """For real: no kernel of the library does with a workspace of a mebibyte."""
+    options = BuildOptions(workspace_bytes=1 << 20)
+    model = conv(channels=8, shape=(1, 8, 16, 16))
+    with pytest.raises(
+        DeviceError, match=r"ran out of memory.*have 1 MiB.*workspace_mib\) or leav"
+    ):
+        build_engine(model, api=rtx, options=options)
+
+
+@no_gpu
+def test_workspace_is_clamped_to_the_memory_of_the_host(rtx):
+    free = host_memory()
+    assert free > 1 << 28
+    settings = build_engine(conv(), api=rtx).settings
+    assert settings["memory"] == "host"
+    assert abs(settings["free_bytes"] - free) < free / 4  # others come and go
+    assert settings["workspace_bytes"] == int(0.75 * settings["free_bytes"])
+
+
+def test_what_the_library_was_told_is_recorded(rtx, tmp_path):
+    options = BuildOptions(
+        workspace_bytes=1 << 28, optimization_level=2, tf32=True, timing_cache=tmp_path
+    )
+    settings = build_engine(conv(), api=rtx, options=options).settings
+    told = ("workspace_bytes", "optimization_level", "tf32", "refit", "types")
+    assert [settings[name] for name in told] == [1 << 28, 2, True, False, ["FLOAT"]]
+    assert settings["timing_cache"].startswith("not used: TensorRT-RTX times nothing")
+    assert list(tmp_path.iterdir()) == []
+    assert build_engine(conv(), api=rtx).settings["tf32"] is False
+
+
+def test_compatible_engines_are_refused(rtx):
+    for name, why in (("hardware", "not bound to one GPU"), ("version", "lean runtime")):
+        with pytest.raises(UsageError, match=rf"{why}.*build\.options\.{name}_compatible out"):
+            build_engine(conv(), api=rtx, options=BuildOptions(**{f"{name}_compatible": True}))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "formats"),
+    [
+        (np.float32, ["LINEAR", "CHW32", "HWC"]),
+        (np.float16, ["LINEAR", "CHW2", "CHW4", "CHW32", "HWC8", "HWC16"]),
+    ],
+)
+def test_io_formats_may_be_free(rtx, dtype, formats):
+    data = onnx.shape_inference.infer_shapes(
+        onnx.load_from_string(conv(channels=8, shape=(1, 8, 16, 16), outputs=8))
+    ).SerializeToString()
+    model = to_precision(data, "fp16") if dtype == np.float16 else data
+    fixed = build_engine(model, api=rtx)
+    free = build_engine(model, api=rtx, options=BuildOptions(free_io_formats=True))
+    assert fixed.settings["io_formats"] == "LINEAR"
+    assert free.settings["io_formats"] == {"x": formats, "y": formats}
+    assert len(free.plan) != len(fixed.plan)  # another kernel, so the library took notice
+
+
+def test_formats_of_logits_stay_plain(rtx, fp32):
+    options = BuildOptions(free_io_formats=True)
+    formats = build_engine(fp32, api=rtx, options=options).settings["io_formats"]
+    assert formats == {"input": ["LINEAR", "CHW32", "HWC"], "logits": ["LINEAR"]}
+
+
+def test_bfloat16_is_refused_with_what_it_needs(rtx):
+    weights = helper.make_tensor("w", TensorProto.BFLOAT16, (2, 2, 3, 3), [1.0] * 36)
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Conv", ["x", "w"], ["y"], name="first")],
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.BFLOAT16, (1, 2, 4, 4))],
+            [helper.make_tensor_value_info("y", TensorProto.BFLOAT16, None)],
+            [weights],
+        ),
+        opset_imports=[helper.make_opsetid("", 22)],
+        ir_version=10,
+    )
+    with pytest.raises(UnsupportedModelError, match=r"input 'x' is typed BF16.*capability 8\.0"):
+        build_engine(model.SerializeToString(), api=rtx)
+
+
+def test_float8_is_refused_with_what_it_needs(rtx):
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], name="narrow"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"], name="widen"),
+    ]
+    model = onnx.load_from_string(graph(nodes, scale=np.array(0.1, np.float32)))
+    zero = helper.make_tensor("zero", TensorProto.FLOAT8E4M3FN, (), [0.0])
+    model.graph.initializer.append(zero)
+    model.opset_import[0].version = 19
+    with pytest.raises(UnsupportedModelError, match=r"'narrow' is typed FP8.*capability 8\.9"):
+        build_engine(model.SerializeToString(), api=rtx)
 
 
 @no_gpu

@@ -1,0 +1,59 @@
+"""What a build finds around it: the GPU, the memory that is free, and whether this is a Jetson."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from trt_layermerge.backends.cuda import find_cuda
+from trt_layermerge.errors import DeviceError
+
+_TEGRA_RELEASE = Path("/etc/nv_tegra_release")
+_MEMINFO = Path("/proc/meminfo")
+
+
+@dataclass(frozen=True)
+class BuildSite:
+    """The machine at the moment a build starts.
+
+    Attributes:
+        gpu: Name and compute capability of the GPU, or None where there is none.
+        no_gpu: Why there is none, or None.
+        free_bytes: Memory that is free, or None where nobody tells.
+        memory: Which memory that is: ``GPU`` or ``host``.
+        jetson: Whether this is a Jetson, where CPU and GPU share their memory.
+    """
+
+    gpu: str | None = None
+    no_gpu: str | None = None
+    free_bytes: int | None = None
+    memory: str = "host"
+    jetson: bool = False
+
+    @property
+    def slug(self) -> str:
+        """The GPU as part of a file name: ``orin-nvgpu-compute-capability-8-7``."""
+        return re.sub(r"[^a-z0-9]+", "-", (self.gpu or "no gpu").lower()).strip("-")
+
+
+def look_around() -> BuildSite:
+    """Returns what is here now; memory is looked up anew each time."""
+    jetson = _TEGRA_RELEASE.exists()
+    try:
+        cuda = find_cuda()
+        gpu = f"{cuda.device_name()}, compute capability {cuda.compute_capability()}"
+        free = cuda.free_memory()
+    except DeviceError as error:
+        return BuildSite(None, str(error), host_memory(), "host", jetson)
+    return BuildSite(gpu, None, free, "GPU", jetson)
+
+
+def host_memory() -> int | None:
+    """Returns the bytes of main memory that a new program can have, or None off Linux."""
+    try:
+        text = _MEMINFO.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else None
