@@ -10,14 +10,9 @@ import pytest
 from rich.console import Console, RenderableType
 
 from tests.search.graphs import Chain
-from trt_layermerge.cli.views import (
-    as_text,
-    doctor_view,
-    fields_view,
-    inspect_view,
-    plan_view,
-    summary_view,
-)
+from trt_layermerge.cli.bench_view import bench_view
+from trt_layermerge.cli.tables import as_text, fields_view
+from trt_layermerge.cli.views import doctor_view, inspect_view, plan_view, summary_view
 from trt_layermerge.core.candidate import finish, merged_spec
 from trt_layermerge.core.graph_file import graph_to_json
 from trt_layermerge.core.plan import MergePlan
@@ -172,3 +167,63 @@ def test_doctor_puts_the_remedy_below_what_is_missing() -> None:
         "✗ tensorrt not installed",
         "→ pip x[y]",
     ]
+
+
+def timed(ms: float, **others: object) -> dict[str, Any]:
+    """Returns one side of a precision of ``bench.json``."""
+    names = ("p10_ms", "p50_ms", "p90_ms", "p99_ms", "best_ms")
+    figures = {"throughput": 1000 / ms, "runs": 40, "method": "graph", "enqueue_ms": 0.03}
+    return {**dict.fromkeys(names, ms), **figures, "power_w": None, "energy_mj": None, **others}
+
+
+def bench_result(**others: object) -> dict[str, Any]:
+    pair = {"precision": "fp16", "original": timed(0.5), "merged": timed(0.25), "doubts": []}
+    pair |= {"speedup": 2.0, "low": 1.95, "high": 2.1}
+    conditions = {"gpu_clock": "624 MHz, locked", "before": {"power_mode": "25W"}}
+    body = {"comparable": True, "reason": None, "precisions": [pair], "int8": None}
+    return {**body, "conditions": conditions, **others}
+
+
+def test_a_benchmark_shows_both_networks_at_every_precision() -> None:
+    printed = [line for line in lines(bench_view(bench_result())) if set(line) - set("─ ")]
+    assert printed == [
+        "Latency",
+        "precision network median, ms 90 % 99 % images/s enqueue, ms timed by",
+        "fp16 original 0.5 0.5 0.5 2000 0.03 graph",
+        "fp16 merged 0.25 0.25 0.25 4000 0.03 graph",
+        "fp16: 2.00x (1.95x to 2.10x)",
+        "GPU clock 624 MHz, locked; power mode 25W",
+    ]
+
+
+def test_latencies_that_do_not_compare_are_marked_before_anything_else() -> None:
+    result = bench_result(comparable=False, reason="the GPU's clock is free")
+    assert lines(bench_view(result))[0] == "NOT COMPARABLE: the GPU's clock is free"
+
+
+def test_what_is_slower_doubtful_or_untimed_is_said() -> None:
+    result = bench_result(
+        int8={"over": "fp16", "speedup": 1.01, "low": 0.98, "high": 1.03, "faster": False},
+        untimed=[{"precision": "fp32", "reason": "not built"}],
+        power_note="no sensor",
+        wall={
+            **{side: {"p50_ms": 1.0, "p99_ms": 2.0} for side in ("original", "merged")},
+            "comparable": True,
+            "reason": None,
+        },
+    )
+    pair = result["precisions"][0]
+    pair |= {"high": 0.9, "doubts": ["merged: it varies"], "merged": timed(0.6, power_w=5.5)}
+    printed = lines(bench_view(result))
+    assert "fp16: 2.00x (1.95x to 0.90x); the merged network is slower" in printed
+    assert "– → 5.5 W while it runs, – → – mJ a run above idle" in printed
+    assert "doubtful: merged: it varies" in printed
+    assert "int8 against fp16: 1.01x (0.98x to 1.03x): NOT faster beyond the spread" in printed
+    assert "by the wall clock: 1 → 1 ms, 99 %: 2 → 2 ms" in printed
+    assert "fp32 was not timed: not built" in printed
+    assert "no power: no sensor" in printed
+
+
+def test_a_benchmark_that_could_not_be_made_says_why() -> None:
+    result = {"comparable": False, "reason": "imported", "precisions": [], "int8": None}
+    assert lines(bench_view(result)) == ["NOT COMPARABLE: imported"]

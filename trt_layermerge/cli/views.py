@@ -2,84 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from trt_layermerge.cli.bench_view import bench_view
+from trt_layermerge.cli.tables import NOTHING, Result, as_text, fields_view, table, times
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.conv import spec_from_json
-
-Result: TypeAlias = Mapping[str, Any]
-NOTHING = "–"
-
-
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
-    """Returns a table of plain text; numbers are on the right, None is a dash."""
-    body = [[as_text(cell) for cell in row] for row in rows]
-    result = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    for index, column in enumerate(columns):
-        numeric = bool(body) and all(_numeric(row[index]) for row in body)
-        result.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in body:
-        result.add_row(*(Text(cell) for cell in row))
-    return result
-
-
-def as_text(value: Any) -> str:
-    """Returns a value for people: four significant digits, None as a dash."""
-    if value is None:
-        return NOTHING
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k} {as_text(v)}" for k, v in value.items()) or NOTHING
-    if _many(value):
-        return ", ".join(as_text(v) for v in value) or NOTHING
-    return str(value)
-
-
-def _numeric(text: str) -> bool:
-    return text == NOTHING or text.lstrip("-").replace(".", "", 1).replace("e-", "", 1).isdigit()
-
-
-def fields_view(result: Result) -> RenderableType:
-    """Returns plain values one a line, then a table for every list of records.
-
-    What is nested deeper stays in its file.
-    """
-    grid = Table.grid(padding=(0, 2))
-    parts: list[RenderableType] = [grid]
-    for key, value in result.items():
-        name = key.replace("_", " ")
-        if _records(value):
-            parts.append(_records_table(name, value))
-        elif key != "schema" and not _nested(value):
-            grid.add_row(Text(name, style="bold"), Text(as_text(value), overflow="fold"))
-    return Group(*parts)
-
-
-def _records_table(title: str, records: Sequence[Result]) -> Table:
-    columns = [k for k in records[0] if not any(_nested([r.get(k)]) for r in records)]
-    return table(title, columns, [[record.get(k) for k in columns] for record in records])
-
-
-def _records(value: Any) -> bool:
-    return _many(value) and bool(value) and all(isinstance(v, Mapping) for v in value)
-
-
-def _nested(value: Any) -> bool:
-    inner = value.values() if isinstance(value, Mapping) else value if _many(value) else ()
-    return any(isinstance(v, Mapping) or _many(v) for v in inner)
-
-
-def _many(value: Any) -> bool:
-    return isinstance(value, (list, tuple))
 
 
 def inspect_view(result: Result) -> RenderableType:
@@ -152,7 +85,7 @@ def plan_view(result: Result) -> RenderableType:
             "measured_ms": result.get("measured_ms"),
             "budget_ms": result["budget_ms"],
             "original_ms": result.get("original_ms"),
-            "measured_speedup": _times(result.get("measured_speedup")),
+            "measured_speedup": times(result.get("measured_speedup")),
             "score": result["score"],
             "units_untouched": kept,
             "blocks_replaced": len(changed),
@@ -199,12 +132,8 @@ def _latency(side: Result) -> str:
 
 
 def _speedup(summary: Result) -> str | None:
-    value, low, high = (_times(summary.get(f"speedup{end}")) for end in ("", "_low", "_high"))
+    value, low, high = (times(summary.get(f"speedup{end}")) for end in ("", "_low", "_high"))
     return f"{value} ({low} to {high})" if value and low and high else value
-
-
-def _times(value: float | None) -> str | None:
-    return None if value is None else f"{value:.2f}x"
 
 
 def _scientific(value: float | None) -> str | None:
@@ -215,6 +144,7 @@ VIEWS: Mapping[str, Callable[[Result], RenderableType]] = {
     "inspect": inspect_view,
     "search": plan_view,
     "report": summary_view,
+    "bench": bench_view,
 }
 """Views of stages that have one of their own."""
 
@@ -231,6 +161,16 @@ STATES: Mapping[str, tuple[str, str]] = {
     "none": ("·", "dim"),
 }
 """Sign and style of a finding by its state."""
+
+
+def agent_view(result: Result) -> RenderableType:
+    """Returns how many jobs were measured, which failed, and what to type next."""
+    failed = result["failed"]
+    lines = [f"{result['total'] - len(failed)} of {result['total']} jobs: {result['results']}"]
+    lines += [f"failed: {label}" for label in failed]
+    lines += result["notes"]
+    lines.append(f"→ trt-layermerge latency --run NAME --import {result['results']}")
+    return Text("\n".join(lines))
 
 
 def doctor_view(result: Result) -> RenderableType:
