@@ -15,7 +15,12 @@ from importlib import import_module
 from typing import Any, Protocol, cast
 
 from trt_layermerge.backends.base import Array
-from trt_layermerge.errors import DeviceError, MissingDependencyError, StickyDeviceError
+from trt_layermerge.errors import (
+    DeviceError,
+    MissingDependencyError,
+    StickyDeviceError,
+    UsageError,
+)
 
 # Modules beside this one, by the name of their binding, in the order in which they are tried.
 _HOMES = {"cuda-python": "cuda_python", "pycuda": "cuda_pycuda", "ctypes": "cuda_ctypes"}
@@ -126,9 +131,12 @@ def find_cuda(binding: str | None = None) -> Cuda:
         binding: One of ``BINDINGS``, or None for the first that works.
 
     Raises:
+        UsageError: If there is no such binding.
         MissingDependencyError: If the binding that is asked for is not installed.
         DeviceError: If there is no driver or no GPU.
     """
+    if binding is not None and binding not in BINDINGS:
+        raise UsageError(f"there is no CUDA binding {binding!r}; there are {', '.join(BINDINGS)}")
     errors: list[DeviceError] = []
     for name in (binding,) if binding else BINDINGS:
         try:

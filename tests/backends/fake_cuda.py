@@ -1,0 +1,262 @@
+"""A CUDA runtime and pycuda without a GPU: memory is the host's, and time is scripted.
+
+Names, order of arguments and results follow cuda-python and pycuda. Every call is noted in
+``calls``. What runs is whatever a fake engine puts into a stream with ``work``.
+"""
+
+import ctypes
+from types import ModuleType, SimpleNamespace
+
+WORDS = {
+    2: "out of memory",
+    35: "CUDA driver version is insufficient for CUDA runtime version",
+    700: "an illegal memory access was encountered",
+    901: "operation failed due to a previous error during capture",
+}
+SILENT = ("cudaGetErrorString", "cudaGetLastError")
+
+
+class FakeCudaRuntime:
+    """A CUDA runtime with cuda-python's convention.
+
+    Args:
+        fails: Status by function; a set of names means status 2.
+        launch_ms: What launching takes; a graph counts as one launch.
+    """
+
+    cudaDeviceScheduleSpin, cudaStreamNonBlocking, cudaEventDefault = 1, 1, 0
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
+
+    def __init__(self, fails=(), launch_ms=0.0):
+        self.fails = fails if isinstance(fails, dict) else dict.fromkeys(fails, 2)
+        self.launch_ms = launch_ms
+        self.calls, self.dead, self.clock_ms = [], 0, 0.0
+        self.memory, self.events, self.streams, self.graphs = {}, {}, set(), {}
+        self.recorded = None  # what is being captured
+
+    def __getattribute__(self, name):
+        found = object.__getattribute__(self, name)
+        if not name.startswith("cuda") or not callable(found):
+            return found
+
+        def call(*arguments):
+            self.calls.append(name)
+            status = self.fails.get(name, 0) or (0 if name in SILENT else self.dead)
+            return (status, None) if status else found(*arguments)
+
+        return call
+
+    @property
+    def held(self):
+        """Everything that was not given back."""
+        return len(self.memory) + len(self.events) + len(self.streams) + len(self.graphs)
+
+    def work(self, run, run_ms):
+        """Puts a piece of work into the stream: it is done, or noted down while capturing."""
+        if self.recorded is not None:
+            self.recorded.append((run, run_ms))
+            return
+        self.clock_ms += self.launch_ms + run_ms
+        run()
+
+    def cudaGetErrorString(self, status):
+        return 0, WORDS.get(status, f"error {status}").encode()
+
+    def cudaGetLastError(self):
+        return (0,)
+
+    def cudaGetDeviceCount(self):
+        return 0, 1
+
+    def cudaSetDeviceFlags(self, flags):
+        return (0,)
+
+    def cudaGetDevice(self):
+        return 0, 0
+
+    def cudaGetDeviceProperties(self, device):
+        return 0, SimpleNamespace(name=b"Fake Orin", major=8, minor=7)
+
+    def cudaRuntimeGetVersion(self):
+        return 0, 12060
+
+    def cudaMemGetInfo(self):
+        return 0, 5 << 30, 8 << 30
+
+    def cudaMalloc(self, size):
+        buffer = ctypes.create_string_buffer(size)
+        address = ctypes.addressof(buffer)
+        self.memory[address] = buffer
+        return 0, address
+
+    def cudaFree(self, address):
+        del self.memory[address]
+        return (0,)
+
+    def cudaMemcpy(self, target, source, size, kind):
+        device = target if kind == 1 else source
+        assert size <= len(self.memory[device])
+        ctypes.memmove(target, source, size)
+        return (0,)
+
+    def cudaDeviceSynchronize(self):
+        return (0,)
+
+    def cudaStreamCreateWithFlags(self, flags):
+        assert flags == self.cudaStreamNonBlocking
+        self.streams.add(11)
+        return 0, 11
+
+    def cudaStreamDestroy(self, stream):
+        self.streams.remove(stream)
+        return (0,)
+
+    def cudaStreamSynchronize(self, stream):
+        assert stream in self.streams
+        return (0,)
+
+    def cudaEventCreateWithFlags(self, flags):
+        handle = 100 + len([name for name in self.calls if name == "cudaEventCreateWithFlags"])
+        self.events[handle] = None
+        return 0, handle
+
+    def cudaEventRecord(self, event, stream):
+        self.events[event] = self.clock_ms
+        return (0,)
+
+    def cudaEventElapsedTime(self, start, end):
+        return 0, self.events[end] - self.events[start]
+
+    def cudaEventDestroy(self, event):
+        del self.events[event]
+        return (0,)
+
+    def cudaStreamBeginCapture(self, stream, mode):
+        assert mode == 1 and self.recorded is None
+        self.recorded = []
+        return (0,)
+
+    def cudaStreamEndCapture(self, stream):
+        handle = 1000 + len(self.calls)
+        self.graphs[handle], self.recorded = self.recorded, None
+        return 0, handle
+
+    def cudaGraphInstantiateWithFlags(self, graph, flags):
+        self.graphs[-graph] = self.graphs[graph]
+        return 0, -graph
+
+    def cudaGraphDestroy(self, graph):
+        del self.graphs[graph]
+        return (0,)
+
+    def cudaGraphExecDestroy(self, graph):
+        del self.graphs[graph]
+        return (0,)
+
+    def cudaGraphLaunch(self, graph, stream):
+        assert self.recorded is None
+        self.clock_ms += self.launch_ms
+        for run, run_ms in self.graphs[graph]:
+            self.clock_ms += run_ms
+            run()
+        return (0,)
+
+
+def fake_pycuda(runtime, no_device=False):
+    """Returns ``pycuda.driver`` over a fake runtime; ``stack`` holds the contexts made current."""
+
+    class Error(Exception):
+        pass
+
+    class MemoryError(Error, __builtins__["MemoryError"]):
+        pass
+
+    def call(name, *arguments):
+        status, *values = getattr(runtime, name)(*arguments)
+        if status:
+            kind = MemoryError if status == 2 else Error
+            raise kind(f"{name.replace('cuda', 'cu')} failed: {WORDS[status]}")
+        return values[0] if values else None
+
+    class DeviceAllocation:
+        def __init__(self, address):
+            self.address = address
+
+        def __int__(self):
+            return self.address
+
+        def free(self):
+            call("cudaFree", self.address)
+
+    class Stream:
+        def __init__(self, flags=0):
+            self.handle = call("cudaStreamCreateWithFlags", flags)
+
+        def synchronize(self):
+            call("cudaStreamSynchronize", self.handle)
+
+        def __del__(self):
+            runtime.streams.discard(self.handle)
+
+    class Event:
+        def __init__(self, flags=0):
+            self.handle = call("cudaEventCreateWithFlags", flags)
+
+        def record(self, stream=None):
+            call("cudaEventRecord", self.handle, stream.handle)
+
+        def time_till(self, end):
+            return call("cudaEventElapsedTime", self.handle, end.handle)
+
+        def __del__(self):
+            runtime.events.pop(self.handle, None)
+
+    class Context:
+        def push(self):
+            driver.stack.append(self)
+
+        def pop(self):
+            driver.stack.remove(self)
+
+        @staticmethod
+        def synchronize():
+            call("cudaDeviceSynchronize")
+
+    class Device:
+        def __init__(self, ordinal):
+            if no_device:
+                raise Error("cuDeviceGet failed: invalid device ordinal")
+
+        def name(self):
+            return "Fake Orin"
+
+        def compute_capability(self):
+            return 8, 7
+
+        def retain_primary_context(self):
+            return Context()
+
+    def memcpy_htod(address, array):
+        call("cudaMemcpy", address, array.ctypes.data, array.nbytes, 1)
+
+    def memcpy_dtoh(array, address):
+        call("cudaMemcpy", array.ctypes.data, address, array.nbytes, 2)
+
+    driver = ModuleType("pycuda.driver")
+    driver.__dict__.update(
+        stack=[],
+        Error=Error,
+        MemoryError=MemoryError,
+        Context=Context,
+        Device=Device,
+        Event=Event,
+        Stream=Stream,
+        init=lambda: None,
+        get_version=lambda: (12, 6, 0),
+        mem_alloc=lambda size: DeviceAllocation(call("cudaMalloc", size)),
+        mem_get_info=lambda: runtime.cudaMemGetInfo()[1:],
+        memcpy_htod=memcpy_htod,
+        memcpy_dtoh=memcpy_dtoh,
+    )
+    return driver
