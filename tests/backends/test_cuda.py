@@ -242,6 +242,54 @@ def test_the_real_library_answers_without_a_driver(libcudart):
     assert b"insufficient" in libcudart.cudaGetErrorString(35)[1]
 
 
+def real_runtime(name):
+    """The real library behind a binding."""
+    if name == "ctypes":
+        return cuda_ctypes.Libcudart(cuda_ctypes.load_libcudart())
+    return pytest.importorskip("cuda.bindings.runtime")
+
+
+@no_driver
+@pytest.mark.parametrize("name", ["cuda-python", "ctypes"])
+def test_the_real_libraries_take_every_call_as_it_is_made(name):
+    """Without a driver each call fails, but only once its arguments were accepted."""
+
+    class Counting:
+        def __init__(self, real):
+            self.real, self.reached = real, set()
+
+        def __getattr__(self, function):
+            found = getattr(self.real, function)
+            if callable(found) and function.startswith("cuda"):
+                self.reached.add(function)
+            return found
+
+        def cudaGetDeviceCount(self):
+            return 0, 1
+
+        def cudaGetDevice(self):
+            return 0, 0
+
+    real = Counting(real_runtime(name))
+    cuda, array = RuntimeCuda(real, name), np.zeros(4)
+    calls = [
+        *(cuda.device_name, cuda.free_memory, cuda.stream, cuda.event, lambda: cuda.allocate(8)),
+        *(lambda: cuda.upload(4096, array), lambda: cuda.download(array, 4096)),
+        *(lambda: cuda.free(4096), lambda: cuda.wait(1), lambda: cuda.destroy_stream(1)),
+        *(lambda: cuda.record(1, 2), lambda: cuda.elapsed_ms(1, 2), lambda: cuda.destroy_event(1)),
+        *(lambda: cuda.begin_capture(1), lambda: cuda.end_capture(1)),
+        *(lambda: cuda.launch_graph(1, 2), lambda: cuda.destroy_graph(1)),
+        *(lambda: cuda._call("cudaGraphInstantiateWithFlags", 1, 0),),
+        *(lambda: cuda._call("cudaGraphDestroy", 1), lambda: cuda._call("cudaDeviceSynchronize")),
+    ]
+    for call in calls:
+        with pytest.raises(DeviceError, match=r"^cuda\w+ failed: "):
+            call()
+    assert cuda.version().count(".") == 1
+    direct = {"cudaGetDeviceCount", "cudaGetDevice", "cudaDeviceGetAttribute"}
+    assert real.reached >= cuda_ctypes._SIGNATURES.keys() - direct
+
+
 def test_words_and_codes_of_sticky_errors_agree(libcudart):
     """By words only, as pycuda tells them; the runtime has the same words by code."""
 
