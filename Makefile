@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint agent clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/trt-layermerge run engines/recipes/glyphs-resnet20-cpu.yaml --run demo
@@ -18,6 +18,10 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+# The measuring agent for a Jetson, in one file; needs nothing but Python.
+agent:
+	$(PYTHON) -m trt_layermerge.measure.agent.zipapp
 
 # A stamp is renewed when what would be installed changes; the package itself is editable.
 $(VENV)/demo.stamp: pyproject.toml setup.py | $(BIN)/python

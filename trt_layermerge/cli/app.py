@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from trt_layermerge import __version__
+from trt_layermerge.cli.agent import agent
 from trt_layermerge.cli.bench import bench
 from trt_layermerge.cli.build import build
 from trt_layermerge.cli.doctor import doctor
@@ -36,6 +37,7 @@ VERBS = (
     bench,
     verify,
     report,
+    agent,
 )
 
 EXIT_CODES = (

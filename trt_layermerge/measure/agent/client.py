@@ -96,6 +96,7 @@ class Worker:
             "key": job.key,
             "models": [asdict(model) for model in job.models],
             "builds": job.builds,
+            "anew": job.anew,
             "rounds": manifest.rounds,
             "burst_ms": manifest.burst_ms,
         }

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Mapping
 
@@ -40,12 +41,15 @@ class Job:
         label: What it is, for people.
         models: One model, or two that are timed in turns.
         builds: How often each model is built; the fastest build is timed.
+        anew: Whether kernels are chosen anew, not taken from earlier builds: so it is for models
+            that are built several times, in this job or in several.
     """
 
     key: str
     label: str
     models: tuple[ModelFile, ...]
-    builds: int
+    builds: int = 1
+    anew: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,9 @@ def _manifest(body: Json) -> Manifest:
     listed = body["jobs"]
     if not isinstance(listed, list) or len(listed) > MOST_JOBS:
         raise ValueError(f"jobs must be a list of at most {MOST_JOBS}")
-    jobs = {job.key: job for job in (_job(item, int(builds)) for item in listed)}
+    read = [_job(item, int(builds)) for item in listed]
+    often = {models for models, times in Counter(job.models for job in read).items() if times > 1}
+    jobs = {j.key: replace(j, anew=j.builds > 1 or j.models in often) for j in read}
     if len(jobs) != len(listed):
         raise ValueError("two jobs have the same key")
     sentinel = body["sentinel"]

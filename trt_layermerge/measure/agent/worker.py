@@ -51,9 +51,9 @@ def serve(folder: Path, backend_name: str, parent: int, sources: Sources = LOCAL
     _die_with(parent)
     answers = _own_output()
     try:
-        first = open_backend(backend_name, folder / TIMING_CACHE)
+        usual = open_backend(backend_name, folder / TIMING_CACHE)
         anew = open_backend(backend_name, None)
-        device = first.device()
+        device = usual.device()
         facts = read_facts(device, sources)
     except LayerMergeError as error:
         _answer(answers, {"fatal": str(error), "code": error.exit_code})
@@ -61,8 +61,7 @@ def serve(folder: Path, backend_name: str, parent: int, sources: Sources = LOCAL
     _answer(answers, {"device": device.to_json(), "facts": facts})
     for line in sys.stdin:
         request = json.loads(line)
-        backend = first if request["builds"] == 1 else anew
-        answer = answer_to(request, folder, backend, sources)
+        answer = answer_to(request, folder, anew if request["anew"] else usual, sources)
         _answer(answers, answer)
         if answer.get("sticky"):
             return StickyDeviceError.exit_code
