@@ -1,0 +1,110 @@
+"""``bench`` of the tiny project: what is timed, what is not and why, and the latency gates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pipeline import tiny
+from trt_layermerge.core.jsonio import write_json
+from trt_layermerge.errors import LatencyGateError, UntrustedInputError
+from trt_layermerge.pipeline import benching
+from trt_layermerge.pipeline.api import run_stage
+from trt_layermerge.pipeline.deployed import deployed_model
+from trt_layermerge.pipeline.options import RunOptions
+
+
+def asked(runs: Path, **overrides: Any) -> RunOptions:
+    """Returns a request for the tiny run; underscores stand for the dot of a recipe key."""
+    dotted = {key.replace("__", "."): value for key, value in overrides.items()}
+    return RunOptions("tiny", runs, overrides=dotted)
+
+
+def swapped(context: Any, network: str, *rest: Any, **options: Any) -> bytes:
+    """Returns the merged network where the original is asked for, and the other way round."""
+    other = {"original": "merged", "merged": "original"}[network]
+    return deployed_model(context, other, *rest, **options)  # type: ignore[arg-type]
+
+
+def test_what_was_measured_stands_at_the_top_and_every_precision_below(runs: Path) -> None:
+    body = run_stage("bench", asked(runs, measure__precision="fp16", build__engine="none"))
+    assert body["precision"] == "fp16" and body["untimed"] == []
+    (pair,) = body["precisions"]
+    assert {name: body[name] for name in ("original", "merged", "speedup", "low", "high")} == {
+        name: pair[name] for name in ("original", "merged", "speedup", "low", "high")
+    }
+    assert body["comparable"] is True and body["wall"] is None
+    assert "not read" in body["power_note"]
+
+
+def test_what_is_built_is_timed_too(runs: Path) -> None:
+    both = asked(runs, build__engine="auto", build__precisions=["fp32", "fp16"])
+    assert [p["precision"] for p in run_stage("bench", both)["precisions"]] == ["fp32", "fp16"]
+
+
+def test_a_processor_does_not_time_half_precision_but_says_so(runs: Path) -> None:
+    where = {"measure__backend": "onnxruntime", "build__engine": "auto"}
+    body = run_stage("bench", asked(runs, **where, build__precisions=["fp32", "fp16"]))
+    assert [p["precision"] for p in body["precisions"]] == ["fp32"]
+    (untimed,) = body["untimed"]
+    assert untimed["precision"] == "fp16" and "through casts" in untimed["reason"]
+    assert body["comparable"] is True
+    assert set(body["wall"]["merged"]) == {"p50_ms", "p90_ms", "p99_ms"}
+    assert 0 < body["wall"]["merged"]["p50_ms"] <= body["wall"]["merged"]["p99_ms"]
+
+
+def test_a_network_that_is_slower_than_the_original_fails(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benching, "deployed_model", swapped)
+    summary = (runs / "tiny" / "summary.json").read_bytes()
+    for _ in range(2):  # the second time nothing is left to do, and the gate still fails
+        with pytest.raises(LatencyGateError, match=r"slower than the original at fp32") as caught:
+            tiny.run(runs, from_stage="bench")
+        assert caught.value.exit_code == 6
+    body = json.loads((runs / "tiny" / "bench.json").read_text())
+    assert body["high"] < 1
+    assert (runs / "tiny" / "summary.json").read_bytes() != summary  # the report is written
+    with pytest.raises(LatencyGateError, match="never_slower=false"):
+        run_stage("bench", asked(runs))
+    run_stage("bench", asked(runs, verify__never_slower=False))
+
+
+def test_the_original_itself_is_not_slower_beyond_the_spread(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def same(context: Any, network: str, *rest: Any, **options: Any) -> bytes:
+        return deployed_model(context, "original", *rest, **options)
+
+    monkeypatch.setattr(benching, "deployed_model", same)
+    assert tiny.run(runs, only_stage="bench")[0]["speedup"] == pytest.approx(1)
+    run_stage("bench", asked(runs))
+
+
+def test_a_limit_in_ms_is_held_without_measuring_again(runs: Path) -> None:
+    body = run_stage("bench", asked(runs))
+    took = (runs / "tiny" / "bench.json").stat().st_mtime_ns
+    limit = body["merged"]["p50_ms"]
+    run_stage("bench", asked(runs, verify__max_latency_ms=limit))
+    with pytest.raises(LatencyGateError, match=r"takes .* ms at fp32 in the median, .* allowed"):
+        run_stage("bench", asked(runs, verify__max_latency_ms=0.999 * limit))
+    assert (runs / "tiny" / "bench.json").stat().st_mtime_ns == took
+
+
+def test_an_engine_that_does_not_belong_to_its_sidecar_is_not_timed(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = runs / "tiny"
+    (folder / "stranger.plan").write_bytes(b"no engine")
+    built = [
+        {"network": network, "precision": "fp32", "plan": "stranger.plan", "error": None}
+        for network in ("original", "merged")
+    ]
+    write_json(folder / "build.json", "build", {"engines": built})
+    monkeypatch.setattr("trt_layermerge.pipeline.context.Context.engines", True)
+    with pytest.raises(UntrustedInputError, match="--trust-engine") as caught:
+        run_stage("bench", asked(runs))
+    assert caught.value.exit_code == 7
