@@ -15,7 +15,6 @@ from trt_layermerge.core.conv import AddSpec
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.tables import LatencyEntry
 from trt_layermerge.errors import CorruptInputError, DeviceError
-from trt_layermerge.measure import store as store_module
 from trt_layermerge.measure.store import LatencyStore
 
 DEVICE = DeviceInfo("fake", "1", "here", "1 thread")
@@ -33,14 +32,14 @@ def test_a_row_comes_back_exactly_and_the_first_one_stays(tmp_path: Path) -> Non
         assert store.get(SPEC, "fp32", 1) == ENTRY
 
 
-def test_every_part_of_the_key_separates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_part_of_the_key_separates(tmp_path: Path) -> None:
     path = tmp_path / "latency.sqlite"
     with LatencyStore(path, DEVICE) as store:
         store.put([(SPEC, ENTRY)], "fp32", 1)
         assert store.get(AddSpec(3, 5, 4), "fp32", 1) is None
         assert store.get(SPEC, "fp16", 1) is None
         assert store.get(SPEC, "fp32", 2) is None
-        monkeypatch.setattr(store_module, "PROTOCOL", store_module.PROTOCOL + 1)
+    with LatencyStore(path, DEVICE, "agent 1") as store:
         assert store.get(SPEC, "fp32", 1) is None
     for other in (
         DeviceInfo("torch", "1", "here", "1 thread"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,8 +19,14 @@ from trt_layermerge.core.tables import (
     LatencyEntry,
     LatencyTable,
 )
-from trt_layermerge.errors import InfeasibleBudgetError
-from trt_layermerge.pipeline.closing import Tools, around, close_loop
+from trt_layermerge.errors import DeviceError, InfeasibleBudgetError
+from trt_layermerge.pipeline.closing import (
+    BudgetMissedError,
+    Tools,
+    around,
+    close_loop,
+    predict,
+)
 from trt_layermerge.pipeline.networks import Measured, specs_of
 from trt_layermerge.search import enumerate_candidates, frontier
 
@@ -56,6 +64,7 @@ class Device:
 
     def fit(self, measured: Sequence[Measured]) -> LatencyTable:
         scale = 1.0
+        measured = [m for m in measured if m.error is None]
         if measured and self.learns:
             bare = [sum(self.block_ms(s) for s in specs_of(m.plan)) for m in measured]
             scale = sum(m.ms for m in measured) / sum(bare)
@@ -76,7 +85,13 @@ class Device:
             self.fit,
             lambda table: frontier(self.graph, self.candidates, table, self.importance),
             self.measure,
+            self.price,
         )
+
+    def price(self, table: LatencyTable, plan: MergePlan) -> MergePlan:
+        cost = sum(table.cost_ms(c, "fp32", 1) for c in plan.candidates)
+        score = sum(self.importance[c].delta for c in plan.candidates)
+        return replace(plan, latency_ms=cost, score=score)
 
 
 def test_the_measured_network_meets_the_budget_although_the_table_is_a_third_off() -> None:
@@ -116,8 +131,9 @@ def test_a_table_that_stays_wrong_does_not_make_a_budget_impossible() -> None:
 
 def test_an_impossible_budget_says_by_how_much_it_is_missed() -> None:
     device = Device(bias=1.0)
-    with pytest.raises(InfeasibleBudgetError, match=r"fastest of \d+ .* takes .* % too slow"):
+    with pytest.raises(BudgetMissedError, match=r"fastest of \d+ .* takes .* % too slow") as missed:
         close_loop(device.original_ms / 1000, 4, 2, device.tools())
+    assert len(missed.value.closed.frontier) > 1
 
 
 def test_headroom_alone_makes_no_budget_impossible() -> None:
@@ -143,3 +159,50 @@ def test_finalists_surround_the_limit_and_most_are_within(width: int) -> None:
     within = [ms for ms in latencies if ms <= limit_ms]
     assert max(within) == found.within(limit_ms).latency_ms
     assert len(within) >= len(plans) - max(1, width // 3)
+
+
+def broken(plan: MergePlan) -> Measured:
+    return Measured(plan, math.inf, 0.0, math.inf, error="out of memory")
+
+
+def test_a_network_that_does_not_run_costs_only_itself() -> None:
+    device = Device(bias=1.0)
+    limit_ms = device.original_ms / 1.5
+    best = close_loop(limit_ms, 4, 4, device.tools()).meeting(limit_ms)[0].plan
+
+    def measure(plans: Sequence[MergePlan]) -> list[Measured]:
+        good = device.measure(plans)
+        return [broken(m.plan) if m.plan.candidates == best.candidates else m for m in good]
+
+    closed = close_loop(limit_ms, 4, 4, replace(device.tools(), measure=measure))
+    chosen = closed.meeting(limit_ms)[0]
+    assert chosen.plan.candidates != best.candidates and chosen.ms <= limit_ms
+    assert [f.measured and f.measured.error for f in closed.finalists].count("out of memory") == 1
+
+
+def test_where_nothing_runs_the_device_is_to_blame() -> None:
+    device = Device(bias=1.0)
+    tools = replace(device.tools(), measure=lambda plans: [broken(p) for p in plans])
+    with pytest.raises(DeviceError, match=r"none of the .* out of memory"):
+        close_loop(device.original_ms / 1.5, 2, 1, tools)
+
+
+def test_a_prediction_names_what_to_measure_next_and_then_knows_it() -> None:
+    device = Device(bias=1.2)
+    limit_ms = device.original_ms / 1.5
+
+    def never(plans: Sequence[MergePlan]) -> list[Measured]:
+        raise AssertionError("nothing may be measured")
+
+    tools = replace(device.tools(), measure=never)
+    first = predict(limit_ms, 4, tools, [])
+    assert len(first.finalists) == 4
+    assert all(f.measured is None for f in first.finalists) and not first.meeting(1e9)
+    known = device.measure([f.plan for f in first.finalists])
+    second = predict(limit_ms, 4, tools, known)
+    assert [f.measured for f in second.finalists[:4]] == known
+    assert all(f.predicted_ms == pytest.approx(f.ms) for f in second.finalists[:4])
+    assert {f.plan.candidates for f in second.finalists[4:]}.isdisjoint(
+        m.plan.candidates for m in known
+    )
+    assert [f.plan.score for f in second.finalists[:4]] == [f.plan.score for f in first.finalists]

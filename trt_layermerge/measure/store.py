@@ -17,7 +17,7 @@ from trt_layermerge.core.tables import LatencyEntry
 from trt_layermerge.errors import CorruptInputError, DeviceError
 
 PROTOCOL = 1
-"""Version of how a latency is measured; rows of another version are not found."""
+"""How a latency is measured in process; rows of another way are not found."""
 
 _WAIT_S = 60.0
 # SQLite reports both of these as an OperationalError, and their codes only since Python 3.11.
@@ -25,7 +25,7 @@ _REFUSALS = ("unable to open", "locked", "readonly", "disk is full", "disk i/o",
 
 
 class LatencyStore:
-    """Measurements by spec, precision, batch, device and protocol version.
+    """Measurements by spec, precision, batch, device and way of measuring.
 
     A row is on the disk once ``put`` returns, and is never changed afterwards: the first
     measurement stays. Several processes may use one file; killing one of them harms no row.
@@ -33,15 +33,17 @@ class LatencyStore:
     Args:
         path: The SQLite file; it and its folder are made where they are missing.
         device: Whose measurements to read and write.
+        protocol: How they were measured; others are not found.
 
     Raises:
         CorruptInputError: If the file is damaged, here or in any method.
         DeviceError: If the file cannot be opened or written, here or in any method.
     """
 
-    def __init__(self, path: Path, device: DeviceInfo) -> None:
+    def __init__(self, path: Path, device: DeviceInfo, protocol: int | str = PROTOCOL) -> None:
         self.path = path
         self.device = device
+        self.protocol = protocol
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -101,7 +103,7 @@ class LatencyStore:
             "precision": precision,
             "batch": batch,
             "device": self.device.to_json(),
-            "protocol": PROTOCOL,
+            "protocol": self.protocol,
         }
 
     @contextmanager

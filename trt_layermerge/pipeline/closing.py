@@ -1,18 +1,20 @@
 """The closed loop: solve, build the finalists whole, measure them, correct the table, solve again.
 
 A table of blocks can only predict a network. The plan that is handed on was built and measured,
-and it met the budget then.
+and it met the budget then. Where the device is out of reach the loop is closed by hand: ``predict``
+knows measurements that were imported, and names the plans that should be measured next.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyTable
-from trt_layermerge.errors import InfeasibleBudgetError
+from trt_layermerge.errors import DeviceError, InfeasibleBudgetError
 from trt_layermerge.pipeline.networks import Measured
 from trt_layermerge.search import Frontier, plan_of
 
@@ -33,20 +35,27 @@ class Tools:
         fit: Observed networks → a latency table corrected by them.
         frontier: Latency table → the frontier under it.
         measure: Plans → their whole networks, measured.
+        price: A latency table and a plan → the plan with its predicted latency and its score.
     """
 
     fit: Callable[[Sequence[Measured]], LatencyTable]
     frontier: Callable[[LatencyTable], Frontier]
     measure: Callable[[Sequence[MergePlan]], Sequence[Measured]]
+    price: Callable[[LatencyTable, MergePlan], MergePlan]
 
 
 @dataclass(frozen=True, slots=True)
 class Finalist:
-    """A plan with its prediction at the time it was chosen, and its measurement."""
+    """A plan with its prediction at the time it was chosen, and what was measured, if it was."""
 
     plan: MergePlan
     predicted_ms: float
-    measured: Measured
+    measured: Measured | None
+
+    @property
+    def ms(self) -> float:
+        """Measured latency; infinite where there is none."""
+        return self.measured.ms if self.measured else math.inf
 
 
 @dataclass
@@ -54,7 +63,7 @@ class Closed:
     """What the loop found.
 
     Attributes:
-        finalists: Every plan that was built and measured, in that order.
+        finalists: Every plan that was to be built and measured, in that order.
         table: The latency table, corrected by all of them.
         frontier: The frontier under that table.
     """
@@ -65,8 +74,26 @@ class Closed:
 
     def meeting(self, limit_ms: float) -> list[Finalist]:
         """Returns the finalists that measured within the limit, the best score first."""
-        good = [f for f in self.finalists if f.measured.ms <= limit_ms]
+        good = [f for f in self.finalists if f.ms <= limit_ms]
         return sorted(good, key=lambda f: -(f.plan.score or 0.0))
+
+    @property
+    def fastest_ms(self) -> float:
+        """Predicted latency of the fastest plan."""
+        return float(self.frontier.latency_ms[0]) + self.table.overhead_ms
+
+    @property
+    def measured(self) -> list[Measured]:
+        """What was measured."""
+        return [f.measured for f in self.finalists if f.measured is not None]
+
+
+class BudgetMissedError(InfeasibleBudgetError):
+    """No plan meets the budget. ``closed`` is what the loop found until then."""
+
+    def __init__(self, message: str, closed: Closed) -> None:
+        super().__init__(message)
+        self.closed = closed
 
 
 def close_loop(
@@ -86,7 +113,8 @@ def close_loop(
         budget_ms: The latency that must be met, where that is more than the one to aim for.
 
     Raises:
-        InfeasibleBudgetError: If no plan measures within the budget; says by how much it is missed.
+        BudgetMissedError: If no plan measures within the budget; says by how much it is missed.
+        DeviceError: If no plan could be built and run.
     """
     budget_ms = budget_ms or limit_ms
     table = tools.fit([])
@@ -100,7 +128,7 @@ def close_loop(
             for plan, measured in zip(new, tools.measure(new), strict=True):
                 known[plan.candidates] = Finalist(plan, plan.latency_ms or 0.0, measured)
             closed.finalists = list(known.values())
-            closed.table = tools.fit([f.measured for f in closed.finalists])
+            closed.table = tools.fit(closed.measured)
             closed.frontier = tools.frontier(closed.table)
             rounds += 1
         if _settled(closed, limit_ms):
@@ -109,11 +137,37 @@ def close_loop(
             continue
         if closed.meeting(limit_ms):
             return closed
-        if aim_ms < closed.frontier.latency_ms[0] + closed.table.overhead_ms:
+        if aim_ms < closed.fastest_ms:
             if closed.meeting(budget_ms):
                 return closed
             raise _missed(closed, budget_ms)
-        aim_ms *= min(LOWER, limit_ms / min(f.measured.ms for f in closed.finalists))
+        fastest_ms = min(f.ms for f in closed.finalists)
+        aim_ms *= min(LOWER, limit_ms / fastest_ms) if math.isfinite(fastest_ms) else LOWER
+
+
+def predict(limit_ms: float, width: int, tools: Tools, known: Sequence[Measured]) -> Closed:
+    """Returns the plans that were measured before, and those that should be measured next.
+
+    Nothing is measured: ``tools.measure`` is not called. The finalists are the known networks, then
+    at most ``width`` plans around the limit that are not known, their measurement None.
+
+    Args:
+        limit_ms: The latency to aim for.
+        width: How many plans to choose around it.
+        tools: How to fit, search and price.
+        known: Networks that were measured.
+    """
+    table = tools.fit(known)
+    found = tools.frontier(table)
+    measured = {m.plan.candidates: m for m in known}
+    finalists = []
+    for one in known:
+        plan = tools.price(table, one.plan)
+        finalists.append(Finalist(plan, plan.latency_ms or 0.0, one))
+    for plan in around(found, table.overhead_ms, limit_ms, width):
+        if plan.candidates not in measured:
+            finalists.append(Finalist(plan, plan.latency_ms or 0.0, None))
+    return Closed(table, found, finalists)
 
 
 def around(found: Frontier, overhead_ms: float, limit_ms: float, width: int) -> list[MergePlan]:
@@ -142,11 +196,17 @@ def _settled(closed: Closed, limit_ms: float) -> bool:
     return (meeting[0].plan.score or 0.0) >= best
 
 
-def _missed(closed: Closed, budget_ms: float) -> InfeasibleBudgetError:
-    fastest = min(closed.finalists, key=lambda f: f.measured.ms).measured
-    return InfeasibleBudgetError(
+def _missed(closed: Closed, budget_ms: float) -> BudgetMissedError | DeviceError:
+    fastest = min(closed.measured, key=lambda m: m.ms)
+    if fastest.error is not None:
+        return DeviceError(
+            f"none of the {len(closed.measured)} networks could be built and run on "
+            f"{closed.table.device}; the first said: {closed.measured[0].error}"
+        )
+    return BudgetMissedError(
         f"no network meets {budget_ms:.4g} ms on {closed.table.device}: the fastest of "
         f"{len(closed.finalists)} that were built and measured takes {fastest.ms:.4g} ms "
         f"({fastest.ratio:.2f}x), {100 * (fastest.ms / budget_ms - 1):.1f} % too slow; raise "
-        "--budget-ms, lower --speedup, or allow more candidates (--rules full)"
+        "--budget-ms, lower --speedup, or allow more candidates (--rules full)",
+        closed,
     )

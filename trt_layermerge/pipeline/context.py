@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trt_layermerge.backends import Backend, get_backend
+from trt_layermerge.backends.registry import int8_remainder
 from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.device import Precision
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.graph_file import load_graph
 from trt_layermerge.core.jsonio import Json, damage, read_lines, sha256_file
@@ -23,7 +25,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from trt_layermerge.finetune.data import LabelledData, Part
+    from trt_layermerge.measure.meter import Meter
     from trt_layermerge.merge import RelaxedNet
+
+ISOLATED = ("tensorrt", "tensorrt_rtx")
+"""Backends that run in processes of their own: a network that crashes them costs one entry."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,37 @@ class Context:
         """Where latency is measured; torch measures on the device that torch computes on."""
         name = self.recipe.measure.backend
         return get_backend(name, **({"device": self.recipe.device} if name == "torch" else {}))
+
+    @property
+    def remainder(self) -> Precision:
+        """The float type of what int8 does not quantise where latency is measured."""
+        return int8_remainder(self.recipe.measure.backend)
+
+    @property
+    def engines(self) -> bool:
+        """Whether what is measured are engines, whose speed differs from build to build."""
+        return self.recipe.measure.backend in ISOLATED
+
+    @cached_property
+    def meter(self) -> Meter:
+        """Who measures latency: this process, a child of it, another device, or imported files."""
+        from trt_layermerge.measure.isolated import AgentMeter, run_here
+        from trt_layermerge.measure.meter import BackendMeter
+        from trt_layermerge.pipeline.recorded import Recorded, RecordedMeter
+
+        measure, note = self.recipe.measure, self.reporter.note
+        if measure.recorded:
+            return RecordedMeter(Recorded.of(self))
+        if measure.host is None and not self.engines:
+            return BackendMeter(self.backend)
+        agent = run_here
+        if measure.host is not None:
+            from trt_layermerge.measure.agent.zipapp import write_zipapp
+            from trt_layermerge.measure.ssh import SshAgent
+
+            agent = SshAgent(measure.host, write_zipapp, note)
+        work = self.folder / "jobs"
+        return AgentMeter(measure.backend, work, agent, self.remainder, note)
 
     @property
     def store(self) -> Path:

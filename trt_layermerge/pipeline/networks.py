@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trt_layermerge.core.candidate import Candidate, original_candidate
-from trt_layermerge.core.conv import Spec
+from trt_layermerge.core.conv import ConvSpec, Spec
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyTable
+from trt_layermerge.errors import DeviceError
 from trt_layermerge.pipeline.context import Context
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from trt_layermerge.measure.meter import Outcome
+
+DEARER = 1.5
+"""A merged block may cost this much more arithmetic and still be faster: it is one layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +38,16 @@ class Measured:
             so that a host whose speed changes does not mix clocks.
         ratio: Speed-up over the original, paired by round.
         clock_ms: Latency by the clock of this very measurement, which a budget in ms is held to.
+        ratios: Speed-up of each build, where the network was built several times.
+        error: Why it could not be built or run; its latency is infinite then.
     """
 
     plan: MergePlan
     ms: float
     ratio: float
     clock_ms: float
+    ratios: tuple[float, ...] = ()
+    error: str | None = None
 
 
 def onnx_of(
@@ -62,42 +74,79 @@ def plan_onnx(context: Context, plan: MergePlan) -> bytes:
     from trt_layermerge.merge import collapse, relax
 
     merged = collapse(relax(context.model, context.graph, plan)).eval()
-    precision, remainder = context.recipe.measure.precision, context.backend.int8_remainder
+    precision, remainder = context.recipe.measure.precision, context.remainder
     return onnx_of(merged, context.example, precision, remainder)
 
 
 def original_onnx(context: Context) -> bytes:
     """Returns the original network as ONNX bytes."""
-    precision, remainder = context.recipe.measure.precision, context.backend.int8_remainder
+    precision, remainder = context.recipe.measure.precision, context.remainder
     return onnx_of(context.model, context.example, precision, remainder)
 
 
 def measure_plans(
-    context: Context, plans: Sequence[MergePlan], reference_ms: float | None, rounds: int
+    context: Context,
+    plans: Sequence[MergePlan],
+    reference_ms: float | None,
+    rounds: int,
+    builds: int = 1,
 ) -> tuple[float, list[Measured]]:
-    """Returns the original's latency and that of each plan, all timed in one interleaved run.
+    """Returns the original's latency and that of each plan, each timed in turns with the original.
 
     Args:
         context: The run.
         plans: What to build and measure.
         reference_ms: The original's latency in the first measurement; None if this is the first.
-        rounds: Interleaved rounds.
-    """
-    from trt_layermerge.measure.bench import BURST_MS
-    from trt_layermerge.measure.timing import speedup, time_models
+        rounds: Bursts of each network.
+        builds: How often an engine is built and timed, where building is a matter of luck.
 
-    models = [original_onnx(context)]
+    Raises:
+        DeviceError: If this is the first measurement and no network could be built and run.
+    """
+    models = []
     for count, plan in enumerate(plans):
         context.reporter.progress("building networks", count, len(plans))
         models.append(plan_onnx(context, plan))
     context.reporter.progress("building networks", len(plans), len(plans))
-    original, *timings = time_models(models, context.backend, rounds=rounds, burst_ms=BURST_MS)
-    reference_ms = reference_ms or original.ms
-    ratios = [speedup(original, timing).value for timing in timings]
-    return reference_ms, [
-        Measured(plan, reference_ms / ratio, ratio, timing.ms)
-        for plan, ratio, timing in zip(plans, ratios, timings, strict=True)
-    ]
+    found = context.meter.networks(
+        original_onnx(context),
+        models,
+        rounds,
+        builds,
+        lambda done, total: context.reporter.progress("measuring networks", done, total),
+    )
+    return with_reference(plans, found, reference_ms)
+
+
+def with_reference(
+    plans: Sequence[MergePlan], outcomes: Sequence[Outcome], reference_ms: float | None
+) -> tuple[float, list[Measured]]:
+    """Returns the original's latency and the plans with what was measured of them.
+
+    Args:
+        plans: What was measured.
+        outcomes: What came of each.
+        reference_ms: The original's latency in the first measurement; None if this is the first.
+
+    Raises:
+        DeviceError: If this is the first measurement and all of it failed.
+    """
+    from trt_layermerge.measure.meter import Failed
+
+    if reference_ms is None:
+        errors = [outcome.error for outcome in outcomes if isinstance(outcome, Failed)]
+        if len(errors) == len(outcomes):
+            raise DeviceError(f"no network could be built and run; the first said: {errors[0]}")
+        reference_ms = median(o.original_ms for o in outcomes if not isinstance(o, Failed))
+    measured = []
+    for plan, outcome in zip(plans, outcomes, strict=True):
+        if isinstance(outcome, Failed):
+            measured.append(Measured(plan, inf, 0.0, inf, error=outcome.error))
+        else:
+            ratio = outcome.ratio
+            ms = reference_ms / ratio
+            measured.append(Measured(plan, ms, ratio, outcome.ms, outcome.ratios))
+    return reference_ms, measured
 
 
 def specs_of(plan: MergePlan) -> tuple[Spec, ...]:
@@ -123,6 +172,29 @@ def useful(
         if not c.original
         and table.cost_ms(c, precision, batch) < sum(singles[c.block.start : c.block.end])
     ]
+
+
+def promising(graph: LayerGraph, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Returns the candidates that may be faster than their block, where no latency is known yet.
+
+    Those with less arithmetic, and those with fewer convolutions and ``DEARER`` times as much at
+    most.
+    """
+    before = [_work(original_candidate(graph, i)) for i in range(len(graph.units))]
+
+    def better(candidate: Candidate) -> bool:
+        block = before[candidate.block.start : candidate.block.end]
+        macs, convs = sum(m for m, _ in block), sum(c for _, c in block)
+        new_macs, new_convs = _work(candidate)
+        return new_macs < macs or (new_convs < convs and new_macs <= DEARER * macs)
+
+    return [c for c in candidates if not c.original and better(c)]
+
+
+def _work(candidate: Candidate) -> tuple[int, int]:
+    """Returns multiply-accumulates and number of convolutions of a candidate."""
+    convs = [spec for spec in candidate.costs if isinstance(spec, ConvSpec)]
+    return sum(spec.macs for spec in convs), len(convs)
 
 
 def sample_plans(

@@ -6,15 +6,23 @@ beside the original, and the block latencies are corrected until they add up to 
 
 from __future__ import annotations
 
-from trt_layermerge.core.candidate import original_candidate
+from trt_layermerge.core.candidate import Candidate, original_candidate
 from trt_layermerge.core.jsonio import Json, write_lines
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.measure.fit import Observation, fit_latency
-from trt_layermerge.measure.table import measure_specs
+from trt_layermerge.measure.meter import SpecRequest
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.models import network_inputs
-from trt_layermerge.pipeline.networks import measure_plans, sample_plans, specs_of, useful
+from trt_layermerge.pipeline.networks import (
+    Measured,
+    measure_plans,
+    original_onnx,
+    sample_plans,
+    specs_of,
+    useful,
+)
+from trt_layermerge.pipeline.recorded import Recorded, source_of
 from trt_layermerge.pipeline.stage import Stage
 
 
@@ -22,7 +30,7 @@ def _settings(context: Context) -> Json:
     measure = context.recipe.measure
     return {
         "measure": measure.model_dump(mode="json", exclude={"store"}),
-        "device": context.backend.device().to_json(),
+        **source_of(context),
         "model": network_inputs(context.recipe.model),
         "seed": context.seed,
     }
@@ -31,19 +39,19 @@ def _settings(context: Context) -> Json:
 def _run(context: Context) -> tuple[str, ...]:
     measure, graph = context.recipe.measure, context.graph
     candidates = [*context.candidates, *(original_candidate(graph, u.index) for u in graph.units)]
-    bare = measure_specs(
+    asked = SpecRequest(
         [spec for c in candidates for spec in c.costs],
-        context.backend,
         measure.precision,
         measure.batch,
+        measure.rounds,
         context.store,
-        on_progress=lambda done, total: context.reporter.progress("measuring", done, total),
-        rounds=measure.rounds,
+        lambda: original_onnx(context),
+    )
+    bare = context.meter.specs(
+        asked, lambda done, total: context.reporter.progress("measuring", done, total)
     )
     bare.save(context.folder / "latency_bare.jsonl")
-    faster = useful(graph, candidates, bare, measure.precision, measure.batch)
-    plans = [MergePlan.of(graph, []), *sample_plans(graph, faster, measure.networks, context.seed)]
-    reference_ms, measured = measure_plans(context, plans, None, measure.rounds)
+    reference_ms, measured = _networks(context, candidates, bare)
     rows = [
         {"ms": m.ms, "ratio": m.ratio, "specs": [s.to_json() for s in specs_of(m.plan)]}
         for m in measured
@@ -54,6 +62,27 @@ def _run(context: Context) -> tuple[str, ...]:
     table = fit_latency(bare, observations, measure.precision, measure.batch)
     table.save(context.folder / "latency.jsonl")
     return "latency_bare.jsonl", "networks.jsonl", "latency.jsonl"
+
+
+def _networks(
+    context: Context, candidates: list[Candidate], bare: LatencyTable
+) -> tuple[float, list[Measured]]:
+    """Returns the original's latency and random networks measured beside it, those that run."""
+    measure, graph = context.recipe.measure, context.graph
+    if measure.recorded:
+        reference_ms, measured = Recorded.of(context).measured(context, "sample", None)
+    else:
+        faster = useful(graph, candidates, bare, measure.precision, measure.batch)
+        plans = sample_plans(graph, faster, measure.networks, context.seed)
+        plans = [MergePlan.of(graph, []), *plans]
+        reference_ms, measured = measure_plans(context, plans, None, measure.rounds)
+    failed = [m.error for m in measured if m.error is not None]
+    if failed:
+        context.reporter.note(
+            f"{len(failed)} of {len(measured)} networks could not be measured and are left out; "
+            f"the first said: {failed[0]}"
+        )
+    return reference_ms, [m for m in measured if m.error is None]
 
 
 def _result(context: Context) -> Json:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from trt_layermerge.core.conv import spec_from_json
 from trt_layermerge.core.jsonio import Json, damage, read_json, read_lines, write_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyTable
-from trt_layermerge.errors import InfeasibleBudgetError
 from trt_layermerge.measure.fit import Observation, fit_latency
-from trt_layermerge.pipeline.closing import Closed, Finalist, Tools, close_loop
+from trt_layermerge.pipeline.closing import (
+    BudgetMissedError,
+    Closed,
+    Finalist,
+    Tools,
+    close_loop,
+    predict,
+)
 from trt_layermerge.pipeline.context import Context
+from trt_layermerge.pipeline.folder import outdated, unfinished
 from trt_layermerge.pipeline.networks import Measured, measure_plans, specs_of
+from trt_layermerge.pipeline.recorded import Recorded, source_of
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.pipeline.versions import versions
 from trt_layermerge.search import Frontier, Objective, frontier
@@ -24,21 +33,55 @@ Ranked: TypeAlias = tuple[Finalist, float | None]
 
 OUTPUTS = ("frontier.json", "finalists.json", "plan.json")
 
+BUILDS = 3
+"""How often the engine of the chosen network is built: builders choose kernels by chance too."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a search came to.
+
+    Attributes:
+        closed: Everything that was looked at.
+        ranked: The finalists that may be chosen, the best first.
+        chosen: One of the finalists.
+        measured: How it measured in the end; None where it is predicted only.
+    """
+
+    closed: Closed
+    ranked: list[Ranked]
+    chosen: Finalist
+    measured: Measured | None
+
 
 def _settings(context: Context) -> Json:
-    search = context.recipe.search
+    search, measure = context.recipe.search, context.recipe.measure
     return {
         "search": search.model_dump(mode="json", exclude={"rules", "limits"}),
         "seed": context.seed,
+        **(source_of(context) if measure.recorded else {}),
     }
 
 
 def _run(context: Context) -> tuple[str, ...]:
     original_ms, observations = _networks(context)
-    budget_ms = context.recipe.search.budget_ms or original_ms / context.recipe.search.speedup
-    limit_ms = budget_ms * (1 - context.recipe.search.headroom)
     search = context.recipe.search
+    budget_ms = search.budget_ms or original_ms / search.speedup
     tools = _tools(context, original_ms, observations)
+    choose = _choose_recorded if context.recipe.measure.recorded else _choose
+    try:
+        choice = choose(context, tools, original_ms, budget_ms)
+    except BudgetMissedError as missed:
+        _leave_frontier(context, missed.closed)
+        raise
+    _write(context, choice, original_ms, budget_ms)
+    return OUTPUTS
+
+
+def _choose(context: Context, tools: Tools, original_ms: float, budget_ms: float) -> Choice:
+    """Returns the best plan that was built, measured, and measured again within the budget."""
+    search = context.recipe.search
+    limit_ms = budget_ms * (1 - search.headroom)
     closed = close_loop(limit_ms, search.finalists, search.loops, tools, budget_ms)
     if not closed.meeting(limit_ms):
         context.reporter.note("the budget is met only without its headroom")
@@ -49,9 +92,68 @@ def _run(context: Context) -> tuple[str, ...]:
         f"{len(meeting)} of them within {limit_ms:.4g} ms"
     )
     ranked = _rank(context, meeting[: search.finalists])
-    chosen, measured = _confirm(context, ranked, original_ms, budget_ms)
-    _write(context, closed, ranked, chosen, measured, (original_ms, budget_ms))
-    return OUTPUTS
+    for finalist, _ in ranked:
+        again = _measure_again(context, finalist.plan, original_ms)
+        took_ms = again.clock_ms if search.budget_ms else again.ms
+        if took_ms <= budget_ms:
+            return Choice(closed, ranked, finalist, again)
+        context.reporter.note(
+            f"a finalist took {took_ms:.4g} ms when measured again, more than {budget_ms:.4g} ms"
+        )
+    raise BudgetMissedError(
+        f"every finalist was slower than {budget_ms:.4g} ms when measured again; the machine is "
+        "busy or the budget too close to the limit: try again, raise it, or raise search.headroom",
+        closed,
+    )
+
+
+def _measure_again(context: Context, plan: MergePlan, original_ms: float) -> Measured:
+    """Returns a second measurement, for the first one flatters what was picked by it.
+
+    Engines are built anew for it, several times.
+    """
+    rounds, builds = 2 * context.recipe.measure.rounds, BUILDS if context.engines else 1
+    _, (again,) = measure_plans(context, [plan], original_ms, rounds, builds)
+    if len(again.ratios) > 1:
+        context.reporter.note(
+            f"{len(again.ratios)} builds of the network are {min(again.ratios):.3f} to "
+            f"{max(again.ratios):.3f} times as fast as the original"
+        )
+    return again
+
+
+def _choose_recorded(
+    context: Context, tools: Tools, original_ms: float, budget_ms: float
+) -> Choice:
+    """Returns the best plan that was measured within the budget elsewhere, or else is predicted to.
+
+    Raises:
+        BudgetMissedError: If none is.
+    """
+    search, recorded = context.recipe.search, Recorded.of(context)
+    _, known = recorded.measured(context, "finalist", original_ms)
+    limit_ms = budget_ms * (1 - search.headroom)
+    closed = predict(limit_ms, search.finalists, tools, known)
+    meeting = closed.meeting(limit_ms) or closed.meeting(budget_ms)
+    if meeting:
+        ranked = _rank(context, meeting[: search.finalists])
+        chosen = ranked[0][0]
+        return Choice(closed, ranked, chosen, chosen.measured)
+    promised = [f for f in closed.finalists if f.measured is None and f.predicted_ms <= budget_ms]
+    if not promised:
+        raise BudgetMissedError(
+            f"no network is predicted to meet {budget_ms:.4g} ms on {closed.table.device}: the "
+            f"fastest would take {closed.fastest_ms:.4g} ms; raise --budget-ms, lower --speedup, "
+            "or allow more candidates (--rules full)",
+            closed,
+        )
+    within = [f for f in promised if f.predicted_ms <= limit_ms] or promised
+    context.reporter.note(
+        "the plan is predicted, not measured: to measure it and its neighbours, "
+        f"{recorded.remedy}, import the answers (--import FILE) and search again"
+    )
+    chosen = max(within, key=lambda f: f.plan.score or 0.0)
+    return Choice(closed, [(chosen, None)], chosen, None)
 
 
 def _networks(context: Context) -> tuple[float, list[Observation]]:
@@ -71,7 +173,7 @@ def _tools(context: Context, original_ms: float, before: list[Observation]) -> T
     bare = LatencyTable.load(context.folder / "latency_bare.jsonl")
 
     def fit(measured: Sequence[Measured]) -> LatencyTable:
-        seen = [Observation(specs_of(m.plan), m.ms) for m in measured]
+        seen = [Observation(specs_of(m.plan), m.ms) for m in measured if m.error is None]
         return fit_latency(bare, [*before, *seen], measure.precision, measure.batch)
 
     def points(table: LatencyTable) -> Frontier:
@@ -89,7 +191,10 @@ def _tools(context: Context, original_ms: float, before: list[Observation]) -> T
     def build(plans: Sequence[MergePlan]) -> Sequence[Measured]:
         return measure_plans(context, plans, original_ms, measure.rounds)[1]
 
-    return Tools(fit, points, build)
+    def price(table: LatencyTable, plan: MergePlan) -> MergePlan:
+        return _priced(context, table, plan)
+
+    return Tools(fit, points, build, price)
 
 
 def _objective(context: Context) -> Objective:
@@ -126,84 +231,68 @@ def _rank(context: Context, meeting: list[Finalist]) -> list[Ranked]:
     return [(meeting[i], scores[i]) for i in order]
 
 
-def _confirm(
-    context: Context, ranked: list[Ranked], original_ms: float, budget_ms: float
-) -> tuple[Finalist, Measured]:
-    """Returns the best finalist that also meets the budget when measured once more.
-
-    The finalists were picked among several by their measurements, which flatters the picked.
-
-    Raises:
-        InfeasibleBudgetError: If none does.
-    """
-    rounds = 2 * context.recipe.measure.rounds
-    for finalist, _ in ranked:
-        _, (again,) = measure_plans(context, [finalist.plan], original_ms, rounds)
-        took_ms = again.clock_ms if context.recipe.search.budget_ms else again.ms
-        if took_ms <= budget_ms:
-            return finalist, again
-        context.reporter.note(
-            f"a finalist took {took_ms:.4g} ms when measured again, more than {budget_ms:.4g} ms"
-        )
-    raise InfeasibleBudgetError(
-        f"every finalist was slower than {budget_ms:.4g} ms when measured again; the machine is "
-        "busy or the budget too close to the limit: try again, raise it, or raise search.headroom"
-    )
-
-
-def _write(
-    context: Context,
-    closed: Closed,
-    ranked: list[Ranked],
-    chosen: Finalist,
-    measured: Measured,
-    targets: tuple[float, float],
-) -> None:
-    original_ms, budget_ms = targets
-    joint = {finalist.plan.candidates: score for finalist, score in ranked}
+def _write(context: Context, choice: Choice, original_ms: float, budget_ms: float) -> None:
+    joint = {finalist.plan.candidates: score for finalist, score in choice.ranked}
     rows = [
         {
             "predicted_ms": f.predicted_ms,
-            "measured_ms": f.measured.ms,
+            "measured_ms": f.ms if math.isfinite(f.ms) else None,
+            "error": f.measured.error if f.measured else None,
             "score": f.plan.score,
             "joint_score": joint.get(f.plan.candidates),
-            "chosen": f is chosen,
+            "chosen": f is choice.chosen,
             "candidates": [c.to_json() for c in f.plan.changed],
         }
-        for f in closed.finalists
+        for f in choice.closed.finalists
     ]
-    overhead = closed.table.overhead_ms
-    points = [[latency + overhead, score] for latency, score in closed.frontier]
-    write_json(
-        context.folder / "frontier.json",
-        "frontier",
-        {
-            "points": points,
-            "untouched": _untouched(context, closed.table),
-            "overhead_ms": overhead,
-            "prediction": dict(closed.table.notes),
-        },
-    )
+    _write_frontier(context, choice.closed)
     write_json(context.folder / "finalists.json", "finalists", {"finalists": rows})
+    measured = choice.measured
     notes = {
         "versions": versions(),
-        "measured_ms": measured.ms,
-        "measured_speedup": measured.ratio,
+        "measured_ms": measured.ms if measured else None,
+        "measured_speedup": measured.ratio if measured else None,
+        "measured_builds": list(measured.ratios) if measured else [],
         "original_ms": original_ms,
         "tables": context.folder.hashes(("latency.jsonl", "importance.jsonl")),
         "seed": context.seed,
     }
+    chosen = choice.chosen
     plan = replace(chosen.plan, latency_ms=chosen.predicted_ms, budget_ms=budget_ms, notes=notes)
     plan.save(context.folder / "plan.json")
 
 
-def _untouched(context: Context, table: LatencyTable) -> list[float]:
-    """Returns predicted latency and score of the network as it is."""
+def _leave_frontier(context: Context, closed: Closed) -> None:
+    """Writes the frontier of a search that found no plan, unless that of a finished one stands.
+
+    What a finished search on the same tables left belongs together and to later stages.
+    """
+    files = ("frontier.json",)
+    if unfinished(context.folder, files) or outdated(context.folder, files):
+        _write_frontier(context, closed)
+
+
+def _write_frontier(context: Context, closed: Closed) -> None:
+    overhead = closed.table.overhead_ms
+    kept = _priced(context, closed.table, MergePlan.of(context.graph, []))
+    write_json(
+        context.folder / "frontier.json",
+        "frontier",
+        {
+            "points": [[latency + overhead, score] for latency, score in closed.frontier],
+            "untouched": [kept.latency_ms, kept.score],
+            "overhead_ms": overhead,
+            "prediction": dict(closed.table.notes),
+        },
+    )
+
+
+def _priced(context: Context, table: LatencyTable, plan: MergePlan) -> MergePlan:
+    """Returns a plan with its predicted latency and its score."""
     measure, objective = context.recipe.measure, _objective(context)
-    kept = MergePlan.of(context.graph, []).candidates
-    costs = (table.cost_ms(c, measure.precision, measure.batch) for c in kept)
-    score = sum(objective.value(c, context.importance[c]) for c in kept)
-    return [table.overhead_ms + sum(costs), score]
+    costs = (table.cost_ms(c, measure.precision, measure.batch) for c in plan.candidates)
+    score = sum(objective.value(c, context.importance[c]) for c in plan.candidates)
+    return replace(plan, latency_ms=table.overhead_ms + sum(costs), score=score)
 
 
 def _result(context: Context) -> Json:

@@ -1,0 +1,265 @@
+"""Measuring through a folder of jobs: what crashes, hangs or eats the memory costs one entry.
+
+The agent works through the folder, in a child process here (``run_here``) or on another device
+(``measure.ssh``), and each job in a process of its own. What an interrupted agent finished is kept:
+the same jobs asked for again continue in the same folder.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TypeAlias
+
+from trt_layermerge.core.conv import Spec
+from trt_layermerge.core.device import DeviceInfo, Precision
+from trt_layermerge.core.tables import LatencyEntry, LatencyTable
+from trt_layermerge.errors import CorruptInputError, DeviceError, LayerMergeError
+from trt_layermerge.measure.jobs import (
+    RESULTS,
+    Answer,
+    Job,
+    Measurements,
+    Protocol,
+    read_keys,
+    read_measurements,
+    write_jobs,
+)
+from trt_layermerge.measure.meter import Beside, Failed, Outcome, SpecRequest, silent
+from trt_layermerge.measure.spec_model import spec_model
+from trt_layermerge.measure.store import LatencyStore
+from trt_layermerge.measure.table import Progress
+
+AGENT_PROTOCOL = "agent 1"
+"""How the agent measures, as it goes into the key of every stored latency."""
+
+Agent: TypeAlias = Callable[[Path, Progress], None]
+"""Works through a folder of jobs, continuing what is begun; raises ``DeviceError``."""
+
+_STEP = re.compile(r"(\d+)/(\d+) ")
+_PATIENCE_S = 20.0
+
+
+class AgentMeter:
+    """Measures by an agent, in folders of jobs.
+
+    Args:
+        backend: Name of the backend that the agent uses.
+        work: Where the folders go.
+        agent: What works through them.
+        remainder: Float type of what int8 leaves in float there.
+        on_note: Called with what a user should know.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        work: Path,
+        agent: Agent,
+        remainder: Precision = "fp32",
+        on_note: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.backend, self.work, self.agent = backend, work, agent
+        self.remainder, self.on_note = remainder, on_note
+
+    def device(self) -> DeviceInfo:
+        """Returns what the agent says of its device, asked once. Raises ``DeviceError``."""
+        return self._device
+
+    @cached_property
+    def _device(self) -> DeviceInfo:
+        return self._measure("device", [], Protocol(self.backend), None, silent).device
+
+    def specs(self, asked: SpecRequest, on_progress: Progress = silent) -> LatencyTable:
+        """Returns the latency of every spec; each is stored as soon as the agent has ended.
+
+        Raises:
+            CorruptInputError: If the store or the agent's answers are damaged.
+            DeviceError: If the agent does not answer.
+            UsageError: If precision or batch cannot be measured.
+        """
+        unique = list(dict.fromkeys(asked.specs))
+        key = asked.precision, asked.batch
+        with LatencyStore(asked.store, self.device(), AGENT_PROTOCOL) as store:
+            entries = {s: e for s in unique if (e := store.get(s, *key)) is not None}
+            missing = [spec for spec in unique if spec not in entries]
+            if missing:
+                measured = self._measure_specs(missing, asked, store, on_progress)
+                entries |= measured
+        table = {(spec, *key): entries[spec] for spec in unique}
+        return LatencyTable(self.device(), table, notes={"rounds": asked.rounds})
+
+    def _measure_specs(
+        self, specs: Sequence[Spec], asked: SpecRequest, store: LatencyStore, on_progress: Progress
+    ) -> dict[Spec, LatencyEntry]:
+        keys: dict[str, Spec] = {}
+
+        def jobs() -> Iterator[Job]:
+            for spec in specs:
+                model = spec_model(spec, asked.precision, asked.batch, self.remainder)
+                job = Job(str(spec), (model,))
+                keys[job.key] = spec
+                yield job
+
+        protocol = Protocol(self.backend, rounds=asked.rounds)
+        entries: dict[Spec, LatencyEntry] = {}
+        try:
+            found = self._measure("specs", jobs(), protocol, asked.sentinel(), on_progress)
+        finally:
+            for key, answer in self._answered("specs").items():
+                if key in keys:
+                    entries[keys[key]] = answer.entry()
+            good = [(s, e) for s, e in entries.items() if e.error is None]
+            store.put(good, asked.precision, asked.batch)
+        if found.device != self.device():
+            raise DeviceError(
+                f"the device changed while it was measured: it was {self.device()}, and then "
+                f"{found.device}; leave its power mode alone and type the same command again"
+            )
+        if found.drift is not None:
+            self.on_note(f"the sentinel network drifted by {100 * found.drift:.1f} %")
+        return entries
+
+    def networks(
+        self,
+        original: bytes,
+        others: Sequence[bytes],
+        rounds: int,
+        builds: int = 1,
+        on_progress: Progress = silent,
+    ) -> list[Outcome]:
+        """Returns each network's timing beside the original's, each pair in a process of its own.
+
+        A network of which some builds fail counts by those that do not.
+
+        Raises:
+            CorruptInputError: If the agent's answers are damaged.
+            DeviceError: If the agent does not answer.
+        """
+        jobs = [pair_jobs(original, other, builds) for other in others]
+        protocol = Protocol(self.backend, rounds=rounds)
+        all_jobs = (job for pair in jobs for job in pair)
+        found = self._measure("networks", all_jobs, protocol, None, on_progress)
+        return [beside([found.answers[job.key] for job in pair]) for pair in jobs]
+
+    def _measure(
+        self,
+        name: str,
+        jobs: Iterable[Job],
+        protocol: Protocol,
+        sentinel: bytes | None,
+        on_progress: Progress,
+    ) -> Measurements:
+        """Has a folder of jobs worked through; returns the answers to all of them.
+
+        The models are deleted once they are answered, the manifest and the answers stay.
+        """
+        folder = self.work / name
+        identity = write_jobs(folder, jobs, protocol, sentinel)
+        _, keys = read_keys(folder)
+        if not self._begun(folder, identity, keys):
+            (folder / RESULTS).unlink(missing_ok=True)
+        self.agent(folder, on_progress)
+        found = read_measurements(folder / RESULTS)
+        missing = found.missing(keys) if found.manifest == identity else keys
+        if missing:
+            raise DeviceError(
+                f"the agent ended with {len(missing)} of {len(keys)} jobs in {folder} not done; "
+                "type the same command again to continue"
+            )
+        shutil.rmtree(folder / "models", ignore_errors=True)
+        return found
+
+    def _begun(self, folder: Path, identity: str, keys: Sequence[str]) -> bool:
+        """Whether the folder holds answers to some of these jobs, but not to all of them."""
+        if not (folder / RESULTS).is_file():
+            return False
+        try:
+            found = read_measurements(folder / RESULTS)
+        except CorruptInputError:
+            return False
+        return found.manifest == identity and bool(found.missing(keys))
+
+    def _answered(self, name: str) -> dict[str, Answer]:
+        """Returns whatever the agent has answered in a folder, also where it was interrupted."""
+        try:
+            identity, _ = read_keys(self.work / name)
+            found = read_measurements(self.work / name / RESULTS)
+        except LayerMergeError:
+            return {}  # what kept the agent from answering is being raised already
+        same = found.manifest == identity and found.device == self.device()
+        return dict(found.answers) if same else {}
+
+
+def pair_jobs(original: bytes, other: bytes, builds: int, label: str = "network") -> list[Job]:
+    """Returns the jobs that time a network beside the original, one for every build of both."""
+    return [Job(f"original and {label}", (original, other), build) for build in range(builds)]
+
+
+def beside(answers: Sequence[Answer]) -> Outcome:
+    """Returns the answers to all builds of a pair of networks as one outcome."""
+    timed = tuple((a.timings[0], a.timings[1]) for a in answers if a.error is None)
+    if not timed:
+        return Failed(answers[0].error or "it was not measured")
+    return Beside(timed)
+
+
+def run_here(folder: Path, on_progress: Progress) -> None:
+    """Works through a folder of jobs in a child process. Raises ``DeviceError`` if that fails."""
+    command = [sys.executable, "-m", "trt_layermerge.measure.agent", str(folder)]
+    code, said = follow(command, on_progress)
+    if code:
+        raise DeviceError(
+            f"the measuring process ended with code {code} and said: {said or 'nothing'}; "
+            "type the same command again to continue"
+        )
+
+
+def follow(command: Sequence[str], on_progress: Progress) -> tuple[int, str]:
+    """Runs a command and passes on its progress, ``DONE/TOTAL …`` on a line.
+
+    Returns the exit code and the last lines that are no progress. An interrupted caller interrupts
+    the command too, and waits for it.
+
+    Raises:
+        DeviceError: If there is no such command.
+    """
+    said: deque[str] = deque(maxlen=5)
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+    except OSError as error:
+        raise DeviceError(f"cannot start {command[0]}: {error.strerror}; install it") from error
+    with process:
+        try:
+            for line in process.stdout or ():
+                if step := _STEP.match(line):
+                    on_progress(int(step[1]), int(step[2]))
+                elif line.strip():
+                    said.append(line.strip())
+        except BaseException:
+            _end(process)
+            raise
+    return process.returncode, " | ".join(said)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Interrupts a process as Ctrl-C does, so that it ends its own children; then ends it."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(_PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()

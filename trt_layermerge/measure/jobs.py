@@ -1,0 +1,245 @@
+"""Measuring jobs as a folder that another process or device works through, and what it answers.
+
+The folder holds ``manifest.json`` and ``models/*.onnx``; the answers are ``results.jsonl``. Models
+with the same content are written once, jobs with the same models once. The manifest is written last
+and names itself by a hash of its content, so that answers can be told to belong to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trt_layermerge.core.device import DeviceInfo
+from trt_layermerge.core.jsonio import (
+    Json,
+    damage,
+    read_json,
+    read_lines,
+    schema_name,
+    sha256_bytes,
+    sha256_json,
+    write_bytes,
+    write_json,
+)
+from trt_layermerge.core.tables import LatencyEntry
+from trt_layermerge.measure.timing import Timing
+
+MANIFEST, RESULTS = "manifest.json", "results.jsonl"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Networks to build and time: a spec alone, or original and plan in turns.
+
+    Attributes:
+        label: What it is, for people.
+        models: ONNX models.
+        build: Number of the build, where the same networks are built several times.
+    """
+
+    label: str
+    models: tuple[bytes, ...]
+    build: int = 0
+
+    @cached_property
+    def key(self) -> str:
+        """What the job is called in answers: the same content has the same key."""
+        return sha256_json([[sha256_bytes(model) for model in self.models], self.build])[:20]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How every job of a folder is measured.
+
+    Attributes:
+        backend: Name of the backend.
+        rounds: Bursts of each network, in turns.
+        burst_ms: How long a burst lasts.
+        timeout_s: A job that takes longer is ended and counts as failed.
+        sentinel_every: After so many jobs the sentinel is measured once more.
+    """
+
+    backend: str
+    rounds: int = 20
+    burst_ms: float = 2.0
+    timeout_s: float = 600.0
+    sentinel_every: int = 20
+
+
+def write_jobs(
+    folder: Path, jobs: Iterable[Job], protocol: Protocol, sentinel: bytes | None = None
+) -> str:
+    """Writes a folder of jobs; returns the manifest's id.
+
+    Args:
+        folder: Where; made if it is missing. Models already there are not written again.
+        jobs: What to measure, taken one by one, so that their models need not fit into memory.
+        protocol: How.
+        sentinel: A network that is measured again and again, to tell how the device drifts.
+
+    Raises:
+        DeviceError: If the folder cannot be written.
+    """
+    listed: dict[str, Json] = {}
+    watch = None if sentinel is None else Job("sentinel", (sentinel,))
+    for job in ([] if watch is None else [watch], jobs):
+        for one in job:
+            if one.key not in listed:
+                listed[one.key] = _listed(folder, one)
+    body: Json = {
+        **asdict(protocol),
+        "builds": 1,
+        "sentinel": None if watch is None else watch.key,
+        "jobs": list(listed.values()),
+    }
+    identity = sha256_json({"schema": schema_name("jobs"), **body})
+    write_json(folder / MANIFEST, "jobs", {"id": identity, **body})
+    return identity
+
+
+def _listed(folder: Path, job: Job) -> Json:
+    """Writes the models of a job; returns its line in the manifest."""
+    models = []
+    for model in job.models:
+        digest = sha256_bytes(model)
+        name = f"models/{digest[:20]}.onnx"
+        if not (folder / name).is_file() or (folder / name).stat().st_size != len(model):
+            write_bytes(folder / name, model)
+        models.append({"file": name, "sha256": digest})
+    return {"key": job.key, "label": job.label, "models": models}
+
+
+def read_keys(folder: Path) -> tuple[str, list[str]]:
+    """Returns id and job keys of a folder's manifest.
+
+    Raises:
+        UsageError: If there is none.
+        CorruptInputError: If it is damaged.
+    """
+    body = read_json(folder / MANIFEST, "jobs")
+    with damage(folder / MANIFEST):
+        return str(body["id"]), [str(job["key"]) for job in body["jobs"]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of one job.
+
+    Attributes:
+        timings: One timing of each of its models, from the same rounds; empty where it failed.
+        error: Why it failed, or None.
+        seconds: How long it took in all.
+    """
+
+    timings: tuple[Timing, ...]
+    error: str | None
+    seconds: float = 0.0
+
+    def entry(self) -> LatencyEntry:
+        """Returns the entry of a job with one model, for the latency table."""
+        if self.error is not None:
+            return LatencyEntry(math.inf, error=self.error)
+        return entry_of(self.timings[0])
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """The answers to a folder of jobs.
+
+    Attributes:
+        manifest: Id of the manifest they answer.
+        device: Where they come from, with its power mode.
+        facts: What else is known of the device.
+        answers: By key of the job.
+        drift: How far the sentinel's latencies lie apart, relative to their median; None where it
+            was not measured twice.
+    """
+
+    manifest: str
+    device: DeviceInfo
+    facts: Mapping[str, Any]
+    answers: Mapping[str, Answer]
+    drift: float | None
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """Returns those of the keys that have no answer, good or bad."""
+        return [key for key in keys if key not in self.answers]
+
+
+def read_measurements(path: Path) -> Measurements:
+    """Returns the answers of a file, brought to one clock by the sentinel where there is one.
+
+    Between two measurements of the sentinel the device is taken to have drifted evenly: latencies
+    are divided by the sentinel's, relative to the median of all of them. Where a job was answered
+    twice, a success counts, and else the last answer.
+
+    Raises:
+        UsageError: If there is no such file.
+        CorruptInputError: If it is damaged.
+    """
+    header, rows = read_lines(path, "measurements")
+    with damage(path):
+        watched = {i: _answer(row, 1.0) for i, row in enumerate(rows) if row["sentinel"]}
+        clock = {i: a.timings[0].ms for i, a in watched.items() if a.error is None}
+        answers: dict[str, Answer] = {}
+        for row, factor in zip(rows, _factors(clock, len(rows)), strict=True):
+            answer = _answer(row, factor)
+            if answer.error is None or row["key"] not in answers:
+                answers[str(row["key"])] = answer
+        facts = dict(header["facts"])
+        device = _device(DeviceInfo.from_json(header["device"]), facts)
+        return Measurements(str(header["manifest"]), device, facts, answers, _drift(clock))
+
+
+def entry_of(timing: Timing) -> LatencyEntry:
+    """Returns a timing as the entry of a latency table."""
+    return LatencyEntry(timing.ms, timing.p10_ms, timing.p90_ms, timing.samples)
+
+
+def _factors(clock: Mapping[int, float], count: int) -> list[float]:
+    """Returns what each row's latencies are multiplied by, the sentinel's between its rows."""
+    if len(clock) < 2:
+        return [1.0] * count
+    places, values = list(clock), list(clock.values())
+    local = np.interp(np.arange(count), places, values)
+    return [float(np.median(values) / here) for here in local]
+
+
+def _drift(clock: Mapping[int, float]) -> float | None:
+    values = list(clock.values())
+    return (max(values) - min(values)) / float(np.median(values)) if len(values) > 1 else None
+
+
+def _answer(row: Json, factor: float) -> Answer:
+    """Returns the answer of a row, its latencies multiplied by ``factor``."""
+    seconds = float(row["seconds"])
+    if row["error"] is not None:
+        return Answer((), str(row["error"]), seconds)
+    timings = tuple(_timing(model, factor) for model in row["models"])
+    if not timings or len({timing.rounds for timing in timings}) > 1:
+        raise ValueError("networks of one job were not timed in the same rounds")
+    return Answer(timings, None, seconds)
+
+
+def _timing(model: Json, factor: float) -> Timing:
+    """Returns one model's timing. Raises ``ValueError`` where a latency is none."""
+    medians, runs = ([float(ms) * factor for ms in model[k]] for k in ("round_ms", "runs_ms"))
+    if not medians or not runs or not all(0 < ms < math.inf for ms in (*medians, *runs)):
+        raise ValueError("a latency is not a positive number")
+    return Timing(tuple(medians), tuple(runs), str(model["method"]))
+
+
+def _device(device: DeviceInfo, facts: Mapping[str, Any]) -> DeviceInfo:
+    """Returns the device with its power mode among the settings."""
+    mode = facts.get("power_mode")
+    if not mode or str(mode) in device.settings:
+        return device
+    settings = ", ".join(part for part in (device.settings, f"power mode {mode}") if part)
+    return replace(device, settings=settings)

@@ -1,0 +1,167 @@
+"""Who measures: this process, a child of it, or another device, behind one contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Protocol, TypeAlias
+
+from trt_layermerge.backends import Backend
+from trt_layermerge.core.conv import Spec
+from trt_layermerge.core.device import DeviceInfo, Precision
+from trt_layermerge.core.tables import LatencyTable
+from trt_layermerge.measure.bench import BURST_MS
+from trt_layermerge.measure.table import Progress, measure_specs
+from trt_layermerge.measure.timing import Timing, speedup, time_models
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One network measured beside the original, once for every build of both.
+
+    Attributes:
+        builds: Timings of the original and of the network, from the same rounds.
+    """
+
+    builds: tuple[tuple[Timing, Timing], ...]
+
+    @property
+    def original_ms(self) -> float:
+        """Latency of the original, the median over the builds."""
+        return median(original.ms for original, _ in self.builds)
+
+    @property
+    def ms(self) -> float:
+        """Latency of the network, the median over the builds."""
+        return median(other.ms for _, other in self.builds)
+
+    @property
+    def ratio(self) -> float:
+        """Speed-up over the original, paired by round, the median over the builds."""
+        return median(self.ratios)
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """Speed-up of each build."""
+        return tuple(speedup(original, other).value for original, other in self.builds)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A network that could not be built or run, and why."""
+
+    error: str
+
+
+Outcome: TypeAlias = Beside | Failed
+
+
+@dataclass(frozen=True)
+class SpecRequest:
+    """Which blocks to measure, and how.
+
+    Attributes:
+        specs: What to measure; repetitions are ignored.
+        precision: Type of weights and maps.
+        batch: Images per run.
+        rounds: Bursts of each.
+        store: File of the ``LatencyStore``: what it has is not measured again.
+        sentinel: Makes the network that is measured again and again where a device may drift.
+    """
+
+    specs: Iterable[Spec]
+    precision: Precision
+    batch: int
+    rounds: int
+    store: Path
+    sentinel: Callable[[], bytes]
+
+
+def silent(done: int, total: int) -> None:
+    """Ignores progress."""
+
+
+class Meter(Protocol):
+    """Measures blocks and whole networks on one device."""
+
+    def device(self) -> DeviceInfo:
+        """Returns where it measures. Raises ``DeviceError`` if that is not there."""
+        ...
+
+    def specs(self, asked: SpecRequest, on_progress: Progress = silent) -> LatencyTable:
+        """Returns the latency of every spec; one that fails is infinite, with the reason.
+
+        Raises:
+            CorruptInputError: If the store is damaged.
+            DeviceError: If the device is not there, or refuses everything.
+            UsageError: If precision or batch cannot be measured.
+        """
+        ...
+
+    def networks(
+        self,
+        original: bytes,
+        others: Sequence[bytes],
+        rounds: int,
+        builds: int = 1,
+        on_progress: Progress = silent,
+    ) -> list[Outcome]:
+        """Returns each network's timing beside the original's, or why there is none.
+
+        Args:
+            original: ONNX model of the original network.
+            others: ONNX models of the others.
+            rounds: Bursts of each, in turns.
+            builds: How often each pair is built and timed, where building is a matter of luck.
+            on_progress: Called with the numbers of finished and of all networks.
+
+        Raises:
+            DeviceError: If the device is not there, or refuses everything.
+        """
+        ...
+
+
+class BackendMeter:
+    """Measures in this process.
+
+    All networks are timed in one interleaved run, and one build of each is enough: none of the
+    libraries that are used like this tries out kernels while it builds.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    def device(self) -> DeviceInfo:
+        """Returns the device of the backend."""
+        return self.backend.device()
+
+    def specs(self, asked: SpecRequest, on_progress: Progress = silent) -> LatencyTable:
+        """Returns the latency of every spec (``measure.table``)."""
+        return measure_specs(
+            asked.specs,
+            self.backend,
+            asked.precision,
+            asked.batch,
+            asked.store,
+            on_progress=on_progress,
+            rounds=asked.rounds,
+        )
+
+    def networks(
+        self,
+        original: bytes,
+        others: Sequence[bytes],
+        rounds: int,
+        builds: int = 1,
+        on_progress: Progress = silent,
+    ) -> list[Outcome]:
+        """Returns each network's timing beside the original's, all from one interleaved run.
+
+        Raises:
+            DeviceError: If one of them cannot be built or run.
+        """
+        models = [original, *others]
+        first, *timings = time_models(models, self.backend, rounds=rounds, burst_ms=BURST_MS)
+        return [Beside(((first, timing),)) for timing in timings]

@@ -1,0 +1,224 @@
+"""Latency measured by hand on a device out of reach: jobs out, answers in, two round trips.
+
+The first trip measures every block and some random networks; ``search`` then predicts a plan. The
+second measures the plans around it, and ``search`` chooses among those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from trt_layermerge.core.candidate import Candidate, original_candidate
+from trt_layermerge.core.conv import Spec
+from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_file, write_bytes
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.errors import UsageError
+from trt_layermerge.measure.isolated import pair_jobs
+from trt_layermerge.measure.jobs import (
+    RESULTS,
+    Job,
+    Measurements,
+    Protocol,
+    read_measurements,
+    write_jobs,
+)
+from trt_layermerge.measure.spec_model import spec_model
+from trt_layermerge.pipeline.api import open_run, remember, run_stage, stage
+from trt_layermerge.pipeline.context import Context
+from trt_layermerge.pipeline.networks import original_onnx, plan_onnx, promising, sample_plans
+from trt_layermerge.pipeline.options import NullReporter, Reporter, RunOptions
+from trt_layermerge.pipeline.recorded import (
+    Exported,
+    Network,
+    Recorded,
+    Role,
+    exported_path,
+    imported_path,
+)
+from trt_layermerge.pipeline.stage import perform
+from trt_layermerge.pipeline.stages.search import BUILDS
+
+AGENT = "trt-layermerge-agent.pyz"
+
+
+@dataclass
+class _Wanted:
+    """What a run still has to have measured, and the keys that the jobs of it get."""
+
+    specs: list[Spec]
+    plans: list[tuple[Role, MergePlan]]
+    spec_keys: dict[str, Spec] = field(default_factory=dict)
+    networks: list[Network] = field(default_factory=list)
+
+
+def export_jobs(options: RunOptions, directory: Path, reporter: Reporter | None = None) -> Json:
+    """Writes everything that a run still needs measured as a folder of jobs, and the agent beside.
+
+    Blocks and random networks at first; after a search, the plans that it would have measured.
+
+    Args:
+        options: The run.
+        directory: Where to; must be empty or missing.
+        reporter: Listens to the progress.
+
+    Raises:
+        UsageError: If the folder is not empty, or nothing is left to measure.
+        DeviceError: If it cannot be written.
+    """
+    from trt_layermerge.measure.agent.zipapp import write_zipapp
+
+    if directory.is_dir() and any(directory.iterdir()):
+        raise UsageError(f"{directory} is not empty; name a folder that is, or a new one")
+    context = open_run(options.recipe, options, reporter or NullReporter())
+    perform(stage("inspect"), context)
+    remember(context)
+    wanted = _wanted(context)
+    if not wanted.specs and not wanted.plans:
+        raise UsageError(
+            f"everything that the run {options.run!r} needs measured was imported; choose by it: "
+            f"trt-layermerge search --run {options.run}"
+        )
+    measure, original = context.recipe.measure, original_onnx(context)
+    protocol = Protocol(measure.backend, rounds=measure.rounds)
+    manifest = write_jobs(directory, _jobs(context, wanted, original), protocol, original)
+    exported = Exported(
+        manifest,
+        measure.backend,
+        measure.precision,
+        measure.batch,
+        sha256_file(context.folder / "graph.json"),
+        Job("sentinel", (original,)).key,
+        wanted.spec_keys,
+        wanted.networks,
+    )
+    exported.save(exported_path(context.folder.root, manifest))
+    write_zipapp(directory / AGENT)
+    return _told(options, directory, exported)
+
+
+def _told(options: RunOptions, directory: Path, exported: Exported) -> Json:
+    sizes = [path.stat().st_size for path in directory.rglob("*") if path.is_file()]
+    return {
+        "jobs": str(directory),
+        "manifest": exported.manifest,
+        "blocks": len(exported.specs),
+        "networks": len(exported.networks),
+        "megabytes": round(sum(sizes) / 1e6, 1),
+        "on_the_device": f"python3 {directory.name}/{AGENT} {directory.name}",
+        "then_here": f"trt-layermerge latency --run {options.run} --import {directory}/{RESULTS}",
+    }
+
+
+def _wanted(context: Context) -> _Wanted:
+    """Returns the specs without an answer, random plans if there are none, and open finalists."""
+    graph, measure = context.graph, context.recipe.measure
+    candidates = [*context.candidates, *(original_candidate(graph, u.index) for u in graph.units)]
+    recorded = Recorded.of(context)
+    specs = list(dict.fromkeys(spec for c in candidates for spec in c.costs))
+    plans: list[tuple[Role, MergePlan]] = []
+    if not recorded.outcomes("sample"):
+        samples = sample_plans(graph, promising(graph, candidates), measure.networks, context.seed)
+        plans += [("sample", plan) for plan in (MergePlan.of(graph, []), *samples)]
+    elif measure.recorded:
+        known = recorded.outcomes("finalist")
+        plans += [("finalist", p) for p in _finalists(context) if p.changed not in known]
+    return _Wanted([spec for spec in specs if spec not in recorded.entries], plans)
+
+
+def _finalists(context: Context) -> list[MergePlan]:
+    """Returns the plans that ``search`` looked at and could not measure."""
+    path = context.folder / "finalists.json"
+    if not path.is_file():
+        return []
+    rows = read_json(path, "finalists")["finalists"]
+    with damage(path):
+        return [
+            MergePlan.of(context.graph, [Candidate.from_json(c) for c in row["candidates"]])
+            for row in rows
+            if row["measured_ms"] is None and row["error"] is None
+        ]
+
+
+def _jobs(context: Context, wanted: _Wanted, original: bytes) -> Iterator[Job]:
+    """Yields the jobs one by one, and notes their keys in ``wanted``."""
+    measure, steps = context.recipe.measure, len(wanted.specs) + len(wanted.plans)
+    for count, spec in enumerate(wanted.specs):
+        context.reporter.progress("writing jobs", count, steps)
+        model = spec_model(spec, measure.precision, measure.batch, context.remainder)
+        job = Job(str(spec), (model,))
+        wanted.spec_keys[job.key] = spec
+        yield job
+    for count, (role, plan) in enumerate(wanted.plans, len(wanted.specs)):
+        context.reporter.progress("writing jobs", count, steps)
+        builds = BUILDS if role == "finalist" and context.engines else 1
+        label = f"{role} of {len(plan.changed)} replacements"
+        pair = pair_jobs(original, plan_onnx(context, plan), builds, label)
+        wanted.networks.append(Network(role, plan.changed, tuple(job.key for job in pair)))
+        yield from pair
+    context.reporter.progress("writing jobs", steps, steps)
+
+
+def import_measurements(options: RunOptions, path: Path, reporter: Reporter | None = None) -> Json:
+    """Takes the answers to a run's jobs into the run, and returns the result of ``latency``.
+
+    From then on the run measures nothing here (``measure.recorded``).
+
+    Args:
+        options: The run.
+        path: ``results.jsonl`` of the agent.
+        reporter: Listens to the progress.
+
+    Raises:
+        UsageError: If the file answers other jobs, or not all of them, or another device was
+            measured before.
+        CorruptInputError: If it is damaged.
+    """
+    recorded = {"measure.host": None, "measure.recorded": True}
+    options = replace(options, overrides={**options.overrides, **recorded})
+    found = read_measurements(path)
+    context = open_run(options.recipe, options, reporter or NullReporter())
+    _check(context, found, path)
+    write_bytes(imported_path(context.folder.root, found.manifest), path.read_bytes())
+    if found.drift is not None:
+        context.reporter.note(f"the sentinel network drifted by {100 * found.drift:.1f} %")
+    return run_stage("latency", options, reporter)
+
+
+def _check(context: Context, found: Measurements, path: Path) -> None:
+    """Refuses answers that are not those of this run, or not all. Raises ``UsageError``."""
+    root, measure = context.folder.root, context.recipe.measure
+    meaning = exported_path(root, found.manifest)
+    if not meaning.is_file():
+        raise UsageError(
+            f"{path} answers the jobs {found.manifest[:12]}…, which the run {root.name!r} did not "
+            f"export; name the run that did (--run), or export: trt-layermerge latency --run "
+            f"{root.name} --export-jobs DIR"
+        )
+    known = Exported.load(meaning)
+    asked = measure.backend, measure.precision, measure.batch
+    if known.setting != asked:
+        raise UsageError(
+            f"{path} was measured with backend, precision and batch {known.setting}, but the run "
+            f"asks for {asked}; type --backend {known.backend} --precision {known.precision} "
+            f"--batch {known.batch}, or export the jobs again"
+        )
+    if known.graph != sha256_file(context.folder / "graph.json"):
+        raise UsageError(
+            f"{path} was measured for another network or input than the run {root.name!r} has by "
+            f"now; export the jobs again: trt-layermerge latency --run {root.name} --export-jobs "
+            "DIR"
+        )
+    if missing := found.missing(known.keys):
+        raise UsageError(
+            f"{path} lacks {len(missing)} of {len(known.keys)} measurements; continue on the "
+            f"device with the same command, python3 {AGENT} DIR, and import the file then"
+        )
+    before = Recorded.of(context)
+    if before.files and before.device != found.device:
+        raise UsageError(
+            f"{path} was measured on {found.device}, but the run's other latencies on "
+            f"{before.device}, and such latencies do not compare; measure on that device in that "
+            "power mode, or begin another run"
+        )
