@@ -101,9 +101,16 @@ def in_onnx_runtime(model: bytes, images: NDArray[np.float32]) -> NDArray[np.flo
 
 
 @pytest.mark.parametrize("magnitude", [6.0, 40.0])
-def test_rounding_is_that_of_the_qdq_model(magnitude: float) -> None:
-    """Up to values on the edge between two steps, which move few logits by less than rounding."""
-    network, images = seeded(), Blobs(16, 1).images
+@pytest.mark.parametrize(("normed", "share"), [(False, 0.95), (True, 0.75)])
+def test_rounding_is_that_of_the_qdq_model(magnitude: float, normed: bool, share: float) -> None:
+    """Up to values on the edge between two steps, which move few logits by less than rounding.
+
+    Behind a batch normalisation there are more of them: the scales of folded weights are rounded to
+    float16 after the folding.
+    """
+    network, images = seeded(), Blobs(64, 1).images
+    if not normed:
+        network.norm = nn.BatchNorm2d(8, eps=0.0).eval()
     model = export_bytes(network, images)
     ranges = dict.fromkeys(fixed_ranges(model), magnitude)
     # The same places: everything that a convolution, the head and the addition's shortcut reads.
@@ -114,7 +121,7 @@ def test_rounding_is_that_of_the_qdq_model(magnitude: float) -> None:
     with torch.no_grad():
         found = rounded(images).numpy()
     assert np.mean(np.abs(exact - expected) < 1e-4) < 0.1  # negative control
-    assert np.mean(np.abs(found - expected) < 1e-5) > 0.9
+    assert np.mean(np.abs(found - expected) < 1e-5) > share
     assert np.abs(found - expected).max() < np.abs(exact - expected).max()
 
 
