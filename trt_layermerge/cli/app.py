@@ -17,6 +17,8 @@ from trt_layermerge.cli.importance import importance
 from trt_layermerge.cli.inspect import inspect
 from trt_layermerge.cli.latency import latency
 from trt_layermerge.cli.merge import merge
+from trt_layermerge.cli.package import package
+from trt_layermerge.cli.rebuild import rebuild
 from trt_layermerge.cli.report import report
 from trt_layermerge.cli.run import run
 from trt_layermerge.cli.search import search
@@ -37,6 +39,8 @@ VERBS = (
     bench,
     verify,
     report,
+    package,
+    rebuild,
     agent,
 )
 

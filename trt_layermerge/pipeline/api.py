@@ -7,11 +7,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
+from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json, write_text
 from trt_layermerge.errors import UsageError
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.folder import RunFolder
-from trt_layermerge.pipeline.options import STAGES, NullReporter, Reporter, RunOptions
+from trt_layermerge.pipeline.options import (
+    PACKAGE,
+    STAGES,
+    NullReporter,
+    Reporter,
+    RunOptions,
+)
 from trt_layermerge.pipeline.preflight import preflight
 from trt_layermerge.pipeline.recipe import dump_recipe, load_recipe
 from trt_layermerge.pipeline.stage import Stage, perform
@@ -49,6 +56,8 @@ def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | No
     remember(context)
     for name in STAGES:
         stage(name).gate(context)
+    if context.recipe.package.targets:  # what fails a gate is not bundled
+        perform(stage(PACKAGE), context, again=again or options.from_stage == PACKAGE)
     return stage(STAGES[-1]).result(context)
 
 
@@ -98,6 +107,16 @@ def remember(context: Context) -> None:
     path, text = context.folder / "recipe.yaml", dump_recipe(context.recipe)
     if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)
+
+
+def rebuild(folder: Path, library: str | None, precision: Precision | None) -> Json:
+    """Builds the engine of a bundle for this machine and puts it into the bundle's place.
+
+    Raises what ``deploy.bundle.rebuild.rebuild`` raises.
+    """
+    from trt_layermerge.deploy.bundle.rebuild import rebuild
+
+    return rebuild(folder, library, precision)
 
 
 def stage(name: str) -> Stage:

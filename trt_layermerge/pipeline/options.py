@@ -24,6 +24,9 @@ STAGES: tuple[str, ...] = (
 )
 """The stages in the order in which ``run`` goes through them."""
 
+PACKAGE = "package"
+"""The stage that ``run`` ends with where the recipe names targets (``package.targets``)."""
+
 StageState: TypeAlias = Literal["run", "skip", "done"]
 
 
@@ -61,8 +64,10 @@ class RunOptions:
                 f"{self.runs_dir}; use a plain name (--run NAME) and --runs-dir DIR"
             )
         for stage in (self.from_stage, self.only_stage):
-            if stage is not None and stage not in STAGES:
-                raise UsageError(f"there is no stage {stage!r}; stages are {', '.join(STAGES)}")
+            if stage not in (None, PACKAGE, *STAGES):
+                raise UsageError(
+                    f"there is no stage {stage!r}; stages are {', '.join(STAGES)}, {PACKAGE}"
+                )
 
 
 class Reporter(Protocol):

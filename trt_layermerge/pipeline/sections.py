@@ -260,6 +260,11 @@ class PackageSection(Section):
 
     Attributes:
         targets: One bundle for each.
+        precision: Of the network that is bundled; None for the one that latency is measured at.
+        bake_preprocess: Whether normalisation and softmax are part of the graph; None where the
+            target needs it, which is DeepStream.
     """
 
     targets: tuple[Literal["plain", "triton", "deepstream", "isaac-ros"], ...] = ()
+    precision: Supported | None = None
+    bake_preprocess: bool | None = None

@@ -1,0 +1,36 @@
+"""``rebuild``: the engine of a bundle, for the machine at hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from trt_layermerge.cli.console import print_result
+from trt_layermerge.cli.options import OutputOptions
+from trt_layermerge.cli.tables import fields_view
+
+
+@dataclass(frozen=True, kw_only=True)
+class RebuildOptions(OutputOptions):
+    """Options of ``rebuild``."""
+
+    bundle: Annotated[Path, typer.Argument(help="Folder that package wrote.", show_default=False)]
+    backend: Annotated[
+        Literal["tensorrt", "tensorrt_rtx"] | None,
+        typer.Option(help="What builds it; by default what the recipe names, or is installed."),
+    ] = None
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"] | None,
+        typer.Option(help="Another precision that the bundle has a network for."),
+    ] = None
+
+
+def rebuild(options: RebuildOptions) -> None:
+    """Builds the engine of a bundle for this machine, and replaces the old one."""
+    from trt_layermerge.pipeline import api
+
+    result = api.rebuild(options.bundle, options.backend, options.precision)
+    print_result(result, None if options.as_json else fields_view(result))

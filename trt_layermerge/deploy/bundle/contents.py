@@ -1,0 +1,155 @@
+"""What goes into a bundle, whatever it is for: plain data without paths."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_layermerge.core.device import Precision
+from trt_layermerge.core.preprocess import Preprocess
+from trt_layermerge.deploy.sidecar import Sidecar
+from trt_layermerge.errors import UsageError
+
+Target: TypeAlias = Literal["plain", "triton", "deepstream", "isaac-ros"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+Files: TypeAlias = dict[str, bytes]
+"""Content by path relative to the bundle, with forward slashes."""
+
+TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-3, "fp16": 1e-2, "int8": 5e-2}
+"""Largest difference over largest expected output that ``verify.py`` lets pass.
+
+The expected outputs are those of the same graph in ONNX Runtime: what is left is the order of
+summation and the rounding of intermediate results. Chosen, not measured on a GPU.
+"""
+
+
+@dataclass(frozen=True)
+class Baked:
+    """What of the work before and behind the network is part of its graph.
+
+    Attributes:
+        normalise: The input is RGB from 0 to 255, not yet normalised.
+        softmax: The output is probabilities, not logits.
+    """
+
+    normalise: bool = False
+    softmax: bool = False
+
+    def __bool__(self) -> bool:
+        return self.normalise or self.softmax
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What goes into the network and comes out, both float32.
+
+    Attributes:
+        input: Name of the input.
+        image: Its ``(C, H, W)``.
+        output: Name of the output.
+        classes: Length of an output.
+        batch: Images per run; the usual number where any up to ``max_batch`` may be given.
+        max_batch: Most images per run, or None where it is always ``batch``.
+    """
+
+    input: str
+    image: tuple[int, int, int]
+    output: str
+    classes: int
+    batch: int
+    max_batch: int | None = None
+
+    @property
+    def limit(self) -> int:
+        """Most images per run."""
+        return self.max_batch or self.batch
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A serialised engine with what is known of it."""
+
+    plan: bytes = field(repr=False)
+    sidecar: Sidecar
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Two inputs, and what the network makes of them in ONNX Runtime.
+
+    Attributes:
+        inputs: ``(2, C, H, W)`` float32, as the network takes them.
+        outputs: ``(2, classes)`` float32 by precision.
+        source: Where the inputs are from, in words.
+    """
+
+    inputs: NDArray[np.float32]
+    outputs: Mapping[Precision, NDArray[np.float32]]
+    source: str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A merged network, ready to be bundled for any target.
+
+    Attributes:
+        name: What servers call it.
+        precision: What is deployed.
+        models: ONNX by precision, exactly the bytes that engines are built from; fp32 always.
+        portable: The int8 ONNX that ONNX Runtime runs on a CPU, whose remainder is float32.
+        engine: The engine at ``precision``, or None.
+        why_no_engine: The reason where there is none.
+        interface: Input and output.
+        baked: What else the graphs do.
+        preprocess: From 8-bit RGB to what the network was trained on.
+        labels: Class names in the order of the outputs, or None if they are not known.
+        samples: To see whether it computes the right thing.
+        recipe: Text of the recipe.
+        build: Library (``engine``) and options to build the engine with, JSON-ready.
+        weights_sha256: Hash of the merged weights.
+        seed: Seed of the run.
+        calibration: Text of ``calibration.json``, or None without int8.
+        accuracy: ``original`` and ``merged`` as fractions, or None where they are not known.
+        latency: Figures of ``bench.json`` in short, or None.
+    """
+
+    name: str
+    precision: Precision
+    models: Mapping[Precision, bytes] = field(repr=False)
+    portable: bytes | None = field(repr=False)
+    engine: Engine | None
+    why_no_engine: str | None
+    interface: Interface
+    baked: Baked
+    preprocess: Preprocess
+    labels: tuple[str, ...] | None
+    samples: Samples
+    recipe: str
+    build: Mapping[str, Any]
+    weights_sha256: str
+    seed: int
+    calibration: str | None = None
+    accuracy: Mapping[str, float] | None = None
+    latency: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses a name that is no plain file name, and a precision without a model."""
+        if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.name) is None:
+            raise UsageError(f"{self.name!r} cannot be the name of a model; use letters and digits")
+        if self.precision not in self.models:
+            raise UsageError(
+                f"there is no {self.precision} network, only {', '.join(self.models)}; choose one "
+                "of these (--precision), or name it in build.precisions and run again"
+            )
+
+    @property
+    def runnable(self) -> bytes:
+        """The deployed network as ONNX Runtime runs it on a CPU."""
+        portable = self.portable if self.precision == "int8" else None
+        return portable or self.models[self.precision]

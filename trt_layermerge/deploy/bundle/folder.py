@@ -1,0 +1,117 @@
+"""Bundles on the disk: written whole or not at all, read only if every hash is right."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path, PurePosixPath
+
+from trt_layermerge.core.jsonio import damage, read_json, sha256_bytes, write_bytes
+from trt_layermerge.deploy.bundle import manifest
+from trt_layermerge.deploy.bundle.contents import Contents, Files, Target
+from trt_layermerge.errors import CorruptInputError, DeviceError, UntrustedInputError, UsageError
+
+
+def write_bundle(folder: Path, files: Files) -> None:
+    """Puts a new folder in the place of an old one, if there is one.
+
+    The new folder is complete before the old one is moved away. A process killed between the two
+    renames leaves no bundle rather than a mixed one; the next write clears what it left.
+
+    Raises:
+        DeviceError: If the folder cannot be written; the old one stays.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for left in folder.parent.glob(f".{folder.name}.*"):
+            shutil.rmtree(left)
+        new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            new.chmod(0o755)
+            for name, data in files.items():
+                write_bytes(new / name, data)
+            _swap(new, folder)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+    except OSError as error:
+        raise DeviceError(
+            f"cannot write the bundle {folder}: {error.strerror or error}; choose a writable "
+            "folder with free space (--runs-dir DIR)"
+        ) from error
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Moves ``folder`` into ``new/..`` under another name and ``new`` into its place."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_bundle(folder: Path) -> tuple[Target, Contents]:
+    """Returns what a bundle is for and what it holds, if it is as it was written.
+
+    Raises:
+        UsageError: If there is no bundle.
+        UntrustedInputError: If the engine is another one than in the manifest or its sidecar.
+        CorruptInputError: If another file is missing or changed, or the manifest is damaged.
+    """
+    path = folder / manifest.NAME
+    if not path.is_file():
+        raise UsageError(
+            f"{folder} is no bundle: it has no {manifest.NAME}; name a folder that "
+            "trt-layermerge package wrote, such as runs/NAME/deploy/plain"
+        )
+    body = read_json(path, manifest.KIND)
+    with damage(path):
+        engine = body["roles"].get("engine")
+        hashes = {str(name): str(digest) for name, digest in body["files"].items()}
+    files = {name: _checked(folder, name, digest, engine) for name, digest in hashes.items()}
+    target, contents = manifest.contents_of(path, body, files)
+    if contents.engine is not None:
+        _check_engine(folder, contents)
+    return target, contents
+
+
+def _checked(folder: Path, name: str, digest: str, engine: str | None) -> bytes:
+    inside = PurePosixPath(name)
+    if inside.is_absolute() or ".." in inside.parts:
+        raise CorruptInputError(
+            f"the manifest of {folder} names {name!r}, which is outside the bundle; take the "
+            "bundle again from where it was made"
+        )
+    try:
+        data = (folder / name).read_bytes()
+    except OSError as error:
+        raise _changed(folder, name, f"it cannot be read ({error.strerror or error})") from error
+    if sha256_bytes(data) == digest:
+        return data
+    if name == engine:
+        raise UntrustedInputError(
+            f"the engine {folder / name} is not the one that was packaged, and an engine is code; "
+            "take the bundle again from where it was made"
+        )
+    raise _changed(folder, name, "its hash is another one than in the manifest")
+
+
+def _changed(folder: Path, name: str, why: str) -> CorruptInputError:
+    return CorruptInputError(
+        f"{folder / name} is not as it was packaged: {why}; take the bundle again from where it "
+        "was made"
+    )
+
+
+def _check_engine(folder: Path, contents: Contents) -> None:
+    engine = contents.engine
+    if engine is not None and engine.sidecar.plan_sha256 != sha256_bytes(engine.plan):
+        raise UntrustedInputError(
+            f"the sidecar of the engine in {folder} describes another engine; take the bundle "
+            "again from where it was made"
+        )

@@ -1,0 +1,119 @@
+"""Where the parts of a bundle lie, whatever it is for."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from trt_layermerge.core.jsonio import schema_name
+from trt_layermerge.deploy.bundle.contents import Contents, Files
+from trt_layermerge.deploy.sidecar import KIND
+from trt_layermerge.errors import UsageError
+
+Place: TypeAlias = Literal["engine", "sidecar", "onnx", "onnxruntime"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a target wants.
+
+    Attributes:
+        places: Path of the engine, of its sidecar, of the ONNX model that it is built from, and of
+            the one that ONNX Runtime runs; the last two may be one file.
+        usage: How to use the bundle, in Markdown.
+        files: Everything that only this target has, by path.
+    """
+
+    places: Mapping[Place, str]
+    usage: str
+    files: Files = field(default_factory=dict)
+
+
+def parts(contents: Contents) -> Files:
+    """Returns every part of a bundle by its role; the same whatever the bundle is for."""
+    found = {
+        "onnx": contents.models[contents.precision],
+        "onnxruntime": contents.runnable,
+        "recipe": contents.recipe.encode(),
+        "expected": _expected(contents),
+    }
+    for precision, model in contents.models.items():
+        if precision != contents.precision:
+            found[f"onnx.{precision}"] = model
+    if contents.portable is not None:
+        found["portable"] = contents.portable
+    if contents.engine is not None:
+        body = {"schema": schema_name(KIND), **contents.engine.sidecar.to_json()}
+        found["engine"] = contents.engine.plan
+        found["sidecar"] = json.dumps(body, indent=1).encode() + b"\n"
+    if contents.calibration is not None:
+        found["calibration"] = contents.calibration.encode()
+    return found
+
+
+def roles(contents: Contents, layout: Layout) -> dict[str, str]:
+    """Returns the path of every part by its role."""
+    deployed = contents.precision == "int8"
+    places: dict[str, str] = {
+        "recipe": "recipe.yaml",
+        "expected": "expected.npz",
+        "calibration": "calibration.json",
+        "portable": layout.places["onnxruntime"] if deployed else "onnx/model.int8.portable.onnx",
+    }
+    places |= {f"onnx.{precision}": f"onnx/model.{precision}.onnx" for precision in contents.models}
+    places |= {str(role): path for role, path in layout.places.items()}
+    return {role: places[role] for role in parts(contents)}
+
+
+def onnx_places(contents: Contents, typed: str, portable: str) -> dict[Place, str]:
+    """Returns where the ONNX models lie; only int8 has another one for ONNX Runtime."""
+    return {"onnx": typed, "onnxruntime": portable if contents.precision == "int8" else typed}
+
+
+def engine_stem(contents: Contents) -> str:
+    """Returns ``model``, or ``model.rtx`` for an engine that a server must not find.
+
+    Engines of TensorRT-RTX are loaded by TensorRT-RTX alone, and the servers have TensorRT.
+    """
+    return "model" if loadable(contents) or contents.engine is None else "model.rtx"
+
+
+def loadable(contents: Contents) -> bool:
+    """Whether there is an engine that a program with TensorRT, not RTX, can load."""
+    return contents.engine is not None and contents.engine.sidecar.library == "tensorrt"
+
+
+def lines(labels: Sequence[str]) -> bytes:
+    """Returns one label a line, in UTF-8.
+
+    Raises:
+        UsageError: If a label has a line end within.
+    """
+    refuse_within(labels, "\n", "\r")
+    return "".join(f"{label}\n" for label in labels).encode()
+
+
+def refuse_within(labels: Sequence[str], *signs: str) -> None:
+    """Passes silently, or names the label that a server would take for two.
+
+    Raises:
+        UsageError: If a label holds one of the signs, which separate labels in the server's file.
+    """
+    for label in labels:
+        if any(sign in label for sign in signs):
+            raise UsageError(
+                f"the label {label!r} holds {' or '.join(map(repr, signs))}, which separates "
+                "labels in this server's file; rename the class in the training data"
+            )
+
+
+def _expected(contents: Contents) -> bytes:
+    buffer = io.BytesIO()
+    outputs = {f"output_{p}": array for p, array in contents.samples.outputs.items()}
+    np.savez(buffer, input=contents.samples.inputs, **outputs)  # type: ignore[arg-type]
+    return buffer.getvalue()

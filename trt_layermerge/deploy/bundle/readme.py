@@ -1,0 +1,125 @@
+"""``README.md`` of a bundle: what it is, how to check it, how to use it."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+
+from trt_layermerge.deploy.bundle.contents import Contents, Engine, Target
+
+SERVERS: Mapping[Target, str] = {
+    "plain": "programs that call TensorRT or ONNX Runtime themselves",
+    "triton": "Triton Inference Server",
+    "deepstream": "DeepStream",
+    "isaac-ros": "Isaac ROS",
+}
+
+TEMPLATE = """\
+# {name}, {precision}, for {server}
+
+A network made shallower by trt-layermerge: `recipe.yaml` tells how, `manifest.json` all the rest.
+
+| | |
+|---|---|
+| input | `{input}`, float32, {input_shape}: {input_meaning} |
+| output | `{output}`, float32, {output_shape}: {output_meaning} |
+| engine | {engine} |
+| accuracy | {accuracy} |
+| latency | {latency} |
+
+## Check it
+
+```
+python3 verify.py
+```
+
+needs numpy and TensorRT (with cuda-python, pycuda or the CUDA runtime), or numpy and ONNX Runtime.
+It compares the hash of every file with `manifest.json`, runs what can be run here on two inputs
+({samples}) and compares the outputs with those in `expected.npz`. It ends with 0 if all is well,
+4 if nothing can be run here, 5 if an output is wrong and 7 if a file was changed.
+`--require-engine` makes an engine that cannot be run a failure, `--time` shows a quick latency.
+The hashes protect against mixed-up and damaged files, not against somebody who writes a manifest
+to go with other files: an engine is code, so take bundles from people you trust.
+
+## Build the engine again
+
+```
+trt-layermerge rebuild .
+```
+
+on the machine that will run it. An engine belongs to one GPU and one version of TensorRT;
+`{onnx}` and `recipe.yaml` are what is shipped, the engine is a cache.
+
+## Use it
+
+{usage}"""
+
+UNTRIED = """
+This form follows the server's documentation. The server itself has not loaded it.
+"""
+
+
+def readme(contents: Contents, target: Target, places: Mapping[str, str], usage: str) -> str:
+    """Returns the text; the same contents give the same text."""
+    face, baked = contents.interface, contents.baked
+    batch = f"1 to {face.max_batch}" if face.max_batch else str(face.batch)
+    end = "" if target == "plain" else UNTRIED
+    text = TEMPLATE.format(
+        name=contents.name,
+        precision=contents.precision,
+        server=SERVERS[target],
+        input=face.input,
+        input_shape=f"({batch}, {', '.join(map(str, face.image))})",
+        input_meaning=_input_meaning(contents),
+        output=face.output,
+        output_shape=f"({batch}, {face.classes})",
+        output_meaning="probabilities" if baked.softmax else "logits",
+        engine=_engine(contents.engine) or f"none: {contents.why_no_engine}",
+        accuracy=_accuracy(contents.accuracy),
+        latency=_latency(contents),
+        samples=contents.samples.source,
+        onnx=places["onnx"],
+        usage=usage,
+    )
+    return "\n\n".join(_wrapped(block) for block in (text + end).split("\n\n"))
+
+
+def _wrapped(block: str) -> str:
+    """Returns a paragraph in lines of at most 100 signs; tables, code and titles as they are."""
+    if block.lstrip("\n").startswith(("|", "`" * 3, "#")):
+        return block
+    return textwrap.fill(block, 100, break_long_words=False, break_on_hyphens=False)
+
+
+def _input_meaning(contents: Contents) -> str:
+    if contents.baked.normalise:
+        return "RGB from 0 to 255; the graph normalises"
+    p = contents.preprocess
+    return f"RGB, (x · {p.scale:.9g} − {list(p.mean)}) / {list(p.std)}"
+
+
+def _engine(engine: Engine | None) -> str | None:
+    if engine is None:
+        return None
+    sidecar = engine.sidecar
+    gpu = sidecar.machine.gpu or "no GPU in particular"
+    return f"{sidecar.library} {sidecar.library_version}, for {gpu}"
+
+
+def _accuracy(accuracy: Mapping[str, float] | None) -> str:
+    if not accuracy:
+        return "not measured"
+    return (
+        f"{accuracy['merged']:.2%} on the test images; the original has {accuracy['original']:.2%}"
+    )
+
+
+def _latency(contents: Contents) -> str:
+    found = contents.latency
+    if not found:
+        return "not measured"
+    text = (
+        f"{found['merged_ms']:.4g} ms, {found['speedup']:.2f} times as fast as the original, at "
+        f"{found['precision']} on {found['device']}"
+    )
+    return text + "; without what was baked into this graph" if contents.baked else text

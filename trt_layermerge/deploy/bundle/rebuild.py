@@ -1,0 +1,65 @@
+"""A bundle for this machine: the ONNX model and the recipe are shipped, the engine is a cache."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from trt_layermerge.backends.tensorrt_api import load_api
+from trt_layermerge.backends.tensorrt_options import default_timing_cache
+from trt_layermerge.core.device import Precision
+from trt_layermerge.core.jsonio import Json
+from trt_layermerge.deploy.bundle.contents import Contents, Target
+from trt_layermerge.deploy.bundle.engine import with_engine
+from trt_layermerge.deploy.bundle.folder import read_bundle, write_bundle
+from trt_layermerge.deploy.bundle.layout import loadable
+from trt_layermerge.deploy.bundle.render import render
+
+
+def rebuild(folder: Path, library: str | None = None, precision: Precision | None = None) -> Json:
+    """Replaces the engine of a bundle, and all that speaks of it, and returns what is there now.
+
+    Every hash is checked before; the old engine is not loaded. Nothing changes where the build
+    fails.
+
+    Args:
+        folder: The bundle.
+        library: ``tensorrt`` or ``tensorrt_rtx``; None for what the recipe says, by default the
+            first that works here.
+        precision: Another precision that the bundle holds a network for; None for the same.
+
+    Raises:
+        UsageError: If it is no bundle, or holds no such network.
+        CorruptInputError: If a file is not as it was packaged.
+        UntrustedInputError: If that is the engine.
+        DeviceError: If the engine cannot be built here.
+    """
+    target, before = read_bundle(folder)
+    wanted = replace(before, precision=precision or before.precision)
+    api = load_api(library or _library(before))
+    after = with_engine(wanted, api, default_timing_cache())
+    write_bundle(folder, render(after, target))
+    return summary(folder, target, after)
+
+
+def summary(folder: Path, target: Target, contents: Contents) -> Json:
+    """Returns a bundle in short, JSON-ready; ``loadable``: by what it is for."""
+    sidecar = contents.engine and contents.engine.sidecar
+    return {
+        "target": target,
+        "precision": contents.precision,
+        "engine": sidecar and f"{sidecar.library} {sidecar.library_version}",
+        "bundle": str(folder),
+        "details": {
+            "gpu": sidecar and sidecar.machine.gpu,
+            "why_no_engine": contents.why_no_engine,
+            "loadable": contents.engine is not None and (target == "plain" or loadable(contents)),
+            "baked": asdict(contents.baked),
+        },
+    }
+
+
+def _library(contents: Contents) -> str | None:
+    """Returns the library that the recipe names; ``auto`` and ``none`` leave the choice."""
+    chosen = str(contents.build.get("engine", "auto"))
+    return None if chosen in ("auto", "none") else chosen

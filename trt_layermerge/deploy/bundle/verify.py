@@ -1,0 +1,423 @@
+#!/usr/bin/env python3
+"""Checks the bundle that it lies in: every hash, then what the network computes.
+
+It stands alone and runs on Python 3.8. It needs numpy and one of
+
+- TensorRT (or TensorRT-RTX), with cuda-python, pycuda or the CUDA runtime library;
+- ONNX Runtime.
+
+Exit codes: 0 as it should be; 4 nothing can be run here, or not the engine with
+``--require-engine``; 5 an output is wrong; 7 a file was changed or is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import ctypes
+import glob
+import hashlib
+import importlib
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+DEVICE, WRONG, CORRUPT = 4, 5, 7
+TIMED_RUNS, WARM_UP = 50, 10
+ENGINE = "the engine"
+REBUILD = "type trt-layermerge rebuild"
+AGAIN = "take the bundle again from where it was made"
+CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
+TO_DEVICE, TO_HOST = 1, 2
+NO_DRIVER = (35, 100)
+
+
+class Refused(Exception):
+    """The bundle is not as it was packaged."""
+
+
+class Unavailable(Exception):
+    """Something cannot be run here; the message says why."""
+
+
+class Wrong(Exception):
+    """Something computes another thing than it should."""
+
+
+class Opened(NamedTuple):
+    """A network that is ready to run.
+
+    Attributes:
+        run: Maps a batch of the shape below to its outputs.
+        shape: ``(N, C, H, W)``.
+    """
+
+    run: Callable[[Any], Any]
+    shape: tuple[int, ...]
+
+
+# Files.
+
+
+def read(name: str) -> bytes:
+    """Returns a file of the bundle. Raises ``Refused``."""
+    try:
+        with open(os.path.join(HERE, name), "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise Refused(f"{name} cannot be read ({error.strerror})") from error
+
+
+def read_manifest() -> dict[str, Any]:
+    """Returns the manifest. Raises ``Refused``."""
+    try:
+        body: dict[str, Any] = json.loads(read("manifest.json"))
+        schema = body["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refused(f"manifest.json is damaged ({error})") from error
+    if schema != "trt-layermerge/bundle@1":
+        raise Refused(f"manifest.json is of another version: {schema}")
+    return body
+
+
+def checked_files(manifest: dict[str, Any]) -> dict[str, bytes]:
+    """Returns every file by path. Raises ``Refused`` if one is not as it was packaged."""
+    files = {name: read(name) for name in manifest["files"]}
+    for name, data in files.items():
+        if hashlib.sha256(data).hexdigest() != manifest["files"][name]:
+            raise Refused(f"{name} was changed: its hash is another one than in manifest.json")
+    return files
+
+
+# CUDA.
+
+
+class Runtime:
+    """The CUDA runtime, by cuda-python or by its shared library.
+
+    Args:
+        name: Of the way that leads to it.
+        call: Calls a function of the runtime by name; returns its error code and its result.
+    """
+
+    def __init__(self, name: str, call: Callable[..., tuple[int, Any]]) -> None:
+        self._name, self._call = name, call
+
+    def _checked(self, function: str, *arguments: Any) -> Any:
+        code, result = self._call(function, *arguments)
+        if code in NO_DRIVER:
+            raise Unavailable(f"no NVIDIA driver or GPU ({self._name}, CUDA error {code})")
+        if code:
+            raise Unavailable(f"{function} failed with CUDA error {code} ({self._name})")
+        return result
+
+    def capability(self) -> str:
+        """Returns the compute capability of the first GPU, such as ``8.7``."""
+        major = self._checked("cudaDeviceGetAttribute", CAPABILITY_MAJOR, 0)
+        return f"{major}.{self._checked('cudaDeviceGetAttribute', CAPABILITY_MINOR, 0)}"
+
+    def allocate(self, size: int) -> int:
+        """Returns the address of new memory on the GPU, which the end of the process frees."""
+        return int(self._checked("cudaMalloc", size))
+
+    def upload(self, array: Any, address: int) -> None:
+        """Copies an array to the GPU."""
+        self._checked("cudaMemcpy", address, array.ctypes.data, array.nbytes, TO_DEVICE)
+
+    def download(self, address: int, array: Any) -> None:
+        """Copies from the GPU into an array."""
+        self._checked("cudaMemcpy", array.ctypes.data, address, array.nbytes, TO_HOST)
+
+    def wait(self) -> None:
+        """Waits until the GPU is done."""
+        self._checked("cudaDeviceSynchronize")
+
+
+class PyCuda:
+    """The same by pycuda, on the context that the CUDA runtime uses too."""
+
+    def __init__(self, driver: Any) -> None:
+        driver.init()
+        self._driver, self._device = driver, driver.Device(0)
+        self._memory: dict[int, Any] = {}
+        self._context = self._device.retain_primary_context()
+        self._context.push()
+        atexit.register(self._context.pop)  # pycuda aborts a process that ends with one
+
+    def capability(self) -> str:
+        """Returns the compute capability of the first GPU."""
+        major, minor = self._device.compute_capability()
+        return f"{major}.{minor}"
+
+    def allocate(self, size: int) -> int:
+        """Returns the address of new memory on the GPU."""
+        memory = self._driver.mem_alloc(size)
+        self._memory[int(memory)] = memory
+        return int(memory)
+
+    def upload(self, array: Any, address: int) -> None:
+        """Copies an array to the GPU."""
+        self._driver.memcpy_htod(address, array)
+
+    def download(self, address: int, array: Any) -> None:
+        """Copies from the GPU into an array."""
+        self._driver.memcpy_dtoh(array, address)
+
+    def wait(self) -> None:
+        """Waits until the GPU is done."""
+        self._context.synchronize()
+
+
+def find_cuda() -> Any:
+    """Returns the first way to CUDA that works. Raises ``Unavailable`` with all reasons."""
+    reasons = []
+    for way in (from_cuda_python, from_pycuda, from_library):
+        try:
+            cuda = way()
+            cuda.capability()
+            return cuda
+        except Exception as error:  # each binding has errors of its own
+            reasons.append(str(error).strip().partition("\n")[0])
+    raise Unavailable(f"there is no working CUDA: {'; '.join(reasons)}")
+
+
+def from_cuda_python() -> Runtime:
+    """Returns the runtime by cuda-python, whose functions return a tuple with the code first."""
+    runtime = imported("cuda.bindings.runtime", "cuda.cudart")
+
+    def call(function: str, *arguments: Any) -> tuple[int, Any]:
+        given = list(arguments)
+        if function == "cudaMemcpy":
+            given[3] = runtime.cudaMemcpyKind(given[3])
+        elif function == "cudaDeviceGetAttribute":
+            given[0] = runtime.cudaDeviceAttr(given[0])
+        code, *result = getattr(runtime, function)(*given)
+        return int(code), result[0] if result else None
+
+    return Runtime("cuda-python", call)
+
+
+def from_pycuda() -> PyCuda:
+    """Returns CUDA by pycuda."""
+    return PyCuda(imported("pycuda.driver"))
+
+
+def from_library() -> Runtime:
+    """Returns the runtime by its shared library, which JetPack and wheels of TensorRT bring."""
+    library = cuda_library()
+
+    def call(function: str, *arguments: Any) -> tuple[int, Any]:
+        entry = getattr(library, function)
+        if function == "cudaMalloc":
+            address = ctypes.c_void_p()
+            return entry(ctypes.byref(address), ctypes.c_size_t(arguments[0])), address.value
+        if function == "cudaDeviceGetAttribute":
+            value = ctypes.c_int()
+            return entry(ctypes.byref(value), *arguments), value.value
+        if function == "cudaMemcpy":
+            target, source, size, kind = arguments
+            pointers = ctypes.c_void_p(target), ctypes.c_void_p(source)
+            return entry(*pointers, ctypes.c_size_t(size), kind), None
+        return entry(*arguments), None
+
+    return Runtime("the CUDA runtime library", call)
+
+
+def cuda_library() -> Any:
+    """Returns libcudart: the system's, or that of a wheel. Raises ``Unavailable``."""
+    names = ["libcudart.so", *(f"libcudart.so.{version}" for version in ("13", "12", "11.0"))]
+    for folder in sys.path:
+        names += sorted(glob.glob(os.path.join(folder, "nvidia", "*", "lib", "libcudart.so*")))
+    for name in names:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    raise Unavailable("libcudart was not found")
+
+
+def imported(*names: str) -> Any:
+    """Returns the first module that can be imported. Raises ``Unavailable``."""
+    why = ""
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except Exception as error:  # TensorRT without its libraries fails in several ways
+            why = str(error).partition("\n")[0]
+    raise Unavailable(why)
+
+
+# What can be run.
+
+
+def open_engine(manifest: dict[str, Any], files: dict[str, bytes]) -> Opened:
+    """Returns the engine, ready to run.
+
+    Raises:
+        Refused: If its sidecar describes another engine.
+        Unavailable: If there is none, or it does not fit this machine.
+    """
+    roles = manifest["roles"]
+    if "engine" not in roles:
+        raise Unavailable(f"the bundle has none ({manifest['why_no_engine']})")
+    plan, sidecar = files[roles["engine"]], json.loads(files[roles["sidecar"]])
+    if hashlib.sha256(plan).hexdigest() != sidecar["plan_sha256"]:
+        raise Refused("the engine's sidecar describes another engine")
+    library = imported(sidecar["library"])
+    built, here = sidecar["library_version"], library.__version__
+    if built != here:
+        raise Unavailable(f"it was built with {sidecar['library']} {built}, not {here}; {REBUILD}")
+    cuda = find_cuda()
+    wanted, found = sidecar["compute_capability"], cuda.capability()
+    if wanted not in (None, found):
+        raise Unavailable(f"it was built for compute capability {wanted}, not {found}; {REBUILD}")
+    return load_plan(library, cuda, plan, manifest["interface"])
+
+
+def load_plan(library: Any, cuda: Any, plan: bytes, interface: dict[str, Any]) -> Opened:
+    """Returns a serialised engine, which is code, ready to run. Raises ``Unavailable``."""
+    runtime = library.Runtime(library.Logger(library.Logger.ERROR))
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise Unavailable(f"it cannot be loaded here; {REBUILD}")
+    context = engine.create_execution_context()
+    shape = (int(interface["batch"]), *interface["image"])
+    output = np.empty((shape[0], interface["classes"]), np.float32)
+    source, target = cuda.allocate(4 * int(np.prod(shape))), cuda.allocate(output.nbytes)
+    context.set_input_shape(interface["input"], shape)
+    context.set_tensor_address(interface["input"], source)
+    context.set_tensor_address(interface["output"], target)
+    keep = (runtime, engine)  # for as long as the context is used
+
+    def run(images: Any) -> Any:
+        cuda.upload(np.ascontiguousarray(images), source)
+        if not (keep and context.execute_async_v3(0)):
+            raise Unavailable("TensorRT could not run it")
+        cuda.wait()
+        cuda.download(target, output)
+        return output.copy()
+
+    return Opened(run, shape)
+
+
+def open_onnx(manifest: dict[str, Any], files: dict[str, bytes]) -> Opened:
+    """Returns the ONNX model, ready to run. Raises ``Unavailable``."""
+    ort = imported("onnxruntime")
+    interface = manifest["interface"]
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    model = files[manifest["roles"]["onnxruntime"]]
+    try:
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the library has no common class for its errors
+        raise Unavailable(f"ONNX Runtime {ort.__version__} cannot load it ({error})") from error
+
+    def run(images: Any) -> Any:
+        return session.run([interface["output"]], {interface["input"]: images})[0]
+
+    return Opened(run, (int(interface["batch"]), *interface["image"]))
+
+
+WAYS = ((ENGINE, open_engine), ("the ONNX model in ONNX Runtime", open_onnx))
+
+
+# Comparing.
+
+
+def outputs_of(network: Opened, images: Any) -> Any:
+    """Returns the outputs for all images, run in batches that the last image fills up."""
+    size, rows = network.shape[0], []
+    for start in range(0, len(images), size):
+        chunk = images[start : start + size]
+        filled = np.concatenate([chunk, chunk[-1:].repeat(size - len(chunk), axis=0)])
+        rows.append(network.run(filled)[: len(chunk)])
+    return np.concatenate(rows)
+
+
+def difference(outputs: Any, expected: Any) -> float:
+    """Returns the largest difference over the largest expected output; infinite for nan."""
+    if outputs.shape != expected.shape or not np.isfinite(outputs).all():
+        return float("inf")
+    return float(np.abs(outputs - expected).max() / np.abs(expected).max())
+
+
+def median_ms(network: Opened) -> float:
+    """Returns the median wall time of a run in ms, copies included: a first impression."""
+    images = np.zeros(network.shape, np.float32)
+    times = []
+    for _ in range(WARM_UP + TIMED_RUNS):
+        start = time.perf_counter()
+        network.run(images)
+        times.append(1000 * (time.perf_counter() - start))
+    return float(np.median(times[WARM_UP:]))
+
+
+def verify(
+    manifest: dict[str, Any], files: dict[str, bytes], timed: bool
+) -> tuple[dict[str, str], list[str]]:
+    """Returns what was found by what was run, and what was not run with the reasons.
+
+    Raises:
+        Wrong: If an output differs by more than the manifest allows.
+    """
+    precision, allowed = manifest["precision"], manifest["tolerance"]
+    with np.load(io.BytesIO(files[manifest["roles"]["expected"]]), allow_pickle=False) as samples:
+        images, expected = samples["input"], samples[f"output_{precision}"]
+    found, left = {}, []
+    for name, opening in WAYS:
+        try:
+            network = opening(manifest, files)
+            size = difference(outputs_of(network, images), expected)
+            took = f" and takes {median_ms(network):.3f} ms" if timed else ""
+        except Unavailable as error:
+            left.append(f"{name} was not run: {error}")
+            continue
+        words = f"{name} differs by {size:.1e} of the largest output"
+        if not size <= allowed:
+            raise Wrong(f"{words}, {allowed:.0e} is allowed at {precision}")
+        found[name] = words + took
+    return found, left
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Checks the bundle, prints a paragraph and returns the exit code."""
+    parser = argparse.ArgumentParser(description="Checks the bundle that this file lies in.")
+    parser.add_argument("--require-engine", action="store_true", help="end with 4 unless it runs")
+    parser.add_argument("--time", action="store_true", help="show a quick latency")
+    options = parser.parse_args(arguments)
+    try:
+        manifest = read_manifest()
+        found, left = verify(manifest, checked_files(manifest), options.time)
+        title = "{name} ({precision}, for {target})".format(**manifest)
+    except Refused as error:
+        return fail(CORRUPT, f"{error}; {AGAIN}")
+    except Wrong as error:
+        return fail(WRONG, f"{error}; do not deploy it: build it again ({REBUILD})")
+    except (KeyError, TypeError, AttributeError) as error:
+        return fail(CORRUPT, f"manifest.json is damaged ({error!r}); {AGAIN}")
+    if not found or (options.require_engine and ENGINE not in found):
+        return fail(DEVICE, f"{title}: {'; '.join(left)}")
+    sentences = [
+        f"{title}: {len(manifest['files'])} files are as packaged",
+        f"On two inputs {' and '.join(found.values())}; {manifest['tolerance']:.0e} is allowed",
+        *(text[0].upper() + text[1:] for text in left),
+    ]
+    print(". ".join(sentences) + ".")
+    return 0
+
+
+def fail(code: int, text: str) -> int:
+    """Prints an error and returns its code."""
+    print(f"error: {text}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Work before and behind a network, made part of its graph.
+
+In front: ``y = (x · scale − mean) / std`` for RGB from 0 to 255, as ``Mul``, ``Sub`` and ``Div`` of
+float32 with the very constants of ``Preprocess``, so that both give the same bits. Behind: softmax
+over the classes. A network typed in another precision keeps float32 at its ends
+(``fp16.to_precision`` with ``keep_io``), so what is added here is float32 always.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from trt_layermerge.core.preprocess import Preprocess
+from trt_layermerge.errors import CorruptInputError, UnsupportedModelError
+from trt_layermerge.export.clean import check
+
+PROBABILITIES = "prob"
+_NORMALISED, _LOGITS = "normalised", "logits_before_softmax"
+
+
+def bake(model: bytes, preprocess: Preprocess | None, *, softmax: bool) -> bytes:
+    """Returns the model with normalisation in front and softmax behind.
+
+    Args:
+        model: An ONNX model with one float32 input ``(N, C, H, W)`` and one float32 output
+            ``(N, classes)``.
+        preprocess: What the input goes through; its name stays. None leaves the input alone.
+        softmax: Whether the output becomes probabilities, then called ``prob``.
+
+    Raises:
+        CorruptInputError: If the bytes are no ONNX model.
+        UnsupportedModelError: If input or output are of another form, or the channels are not
+            those of ``preprocess``.
+    """
+    parsed = _parse(model)
+    if preprocess is not None:
+        _normalise(parsed.graph, preprocess)
+    if softmax:
+        _add_softmax(parsed.graph)
+    check(parsed)
+    data: bytes = parsed.SerializeToString(deterministic=True)
+    return data
+
+
+def _parse(data: bytes) -> ModelProto:
+    try:
+        model = onnx.load_from_string(data)
+    except Exception as error:  # protobuf's error class differs between its versions
+        raise CorruptInputError(f"these bytes are no ONNX model ({error})") from error
+    graph = model.graph
+    for kind, values, rank in (("input", graph.input, 4), ("output", graph.output, 2)):
+        types = [value.type.tensor_type for value in values]
+        if [(t.elem_type, len(t.shape.dim)) for t in types] != [(TensorProto.FLOAT, rank)]:
+            raise UnsupportedModelError(
+                f"the {kind} of the network is not one float32 tensor of {rank} dimensions; "
+                "package it without --bake-preprocess"
+            )
+    return model
+
+
+def _normalise(graph: GraphProto, preprocess: Preprocess) -> None:
+    source = graph.input[0].name
+    channels = graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    if {len(preprocess.mean), len(preprocess.std)} != {channels}:
+        raise UnsupportedModelError(
+            f"the network takes {channels} channels, but data.preprocess has "
+            f"{len(preprocess.mean)} means and {len(preprocess.std)} deviations"
+        )
+    _rename(graph, source, _NORMALISED)
+    nodes, value = [], source
+    steps = (
+        ("Mul", "scale", np.float32(preprocess.scale).reshape(1, 1, 1, 1)),
+        ("Sub", "mean", np.asarray(preprocess.mean, np.float32).reshape(1, -1, 1, 1)),
+        ("Div", "std", np.asarray(preprocess.std, np.float32).reshape(1, -1, 1, 1)),
+    )
+    for operator, name, constant in steps:
+        result = _NORMALISED if operator == "Div" else f"{_NORMALISED}_{name}"
+        graph.initializer.append(numpy_helper.from_array(constant, f"preprocess_{name}"))
+        nodes.append(
+            helper.make_node(operator, [value, f"preprocess_{name}"], [result], f"bake_{name}")
+        )
+        value = result
+    _replace_nodes(graph, [*nodes, *graph.node])
+
+
+def _add_softmax(graph: GraphProto) -> None:
+    output = graph.output[0]
+    _rename(graph, output.name, _LOGITS)
+    node = helper.make_node("Softmax", [_LOGITS], [PROBABILITIES], "bake_softmax", axis=1)
+    _replace_nodes(graph, [*graph.node, node])
+    output.name = PROBABILITIES
+
+
+def _rename(graph: GraphProto, old: str, new: str) -> None:
+    for node in graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+        node.output[:] = [new if name == old else name for name in node.output]
+
+
+def _replace_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
+    del graph.node[:]
+    graph.node.extend(nodes)

@@ -1,0 +1,228 @@
+"""A finished run → the ``Contents`` of a bundle."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trt_layermerge.core.device import PRECISIONS, DeviceInfo, Precision
+from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_file
+from trt_layermerge.errors import DeviceError, UntrustedInputError
+from trt_layermerge.pipeline.built import Built, built_engines, wanted_precisions
+from trt_layermerge.pipeline.context import Context
+from trt_layermerge.pipeline.deployed import deployed_model
+from trt_layermerge.pipeline.recipe import dump_recipe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trt_layermerge.deploy.bundle.contents import Baked, Contents, Engine, Interface, Samples
+
+INT8_REMAINDER: Precision = "fp16"
+"""The float type of what int8 leaves in TensorRT's engines."""
+
+PORTABLE_REMAINDER: Precision = "fp32"
+"""The same for ONNX Runtime on a CPU."""
+
+
+def packaged_precision(context: Context) -> Precision:
+    """Returns the precision of the network that is bundled."""
+    return context.recipe.package.precision or context.recipe.measure.precision
+
+
+def contents_of(context: Context, baked: Baked) -> Contents:
+    """Returns what a bundle of this run holds, with an engine where there is or can be one.
+
+    Raises:
+        UsageError: If the run has no network at a precision.
+        UntrustedInputError: If the engine does not belong to its sidecar.
+        MissingDependencyError: If ONNX Runtime is not installed.
+    """
+    from trt_layermerge.deploy.bundle.contents import Contents
+
+    recipe, precision = context.recipe, packaged_precision(context)
+    wanted = {precision, *wanted_precisions(context)}
+    models = {p: _model(context, baked, p, INT8_REMAINDER) for p in PRECISIONS if p in wanted}
+    portable = _model(context, baked, "int8", PORTABLE_REMAINDER) if "int8" in models else None
+    face = _interface(context, models["fp32"])
+    runnable = models if portable is None else {**models, "int8": portable}
+    train = context.data("train")
+    contents = Contents(
+        name=re.sub(r"[^A-Za-z0-9_.-]", "_", context.folder.root.name).lstrip(".-") or "model",
+        precision=precision,
+        models=models,
+        portable=portable,
+        engine=None,
+        why_no_engine=None,
+        interface=face,
+        baked=baked,
+        preprocess=recipe.data.preprocess.build(),
+        labels=(train.class_names or None) if train is not None else None,
+        samples=_samples(context, baked, face, runnable),
+        recipe=dump_recipe(recipe),
+        build=_build_options(context),
+        weights_sha256=sha256_file(context.folder / "merged.safetensors"),
+        seed=context.seed,
+        calibration=_calibration(context) if "int8" in models else None,
+        accuracy=_accuracy(context),
+        latency=_latency(context, precision),
+    )
+    return _with_engine(context, contents)
+
+
+def _model(context: Context, baked: Baked, precision: Precision, remainder: Precision) -> bytes:
+    from trt_layermerge.export.bake import bake
+
+    model = deployed_model(context, "merged", precision, remainder)
+    if not baked:
+        return model
+    preprocess = context.recipe.data.preprocess.build() if baked.normalise else None
+    return bake(model, preprocess, softmax=baked.softmax)
+
+
+def _interface(context: Context, model: bytes) -> Interface:
+    import onnx
+
+    from trt_layermerge.deploy.bundle.contents import Interface
+    from trt_layermerge.export.batch import dynamic_batch
+
+    graph = onnx.load_from_string(model).graph
+    _, channels, height, width = (d.dim_value for d in graph.input[0].type.tensor_type.shape.dim)
+    measured = context.recipe.measure.batch
+    return Interface(
+        input=graph.input[0].name,
+        image=(channels, height, width),
+        output=graph.output[0].name,
+        classes=graph.output[0].type.tensor_type.shape.dim[1].dim_value,
+        batch=measured,
+        max_batch=context.recipe.build.max_batch if dynamic_batch(model) else None,
+    )
+
+
+def _samples(
+    context: Context, baked: Baked, face: Interface, models: dict[Precision, bytes]
+) -> Samples:
+    """Returns two inputs with what ONNX Runtime makes of them at every precision."""
+    from trt_layermerge.backends import get_backend
+    from trt_layermerge.deploy.bundle.contents import Samples
+    from trt_layermerge.deploy.comparison import infer_all
+    from trt_layermerge.export.batch import with_batch
+
+    inputs, source = _inputs(context, baked)
+    backend = get_backend("onnxruntime")
+    outputs = {}
+    for precision, model in models.items():
+        with backend.open(with_batch(model, face.batch) if face.max_batch else model) as runner:
+            outputs[precision] = infer_all(runner, inputs)
+    return Samples(inputs, outputs, source)
+
+
+def _inputs(context: Context, baked: Baked) -> tuple[NDArray[np.float32], str]:
+    """Returns two inputs ``(2, C, H, W)`` and where they are from.
+
+    Images of a data set are normalised already; a graph that normalises gets their pixels back.
+    """
+    preprocess = context.recipe.data.preprocess.build()
+    split = "val" if context.recipe.data.val is not None else "train"
+    data = context.data(split)
+    if data is None:
+        _, channels, height, width = context.recipe.model.input
+        rng = np.random.default_rng(context.seed)
+        pixels = rng.integers(0, 256, (2, height, width, channels), dtype=np.uint8)
+        images, source = preprocess(pixels), f"random pixels, seed {context.seed}"
+    else:
+        import torch
+
+        images = data.batch(torch.tensor([0, len(data) // 2]))[0].numpy()
+        source = f"images 0 and {len(data) // 2} of {split}"
+    if not baked.normalise:
+        return images, source
+    mean, std = (np.asarray(v).reshape(-1, 1, 1) for v in (preprocess.mean, preprocess.std))
+    raw = np.rint((images * std + mean) / preprocess.scale).clip(0, 255)
+    return raw.astype(np.float32), source
+
+
+def _build_options(context: Context) -> dict[str, Any]:
+    section = context.recipe.build
+    mib = section.options.workspace_mib
+    return {
+        "engine": section.engine,
+        "workspace_bytes": None if mib is None else mib << 20,
+        "optimization_level": section.options.optimization_level,
+        "tf32": section.options.tf32,
+        "hardware_compatible": section.options.hardware_compatible,
+        "version_compatible": section.options.version_compatible,
+    }
+
+
+def _calibration(context: Context) -> str | None:
+    path = context.folder / "calibration.json"
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def _accuracy(context: Context) -> dict[str, float] | None:
+    path = context.folder / "verify.json"
+    body = read_json(path, "verify")
+    with damage(path):
+        found = {name: body["accuracy"][name] for name in ("original", "merged")}
+        if None in found.values():
+            return None
+        return {name: float(value) for name, value in found.items()}
+
+
+def _latency(context: Context, precision: Precision) -> Json | None:
+    """Returns the figures of ``bench.json`` at a precision in short, or None."""
+    path = context.folder / "bench.json"
+    body = read_json(path, "bench")
+    with damage(path):
+        for pair in body["precisions"]:
+            if pair["precision"] == precision:
+                return {
+                    "merged_ms": float(pair["merged"]["p50_ms"]),
+                    "original_ms": float(pair["original"]["p50_ms"]),
+                    "speedup": float(pair["speedup"]),
+                    "precision": precision,
+                    "device": str(DeviceInfo.from_json(body["device"])),
+                }
+    return None
+
+
+def _with_engine(context: Context, contents: Contents) -> Contents:
+    """Returns the contents with the run's engine, or with one of the graph that is baked."""
+    from trt_layermerge.backends.tensorrt_api import load_api
+    from trt_layermerge.deploy.bundle.engine import with_engine
+
+    chosen = context.recipe.build.engine
+    if chosen == "none":
+        return replace(contents, why_no_engine="the recipe asks for none (build.engine)")
+    built = built_engine(context, contents.precision)
+    if built is not None and built.plan is None:
+        return replace(contents, why_no_engine=built.error)
+    if built is not None and not contents.baked:
+        return replace(contents, engine=_read(context, built.plan))
+    try:
+        api = load_api(None if chosen == "auto" else chosen)
+        return with_engine(contents, api)
+    except DeviceError as error:
+        return replace(contents, why_no_engine=str(error))
+
+
+def built_engine(context: Context, precision: Precision) -> Built | None:
+    """Returns what ``build`` made of the merged network at a precision, or None if nothing."""
+    for built in built_engines(context):
+        if (built.network, built.precision) == ("merged", precision):
+            return built
+    return None
+
+
+def _read(context: Context, name: str | None) -> Engine:
+    from trt_layermerge.deploy.bundle.contents import Engine
+    from trt_layermerge.deploy.sidecar import read_engine
+
+    plan, sidecar = read_engine(context.folder / (name or ""))
+    if sidecar is None:
+        raise UntrustedInputError(f"the engine {name} has no sidecar, and is not bundled")
+    return Engine(plan, sidecar)

@@ -1,0 +1,101 @@
+"""``package``: a finished run → ``deploy/TARGET``, one bundle for each target, ``package.json``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trt_layermerge.core.jsonio import Json, read_json, sha256_file, write_json
+from trt_layermerge.errors import UsageError
+from trt_layermerge.pipeline.built import engine_names
+from trt_layermerge.pipeline.context import Context, data_inputs
+from trt_layermerge.pipeline.packaging import contents_of, packaged_precision
+from trt_layermerge.pipeline.recipe import dump_recipe
+from trt_layermerge.pipeline.stage import Stage
+from trt_layermerge.pipeline.stages import bench, verify
+
+if TYPE_CHECKING:
+    from trt_layermerge.deploy.bundle.contents import Baked, Contents, Target
+
+FOLDER = "deploy"
+
+
+def _settings(context: Context) -> Json:
+    engines = {
+        name: sha256_file(context.folder / name) if (context.folder / name).is_file() else None
+        for name in engine_names(context)
+    }
+    data = context.recipe.data
+    return {
+        "run": context.folder.root.name,
+        "recipe": dump_recipe(context.recipe),  # it is part of the bundle
+        "images": [data_inputs(data.val), data_inputs(data.train)],
+        "engines": engines,
+    }
+
+
+def _run(context: Context) -> tuple[str, ...]:
+    from trt_layermerge.deploy.bundle.folder import write_bundle
+    from trt_layermerge.deploy.bundle.rebuild import summary
+    from trt_layermerge.deploy.bundle.render import render
+
+    targets = context.recipe.package.targets
+    if not targets:
+        raise UsageError(
+            "nothing says what the bundle is for; type --for plain, triton, deepstream or "
+            "isaac-ros, or name package.targets in the recipe"
+        )
+    for stage in (bench.STAGE, verify.STAGE):  # what fails a gate is not bundled
+        stage.gate(context)
+    made: dict[Baked, Contents] = {}
+    rows, written = [], []
+    for target in targets:
+        baked = baked_for(target, context.recipe.package.bake_preprocess)
+        if baked not in made:
+            made[baked] = contents_of(context, baked)
+        files = render(made[baked], target)
+        folder = context.folder / FOLDER / target
+        write_bundle(folder, files)
+        _tell(context, target, made[baked])
+        rows.append(summary(folder, target, made[baked]))
+        written += [f"{FOLDER}/{target}/{name}" for name in files]
+    write_json(context.folder / "package.json", "package", {"bundles": rows})
+    return "package.json", *written
+
+
+def baked_for(target: Target, wanted: bool | None) -> Baked:
+    """Returns what of the work around the network goes into the graph of a bundle.
+
+    DeepStream gets the softmax in any case, since it takes outputs for probabilities, and
+    normalisation unless it was declined.
+    """
+    from trt_layermerge.deploy.bundle.contents import Baked
+
+    if target == "deepstream":
+        return Baked(normalise=wanted is not False, softmax=True)
+    return Baked(normalise=bool(wanted), softmax=bool(wanted))
+
+
+def _tell(context: Context, target: Target, contents: Contents) -> None:
+    from trt_layermerge.deploy.bundle.layout import loadable
+
+    parts = [f"{target}: {packaged_precision(context)}"]
+    if contents.baked.normalise:
+        parts.append("the graph takes RGB from 0 to 255 and gives probabilities")
+    elif contents.baked.softmax:
+        parts.append("the graph gives probabilities")
+    if contents.engine is None:
+        parts.append(f"no engine: {contents.why_no_engine}")
+    elif target != "plain" and not loadable(contents):
+        parts.append(
+            f"the engine is {contents.engine.sidecar.library}'s, which {target} cannot load; build "
+            f"one where it runs: trt-layermerge rebuild {FOLDER}/{target} --backend tensorrt"
+        )
+    context.reporter.note("; ".join(parts))
+
+
+def _result(context: Context) -> Json:
+    return read_json(context.folder / "package.json", "package")
+
+
+READS = ("model.onnx", "merged.safetensors", "build.json", "bench.json", "verify.json")
+STAGE = Stage("package", READS, _settings, _run, _result)
