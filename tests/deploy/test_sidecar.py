@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -57,6 +58,7 @@ def test_files_and_fields(plan, tmp_path):
     assert body == {
         "schema": "trt-layermerge/engine@1",
         "plan_sha256": sha256_bytes(PLAN),
+        "network": "merged",
         "precision": "fp16",
         "library": "tensorrt",
         "library_version": "10.3.0",
@@ -64,6 +66,7 @@ def test_files_and_fields(plan, tmp_path):
         "build_seconds": 1.5,
         "inputs": {"input": [1, 3, 32, 32]},
         "outputs": {"logits": [1, 36]},
+        "profile": {},
         "origin": {
             "onnx_sha256": "a" * 64,
             "weights_sha256": "b" * 64,
@@ -89,6 +92,7 @@ def test_what_is_written_is_read(plan, build, origin):
     assert data == PLAN
     assert sidecar == Sidecar(
         sha256_bytes(PLAN),
+        "merged",
         "fp16",
         "tensorrt",
         "10.3.0",
@@ -97,6 +101,7 @@ def test_what_is_written_is_read(plan, build, origin):
         ORIN,
         build.inputs,
         build.outputs,
+        {},
         origin,
         notes={"accuracy": "not verified yet", "latency": "this engine was not timed"},
     )
@@ -158,6 +163,9 @@ def test_damaged_sidecars_never_end_in_a_traceback(plan):
     [
         ("schema", "trt-layermerge/plan@1"),
         ("precision", "fp8"),
+        ("network", "another"),
+        ("profile", {"input": [[1, 3, 32, 32]]}),
+        ("profile", None),
         ("plan_sha256", 5),
         ("build_seconds", float("nan")),
         ("inputs", [1, 2]),
@@ -210,20 +218,98 @@ def test_unwritable_folder_is_named(tmp_path, build, origin):
         write_engine(tmp_path / "engines", build, origin, ORIN)
 
 
-def test_mismatch_names_both_sides(plan):
+def test_original_network_lies_beside_the_merged_one(tmp_path, build, origin, plan):
+    root = tmp_path / "engines"
+    original = write_engine(root, build, replace(origin, weights_sha256=None), ORIN, "original")
+    assert original == plan.with_name("original.fp16.plan")
+    assert check_engine(original).network == "original"
+    assert check_engine(original).origin.weights_sha256 is None
+    assert check_engine(plan).network == "merged"
+
+
+def test_profile_comes_back(tmp_path, build, origin):
+    shapes = ((1, 3, 32, 32), (4, 3, 32, 32), (8, 3, 32, 32))
+    dynamic = replace(build, inputs={"input": (-1, 3, 32, 32)}, profile={"input": shapes})
+    sidecar = check_engine(write_engine(tmp_path, dynamic, origin, ORIN))
+    assert sidecar.inputs == {"input": (-1, 3, 32, 32)}
+    assert sidecar.profile == {"input": shapes}
+
+
+def test_another_version_is_told_with_what_to_type(plan):
     sidecar = check_engine(plan)
-    assert mismatch(sidecar, "tensorrt", "10.3.0", ORIN) is None
-    why = mismatch(sidecar, "tensorrt", "10.16.0", ORIN)
-    assert why == (
-        "the engine was built with tensorrt 10.3.0 for Orin (nvgpu), this is tensorrt 10.16.0 on "
-        "Orin (nvgpu); build it here: trt-layermerge build"
+    assert mismatch(sidecar, "tensorrt", "10.3.0", ORIN, plan) is None
+    assert mismatch(sidecar, "tensorrt", "10.16.0", ORIN, plan) == (
+        "an engine belongs to one version of TensorRT: this one was built with tensorrt 10.3.0, "
+        "and here is tensorrt 10.16.0; build it again on this machine: trt-layermerge build --run "
+        f"{plan.parents[2].name}"
     )
-    assert "on Thor" in mismatch(sidecar, "tensorrt", "10.3.0", Machine("Thor"))
+    words = mismatch(sidecar, "tensorrt_rtx", "10.3.0", ORIN)
+    assert "here is tensorrt_rtx 10.3.0" in words
+    assert words.endswith("trt-layermerge build --run NAME")
+
+
+def test_another_gpu_is_told_with_what_to_type(plan):
+    sidecar = check_engine(plan)
+    assert mismatch(sidecar, "tensorrt", "10.3.0", Machine("Thor", "11.0"), plan) == (
+        "an engine belongs to one kind of GPU: this one was built for Orin (nvgpu) (compute "
+        "capability 8.7), and here is Thor (compute capability 11.0); build it again on this "
+        f"machine: trt-layermerge build --run {plan.parents[2].name}"
+    )
+    assert "and here is no GPU" in mismatch(sidecar, "tensorrt", "10.3.0", Machine())
+    assert "and here is Orin (nvgpu);" in mismatch(
+        sidecar, "tensorrt", "10.3.0", Machine("Orin (nvgpu)")
+    )
 
 
 def test_engine_for_any_gpu_fits_every_gpu(tmp_path, build, origin):
     sidecar = check_engine(write_engine(tmp_path, build, origin, Machine()))
     assert mismatch(sidecar, "tensorrt", "10.3.0", Machine("Thor")) is None
+
+
+@pytest.mark.parametrize(
+    ("built", "here", "fits"),
+    [
+        ("10.3.0", "10.16.1", True),
+        ("10.3.0", "10.3.0", True),
+        ("8.6.2", "10.3.0", True),
+        ("10.3.0", "11.4.0", True),
+        ("10.16.1", "10.3.0", False),
+        ("8.6.2", "11.4.0", False),
+        ("11.4.0", "10.3.0", False),
+    ],
+)
+def test_version_compatible_engines_go_forward_only(tmp_path, build, origin, built, here, fits):
+    wide = replace(build, version=built, settings={"version_compatible": True})
+    sidecar = check_engine(write_engine(tmp_path, wide, origin, ORIN))
+    why = mismatch(sidecar, "tensorrt", here, ORIN)
+    assert (why is None) == fits
+    assert fits or "which reaches newer versions only" in why
+    assert mismatch(sidecar, "tensorrt_rtx", here, ORIN) is not None
+
+
+def test_hardware_compatible_engines_run_from_ampere_on(tmp_path, build, origin):
+    wide = replace(build, settings={"hardware_compatible": True})
+    sidecar = check_engine(write_engine(tmp_path, wide, origin, Machine("A100", "8.0")))
+    for machine, fits in (
+        (Machine("RTX 4090", "8.9"), True),
+        (Machine("RTX 5090", "12.0"), True),
+        (Machine("T4", "7.5"), False),
+        (Machine(), False),
+    ):
+        assert (mismatch(sidecar, "tensorrt", "10.3.0", machine) is None) == fits
+
+
+def test_tampered_engine_names_the_run_to_build_again(tmp_path, build, origin):
+    plan = write_engine(tmp_path / "runs" / "mine" / "engines", build, origin, ORIN)
+    plan.write_bytes(PLAN[:-1])
+    with pytest.raises(UntrustedInputError) as refusal:
+        check_engine(plan)
+    assert str(refusal.value) == (
+        f"the engine {plan} is not loaded, because its sidecar model.fp16.json describes another "
+        "engine (one of the files was changed, damaged or mixed up), and an engine runs code of "
+        "its own; build it again (trt-layermerge build --run mine), or type --trust-engine, only "
+        "for engines that you built yourself"
+    )
 
 
 def test_this_machine_explains_every_null(monkeypatch, tmp_path):

@@ -291,4 +291,4 @@ def test_engine_of_another_version_is_not_loaded(network, tmp_path, monkeypatch)
     object.__setattr__(build, "version", "0.9")
     plan = write_engine(tmp_path, build, origin, this_machine())
     result = verify(images, None, {"original": outputs, "merged": outputs}, [engine_subject(plan)])
-    assert "0.9 for" in result.comparisons[0].reason
+    assert "built with tensorrt_rtx 0.9, and here is" in result.comparisons[0].reason

@@ -25,7 +25,7 @@ def fitting_engine(plan: Path, *, trust: bool = False) -> tuple[bytes, TensorRTA
     data, sidecar = read_engine(plan, trust=trust)
     api = load_api(sidecar.library if sidecar else None)
     if sidecar is not None:
-        why = mismatch(sidecar, api.flavor, api.version, this_machine())
+        why = mismatch(sidecar, api.flavor, api.version, this_machine(), plan)
         if why is not None:
             raise DeviceError(why)
     return data, api

@@ -1,5 +1,7 @@
 """``engines/DEVICE/model.PRECISION.plan`` and the ``.json`` beside it that says what it is.
 
+``original.PRECISION.plan`` is the network as it was, to compare with.
+
 A serialised engine is code. The sidecar ties it to the run that built it: an engine whose hash is
 not the one in its sidecar is not loaded. A sidecar proves no origin: it protects against mixed-up
 and damaged files, not against somebody who writes both.
@@ -11,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from trt_layermerge.backends.tensorrt import EngineBuild
 from trt_layermerge.core.device import PRECISIONS, Precision
@@ -24,9 +26,14 @@ from trt_layermerge.core.jsonio import (
     write_json,
 )
 from trt_layermerge.deploy.machine import Machine
+from trt_layermerge.deploy.mismatch import rebuild_command, why_other_gpu, why_other_version
 from trt_layermerge.errors import CorruptInputError, DeviceError, UntrustedInputError, UsageError
 
 KIND = "engine"
+
+Network: TypeAlias = Literal["original", "merged"]
+Shape: TypeAlias = tuple[int, ...]
+STEMS: Mapping[Network, str] = {"original": "original", "merged": "model"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,8 @@ class Origin:
 
     Attributes:
         onnx_sha256: Hash of the ONNX file it was built from.
-        weights_sha256: Hash of ``merged.safetensors``.
+        weights_sha256: Hash of ``merged.safetensors``; None for the original network, whose
+            weights are told by the recipe.
         preprocess: ``scale``, ``mean`` and ``std`` of the input.
         labels: Class names in the order of the outputs, or None if they are not known.
         recipe: Text of the recipe.
@@ -43,7 +51,7 @@ class Origin:
     """
 
     onnx_sha256: str
-    weights_sha256: str
+    weights_sha256: str | None
     preprocess: Mapping[str, Any]
     labels: tuple[str, ...] | None
     recipe: str
@@ -56,14 +64,16 @@ class Sidecar:
 
     Attributes:
         plan_sha256: Hash of the serialised engine.
+        network: ``original`` or ``merged``.
         precision: What the types of its network are.
         library: ``tensorrt`` or ``tensorrt_rtx``.
         library_version: Its version.
-        settings: Typing, TF32 and compute capability that the builder was given.
+        settings: What the builder was given, and what it found around it.
         build_seconds: How long the build took.
         machine: Where it was built; what is not known is None there, with the reason.
-        inputs: Shape by input name.
+        inputs: Shape by input name; -1 where the profile decides.
         outputs: Shape by output name.
+        profile: Smallest, usual and largest shape of every input that has a -1.
         origin: What it was made from.
         accuracy: ``original`` and ``merged`` as fractions, or None until it is verified.
         latency: ``p50_ms`` and ``p99_ms`` of this engine, or None where it was not timed.
@@ -71,14 +81,16 @@ class Sidecar:
     """
 
     plan_sha256: str
+    network: Network
     precision: Precision
     library: str
     library_version: str
     settings: Mapping[str, Any]
     build_seconds: float
     machine: Machine
-    inputs: Mapping[str, tuple[int, ...]]
-    outputs: Mapping[str, tuple[int, ...]]
+    inputs: Mapping[str, Shape]
+    outputs: Mapping[str, Shape]
+    profile: Mapping[str, tuple[Shape, Shape, Shape]]
     origin: Origin
     accuracy: Mapping[str, float] | None = None
     latency: Mapping[str, float] | None = None
@@ -93,12 +105,14 @@ class Sidecar:
     @staticmethod
     def from_json(body: Json) -> Sidecar:
         """Returns the sidecar of a mapping. Raises what malformed fields cause."""
-        if body["precision"] not in PRECISIONS:
-            raise ValueError(f"unknown precision {body['precision']!r}")
+        for name, known in (("precision", PRECISIONS), ("network", get_args(Network))):
+            if body[name] not in known:
+                raise ValueError(f"unknown {name} {body[name]!r}")
         origin = body["origin"]
         labels = origin["labels"]
         return Sidecar(
             plan_sha256=_text(body["plan_sha256"]),
+            network=body["network"],
             precision=body["precision"],
             library=_text(body["library"]),
             library_version=_text(body["library_version"]),
@@ -114,9 +128,10 @@ class Sidecar:
             ),
             inputs=_shapes(body["inputs"]),
             outputs=_shapes(body["outputs"]),
+            profile=_profile(body["profile"]),
             origin=Origin(
                 onnx_sha256=_text(origin["onnx_sha256"]),
-                weights_sha256=_text(origin["weights_sha256"]),
+                weights_sha256=_text_or_none(origin["weights_sha256"]),
                 preprocess=dict(origin["preprocess"]),
                 labels=None if labels is None else tuple(_text(label) for label in labels),
                 recipe=_text(origin["recipe"]),
@@ -133,7 +148,9 @@ def sidecar_path(plan: Path) -> Path:
     return plan.with_suffix(".json")
 
 
-def write_engine(root: Path, build: EngineBuild, origin: Origin, machine: Machine) -> Path:
+def write_engine(
+    root: Path, build: EngineBuild, origin: Origin, machine: Machine, network: Network = "merged"
+) -> Path:
     """Writes an engine and its sidecar below ``root/DEVICE`` and returns the engine's path.
 
     The old sidecar goes first and the new one comes last: an interruption leaves an engine
@@ -142,17 +159,20 @@ def write_engine(root: Path, build: EngineBuild, origin: Origin, machine: Machin
     Raises:
         DeviceError: If the folder cannot be written.
     """
-    path = root / machine.folder / f"model.{build.precision}.plan"
+    path = root / machine.folder / f"{STEMS[network]}.{build.precision}.plan"
     _remove(sidecar_path(path))
     write_bytes(path, build.plan)
-    write_json(sidecar_path(path), KIND, describe(build, origin, machine).to_json())
+    write_json(sidecar_path(path), KIND, describe(build, origin, machine, network).to_json())
     return path
 
 
-def describe(build: EngineBuild, origin: Origin, machine: Machine) -> Sidecar:
+def describe(
+    build: EngineBuild, origin: Origin, machine: Machine, network: Network = "merged"
+) -> Sidecar:
     """Returns the sidecar of an engine that was just built, neither verified nor timed."""
     return Sidecar(
         plan_sha256=sha256_bytes(build.plan),
+        network=network,
         precision=build.precision,
         library=build.library,
         library_version=build.version,
@@ -161,6 +181,7 @@ def describe(build: EngineBuild, origin: Origin, machine: Machine) -> Sidecar:
         machine=machine,
         inputs=build.inputs,
         outputs=build.outputs,
+        profile=build.profile,
         origin=origin,
         notes={"accuracy": "not verified yet", "latency": "this engine was not timed"},
     )
@@ -208,7 +229,7 @@ def read_engine(plan: Path, *, trust: bool = False) -> tuple[bytes, Sidecar | No
     except OSError as error:
         raise UsageError(
             f"cannot read the engine {plan}: {error.strerror or error}; "
-            "build it first: trt-layermerge build"
+            f"build it first: {rebuild_command(plan)}"
         ) from error
     try:
         sidecar = _matching(plan, data)
@@ -219,16 +240,26 @@ def read_engine(plan: Path, *, trust: bool = False) -> tuple[bytes, Sidecar | No
     return data, sidecar
 
 
-def mismatch(sidecar: Sidecar, library: str, version: str, machine: Machine) -> str | None:
-    """Returns why an engine should not be loaded here, or None where everything fits."""
-    built = (sidecar.library, sidecar.library_version, sidecar.machine.gpu or machine.gpu)
-    here = (library, version, machine.gpu)
-    if built == here:
-        return None
-    return (
-        f"the engine was built with {built[0]} {built[1]} for {built[2] or 'no GPU'}, this is "
-        f"{library} {version} on {machine.gpu or 'no GPU'}; build it here: trt-layermerge build"
+def mismatch(
+    sidecar: Sidecar, library: str, version: str, machine: Machine, plan: Path | None = None
+) -> str | None:
+    """Returns why an engine should not be loaded here and what to type, or None where it fits.
+
+    Args:
+        sidecar: What is known of the engine.
+        library: ``tensorrt`` or ``tensorrt_rtx``, as it is installed here.
+        version: Its version.
+        machine: This machine.
+        plan: Where the engine lies, which tells the run to build again.
+    """
+    built = (sidecar.library, sidecar.library_version)
+    why = why_other_version(built, (library, version), sidecar.settings) or why_other_gpu(
+        sidecar.machine, machine, sidecar.settings
     )
+    if why is None:
+        return None
+    command = rebuild_command(plan or Path("model.plan"))
+    return f"{why}; build it again on this machine: {command}"
 
 
 def _remove(path: Path) -> None:
@@ -249,15 +280,19 @@ def _matching(plan: Path, data: bytes) -> Sidecar:
     except (UsageError, CorruptInputError) as error:
         raise _untrusted(plan, f"its sidecar {path.name} is missing or damaged") from error
     if sidecar.plan_sha256 != sha256_bytes(data):
-        raise _untrusted(plan, f"its sidecar {path.name} describes another engine")
+        raise _untrusted(
+            plan,
+            f"its sidecar {path.name} describes another engine (one of the files was changed, "
+            "damaged or mixed up)",
+        )
     return sidecar
 
 
 def _untrusted(plan: Path, why: str) -> UntrustedInputError:
     return UntrustedInputError(
         f"the engine {plan} is not loaded, because {why}, and an engine runs code of its own; "
-        "build it again (trt-layermerge build), or type --trust-engine, only for engines that "
-        "you built yourself"
+        f"build it again ({rebuild_command(plan)}), or type --trust-engine, only for engines "
+        "that you built yourself"
     )
 
 
@@ -282,5 +317,13 @@ def _figures(value: Any) -> dict[str, float] | None:
     return None if value is None else {str(k): _finite(v) for k, v in value.items()}
 
 
-def _shapes(value: Any) -> dict[str, tuple[int, ...]]:
+def _shapes(value: Any) -> dict[str, Shape]:
     return {str(name): tuple(int(n) for n in shape) for name, shape in value.items()}
+
+
+def _profile(value: Any) -> dict[str, tuple[Shape, Shape, Shape]]:
+    found = {}
+    for name, shapes in value.items():
+        smallest, usual, largest = (tuple(int(n) for n in shape) for shape in shapes)
+        found[str(name)] = (smallest, usual, largest)
+    return found
