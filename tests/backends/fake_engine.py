@@ -1,18 +1,14 @@
-"""A TensorRT that only loads engines and runs them on a fake CUDA runtime."""
+"""Engines without a GPU: loaded by a fake TensorRT, run on a fake CUDA runtime."""
 
 import ctypes
-from enum import IntEnum
-from types import SimpleNamespace
 
 import numpy as np
 
+from tests.backends.fake_tensorrt import ENGINE, Names, Strict, fake_tensorrt
 from trt_layermerge.backends.tensorrt_api import TensorRTApi
 
-DataType = IntEnum("DataType", ("FLOAT", "HALF", "INT8", "INT32", "BOOL", "BF16"))
-TensorFormat = IntEnum("TensorFormat", ("LINEAR", "HWC8"))
-TensorIOMode = IntEnum("TensorIOMode", {"NONE": 0, "INPUT": 1, "OUTPUT": 2})
-NUMPY = {DataType.FLOAT: np.float32, DataType.HALF: np.float16, DataType.INT8: np.int8}
-NUMPY |= {DataType.INT32: np.int32, DataType.BOOL: np.bool_}
+NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32}
+NUMPY |= {"BOOL": np.bool_}
 
 
 class FakeEngine:
@@ -20,6 +16,8 @@ class FakeEngine:
 
     Attributes:
         shape: As built; -1 is dynamic, from 1 over 2 to 4.
+        kind: Name of its type.
+        layout: Name of its format.
         run_ms: What a run takes.
         refuses: ``capture``, ``run`` or ``memory``: what it cannot do.
         fault: Status that the runtime has from the run of that number on, and the number.
@@ -27,15 +25,17 @@ class FakeEngine:
 
     num_io_tensors = 2
 
-    def __init__(self, runtime, *, shape=(1, 2, 3, 3), kind=DataType.FLOAT, run_ms=0.25):
+    def __init__(self, runtime, *, shape=(1, 2, 3, 3), kind="FLOAT", run_ms=0.25):
         self.runtime, self.shape, self.kind, self.run_ms = runtime, shape, kind, run_ms
-        self.layout, self.refuses, self.fault, self.runs = TensorFormat.LINEAR, "", (0, 0), 0
+        self.layout, self.refuses, self.fault, self.runs = "LINEAR", "", (0, 0), 0
+        self.module = self.names = None
 
     def get_tensor_name(self, index):
         return ("input", "logits")[index]
 
     def get_tensor_mode(self, name):
-        return TensorIOMode.INPUT if name == "input" else TensorIOMode.OUTPUT
+        modes = self.module.TensorIOMode
+        return modes.INPUT if name == "input" else modes.OUTPUT
 
     def get_tensor_shape(self, name):
         return self.shape
@@ -44,13 +44,13 @@ class FakeEngine:
         return [tuple(n if d == -1 else d for d in self.shape) for n in (1, 2, 4)]
 
     def get_tensor_dtype(self, name):
-        return self.kind
+        return self.module.DataType[self.kind]
 
     def get_tensor_format(self, name):
-        return self.layout
+        return self.module.TensorFormat[self.layout]
 
     def get_tensor_vectorized_dim(self, name):
-        return -1 if self.layout == TensorFormat.LINEAR else 1
+        return -1 if self.layout == "LINEAR" else 1
 
     def get_tensor_components_per_element(self, name):
         return 8
@@ -58,7 +58,7 @@ class FakeEngine:
     def create_execution_context(self):
         if self.refuses == "memory":
             return None
-        return FakeContext(self)
+        return Strict(self.names, "IExecutionContext", FakeContext(self))
 
 
 class FakeContext:
@@ -98,25 +98,25 @@ class FakeContext:
         ctypes.memmove(self.addresses["logits"], doubled, size)
 
 
-class Log:
-    def errors(self):
-        return "it says: versions differ"
+class FakeRuntime:
+    """Loads one engine."""
+
+    def __init__(self, engine, logger):
+        self.engine, self.logger = engine, logger
+        self.engine_host_code_allowed = False
+
+    def deserialize_cuda_engine(self, plan):
+        if plan != ENGINE:
+            severity = self.engine.module.ILogger.Severity
+            self.logger.log(severity.ERROR, "Serialization assertion failed: versions differ")
+            return None
+        return Strict(self.engine.names, "ICudaEngine", self.engine)
 
 
-def fake_library(engine):
-    """Returns a library that loads one engine, from the plan ``b"an engine"``."""
-
-    class Runtime:
-        def __init__(self, log):
-            pass
-
-        def deserialize_cuda_engine(self, plan):
-            return engine if plan == b"an engine" else None
-
-    module = SimpleNamespace(__version__="10.3.0", Runtime=Runtime, TensorIOMode=TensorIOMode)
-
-    class Library(TensorRTApi):
-        def logger(self, on_log=None):
-            return Log()
-
-    return Library(module, "tensorrt")
+def fake_library(engine, version="10.3.0"):
+    """Returns TensorRT of a version that loads one engine."""
+    engine.module, engine.names = fake_tensorrt(version), Names(version)
+    engine.module.Runtime = lambda logger: Strict(
+        engine.names, "Runtime", FakeRuntime(engine, logger)
+    )
+    return TensorRTApi(engine.module, "tensorrt")

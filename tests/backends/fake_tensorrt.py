@@ -12,7 +12,6 @@ The "model" that the parser reads is a line of words: ``half``, ``int8``, ``fp8`
 
 from __future__ import annotations
 
-import ctypes
 import json
 from enum import IntEnum
 from pathlib import Path
@@ -29,6 +28,7 @@ TENSORRT = VERSIONS[:-1]
 NEW_IN_8_6 = {
     "IBuilderConfig": {"builder_optimization_level", "hardware_compatibility_level"},
     "BuilderFlag": {"VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"},
+    "Runtime": {"engine_host_code_allowed"},
     "module": {"HardwareCompatibilityLevel"},
 }
 ENGINE = b"an engine"
@@ -150,48 +150,6 @@ class OptimizationProfile:
         self.shapes[input] = (min, opt, max)
 
 
-class Context:
-    """Doubles its input; knows device memory only by address."""
-
-    def __init__(self, count):
-        self.count, self.addresses = count, {}
-
-    def set_tensor_address(self, name, address):
-        self.addresses[name] = address
-
-    def execute_async_v3(self, stream):
-        size = ctypes.sizeof(ctypes.c_float) * self.count
-        read = ctypes.string_at(self.addresses["input"], size)
-        doubled = (2 * np.frombuffer(read, np.float32)).tobytes()
-        ctypes.memmove(self.addresses["logits"], doubled, size)
-        return stream == 11
-
-
-class Engine:
-    """An engine with one input and one output of the same shape."""
-
-    num_io_tensors = 2
-
-    def __init__(self, module, names):
-        self.module, self.names = module, names
-
-    def get_tensor_name(self, index):
-        return ("input", "logits")[index]
-
-    def get_tensor_mode(self, name):
-        modes = self.module.TensorIOMode
-        return modes.INPUT if name == "input" else modes.OUTPUT
-
-    def get_tensor_shape(self, name):
-        return (1, 2, 3, 3)
-
-    def get_tensor_dtype(self, name):
-        return self.module.DataType.FLOAT
-
-    def create_execution_context(self):
-        return Strict(self.names, "IExecutionContext", Context(18))
-
-
 class Network:
     """A network of one layer, typed by the words of its model."""
 
@@ -301,21 +259,6 @@ class Builder:
         return memoryview(ENGINE)
 
 
-class Runtime:
-    """Loads the one engine that there is."""
-
-    def __init__(self, module, names, logger):
-        self.module, self.names, self.logger = module, names, logger
-        self.engine_host_code_allowed = False
-
-    def deserialize_cuda_engine(self, plan):
-        if plan != ENGINE:
-            severity = self.module.ILogger.Severity
-            self.logger.log(severity.ERROR, "Serialization assertion failed: versions differ")
-            return None
-        return Strict(self.names, "ICudaEngine", Engine(self.module, self.names))
-
-
 def fake_tensorrt(version):
     """Returns a module-like object of a version.
 
@@ -339,83 +282,9 @@ def fake_tensorrt(version):
         "ILogger": logger_class,
         "Builder": start_builder,
         "OnnxParser": lambda n, _: Strict(names, "OnnxParser", Parser(module, names, n)),
-        "Runtime": lambda logger: Strict(names, "Runtime", Runtime(module, names, logger)),
         "nptype": lambda kind: halves[kind.name],
         **{kind: names.enumeration(kind) for kind in TABLE["enumerations"]},
     }
     for name in names.of("module") & content.keys():
         setattr(module, name, content[name])
     return module
-
-
-class FakeCudaRuntime:
-    """A CUDA runtime whose device memory is host memory and whose every launch takes 0.25 ms."""
-
-    cudaStreamNonBlocking, cudaEventDefault = 1, 0
-    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
-
-    def __init__(self, fails=()):
-        self.fails, self.memory, self.events, self.clock = set(fails), {}, {}, 0.0
-        self.streams = 0
-
-    def __getattribute__(self, name):
-        if name.startswith("cuda") and name in object.__getattribute__(self, "fails"):
-            return lambda *_: (2, None)
-        return object.__getattribute__(self, name)
-
-    def cudaGetErrorString(self, status):
-        return 0, b"out of memory"
-
-    def cudaGetDeviceCount(self):
-        return 0, 1
-
-    def cudaGetDevice(self):
-        return 0, 0
-
-    def cudaGetDeviceProperties(self, device):
-        return 0, SimpleNamespace(name=b"Fake Orin", major=8, minor=7)
-
-    def cudaRuntimeGetVersion(self):
-        return 0, 12060
-
-    def cudaMalloc(self, size):
-        buffer = ctypes.create_string_buffer(size)
-        address = ctypes.addressof(buffer)
-        self.memory[address] = buffer
-        return 0, address
-
-    def cudaFree(self, address):
-        del self.memory[address]
-        return (0,)
-
-    def cudaMemcpy(self, target, source, size, kind):
-        ctypes.memmove(target, source, size)
-        return (0,)
-
-    def cudaStreamCreateWithFlags(self, flags):
-        self.streams += 1
-        return 0, 11
-
-    def cudaStreamDestroy(self, stream):
-        self.streams -= 1
-        return (0,)
-
-    def cudaStreamSynchronize(self, stream):
-        return (0,)
-
-    def cudaEventCreateWithFlags(self, flags):
-        handle = len(self.events) + 1
-        self.events[handle] = None
-        return 0, handle
-
-    def cudaEventRecord(self, event, stream):
-        self.events[event] = self.clock
-        self.clock += 0.25
-        return (0,)
-
-    def cudaEventElapsedTime(self, start, end):
-        return 0, self.events[end] - self.events[start]
-
-    def cudaEventDestroy(self, event):
-        self.events[event] = "destroyed"
-        return (0,)

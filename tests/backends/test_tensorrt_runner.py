@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests.backends.fake_cuda import FakeCudaRuntime
-from tests.backends.fake_engine import DataType, FakeEngine, TensorFormat, fake_library
+from tests.backends.fake_engine import FakeContext, FakeEngine, fake_library
+from tests.backends.fake_tensorrt import VERSIONS
 from trt_layermerge.backends.cuda_runtime import RuntimeCuda
 from trt_layermerge.backends.tensorrt_runner import EngineRunner, group_size
 from trt_layermerge.errors import DeviceError, StickyDeviceError, UsageError
@@ -51,6 +52,16 @@ def test_outputs_come_back_from_the_device(engine):
             runner.infer({"input": X[:, :1]})
 
 
+@pytest.mark.parametrize("version", ["8.5.2", *VERSIONS])
+def test_every_version_has_what_is_asked_of_it(runtime, version):
+    """The fakes have the names of the real bindings and no others."""
+    engine = FakeEngine(runtime, shape=(-1, 2, 3, 3))
+    library = fake_library(engine, version)
+    with EngineRunner(library, RuntimeCuda(runtime, "fake"), b"an engine", 0, batch=1) as runner:
+        np.testing.assert_array_equal(runner.infer({"input": X})["logits"], 2 * X)
+        assert runner.time_burst(3) == [0.25] * 3
+
+
 def test_strided_inputs_of_another_type_are_copied_in_order(engine):
     x = np.arange(18, dtype=np.float64).reshape(3, 3, 2, 1).transpose(3, 2, 0, 1)
     with opened(engine) as runner:
@@ -60,10 +71,10 @@ def test_strided_inputs_of_another_type_are_copied_in_order(engine):
 @pytest.mark.parametrize(
     ("kind", "dtype"),
     [
-        (DataType.HALF, np.float16),
-        (DataType.INT8, np.int8),
-        (DataType.INT32, np.int32),
-        (DataType.BOOL, np.bool_),
+        ("HALF", np.float16),
+        ("INT8", np.int8),
+        ("INT32", np.int32),
+        ("BOOL", np.bool_),
     ],
 )
 def test_every_type_that_numpy_has(runtime, kind, dtype):
@@ -76,7 +87,7 @@ def test_every_type_that_numpy_has(runtime, kind, dtype):
 
 def test_a_type_that_numpy_lacks_is_refused(runtime):
     with pytest.raises(DeviceError, match="type BF16, which numpy does not have"):
-        opened(FakeEngine(runtime, kind=DataType.BF16))
+        opened(FakeEngine(runtime, kind="BF16"))
     assert runtime.held == 0
 
 
@@ -125,7 +136,7 @@ def test_a_static_batch_is_the_only_one(engine):
 
 def test_a_shape_that_depends_on_the_data_is_refused(runtime):
     engine = FakeEngine(runtime)
-    context = engine.create_execution_context()
+    context = FakeContext(engine)
     context.get_tensor_shape = lambda name: (1, 2, 3, 3) if name == "input" else (-1,)
     engine.create_execution_context = lambda: context
     with pytest.raises(DeviceError, match="depends on the data"):
@@ -133,7 +144,7 @@ def test_a_shape_that_depends_on_the_data_is_refused(runtime):
 
 
 def test_padded_layouts_are_timed_but_not_read(engine):
-    engine.layout = TensorFormat.HWC8
+    engine.layout = "HWC8"
     with opened(engine) as runner:
         assert {len(b) for b in engine.runtime.memory.values()} == {4 * 8 * 3 * 3}
         assert runner.time_burst(1) == [0.25]

@@ -50,7 +50,7 @@ class EngineRunner(Runner):
         batch: int | None = None,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
-        """Loads an engine, and binds random inputs.
+        """Loads an engine, which executes what is in it, and binds random inputs.
 
         Args:
             api: The library.
@@ -152,6 +152,8 @@ class EngineRunner(Runner):
 
     def _load(self, plan: bytes) -> None:
         runtime = self._own("runtime", self._api.module.Runtime(self._log))
+        if hasattr(runtime, "engine_host_code_allowed"):  # from 8.6 on
+            runtime.engine_host_code_allowed = True  # what version-compatible engines bring along
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise DeviceError(
