@@ -22,7 +22,7 @@ from trt_layermerge.backends.base import Array, Runner, check_inputs, random_inp
 from trt_layermerge.backends.cuda import Cuda
 from trt_layermerge.backends.tensorrt_api import TensorRTApi
 from trt_layermerge.backends.tensorrt_tensors import EngineTensor, engine_tensors
-from trt_layermerge.errors import DeviceError, StickyDeviceError
+from trt_layermerge.errors import DeviceError
 
 GROUP_MS = 1.0
 LARGEST_GROUP = 20
@@ -228,11 +228,9 @@ class EngineRunner(Runner):
         self.group = group_size(min(runs))
         try:
             self._capture()
-        except StickyDeviceError:
-            raise
         except DeviceError as error:
             self.no_graph = str(error)
-            self._run()  # whether it still runs without one
+            self._run()  # whether it still runs without one; after a fault it does not
 
     def _capture(self) -> None:
         """Makes a graph of a group of runs, and runs it. Raises ``DeviceError`` if it cannot."""
