@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from trt_layermerge.pipeline.doctor.board import board, is_jetson
 from trt_layermerge.pipeline.doctor.finding import Finding
+from trt_layermerge.pipeline.doctor.gpu import bindings, gpu
 from trt_layermerge.pipeline.doctor.host import Host
-from trt_layermerge.pipeline.doctor.libraries import gpu, libraries
+from trt_layermerge.pipeline.doctor.libraries import libraries
+from trt_layermerge.pipeline.doctor.system import system
 
 __all__ = ["Finding", "Host", "examine"]
 
@@ -13,9 +15,38 @@ __all__ = ["Finding", "Host", "examine"]
 def examine(host: Host) -> tuple[Finding, ...]:
     """Returns everything found out about a machine, the verdict last."""
     jetson = is_jetson(host)
-    devices = (gpu(host, jetson), *board(host, jetson))
-    found = (*libraries(host, jetson), *devices)
-    return (*found, verdict(found))
+    known = libraries(host, jetson)
+    devices = gpu(host, jetson)
+    tensorrt = next((f.found.partition(",")[0] for f in known if _there(f, "tensorrt")), None)
+    able = any(_there(f, "gpu") for f in devices)
+    found = (
+        *known,
+        *devices,
+        bindings(host, able),
+        *board(host, jetson, tensorrt, able),
+        *system(host, jetson),
+    )
+    return (*found, *engines(found), verdict(found))
+
+
+def _there(finding: Finding, topic: str) -> bool:
+    return finding.topic == topic and finding.state == "ok"
+
+
+def engines(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """Returns where engines that are built here will load, if any can be built."""
+    builders = [
+        f"{f.topic} {f.found.partition(',')[0]}"
+        for f in findings
+        if f.topic in ("tensorrt", "tensorrt_rtx") and f.state == "ok"
+    ]
+    if not builders:
+        return ()
+    found = (
+        f"what {' or '.join(builders)} builds here loads with that version on this kind of GPU "
+        "only; take the bundle elsewhere and build again there (trt-layermerge rebuild)"
+    )
+    return (Finding("engines", "ok", found),)
 
 
 def verdict(findings: tuple[Finding, ...]) -> Finding:
@@ -26,7 +57,7 @@ def verdict(findings: tuple[Finding, ...]) -> Finding:
         for what, needs in (
             ("train and merge", {"torch"}),
             ("measure on the CPU", {"onnxruntime"}),
-            ("build and measure TensorRT engines", {"tensorrt", "gpu"}),
+            ("build and measure TensorRT engines", {"tensorrt", "gpu", "cuda"}),
             ("build TensorRT-RTX engines", {"tensorrt_rtx"}),
         )
         if needs <= usable

@@ -6,28 +6,14 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
-Command: TypeAlias = Callable[[Sequence[str]], "Answer"]
+from trt_layermerge.measure.agent.sources import Answer, Ask, Sources
 
 _PATIENCE_SECONDS = 60
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a command said. ``code`` is None where there is no such command, or it hung."""
-
-    code: int | None
-    output: str = ""
-    errors: str = ""
-
-    @property
-    def worked(self) -> bool:
-        """Whether the command ended well."""
-        return self.code == 0
+"""Importing a library for the first time takes long on a Jetson."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +29,7 @@ class Host:
     """
 
     root: Path
-    ask: Command
+    ask: Ask
     python: tuple[str, str]
     free_bytes: int | None
     machine: str
@@ -60,12 +46,14 @@ class Host:
             platform.machine(),
         )
 
+    @property
+    def sources(self) -> Sources:
+        """The machine as telemetry asks it."""
+        return Sources(self.root, self.ask)
+
     def read(self, path: str) -> str | None:
         """Returns the text of a file, stripped of blanks and NULs, or None."""
-        try:
-            return (self.root / path).read_text(errors="replace").strip("\0 \n")
-        except OSError:
-            return None
+        return self.sources.read(path)
 
     def read_all(self, pattern: str) -> list[str]:
         """Returns the texts of all files that a glob below the root finds, in order."""

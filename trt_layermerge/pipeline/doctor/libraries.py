@@ -1,4 +1,4 @@
-"""Python, the libraries behind the backends, and the GPU.
+"""Python and the libraries behind the backends.
 
 Libraries are imported in processes of their own: a broken one may end the process it is in.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from trt_layermerge.pipeline.doctor.board import APT_TENSORRT
 from trt_layermerge.pipeline.doctor.finding import Finding
 from trt_layermerge.pipeline.doctor.host import Host
 
@@ -69,20 +70,11 @@ LIBRARIES = (
         lambda facts: ", builds engines without a GPU; running them needs one",
     ),
     Library(
-        "cuda-python",
-        "import json, importlib.metadata as m\n"
-        "from cuda.bindings import runtime\n"
-        "code, count = runtime.cudaGetDeviceCount()\n"
-        "facts = {'version': m.version('cuda-bindings'), 'devices': count, 'code': code.name}\n"
-        "print(json.dumps(facts))",
-        "pip install 'trt-layermerge[cuda]'",
-        lambda facts: f", {facts['devices'] or 'no'} devices ({facts['code']})",
+        "polygraphy",
+        "import json, polygraphy\nprint(json.dumps({'version': polygraphy.__version__}))",
+        "pip install 'trt-layermerge[polygraphy]'",
+        lambda facts: ", finds the layer that an engine gets wrong (docs/debugging.md)",
     ),
-)
-
-JETSON_TENSORRT = (
-    "sudo apt install tensorrt python3-libnvinfer, and use a virtual environment made with "
-    "python3 -m venv --system-site-packages"
 )
 
 
@@ -104,7 +96,7 @@ def library(host: Host, wanted: Library, jetson: bool) -> Finding:
     """Returns whether a library imports, and what it says of itself."""
     if wanted.topic == "tensorrt_rtx" and jetson:
         return Finding(wanted.topic, "none", "cannot target a Jetson; use tensorrt")
-    remedy = JETSON_TENSORRT if wanted.topic == "tensorrt" and jetson else wanted.remedy
+    remedy = APT_TENSORRT if wanted.topic == "tensorrt" and jetson else wanted.remedy
     answer = host.ask((host.python[0], "-c", wanted.code))
     if not answer.worked:
         reason = (answer.errors.splitlines() or ["it ended without a word"])[-1]
@@ -117,32 +109,3 @@ def library(host: Host, wanted: Library, jetson: bool) -> Finding:
     except (ValueError, KeyError, IndexError, TypeError):
         found = f"answers strangely: {answer.output[-200:]!r}"
         return Finding(wanted.topic, "missing", found, remedy)
-
-
-_QUERIES = (
-    ("name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", "compute_cap"),
-    ("name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm"),
-)
-
-
-def gpu(host: Host, jetson: bool) -> Finding:
-    """Returns which GPUs there are, as nvidia-smi tells; old drivers do not know compute_cap."""
-    if jetson:
-        return Finding("gpu", "ok", "integrated; see jetson, power mode and clocks")
-    for query in _QUERIES:
-        answer = host.ask(
-            ("nvidia-smi", f"--query-gpu={','.join(query)}", "--format=csv,noheader,nounits")
-        )
-        if answer.worked and answer.output:
-            return Finding("gpu", "ok", "; ".join(map(_gpu, answer.output.splitlines())))
-    if host.read("proc/driver/nvidia/version") is None:
-        return Finding("gpu", "none", "no NVIDIA driver; --backend onnxruntime works without")
-    return Finding(
-        "gpu", "missing", "there is an NVIDIA driver, but nvidia-smi does not answer", "nvidia-smi"
-    )
-
-
-def _gpu(line: str) -> str:
-    name, driver, memory, clock, fastest, *capability = (part.strip() for part in line.split(","))
-    capable = f", compute capability {capability[0]}" if capability else ""
-    return f"{name}, driver {driver}, {memory} MiB, {clock} of {fastest} MHz{capable}"
