@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests import nets
 from trt_layermerge.errors import CorruptInputError, UnsupportedModelError, UsageError
-from trt_layermerge.export.batch import dynamic_batch, with_batch, with_dynamic_batch
+from trt_layermerge.export.batch import batch_shapes, dynamic_batch, with_batch, with_dynamic_batch
 from trt_layermerge.export.fp16 import to_precision
 from trt_layermerge.export.onnx import export_bytes
 
@@ -144,9 +144,27 @@ def test_a_batch_that_cannot_be_freed_is_refused(model):
         with_dynamic_batch(model)
 
 
+def test_shapes_for_a_profile():
+    free = with_dynamic_batch(reshape([2, 6]))
+    assert batch_shapes(free, 1, 4, 8) == {"x": ((1, 2, 3), (4, 2, 3), (8, 2, 3))}
+    assert batch_shapes(reshape([2, 6]), 1, 4, 8) == {}
+    with pytest.raises(UsageError, match=r"batches of 1, 4 and 2 .*build\.max_batch"):
+        batch_shapes(free, 1, 4, 2)
+    wide = onnx.load_from_string(free)
+    wide.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "w"
+    with pytest.raises(UnsupportedModelError, match="'x' has free dimensions besides"):
+        batch_shapes(wide.SerializeToString(), 1, 4, 8)
+
+
 @pytest.mark.parametrize("junk", [b"", b"hello world", b"\x08\x08\x12\xff\x01"])
 def test_junk(junk):
-    for call in (dynamic_batch, with_dynamic_batch, lambda model: with_batch(model, 1)):
+    calls = (
+        dynamic_batch,
+        with_dynamic_batch,
+        lambda model: with_batch(model, 1),
+        lambda model: batch_shapes(model, 1, 1, 1),
+    )
+    for call in calls:
         with pytest.raises(CorruptInputError, match="export it again"):
             call(junk)
 

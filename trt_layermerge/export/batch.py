@@ -8,11 +8,15 @@ neither torch nor a runtime.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from trt_layermerge.errors import CorruptInputError, UnsupportedModelError, UsageError
+
+Shape: TypeAlias = tuple[int, ...]
 
 
 def dynamic_batch(model: bytes) -> bool:
@@ -55,6 +59,36 @@ def with_batch(model: bytes, batch: int) -> bytes:
     return _inferred(parsed, batch)
 
 
+def batch_shapes(
+    model: bytes, smallest: int, usual: int, largest: int
+) -> dict[str, tuple[Shape, Shape, Shape]]:
+    """Returns the shapes at three batches of every input whose batch is free, by name.
+
+    Raises:
+        UsageError: If the batches are not in this order.
+        CorruptInputError: If the bytes are no ONNX model.
+        UnsupportedModelError: If another dimension than the batch is free.
+    """
+    if not 1 <= smallest <= usual <= largest:
+        raise UsageError(
+            f"batches of {smallest}, {usual} and {largest} are not in order; give a "
+            "build.max_batch that is not below the measured batch"
+        )
+    found = {}
+    for value in _inputs(_parse(model)):
+        if _first(value).HasField("dim_value"):
+            continue
+        rest = value.type.tensor_type.shape.dim[1:]
+        if not all(dimension.HasField("dim_value") for dimension in rest):
+            raise UnsupportedModelError(
+                f"the input {value.name!r} has free dimensions besides its batch; export the "
+                "network for one size of image"
+            )
+        tail = tuple(int(dimension.dim_value) for dimension in rest)
+        found[value.name] = ((smallest, *tail), (usual, *tail), (largest, *tail))
+    return found
+
+
 def _parse(data: bytes) -> ModelProto:
     try:
         model = onnx.load_from_string(data)
@@ -79,7 +113,8 @@ def _first(value: ValueInfoProto) -> onnx.TensorShapeProto.Dimension:
             f"the input {value.name!r} has no dimension that could be a batch; give a network "
             "whose first dimension is the batch"
         )
-    return dimensions[0]
+    first: onnx.TensorShapeProto.Dimension = dimensions[0]
+    return first
 
 
 def _thaw(model: ModelProto) -> None:

@@ -1,24 +1,33 @@
-"""``build``: ``model.onnx`` → engines with sidecars; ``build.json`` tells what was not built."""
+"""``build``: both networks → engines with sidecars; ``build.json`` tells what was (not) built."""
 
 from __future__ import annotations
 
 import shutil
+from typing import TYPE_CHECKING
 
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json, read_json, sha256_file, write_json
-from trt_layermerge.errors import DeviceError
+from trt_layermerge.errors import DeviceError, UnsupportedModelError
 from trt_layermerge.pipeline.context import Context, data_inputs
+from trt_layermerge.pipeline.deployed import STEMS, Network, deployed_model, master_name
 from trt_layermerge.pipeline.recipe import dump_recipe
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.pipeline.versions import versions
+
+if TYPE_CHECKING:
+    from trt_layermerge.backends.tensorrt_options import BuildOptions
+    from trt_layermerge.deploy.sidecar import Origin
 
 
 def _settings(context: Context) -> Json:
     from trt_layermerge.deploy.machine import this_machine
 
+    quantised = [context.folder / master_name(network, "int8") for network in STEMS]
     return {
         "libraries": versions(("tensorrt", "tensorrt-rtx")),
         "build": context.recipe.build.model_dump(mode="json"),
+        "batch": context.recipe.measure.batch,
+        "int8": [sha256_file(path) if path.is_file() else None for path in quantised],
         "machine": this_machine().folder,
         "labels": data_inputs(context.recipe.data.train),
         "preprocess": context.recipe.data.preprocess.model_dump(mode="json"),
@@ -32,54 +41,94 @@ def _run(context: Context) -> tuple[str, ...]:
     section = context.recipe.build
     # Engines of other machines, in folders of their own, cannot be built again here.
     shutil.rmtree(context.folder / "engines" / this_machine().folder, ignore_errors=True)
-    built: list[Json] = []
-    written: list[str] = []
-    for precision in section.precisions if section.engine != "none" else ():
+    wanted: list[tuple[Network, Precision]] = [
+        (network, precision) for precision in section.precisions for network in STEMS
+    ]
+    if section.engine == "none":
+        wanted = []
+    rows: list[Json] = []
+    for done, (network, precision) in enumerate(wanted):
+        context.reporter.progress("building engines", done, len(wanted))
         try:
-            plan = _build(context, precision)
-        except DeviceError as error:
+            rows.append({**_build(context, network, precision), "error": None})
+        except (DeviceError, UnsupportedModelError) as error:
             # Nothing else of a run needs an engine: the refusal is shown, and stands in the report.
-            context.reporter.note(f"no {precision} engine: {error}")
-            built.append({"precision": precision, "plan": None, "error": str(error)})
-        else:
-            written.append(plan)
-            built.append({"precision": precision, "plan": plan, "error": None})
+            context.reporter.note(f"no {precision} engine of the {network} network: {error}")
+            rows.append(
+                {"network": network, "precision": precision, "plan": None, "error": str(error)}
+            )
+    context.reporter.progress("building engines", len(wanted), len(wanted))
     # The sidecars are not listed: later stages add to them.
-    write_json(context.folder / "build.json", "build", {"engines": built})
-    return "build.json", *written
+    write_json(context.folder / "build.json", "build", {"engines": rows})
+    return "build.json", *(row["plan"] for row in rows if row["plan"] is not None)
 
 
-def _build(context: Context, precision: Precision) -> str:
-    """Writes an engine and its sidecar; returns the engine's name in the run's folder."""
+def _build(context: Context, network: Network, precision: Precision) -> Json:
+    """Writes an engine and its sidecar; returns its record, with its name in the run's folder."""
     from trt_layermerge.backends.tensorrt import build_engine
     from trt_layermerge.backends.tensorrt_api import load_api
     from trt_layermerge.deploy.machine import this_machine
-    from trt_layermerge.deploy.sidecar import Origin, write_engine
-    from trt_layermerge.export.fp16 import to_precision
+    from trt_layermerge.deploy.record import build_record
+    from trt_layermerge.deploy.sidecar import write_engine
 
     folder, chosen = context.folder, context.recipe.build.engine
     api = load_api(None if chosen == "auto" else chosen)
-    model = (folder / "model.onnx").read_bytes()
-    build = build_engine(to_precision(model, precision, keep_io=True), precision, api=api)
-    data = context.data("train")
-    origin = Origin(
-        onnx_sha256=sha256_file(folder / "model.onnx"),
-        weights_sha256=sha256_file(folder / "merged.safetensors"),
+    model = deployed_model(context, network, precision, remainder="fp16")
+    build = build_engine(model, precision, api=api, options=build_options(context, model))
+    origin = _origin(context, network, precision)
+    plan = write_engine(folder / "engines", build, origin, this_machine(), network)
+    context.reporter.note(
+        f"{precision} engine of the {network} network: {len(build.plan):,} bytes by "
+        f"{build.library} {build.version} in {build.seconds:.1f} s"
+    )
+    return {**build_record(build, network, model), "plan": str(plan.relative_to(folder.root))}
+
+
+def build_options(context: Context, model: bytes) -> BuildOptions:
+    """Returns how the recipe wants an engine of a model to be built.
+
+    Args:
+        context: The run.
+        model: The ONNX model; where its batch is free, the engine takes 1 to ``build.max_batch``.
+    """
+    from trt_layermerge.backends.tensorrt_options import BuildOptions, default_timing_cache
+    from trt_layermerge.export.batch import batch_shapes, dynamic_batch
+
+    section, batch = context.recipe.build, context.recipe.measure.batch
+    profile = None
+    if dynamic_batch(model):
+        profile = batch_shapes(model, 1, batch, section.max_batch or batch)
+    wanted = section.options
+    return BuildOptions(
+        workspace_bytes=wanted.workspace_mib and wanted.workspace_mib << 20,
+        optimization_level=wanted.optimization_level,
+        tf32=wanted.tf32,
+        timing_cache=default_timing_cache(),
+        hardware_compatible=wanted.hardware_compatible,
+        version_compatible=wanted.version_compatible,
+        profile=profile,
+        free_io_formats=wanted.free_io_formats,
+    )
+
+
+def _origin(context: Context, network: Network, precision: Precision) -> Origin:
+    from trt_layermerge.deploy.sidecar import Origin
+
+    folder, data = context.folder, context.data("train")
+    weights = sha256_file(folder / "merged.safetensors") if network == "merged" else None
+    return Origin(
+        onnx_sha256=sha256_file(folder / master_name(network, precision)),
+        weights_sha256=weights,
         preprocess=context.recipe.data.preprocess.build().to_json(),
         labels=data.class_names or None if data is not None else None,
         recipe=dump_recipe(context.recipe),
         seed=context.seed,
     )
-    plan = write_engine(folder / "engines", build, origin, this_machine())
-    context.reporter.note(
-        f"{precision} engine: {len(build.plan):,} bytes by {build.library} {build.version} "
-        f"in {build.seconds:.1f} s"
-    )
-    return str(plan.relative_to(folder.root))
 
 
 def _result(context: Context) -> Json:
     return read_json(context.folder / "build.json", "build")
 
 
-STAGE = Stage("build", ("model.onnx", "merged.safetensors"), _settings, _run, _result)
+READS = ("original.onnx", "model.onnx", "merged.safetensors")
+STAGE = Stage("build", READS, _settings, _run, _result)
