@@ -206,3 +206,18 @@ def test_a_prediction_names_what_to_measure_next_and_then_knows_it() -> None:
         m.plan.candidates for m in known
     )
     assert [f.plan.score for f in second.finalists[:4]] == [f.plan.score for f in first.finalists]
+
+
+def test_where_the_known_plans_are_too_slow_faster_ones_are_predicted() -> None:
+    device = Device(bias=1.4, learns=False)
+    limit_ms = device.original_ms / 1.5
+    known: list[Measured] = []
+    for _ in range(20):
+        closed = predict(limit_ms, 2, device.tools(), known)
+        if closed.meeting(limit_ms):
+            break
+        new = [f.plan for f in closed.finalists if f.measured is None]
+        assert any(f.predicted_ms <= limit_ms for f in closed.finalists if f.measured is None)
+        known += device.measure(new)
+    assert closed.meeting(limit_ms)
+    assert len({m.plan.candidates for m in known}) == len(known)

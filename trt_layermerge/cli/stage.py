@@ -16,7 +16,15 @@ Result: TypeAlias = dict[str, Any]
 
 def run_stage(stage: str, options: StageOptions, *, trust_engine: bool = False) -> Result:
     """Does one stage of a run, prints its result and returns it."""
-    request = RunOptions(
+    request = request_of(options, trust_engine=trust_engine)
+    from trt_layermerge.pipeline import api
+
+    return report(options, lambda reporter: api.run_stage(stage, request, reporter), stage)
+
+
+def request_of(options: StageOptions, *, trust_engine: bool = False) -> RunOptions:
+    """Returns what the options of a stage ask of the pipeline."""
+    return RunOptions(
         run=options.run,
         runs_dir=options.runs_dir,
         recipe=options.recipe,
@@ -24,9 +32,6 @@ def run_stage(stage: str, options: StageOptions, *, trust_engine: bool = False) 
         trust_engine=trust_engine,
         verbose=options.loudness,
     )
-    from trt_layermerge.pipeline import api
-
-    return report(options, lambda reporter: api.run_stage(stage, request, reporter), stage)
 
 
 def report(options: SharedOptions, work: Callable[[Reporter], Result], stage: str) -> Result:

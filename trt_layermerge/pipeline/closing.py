@@ -140,7 +140,7 @@ def close_loop(
         if aim_ms < closed.fastest_ms:
             if closed.meeting(budget_ms):
                 return closed
-            raise _missed(closed, budget_ms)
+            raise missed(closed, budget_ms)
         fastest_ms = min(f.ms for f in closed.finalists)
         aim_ms *= min(LOWER, limit_ms / fastest_ms) if math.isfinite(fastest_ms) else LOWER
 
@@ -149,7 +149,8 @@ def predict(limit_ms: float, width: int, tools: Tools, known: Sequence[Measured]
     """Returns the plans that were measured before, and those that should be measured next.
 
     Nothing is measured: ``tools.measure`` is not called. The finalists are the known networks, then
-    at most ``width`` plans around the limit that are not known, their measurement None.
+    at most ``width`` plans around the limit that are not known, their measurement None. Where all
+    of these are known and none of them met the limit, faster ones follow.
 
     Args:
         limit_ms: The latency to aim for.
@@ -164,10 +165,15 @@ def predict(limit_ms: float, width: int, tools: Tools, known: Sequence[Measured]
     for one in known:
         plan = tools.price(table, one.plan)
         finalists.append(Finalist(plan, plan.latency_ms or 0.0, one))
-    for plan in around(found, table.overhead_ms, limit_ms, width):
-        if plan.candidates not in measured:
-            finalists.append(Finalist(plan, plan.latency_ms or 0.0, None))
-    return Closed(table, found, finalists)
+    closed, aim_ms = Closed(table, found, finalists), limit_ms
+    while True:
+        wanted = around(found, table.overhead_ms, aim_ms, width)
+        new = [plan for plan in wanted if plan.candidates not in measured]
+        promising = any((plan.latency_ms or 0.0) <= limit_ms for plan in new)
+        if promising or closed.meeting(limit_ms) or aim_ms < closed.fastest_ms:
+            finalists += [Finalist(plan, plan.latency_ms or 0.0, None) for plan in new]
+            return closed
+        aim_ms *= LOWER
 
 
 def around(found: Frontier, overhead_ms: float, limit_ms: float, width: int) -> list[MergePlan]:
@@ -196,17 +202,24 @@ def _settled(closed: Closed, limit_ms: float) -> bool:
     return (meeting[0].plan.score or 0.0) >= best
 
 
-def _missed(closed: Closed, budget_ms: float) -> BudgetMissedError | DeviceError:
-    fastest = min(closed.measured, key=lambda m: m.ms)
-    if fastest.error is not None:
+def missed(closed: Closed, budget_ms: float) -> BudgetMissedError | DeviceError:
+    """Returns the error of a budget that no plan meets, and by how much the fastest misses it."""
+    measured, where = closed.measured, closed.table.device
+    if measured and all(m.error is not None for m in measured):
         return DeviceError(
-            f"none of the {len(closed.measured)} networks could be built and run on "
-            f"{closed.table.device}; the first said: {closed.measured[0].error}"
+            f"none of the {len(measured)} networks could be built and run on {where}; the first "
+            f"said: {measured[0].error}"
         )
+    if measured:
+        fastest = min(measured, key=lambda m: m.ms)
+        fact = (
+            f"the fastest of {len(measured)} that were built and measured takes {fastest.ms:.4g} "
+            f"ms ({fastest.ratio:.2f}x), {100 * (fastest.ms / budget_ms - 1):.1f} % too slow"
+        )
+    else:
+        fact = f"the fastest is predicted to take {closed.fastest_ms:.4g} ms"
     return BudgetMissedError(
-        f"no network meets {budget_ms:.4g} ms on {closed.table.device}: the fastest of "
-        f"{len(closed.finalists)} that were built and measured takes {fastest.ms:.4g} ms "
-        f"({fastest.ratio:.2f}x), {100 * (fastest.ms / budget_ms - 1):.1f} % too slow; raise "
-        "--budget-ms, lower --speedup, or allow more candidates (--rules full)",
+        f"no network meets {budget_ms:.4g} ms on {where}: {fact}; raise --budget-ms, lower "
+        "--speedup, or allow more candidates (--rules full)",
         closed,
     )

@@ -26,6 +26,7 @@ from trt_layermerge.measure.jobs import (
 )
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.pipeline.api import open_run, remember, run_stage, stage
+from trt_layermerge.pipeline.choosing import BUILDS
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.networks import original_onnx, plan_onnx, promising, sample_plans
 from trt_layermerge.pipeline.options import NullReporter, Reporter, RunOptions
@@ -38,7 +39,6 @@ from trt_layermerge.pipeline.recorded import (
     imported_path,
 )
 from trt_layermerge.pipeline.stage import perform
-from trt_layermerge.pipeline.stages.search import BUILDS
 
 AGENT = "trt-layermerge-agent.pyz"
 
@@ -171,12 +171,14 @@ def import_measurements(options: RunOptions, path: Path, reporter: Reporter | No
         reporter: Listens to the progress.
 
     Raises:
-        UsageError: If the file answers other jobs, or not all of them, or another device was
-            measured before.
+        UsageError: If there is no such file, it answers other jobs, or not all of them, or another
+            device was measured before.
         CorruptInputError: If it is damaged.
     """
     recorded = {"measure.host": None, "measure.recorded": True}
     options = replace(options, overrides={**options.overrides, **recorded})
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}; fetch {RESULTS} from the device first")
     found = read_measurements(path)
     context = open_run(options.recipe, options, reporter or NullReporter())
     _check(context, found, path)

@@ -1,0 +1,236 @@
+"""Which plan a search comes to: by building and measuring finalists, or by imported figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.tables import LatencyTable
+from trt_layermerge.measure.fit import Observation, fit_latency
+from trt_layermerge.pipeline.closing import (
+    BudgetMissedError,
+    Closed,
+    Finalist,
+    Tools,
+    close_loop,
+    missed,
+    predict,
+)
+from trt_layermerge.pipeline.context import Context
+from trt_layermerge.pipeline.networks import Measured, measure_plans, specs_of
+from trt_layermerge.pipeline.recorded import Recorded
+from trt_layermerge.search import Frontier, Objective, frontier
+
+Ranked: TypeAlias = tuple[Finalist, float | None]
+"""A finalist with its joint loss, if that was worked out."""
+
+BUILDS = 3
+"""How often the engine of the chosen network is built: builders choose kernels by chance too."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a search came to.
+
+    Attributes:
+        closed: Everything that was looked at.
+        ranked: The finalists that may be chosen, the best first.
+        chosen: One of the finalists.
+        measured: How it measured in the end; None where it is predicted only.
+    """
+
+    closed: Closed
+    ranked: list[Ranked]
+    chosen: Finalist
+    measured: Measured | None
+
+
+def choose(context: Context, tools: Tools, original_ms: float, budget_ms: float) -> Choice:
+    """Returns the best plan that was built, measured, and measured again within the budget."""
+    search = context.recipe.search
+    limit_ms = budget_ms * (1 - search.headroom)
+    closed = close_loop(limit_ms, search.finalists, search.loops, tools, budget_ms)
+    if not closed.meeting(limit_ms):
+        context.reporter.note("the budget is met only without its headroom")
+        limit_ms = budget_ms
+    meeting = closed.meeting(limit_ms)
+    context.reporter.note(
+        f"{len(closed.finalists)} networks built and measured, "
+        f"{len(meeting)} of them within {limit_ms:.4g} ms"
+    )
+    ranked = _rank(context, meeting[: search.finalists])
+    for finalist, _ in ranked:
+        again = _measure_again(context, finalist.plan, original_ms)
+        took_ms = _took_ms(context, again)
+        if took_ms <= budget_ms:
+            return Choice(closed, ranked, finalist, again)
+        context.reporter.note(
+            f"a finalist took {took_ms:.4g} ms when measured again, more than {budget_ms:.4g} ms"
+        )
+    raise BudgetMissedError(
+        f"every finalist was slower than {budget_ms:.4g} ms when measured again; the machine is "
+        "busy or the budget too close to the limit: try again, raise it, or raise search.headroom",
+        closed,
+    )
+
+
+def _measure_again(context: Context, plan: MergePlan, original_ms: float) -> Measured:
+    """Returns a second measurement, for the first one flatters what was picked by it.
+
+    Engines are built anew for it, several times.
+    """
+    rounds, builds = 2 * context.recipe.measure.rounds, BUILDS if context.engines else 1
+    _, (again,) = measure_plans(context, [plan], original_ms, rounds, builds)
+    _tell_builds(context, again)
+    return again
+
+
+def _took_ms(context: Context, measured: Measured) -> float:
+    """Returns the latency that the budget is about: one in ms goes by the clock on the wall."""
+    return measured.clock_ms if context.recipe.search.budget_ms else measured.ms
+
+
+def _tell_builds(context: Context, measured: Measured) -> None:
+    """Tells how much building is a matter of luck, where the network was built several times."""
+    if len(measured.ratios) > 1:
+        context.reporter.note(
+            f"{len(measured.ratios)} builds of the network are {min(measured.ratios):.3f} to "
+            f"{max(measured.ratios):.3f} times as fast as the original"
+        )
+
+
+def choose_recorded(context: Context, tools: Tools, original_ms: float, budget_ms: float) -> Choice:
+    """Returns the best plan that was measured within the budget elsewhere, or else is predicted to.
+
+    What was measured elsewhere cannot be measured again, so it counts as it is.
+
+    Raises:
+        BudgetMissedError: If no plan is either.
+        DeviceError: If none of the networks that were measured could be built and run.
+    """
+    search, known = context.recipe.search, _known(context, original_ms)
+    limit_ms = budget_ms * (1 - search.headroom)
+    closed = predict(limit_ms, search.finalists, tools, known)
+    good = [m for m in known if _took_ms(context, m) <= budget_ms]
+    if not good:
+        return _predicted(context, closed, limit_ms, budget_ms)
+    within = {m.plan.candidates for m in good if _took_ms(context, m) <= limit_ms}
+    within = within or {m.plan.candidates for m in good}
+    context.reporter.note(
+        f"{len(known)} networks were measured elsewhere, {len(good)} of them within "
+        f"{budget_ms:.4g} ms"
+    )
+    meeting = [f for f in closed.meeting(math.inf) if f.plan.candidates in within]
+    ranked = _rank(context, meeting[: search.finalists])
+    chosen, _ = ranked[0]
+    if chosen.measured is not None:
+        _tell_builds(context, chosen.measured)
+    return Choice(closed, ranked, chosen, chosen.measured)
+
+
+def _known(context: Context, original_ms: float) -> list[Measured]:
+    """Returns the imported finalists that are still plans of this run."""
+    _, found = Recorded.of(context).measured(context, "finalist", original_ms)
+    offered = {c.key for c in context.candidates}
+    return [m for m in found if all(c.key in offered for c in m.plan.changed)]
+
+
+def _predicted(context: Context, closed: Closed, limit_ms: float, budget_ms: float) -> Choice:
+    """Returns the plan that is predicted to be best, and tells that it is predicted only.
+
+    Raises:
+        BudgetMissedError: If none is predicted to meet the budget.
+        DeviceError: If networks were measured, and none could be built and run.
+    """
+    open_ones = [f for f in closed.finalists if f.measured is None]
+    promised = [f for f in open_ones if f.predicted_ms <= budget_ms]
+    if not promised:
+        raise missed(closed, budget_ms)
+    context.reporter.note(
+        "the plan is predicted, not measured: to measure it and its neighbours, "
+        f"{Recorded.of(context).remedy}, import the answers (--import FILE) and search again"
+    )
+    within = [f for f in promised if f.predicted_ms <= limit_ms] or promised
+    chosen = max(within, key=lambda f: f.plan.score or 0.0)
+    return Choice(closed, [(chosen, None)], chosen, None)
+
+
+def tools_of(context: Context, original_ms: float, before: Sequence[Observation]) -> Tools:
+    """Returns how to fit, search, measure and price in a run.
+
+    Args:
+        context: The run.
+        original_ms: The original's latency in the run's first measurement.
+        before: The networks that ``latency`` measured.
+    """
+    measure, search = context.recipe.measure, context.recipe.search
+    bare = LatencyTable.load(context.folder / "latency_bare.jsonl")
+
+    def fit(measured: Sequence[Measured]) -> LatencyTable:
+        seen = [Observation(specs_of(m.plan), m.ms) for m in measured if m.error is None]
+        return fit_latency(bare, [*before, *seen], measure.precision, measure.batch)
+
+    def points(table: LatencyTable) -> Frontier:
+        return frontier(
+            context.graph,
+            context.candidates,
+            table,
+            context.importance,
+            precision=measure.precision,
+            batch=measure.batch,
+            mode=search.mode,
+            objective=_objective(context),
+        )
+
+    def build(plans: Sequence[MergePlan]) -> Sequence[Measured]:
+        return measure_plans(context, plans, original_ms, measure.rounds)[1]
+
+    def price(table: LatencyTable, plan: MergePlan) -> MergePlan:
+        return priced(context, table, plan)
+
+    return Tools(fit, points, build, price)
+
+
+def _objective(context: Context) -> Objective:
+    wanted = context.recipe.search.objective
+    if wanted.form != "auto":
+        return Objective(wanted.form, wanted.capacity)
+    return Objective("exp" if _published(context) else "delta", wanted.capacity)
+
+
+def _published(context: Context) -> bool:
+    """Whether the table, whatever the recipe says by now, was made by the paper's protocol."""
+    return context.importance.notes.get("method") == "finetune"
+
+
+def _rank(context: Context, meeting: list[Finalist]) -> list[Ranked]:
+    """Returns the finalists with their true joint loss after sequential repair, the best first.
+
+    The table adds up losses of single replacements; here each network is repaired whole and
+    scored on the images that the table was scored on. Under the paper's protocol, and for a single
+    finalist, the order of the table stays and the joint loss is None.
+    """
+    if _published(context) or len(meeting) == 1:
+        return [(finalist, None) for finalist in meeting]
+    from trt_layermerge.pipeline.repaired import joint_delta
+
+    capacity = context.recipe.search.objective.capacity
+    scores = []
+    for count, finalist in enumerate(meeting):
+        context.reporter.progress("scoring finalists", count, len(meeting))
+        reward = capacity * sum(c.nonlinear for c in finalist.plan.candidates)
+        scores.append(joint_delta(context, finalist.plan) + reward)
+    context.reporter.progress("scoring finalists", len(meeting), len(meeting))
+    order = sorted(range(len(meeting)), key=lambda i: -scores[i])
+    return [(meeting[i], scores[i]) for i in order]
+
+
+def priced(context: Context, table: LatencyTable, plan: MergePlan) -> MergePlan:
+    """Returns a plan with its predicted latency and its score."""
+    measure, objective = context.recipe.measure, _objective(context)
+    costs = (table.cost_ms(c, measure.precision, measure.batch) for c in plan.candidates)
+    score = sum(objective.value(c, context.importance[c]) for c in plan.candidates)
+    return replace(plan, latency_ms=table.overhead_ms + sum(costs), score=score)
