@@ -115,6 +115,17 @@ def test_the_best_repair_counts(factory: Callable[..., nn.Module]) -> None:
     assert everything.notes["distance"] == "KL"
 
 
+def test_the_best_of_the_first_images_is_scored_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, graph, candidates = setting(nets.basic_resnet)
+    monkeypatch.setattr("trt_layermerge.importance.calibrate.SCREEN_IMAGES", 4)
+    screened = scorer(model, graph)
+    assert screened._screened == 1 < len(screened._score.parts)
+    for candidate in candidates[:6]:
+        entry = screened.entry(candidate)
+        alone = scorer(model, graph, repairs=(entry.repair,)).entry(candidate)
+        assert entry.delta == pytest.approx(alone.delta, rel=1e-9)
+
+
 def test_the_order_of_scoring_does_not_matter() -> None:
     model, graph, candidates = setting(nets.basic_resnet)
     forward = {c.key: scorer(model, graph).entry(c) for c in candidates}
@@ -147,7 +158,7 @@ def test_an_interrupted_table_equals_a_whole_one(tmp_path: Path) -> None:
 def test_without_memory_for_values_they_are_recomputed() -> None:
     model, graph, candidates = setting(nets.basic_resnet)
     kept, recomputed = scorer(model, graph), scorer(model, graph, limit_bytes=0)
-    assert kept._score.kept and not recomputed._score.kept
+    assert all(s._score.fits(s._score.bytes_an_image) == (s is kept) for s in (kept, recomputed))
     for candidate in [c for c in candidates if c.kind == "identity"]:
         assert kept.entry(candidate) == recomputed.entry(candidate)
     # A fit then sees the first batch of images only, so its score may differ, but it has one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,11 +15,12 @@ from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.tables import ImportanceEntry
 from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.importance.distance import Distance
+from trt_layermerge.importance.folded import folded
 from trt_layermerge.importance.seeds import candidate_seed
 from trt_layermerge.importance.values import RecordedValues, finish, record, rest_of
 from trt_layermerge.merge.block import Ports, RelaxedBlock, block_ports, build_block
 from trt_layermerge.merge.relax import retrace
-from trt_layermerge.merge.repair import REPAIRS, repair_in_turn
+from trt_layermerge.merge.repair import REPAIRS, Pairs, repair_in_turn
 from trt_layermerge.trace import TracedNetwork
 from trt_layermerge.trace.activations import activation_module
 
@@ -30,18 +32,21 @@ APPLICABLE: dict[str, tuple[str, ...]] = {
 }
 """Repairs that each kind of candidate may start with."""
 
+SCREEN_IMAGES = 32
+"""Images that the best of several repairs is chosen on."""
+
 WORST = -1000.0
-"""Score of a candidate whose answers are not finite after any repair: never worth choosing."""
+"""Score of a candidate whose answers are not finite: never worth choosing."""
 
 
 class CalibrateScorer:
     """Scores a candidate by the distance of the network's answers from the original ones.
 
-    The block is repaired in every way that applies, on ``fit_images``; the best by distance on
-    ``score_images`` counts, and its name is kept. Choosing the best of a few on the very images
-    that score it makes the score slightly optimistic (a selection effect), alike for all of a kind.
-    The original's values at the ends of all blocks are recorded once; a candidate then costs its
-    repairs and one run of what follows its block.
+    The block is repaired in every way that applies, on ``fit_images``. The best by distance on
+    the first ``SCREEN_IMAGES`` of ``score_images`` is scored on all of them, and its name is kept.
+    Choosing the best of a few on images that score it makes the score slightly optimistic (a
+    selection effect), alike for all of a kind. Values of the original are recorded once, as far
+    as memory allows; a candidate then costs its repairs and one run of what follows its block.
 
     Args:
         model: The trained network; left untouched.
@@ -49,9 +54,10 @@ class CalibrateScorer:
         fit_images: Network inputs ``(N, C, H, W)`` to repair on.
         score_images: Network inputs to score on, disjoint from ``fit_images``.
         repairs: Names of the repairs to try.
-        batch: Images a batch.
+        batch: Images a batch, or None for as many as a processor's cache holds.
         limit_bytes: Memory for recorded values, on each of the two sets. Above it, values are
-            recomputed batch by batch, and a repair uses as many of the first images as fit.
+            recomputed when another block is scored, and a repair uses as many of the first images
+            as fit.
         seed: Combined with the candidate for whatever a repair draws.
 
     Attributes:
@@ -71,17 +77,18 @@ class CalibrateScorer:
         score_images: Tensor,
         *,
         repairs: Sequence[str] = REPAIRS,
-        batch: int = 64,
+        batch: int | None = None,
         limit_bytes: int = 2 << 30,
         seed: int = 0,
     ) -> None:
         self._traced = retrace(model, graph)
-        network = self._traced.module.to(memory_format=torch.channels_last)
+        network = folded(self._traced.module).to(memory_format=torch.channels_last)
         if len(network.graph.find_nodes(op="placeholder")) != 1:
             raise UnsupportedModelError(
                 "the network takes more than one input, and candidates are scored on images alone; "
                 "wrap it in a module whose forward takes one tensor"
             )
+        self._network = network
         self._repairs, self._seed, self._limit_bytes = tuple(repairs), seed, limit_bytes
         self._rests = {u.nodes.out: rest_of(network, u.nodes.out) for u in graph.units}
         ends = _block_ends(self._traced)
@@ -92,8 +99,9 @@ class CalibrateScorer:
         )
         self._fit = RecordedValues(network, fit_images, ends, batch, limit_bytes)
         self._score = RecordedValues(network, score_images, ends | context, batch, limit_bytes)
-        answers = [record(network, x, ["output"]) for x in torch.split(score_images, batch)]
-        self._distance = Distance.to([a["output"] for a in answers])
+        answers = [record(network, part, ["output"])["output"] for part in self._score.parts]
+        self._distance = Distance.to(answers)
+        self._screened = min(len(answers), math.ceil(SCREEN_IMAGES / len(self._score.parts[0])))
         self.notes: dict[str, Any] = {
             "method": "calibrate",
             "distance": self._distance.name,
@@ -109,32 +117,45 @@ class CalibrateScorer:
         Raises:
             UnsupportedModelError: If the candidate cannot be built.
         """
-        distances = dict(self._distances(candidate))
-        finite = {name: d for name, d in distances.items() if math.isfinite(d)}
-        if not finite:
-            return ImportanceEntry(WORST, "calibrate")
-        best = min(finite, key=lambda name: finite[name])
-        return ImportanceEntry(-finite[best], "calibrate", best)
-
-    def _distances(self, candidate: Candidate) -> Iterator[tuple[str, float]]:
-        """Yields every repair that applies, with the distance after it."""
         ports = block_ports(self._traced, candidate)
         block = build_block(self._traced, candidate)
+        best: tuple[float, str, dict[str, Tensor]] | None = None
+        for method in self._repaired(candidate, block, ports):
+            distance = self._distance_of(candidate, block, ports, self._screened)
+            if math.isfinite(distance) and (best is None or distance < best[0]):
+                state = {name: value.clone() for name, value in block.state_dict().items()}
+                best = distance, method, state
+        if best is None:
+            return ImportanceEntry(WORST, "calibrate")
+        distance, method, state = best
+        if self._screened < len(self._score.parts):
+            block.load_state_dict(state)
+            distance = self._distance_of(candidate, block, ports, len(self._score.parts))
+        if not math.isfinite(distance):
+            return ImportanceEntry(WORST, "calibrate")
+        return ImportanceEntry(-distance, "calibrate", method)
+
+    def _repaired(self, candidate: Candidate, block: RelaxedBlock, ports: Ports) -> Iterator[str]:
+        """Yields every repair that applies once the block is repaired by it."""
         methods = [m for m in self._repairs if m in APPLICABLE[candidate.kind]]
         if block.last is None:
             methods = [m for m in methods if not m.startswith("ls-")]
-        for method in self._repaired(candidate, block, ports, methods):
-            yield method, self._distance.of(self._outputs(candidate, block, ports))
-
-    def _repaired(
-        self, candidate: Candidate, block: RelaxedBlock, ports: Ports, methods: list[str]
-    ) -> Iterator[str]:
-        """Yields each method once the block is repaired by it."""
-        if set(methods) <= {"none"}:
+        if set(methods) <= {"none"}:  # its target may be a value that no repair aims at
             return iter(methods)
-        pairs = self._fit.whole([ports.source, ports.target], self._limit_bytes)
-        seed = candidate_seed(candidate, self._seed)
-        return repair_in_turn(block, pairs[ports.source], pairs[ports.target], methods, seed)
+        names = ports.source, ports.target
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for values in self._fit.groups(names, self._limit_bytes):
+                yield values[names[0]], values[names[1]]
+
+        pairs = Pairs(self._fit.images_within(names, self._limit_bytes), batches)
+        return repair_in_turn(block, pairs, methods, candidate_seed(candidate, self._seed))
+
+    def _distance_of(
+        self, candidate: Candidate, block: RelaxedBlock, ports: Ports, parts: int
+    ) -> float:
+        """Returns the distance on the first batches."""
+        return self._distance.first(parts).of(islice(self._outputs(candidate, block, ports), parts))
 
     @torch.no_grad()
     def _outputs(self, candidate: Candidate, block: nn.Module, ports: Ports) -> Iterator[Any]:
@@ -153,7 +174,7 @@ class CalibrateScorer:
             if shortcut:
                 z = z + (values[ports.total] - values[ports.target])
             values[ports.out] = activation(z) if activation else z
-            yield finish(self._traced.module, rest, values)
+            yield finish(self._network, rest, values)
 
 
 def _block_ends(traced: TracedNetwork) -> frozenset[str]:

@@ -38,6 +38,10 @@ class Distance:
         logits = isinstance(first, Tensor) and first.ndim == 2 and first.shape[1] > 1
         return Distance("KL" if logits else "relative MSE", originals)
 
+    def first(self, batches: int) -> Distance:
+        """Returns the distance on the first batches only."""
+        return Distance(self.name, self.originals[:batches])
+
     def of(self, outputs: Iterator[Any]) -> float:
         """Returns the distance of other outputs, one a batch; infinity if one is not finite."""
         total = scale = 0.0

@@ -105,20 +105,21 @@ def repair_block(
     Raises:
         UsageError: If the method is unknown.
     """
-    for _ in repair_in_turn(block, inputs, targets, [method], seed):
+    parts = [torch.split(t, CHUNK_IMAGES) for t in (inputs, targets)]
+    pairs = Pairs(len(inputs), lambda: zip(*parts, strict=True))
+    for _ in repair_in_turn(block, pairs, [method], seed):
         pass
 
 
 @torch.no_grad()
 def repair_in_turn(
-    block: RelaxedBlock, inputs: Tensor, targets: Tensor, methods: Sequence[str], seed: int = 0
+    block: RelaxedBlock, pairs: Pairs, methods: Sequence[str], seed: int = 0
 ) -> Iterator[str]:
     """Yields each method once the block is fitted by it, in place and from its first state.
 
-    Moments are gathered once for all least squares. Arguments and errors as ``repair_block``.
+    Moments are gathered once for all least squares. ``pairs`` hold inputs and targets, the rest is
+    as in ``repair_block``.
     """
-    parts = [(torch.split(t, CHUNK_IMAGES)) for t in (inputs, targets)]
-    pairs = Pairs(len(inputs), lambda: zip(*parts, strict=True))
     start = {name: value.clone() for name, value in block.state_dict().items()}
     moments: list[Moments] = []
     for method in methods:
