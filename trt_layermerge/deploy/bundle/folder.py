@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
 
-from trt_layermerge.core.jsonio import damage, read_json, sha256_bytes, write_bytes
+from trt_layermerge.core.jsonio import read_json, sha256_bytes, write_bytes
 from trt_layermerge.deploy.bundle import manifest
 from trt_layermerge.deploy.bundle.contents import Contents, Files, Target
 from trt_layermerge.errors import CorruptInputError, DeviceError, UntrustedInputError, UsageError
@@ -70,7 +70,7 @@ def read_bundle(folder: Path) -> tuple[Target, Contents]:
             "trt-layermerge package wrote, such as runs/NAME/deploy/plain"
         )
     body = read_json(path, manifest.KIND)
-    with damage(path):
+    with manifest.unreadable(path):
         engine = body["roles"].get("engine")
         hashes = {str(name): str(digest) for name, digest in body["files"].items()}
     files = {name: _checked(folder, name, digest, engine) for name, digest in hashes.items()}

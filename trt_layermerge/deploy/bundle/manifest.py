@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from trt_layermerge.core.device import PRECISIONS, Precision
-from trt_layermerge.core.jsonio import Json, damage, schema_name, sha256_bytes
+from trt_layermerge.core.jsonio import Json, schema_name, sha256_bytes
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.deploy.bundle.contents import (
     TARGETS,
@@ -26,6 +28,7 @@ from trt_layermerge.deploy.bundle.contents import (
     Target,
 )
 from trt_layermerge.deploy.sidecar import Sidecar
+from trt_layermerge.errors import CorruptInputError
 
 NAME = "manifest.json"
 KIND = "bundle"
@@ -75,7 +78,7 @@ def contents_of(path: Path, body: Json, files: Files) -> tuple[Target, Contents]
     Raises:
         CorruptInputError: If a field is missing or malformed.
     """
-    with damage(path):
+    with unreadable(path):
         if body["target"] not in TARGETS:
             raise ValueError(f"unknown target {body['target']!r}")
         part = {role: files[place] for role, place in body["roles"].items()}
@@ -108,6 +111,30 @@ def contents_of(path: Path, body: Json, files: Files) -> tuple[Target, Contents]
             accuracy=body["accuracy"],
             latency=body["latency"],
         )
+
+
+@contextmanager
+def unreadable(path: Path) -> Iterator[None]:
+    """Turns the errors of reading malformed fields into one clear refusal.
+
+    Raises:
+        CorruptInputError: In place of the errors that a missing or malformed field causes.
+    """
+    try:
+        yield
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        AttributeError,
+        EOFError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise CorruptInputError(
+            f"{path} is damaged: a field is missing or malformed ({error}); take the bundle again "
+            "from where it was made, or make it again: trt-layermerge package --run NAME"
+        ) from error
 
 
 def _precision(value: Any) -> Precision:

@@ -23,6 +23,7 @@ import json
 import os
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -271,19 +272,21 @@ def open_engine(manifest: dict[str, Any], files: dict[str, bytes]) -> Opened:
     if hashlib.sha256(plan).hexdigest() != sidecar["plan_sha256"]:
         raise Refused("the engine's sidecar describes another engine")
     library = imported(sidecar["library"])
-    built, here = sidecar["library_version"], library.__version__
-    if built != here:
+    built, here, settings = sidecar["library_version"], library.__version__, sidecar["settings"]
+    if built != here and not settings.get("version_compatible"):
         raise Unavailable(f"it was built with {sidecar['library']} {built}, not {here}; {REBUILD}")
     cuda = find_cuda()
     wanted, found = sidecar["compute_capability"], cuda.capability()
-    if wanted not in (None, found):
+    if wanted not in (None, found) and not settings.get("hardware_compatible"):
         raise Unavailable(f"it was built for compute capability {wanted}, not {found}; {REBUILD}")
-    return load_plan(library, cuda, plan, manifest["interface"])
-
-
-def load_plan(library: Any, cuda: Any, plan: bytes, interface: dict[str, Any]) -> Opened:
-    """Returns a serialised engine, which is code, ready to run. Raises ``Unavailable``."""
     runtime = library.Runtime(library.Logger(library.Logger.ERROR))
+    if settings.get("version_compatible"):  # such an engine brings a runtime of its own
+        runtime.engine_host_code_allowed = True
+    return load_plan(runtime, cuda, plan, manifest["interface"])
+
+
+def load_plan(runtime: Any, cuda: Any, plan: bytes, interface: dict[str, Any]) -> Opened:
+    """Returns a serialised engine, which is code, ready to run. Raises ``Unavailable``."""
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise Unavailable(f"it cannot be loaded here; {REBUILD}")
@@ -320,7 +323,10 @@ def open_onnx(manifest: dict[str, Any], files: dict[str, bytes]) -> Opened:
         raise Unavailable(f"ONNX Runtime {ort.__version__} cannot load it ({error})") from error
 
     def run(images: Any) -> Any:
-        return session.run([interface["output"]], {interface["input"]: images})[0]
+        try:
+            return session.run([interface["output"]], {interface["input"]: images})[0]
+        except Exception as error:
+            raise Wrong(f"the ONNX model is not the one in manifest.json ({error})") from error
 
     return Opened(run, (int(interface["batch"]), *interface["image"]))
 
@@ -339,6 +345,15 @@ def outputs_of(network: Opened, images: Any) -> Any:
         filled = np.concatenate([chunk, chunk[-1:].repeat(size - len(chunk), axis=0)])
         rows.append(network.run(filled)[: len(chunk)])
     return np.concatenate(rows)
+
+
+def samples_of(data: bytes, name: str) -> tuple[Any, Any]:
+    """Returns inputs and expected outputs. Raises ``Refused``; pickles are not read."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return arrays["input"], arrays[name]
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise Refused(f"the expected outputs are damaged ({error})") from error
 
 
 def difference(outputs: Any, expected: Any) -> float:
@@ -365,11 +380,11 @@ def verify(
     """Returns what was found by what was run, and what was not run with the reasons.
 
     Raises:
+        Refused: If the expected outputs are damaged.
         Wrong: If an output differs by more than the manifest allows.
     """
     precision, allowed = manifest["precision"], manifest["tolerance"]
-    with np.load(io.BytesIO(files[manifest["roles"]["expected"]]), allow_pickle=False) as samples:
-        images, expected = samples["input"], samples[f"output_{precision}"]
+    images, expected = samples_of(files[manifest["roles"]["expected"]], f"output_{precision}")
     found, left = {}, []
     for name, opening in WAYS:
         try:

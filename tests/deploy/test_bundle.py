@@ -1,0 +1,269 @@
+"""What every bundle has, and that it is read only as it was written."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.deploy.bundles import LABELS, ORIN, PLAN, contents, with_plan
+from trt_layermerge.core.jsonio import sha256_bytes
+from trt_layermerge.deploy.bundle import folder as folder_module
+from trt_layermerge.deploy.bundle.contents import TARGETS
+from trt_layermerge.deploy.bundle.folder import read_bundle, write_bundle
+from trt_layermerge.deploy.bundle.render import render
+from trt_layermerge.deploy.machine import Machine
+from trt_layermerge.deploy.sidecar import check_engine
+from trt_layermerge.errors import (
+    CorruptInputError,
+    DeviceError,
+    LayerMergeError,
+    UntrustedInputError,
+    UsageError,
+)
+
+COMMON = {"README.md", "expected.npz", "manifest.json", "recipe.yaml", "verify.py"}
+SERVERS = TARGETS[1:]
+
+
+@pytest.fixture(scope="module")
+def full():
+    """Everything that a bundle can hold, ready for every target."""
+    given = with_plan(contents(normalise=True, softmax=True))
+    expected = {**given.samples.outputs, "int8": given.samples.outputs["fp16"]}
+    return replace(
+        given,
+        models={**given.models, "int8": b"quantised, rest fp16"},
+        portable=b"quantised, rest fp32",
+        samples=replace(given.samples, outputs=expected),
+        calibration='{"scales": {}}\n',
+        latency={
+            "merged_ms": 1.5,
+            "original_ms": 3.0,
+            "speedup": 2.0,
+            "precision": "fp16",
+            "device": "Orin",
+        },
+    )
+
+
+@pytest.fixture
+def bundle(full, tmp_path):
+    path = tmp_path / "plain"
+    write_bundle(path, render(full, "plain"))
+    return path
+
+
+def test_plain_has_everything_side_by_side(full):
+    files = render(full, "plain")
+    assert files.keys() == COMMON | {
+        "calibration.json",
+        "labels.txt",
+        "model.fp16.json",
+        "model.fp16.onnx",
+        "model.fp16.plan",
+        "onnx/model.fp32.onnx",
+        "onnx/model.int8.onnx",
+        "onnx/model.int8.portable.onnx",
+    }
+    assert files["model.fp16.plan"] == PLAN  # raw: nothing stands before it
+    assert files["model.fp16.onnx"] == full.models["fp16"]
+    assert files["recipe.yaml"] == b"seed: 7\n"
+    assert files["labels.txt"].decode().splitlines() == list(LABELS)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_manifest_has_the_hash_of_every_other_file(full, target):
+    files = render(full, target)
+    body = json.loads(files.pop("manifest.json"))
+    assert body["files"] == {name: sha256_bytes(data) for name, data in files.items()}
+    assert set(body["roles"].values()) <= files.keys()
+    assert (body["schema"], body["target"]) == ("trt-layermerge/bundle@1", target)
+    assert (body["precision"], body["tolerance"]) == ("fp16", 1e-2)
+    assert body["accuracy"] == {"original": 0.9, "merged": 0.88}
+    assert render(full, target) == {**files, "manifest.json": render(full, target)["manifest.json"]}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_is_written_is_read(full, target, precision, tmp_path):
+    given = with_plan(replace(full, precision=precision))
+    write_bundle(tmp_path / "b", render(given, target))
+    found_target, found = read_bundle(tmp_path / "b")
+    assert found_target == target
+    np.testing.assert_array_equal(found.samples.inputs, given.samples.inputs)
+    assert found.samples.outputs.keys() == given.samples.outputs.keys()
+    for name, array in given.samples.outputs.items():
+        np.testing.assert_array_equal(found.samples.outputs[name], array)
+    assert replace(found, samples=given.samples) == given
+    assert render(found, target) == render(given, target)
+
+
+def test_int8_runs_its_own_model_in_onnx_runtime(full):
+    """TensorRT's has a float16 remainder, which a CPU does not run as such."""
+    files = render(with_plan(replace(full, precision="int8")), "plain")
+    roles = json.loads(files["manifest.json"])["roles"]
+    assert files[roles["onnx"]] == b"quantised, rest fp16"
+    assert files[roles["onnxruntime"]] == files[roles["portable"]] == b"quantised, rest fp32"
+    roles = json.loads(render(full, "plain")["manifest.json"])["roles"]
+    assert roles["onnx"] == roles["onnxruntime"]
+
+
+def test_the_engine_of_a_bundle_has_its_sidecar_beside_it(bundle):
+    sidecar = check_engine(bundle / "model.fp16.plan")
+    assert sidecar.machine == ORIN
+    assert sidecar.origin.onnx_sha256 == sha256_bytes((bundle / "model.fp16.onnx").read_bytes())
+
+
+@pytest.mark.parametrize("target", SERVERS)
+def test_servers_do_not_find_what_they_cannot_load(full, target):
+    """An engine of TensorRT-RTX, and none at all."""
+    rtx = render(with_plan(full, library="tensorrt_rtx", machine=Machine()), target)
+    assert [name.rsplit("/")[-1] for name in rtx if name.endswith(".plan")] == ["model.rtx.plan"]
+    none = render(replace(full, engine=None, why_no_engine="no TensorRT here"), target)
+    assert not [name for name in none if name.endswith(".plan")]
+    for files in (rtx, none):
+        assert b"trt-layermerge rebuild" in files["README.md"].replace(b"\n", b" ")
+        configs = [data for name, data in files.items() if name.endswith((".pbtxt", "infer.txt"))]
+        assert not any(b"plan" in data.replace(b"tensorrt_plan", b"") for data in configs)
+    assert "| engine | none: no TensorRT here |" in none["README.md"].decode()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_readme_says_what_it_is_and_what_nobody_tried(full, target):
+    text = render(full, target)["README.md"].decode()
+    assert "88.00% on the test images; the original has 90.00%" in text
+    assert "1.5 ms, 2.00 times as fast as the original, at fp16 on Orin; without what was" in text
+    assert "RGB from 0 to 255" in text and "probabilities" in text
+    assert ("has not loaded it" in text) == (target != "plain")
+    plain = [line for line in text.splitlines() if not line.startswith(("|", "tritonserver"))]
+    assert max(map(len, plain)) <= 100
+
+
+def test_a_name_must_be_a_plain_one(full):
+    for name in ("", "../x", "a/b", ".hidden", "a b"):
+        with pytest.raises(UsageError, match="cannot be the name"):
+            replace(full, name=name)
+
+
+def test_a_precision_without_a_network_is_refused(full):
+    with pytest.raises(UsageError, match=r"no int8 network, only fp32, fp16.*--precision"):
+        contents(precision="int8")
+
+
+@pytest.mark.parametrize("target", ["plain", "triton", "isaac-ros"])
+def test_labels_of_two_lines_are_refused(full, target):
+    with pytest.raises(UsageError, match=r"'a\\nb' holds.*rename the class"):
+        render(replace(full, labels=("a\nb",)), target)
+
+
+def test_unknown_labels_leave_no_file(full):
+    for target in TARGETS:
+        files = render(replace(full, labels=None), target)
+        assert not [name for name in files if "labels" in name]
+        assert not any(b"labels.txt" in data for name, data in files.items() if "config" in name)
+
+
+def test_a_new_bundle_replaces_the_old_one_whole(full, bundle):
+    (bundle / "stranger.txt").write_text("was here")
+    write_bundle(bundle, render(replace(full, precision="fp32", engine=None), "plain"))
+    assert {p.name for p in bundle.parent.iterdir()} == {"plain"}
+    assert not (bundle / "stranger.txt").exists()
+    assert not (bundle / "model.fp16.plan").exists()
+    assert read_bundle(bundle)[1].precision == "fp32"
+
+
+def test_a_failed_write_leaves_the_old_bundle(full, bundle, monkeypatch):
+    before = render(full, "plain")
+    real = folder_module.write_bytes
+
+    def full_disk(path, data):
+        if path.name == "recipe.yaml":
+            raise DeviceError("disk full")
+        real(path, data)
+
+    monkeypatch.setattr(folder_module, "write_bytes", full_disk)
+    with pytest.raises(DeviceError, match="disk full"):
+        write_bundle(bundle, render(replace(full, precision="fp32", engine=None), "plain"))
+    assert {p.name for p in bundle.parent.iterdir()} == {"plain"}
+    found = {str(p.relative_to(bundle)): p for p in bundle.rglob("*") if p.is_file()}
+    assert {name: p.read_bytes() for name, p in found.items()} == before
+
+
+def test_what_a_killed_process_left_is_cleared(full, bundle):
+    left = bundle.parent / ".plain.abc"
+    left.mkdir()
+    (left / "half").write_text("written")
+    write_bundle(bundle, render(full, "plain"))
+    assert {p.name for p in bundle.parent.iterdir()} == {"plain"}
+
+
+def test_no_permission_is_one_paragraph(full, tmp_path):
+    (tmp_path / "deploy").write_text("a file")
+    with pytest.raises(DeviceError, match="cannot write the bundle"):
+        write_bundle(tmp_path / "deploy" / "plain", render(full, "plain"))
+
+
+def test_every_changed_file_is_noticed(bundle):
+    names = [n for n in json.loads((bundle / "manifest.json").read_text())["files"]]
+    assert len(names) == 12
+    for name in names:
+        path = bundle / name
+        good = path.read_bytes()
+        path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+        kind = UntrustedInputError if name.endswith(".plan") else CorruptInputError
+        with pytest.raises(kind, match="packaged"):
+            read_bundle(bundle)
+        path.unlink()
+        with pytest.raises(CorruptInputError, match="cannot be read"):
+            read_bundle(bundle)
+        path.write_bytes(good)
+    read_bundle(bundle)
+
+
+def test_an_engine_that_is_not_its_sidecars_is_refused_though_the_hash_is_right(bundle):
+    body = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "model.fp16.plan").write_bytes(b"another engine")
+    body["files"]["model.fp16.plan"] = sha256_bytes(b"another engine")
+    (bundle / "manifest.json").write_text(json.dumps(body))
+    with pytest.raises(UntrustedInputError, match="describes another engine"):
+        read_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "a/../../b"])
+def test_a_manifest_reaches_nothing_outside(bundle, name):
+    body = json.loads((bundle / "manifest.json").read_text())
+    body["files"][name] = "0" * 64
+    (bundle / "manifest.json").write_text(json.dumps(body))
+    with pytest.raises(CorruptInputError, match="outside the bundle"):
+        read_bundle(bundle)
+
+
+def test_damaged_manifests_never_end_in_a_traceback(bundle):
+    """Every field gone, or of another type; every 50th truncation; 300 seeded mutations."""
+    path = bundle / "manifest.json"
+    good = path.read_text()
+    body = json.loads(good)
+    bad = [good[:n] for n in range(0, len(good) - 2, 50)]
+    for field in body:
+        bad += [json.dumps({**body, field: value}) for value in (None, 5, "x", [1], {"y": 2})]
+        bad.append(json.dumps({k: v for k, v in body.items() if k != field}))
+    rng = np.random.default_rng(0)
+    for position, sign in zip(
+        rng.integers(0, len(good), 300), rng.integers(32, 127, 300), strict=True
+    ):
+        bad.append(good[:position] + chr(sign) + good[position + 1 :])
+    refused = 0
+    for text in bad:
+        path.write_text(text)
+        try:
+            read_bundle(bundle)
+        except LayerMergeError as error:
+            assert isinstance(error, (CorruptInputError, UsageError)), error
+            refused += 1
+    assert refused > len(bad) / 2
+
+
+def test_a_folder_without_a_manifest_is_no_bundle(tmp_path):
+    with pytest.raises(UsageError, match="is no bundle"):
+        read_bundle(tmp_path)

@@ -1,0 +1,410 @@
+"""``verify.py`` alone: in a process without anything else, and with fakes of GPU and TensorRT."""
+
+import ctypes
+import importlib.util
+import json
+import subprocess
+import sys
+import venv
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from tests.backends.fake_cuda import FakeCudaRuntime, fake_pycuda
+from tests.backends.fake_engine import FakeContext, FakeEngine, fake_library
+from tests.backends.fake_tensorrt import VERSIONS, Strict
+from tests.deploy.bundles import contents, network, with_plan
+from trt_layermerge.core.jsonio import sha256_bytes
+from trt_layermerge.deploy.bundle.folder import write_bundle
+from trt_layermerge.deploy.bundle.render import VERIFY, render
+from trt_layermerge.deploy.machine import Machine
+
+ALONE = """
+import sys
+allowed = {allowed!r}
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top not in sys.stdlib_module_names and top not in allowed:
+            raise ImportError(name + " is blocked in this test")
+sys.meta_path.insert(0, Blocker())
+import runpy
+sys.argv = {argv!r}
+runpy.run_path({script!r}, run_name="__main__")
+"""
+# What pip installs with onnxruntime.
+RUNTIME = {"onnxruntime", "google", "flatbuffers", "packaging", "sympy", "mpmath"}
+RUNTIME |= {"coloredlogs", "humanfriendly"}
+
+
+def alone(bundle, *options, allowed=RUNTIME):
+    """Runs ``verify.py`` where only numpy, the standard library and ``allowed`` can be imported."""
+    script = str(bundle / VERIFY)
+    code = ALONE.format(allowed={"numpy", *allowed}, argv=[script, *options], script=script)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd="/"
+    )
+
+
+@pytest.fixture(scope="module")
+def rtx():
+    return with_plan(contents(), library="tensorrt_rtx", machine=Machine())
+
+
+@pytest.fixture
+def bundle(rtx, tmp_path):
+    path = tmp_path / "net"
+    write_bundle(path, render(rtx, "plain"))
+    return path
+
+
+def changed(bundle, role, data):
+    """Writes a file and its hash, as somebody would who packages the wrong thing."""
+    body = json.loads((bundle / "manifest.json").read_text())
+    name = body["roles"][role]
+    (bundle / name).write_bytes(data)
+    body["files"][name] = sha256_bytes(data)
+    (bundle / "manifest.json").write_text(json.dumps(body))
+
+
+@pytest.mark.parametrize("target", ["plain", "triton", "deepstream", "isaac-ros"])
+@pytest.mark.parametrize("max_batch", [None, 4])
+def test_passes_with_numpy_and_onnx_runtime_alone(target, max_batch, tmp_path):
+    given = with_plan(
+        contents(normalise=True, softmax=True, max_batch=max_batch),
+        library="tensorrt_rtx",
+        machine=Machine(),
+    )
+    write_bundle(tmp_path / "b", render(given, target))
+    done = alone(tmp_path / "b")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"net (fp16, for {target}): ")
+    assert "differs by 0.0e+00" in done.stdout
+    assert "The engine was not run: tensorrt_rtx is blocked" in done.stdout
+    assert done.stdout.count("\n") == 1 and done.stderr == ""
+
+
+def test_a_bundle_without_an_engine_says_so(tmp_path):
+    write_bundle(tmp_path / "b", render(contents(), "plain"))
+    done = alone(tmp_path / "b", "--time")
+    assert done.returncode == 0
+    assert "the bundle has none (nobody built one)" in done.stdout
+    assert " and takes 0." in done.stdout
+
+
+def test_nothing_to_run_it_with_is_4(bundle):
+    done = alone(bundle, allowed=())
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "tensorrt_rtx is blocked" in done.stderr and "onnxruntime is blocked" in done.stderr
+
+
+def test_a_required_engine_that_cannot_run_is_4(bundle):
+    done = alone(bundle, "--require-engine")
+    assert done.returncode == 4
+    assert "the engine was not run" in done.stderr
+
+
+def test_every_changed_or_missing_file_is_7(bundle):
+    names = list(json.loads((bundle / "manifest.json").read_text())["files"])
+    assert {"model.fp16.plan", "model.fp16.onnx", "expected.npz", "recipe.yaml"} < set(names)
+    for name in ("model.fp16.plan", "model.fp16.onnx", "expected.npz", "model.fp16.json"):
+        path = bundle / name
+        good = path.read_bytes()
+        path.write_bytes(bytes([good[0] ^ 1]) + good[1:])
+        done = alone(bundle)
+        assert (done.returncode, done.stdout) == (7, ""), name
+        assert f"error: {name} was changed" in done.stderr
+        path.write_bytes(good)
+    (bundle / "recipe.yaml").unlink()
+    done = alone(bundle)
+    assert done.returncode == 7
+    assert "recipe.yaml cannot be read" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"schema": 1}', '{"schema":"trt-layermerge/bundle@1"}']
+)
+def test_a_damaged_manifest_is_7(bundle, text):
+    (bundle / "manifest.json").write_text(text)
+    done = alone(bundle)
+    assert done.returncode == 7
+    assert done.stderr.startswith("error: manifest.json is") and "Traceback" not in done.stderr
+
+
+def test_another_engines_sidecar_is_7(bundle):
+    body = json.loads((bundle / "model.fp16.json").read_text())
+    changed(bundle, "sidecar", json.dumps({**body, "plan_sha256": "0" * 64}).encode())
+    done = alone(bundle)
+    assert done.returncode == 7
+    assert "describes another engine" in done.stderr
+
+
+def test_a_network_that_computes_something_else_is_5(bundle, rtx):
+    changed(bundle, "onnx", rtx.models["fp32"])  # near enough to fp16
+    assert alone(bundle).returncode == 0
+    changed(bundle, "onnx", network(seed=1))
+    done = alone(bundle)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "of the largest output, 1e-02 is allowed at fp16; do not deploy it" in done.stderr
+    changed(bundle, "onnx", render(contents(softmax=True), "plain")["model.fp16.onnx"])
+    done = alone(bundle)
+    assert done.returncode == 5
+    assert "not the one in manifest.json" in done.stderr
+
+
+@pytest.mark.parametrize(("factor", "code"), [(1.005, 0), (1.02, 5), (float("nan"), 5), (0.0, 5)])
+def test_the_tolerance_is_the_stated_one(bundle, rtx, factor, code):
+    """1e-2 of the largest output at fp16: half of it passes, twice does not."""
+    outputs = {k: v * np.float32(factor) for k, v in rtx.samples.outputs.items()}
+    samples = replace(rtx.samples, outputs=outputs)
+    changed(bundle, "expected", render(replace(rtx, samples=samples), "plain")["expected.npz"])
+    done = alone(bundle)
+    assert done.returncode == code, done.stdout + done.stderr
+    if code:
+        assert "1e-02 is allowed at fp16; do not deploy it" in done.stderr
+
+
+def test_pickles_are_not_read(bundle, rtx):
+    array = np.array([print], dtype=object)
+    path = bundle / "expected.npz"
+    np.savez(path, input=array, output_fp16=array)
+    changed(bundle, "expected", path.read_bytes())
+    done = alone(bundle)
+    assert done.returncode == 7
+    assert "allow_pickle=False" in done.stderr
+
+
+# With fakes of CUDA and TensorRT, in this process.
+
+
+class Answering(FakeEngine):
+    """Gives the rows of ``answers`` for the rows of ``inputs``, whatever the batch."""
+
+    def __init__(self, runtime, inputs, answers):
+        super().__init__(runtime, shape=(1, *inputs.shape[1:]))
+        self.inputs, self.answers = inputs, answers
+
+    def create_execution_context(self):
+        return Strict(self.names, "IExecutionContext", AnsweringContext(self))
+
+
+class AnsweringContext(FakeContext):
+    def execute_async_v3(self, stream_handle):
+        engine = self.engine
+        assert stream_handle == 0
+        if engine.refuses == "run":
+            return False
+        size = 4 * int(np.prod(self.shape))
+        found = np.frombuffer(ctypes.string_at(self.addresses["input"], size), np.float32)
+        rows = [
+            engine.answers[int(np.abs(engine.inputs - image).sum((1, 2, 3)).argmin())]
+            for image in found.reshape(self.shape)
+        ]
+        data = np.stack(rows).astype(np.float32).tobytes()
+        ctypes.memmove(self.addresses["logits"], data, len(data))
+        return True
+
+
+class Runtime(FakeCudaRuntime):
+    """What ``verify.py`` asks of cuda-python, with its wrapping enumerations."""
+
+    cudaMemcpyKind = staticmethod(int)
+    cudaDeviceAttr = staticmethod(int)
+
+    def cudaDeviceGetAttribute(self, attribute, device):
+        return 0, {75: 8, 76: 7}[attribute]
+
+
+@pytest.fixture
+def given():
+    return with_plan(contents())
+
+
+@pytest.fixture
+def machine(given):
+    """Returns the modules that can be imported on a fake Orin."""
+    runtime = Runtime()
+    engine = Answering(runtime, given.samples.inputs, given.samples.outputs["fp16"])
+    return machine_of(engine)
+
+
+def machine_of(engine, version="10.3.0"):
+    module = fake_library(engine, version).module
+    severity = module.ILogger.Severity
+    module.Logger = type(
+        "Logger", (module.ILogger,), {"ERROR": severity.ERROR, "__init__": lambda s, level: None}
+    )
+    module.Logger.log = lambda self, level, text: None
+    return SimpleNamespace(
+        engine=engine,
+        runtime=engine.runtime,
+        tensorrt=module,
+        modules={"tensorrt": module, "cuda.bindings.runtime": engine.runtime},
+    )
+
+
+def on(machine, bundle, *options, capsys):
+    """Runs ``verify.py`` on a fake machine; returns exit code, stdout and stderr."""
+    spec = importlib.util.spec_from_file_location("verify_of_a_bundle", bundle / VERIFY)
+    verify = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(verify)
+    modules = {"onnxruntime": onnxruntime, **machine.modules}
+
+    def import_module(name):
+        if modules.get(name) is None:
+            raise ImportError(f"No module named {name!r}")
+        return modules[name]
+
+    def no_library(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    verify.importlib = SimpleNamespace(import_module=import_module)
+    verify.ctypes = SimpleNamespace(**vars(ctypes))
+    verify.ctypes.CDLL = getattr(machine, "library", no_library)
+    code = verify.main(list(options))
+    return code, *capsys.readouterr()
+
+
+@pytest.fixture
+def orin(given, tmp_path):
+    path = tmp_path / "orin"
+    write_bundle(path, render(given, "plain"))
+    return path
+
+
+@pytest.mark.parametrize("version", [v for v in VERSIONS if not v.startswith("1.")])
+def test_the_engine_runs_on_every_version(given, tmp_path, version, capsys):
+    engine = given.engine
+    built = replace(engine, sidecar=replace(engine.sidecar, library_version=version))
+    write_bundle(tmp_path / "b", render(replace(given, engine=built), "plain"))
+    fake = Answering(Runtime(), given.samples.inputs, given.samples.outputs["fp16"])
+    code, out, _ = on(
+        machine_of(fake, version), tmp_path / "b", "--require-engine", "--time", capsys=capsys
+    )
+    assert code == 0
+    assert "the engine differs by 0.0e+00" in out and "was not run" not in out
+    assert fake.runtime.calls.count("cudaMemcpy") == 2 * (2 + 60)
+
+
+def test_an_engine_that_computes_something_else_is_5(machine, orin, capsys):
+    machine.engine.answers = 1.02 * machine.engine.answers
+    code, _, err = on(machine, orin, capsys=capsys)
+    assert code == 5
+    assert "the engine differs by 2.0e-02 of the largest output, 1e-02 is allowed" in err
+
+
+def test_a_required_engine_needs_no_onnx_runtime(machine, orin, capsys):
+    machine.modules["onnxruntime"] = None
+    code, out, _ = on(machine, orin, "--require-engine", capsys=capsys)
+    assert code == 0
+    assert "The ONNX model in ONNX Runtime was not run" in out
+
+
+@pytest.mark.parametrize("way", ["pycuda", "library"])
+def test_the_other_ways_to_cuda(machine, orin, way, capsys):
+    machine.modules["cuda.bindings.runtime"] = None
+    if way == "pycuda":
+        machine.modules["pycuda.driver"] = fake_pycuda(machine.runtime)
+    else:
+        machine.library = lambda name: Library(machine.runtime)
+    code, out, err = on(machine, orin, "--require-engine", capsys=capsys)
+    assert code == 0, err
+    assert "the engine differs by 0.0e+00" in out
+
+
+class Library:
+    """libcudart as ctypes sees it, over a fake runtime."""
+
+    def __init__(self, runtime):
+        self.runtime = runtime
+
+    def cudaDeviceGetAttribute(self, out, attribute, device):
+        status, out._obj.value = self.runtime.cudaDeviceGetAttribute(attribute, device)
+        return status
+
+    def cudaMalloc(self, out, size):
+        status, out._obj.value = self.runtime.cudaMalloc(size.value)
+        return status
+
+    def cudaMemcpy(self, target, source, size, kind):
+        return self.runtime.cudaMemcpy(target.value, source.value, size.value, kind)[0]
+
+    def cudaDeviceSynchronize(self):
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("version", r"built with tensorrt 10.3.0, not 10.9.0; type trt-layermerge rebuild"),
+        ("gpu", "built for compute capability 8.7, not 8.6; type trt-layermerge rebuild"),
+        ("driver", "no NVIDIA driver or GPU (cuda-python, CUDA error 35)"),
+        ("memory", "cudaMalloc failed with CUDA error 2"),
+        ("plan", "it cannot be loaded here; type trt-layermerge rebuild"),
+        ("run", "TensorRT could not run it"),
+    ],
+)
+def test_an_engine_that_does_not_fit_is_left_out_with_the_reason(
+    machine, orin, what, words, capsys, monkeypatch
+):
+    if what == "version":
+        machine.tensorrt.__version__ = "10.9.0"
+    elif what == "gpu":
+        machine.runtime.cudaDeviceGetAttribute = lambda a, d: (0, {75: 8, 76: 6}[a])
+    elif what == "driver":
+        machine.runtime.fails = {"cudaDeviceGetAttribute": 35}
+    elif what == "memory":
+        machine.runtime.fails = {"cudaMalloc": 2}
+    elif what == "plan":
+        machine.tensorrt.Runtime = lambda logger: SimpleNamespace(
+            deserialize_cuda_engine=lambda plan: None
+        )
+    else:
+        machine.engine.refuses = "run"
+    code, out, _ = on(machine, orin, capsys=capsys)
+    assert code == 0
+    assert words in out
+    code, _, err = on(machine, orin, "--require-engine", capsys=capsys)
+    assert code == 4
+    assert words in err
+
+
+def test_compatible_engines_are_tried_elsewhere(given, tmp_path, capsys):
+    made = with_plan(given, hardware_compatible=True, version_compatible=True)
+    write_bundle(tmp_path / "b", render(made, "plain"))
+    fake = Answering(Runtime(), given.samples.inputs, given.samples.outputs["fp16"])
+    machine = machine_of(fake, VERSIONS[-2])
+    fake.runtime.cudaDeviceGetAttribute = lambda a, d: (0, {75: 8, 76: 9}[a])
+    assert on(machine, tmp_path / "b", "--require-engine", capsys=capsys)[0] == 0
+
+
+def test_needs_no_more_than_python_3_8(bundle):
+    run = "import vermin; vermin.main()"
+    command = [sys.executable, "-c", run, "--target=3.8-", "--no-tips", "--violations"]
+    done = subprocess.run([*command, bundle / VERIFY], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    newer = (bundle / VERIFY).read_text() + "\nmatch HERE:\n    case _:\n        pass\n"
+    (bundle / "newer.py").write_text(newer)
+    done = subprocess.run([*command, bundle / "newer.py"], capture_output=True, check=False)
+    assert done.returncode != 0
+
+
+def test_names_nothing_of_the_package(bundle):
+    text = (bundle / VERIFY).read_text()
+    imports = [line for line in text.splitlines() if line.startswith(("import ", "from "))]
+    tops = {line.split()[1].partition(".")[0] for line in imports}
+    assert tops - set(sys.stdlib_module_names) == {"numpy"}
+
+
+@pytest.mark.slow
+def test_passes_in_a_fresh_environment_with_numpy_and_onnxruntime(bundle, tmp_path):
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    quiet = ["--quiet", "--disable-pip-version-check"]
+    subprocess.run([python, "-m", "pip", "install", *quiet, "numpy", "onnxruntime"], check=True)
+    done = subprocess.run([python, bundle / VERIFY, "--time"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "differs by" in done.stdout
