@@ -166,13 +166,22 @@ class TensorRTBackend:
         return EngineRunner(self._api, cuda, build.plan, seed)
 
 
-def load_engine(plan: bytes, api: TensorRTApi | None = None, *, seed: int = 0) -> Runner:
+def load_engine(
+    plan: bytes, api: TensorRTApi | None = None, *, seed: int = 0, batch: int | None = None
+) -> Runner:
     """Returns a runner of a serialised engine. It executes code: check its sidecar first.
 
+    Args:
+        plan: The engine.
+        api: The library; TensorRT where it works, else TensorRT-RTX.
+        seed: Of the inputs that are timed.
+        batch: First dimension of the inputs; None is the static one, or the profile's usual.
+
     Raises:
+        UsageError: If the engine does not take this batch.
         DeviceError: If there is no driver, or the engine was built for another GPU or version.
     """
-    return EngineRunner(api or load_api(), find_cuda(), plan, seed)
+    return EngineRunner(api or load_api(), find_cuda(), plan, seed, batch=batch)
 
 
 def _started(api: TensorRTApi, log: Any) -> trt.Builder:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import numpy as np
 
 from trt_layermerge.backends import Runner
 from trt_layermerge.backends.base import Array
 from trt_layermerge.core.jsonio import Json
+from trt_layermerge.deploy.sidecar import Network
 from trt_layermerge.errors import DeviceError
 
-Network: TypeAlias = Literal["original", "merged"]
 EXPORT_AGAIN = "export it again"
 
 

@@ -31,9 +31,12 @@ def fitting_engine(plan: Path, *, trust: bool = False) -> tuple[bytes, TensorRTA
     return data, api
 
 
-def open_engine(plan: Path, *, trust: bool = False) -> Runner:
-    """Returns a runner of an engine on the GPU at hand. Raises what ``fitting_engine`` raises."""
-    return load_engine(*fitting_engine(plan, trust=trust))
+def open_engine(plan: Path, *, trust: bool = False, batch: int | None = None) -> Runner:
+    """Returns a runner of an engine on the GPU at hand, for a batch or its usual one.
+
+    Raises what ``fitting_engine`` raises, and ``UsageError`` where it does not take the batch.
+    """
+    return load_engine(*fitting_engine(plan, trust=trust), batch=batch)
 
 
 class EngineFiles(Backend):

@@ -14,12 +14,12 @@ from trt_layermerge.core.jsonio import Json
 from trt_layermerge.deploy.comparison import (
     EXPORT_AGAIN,
     Comparison,
-    Network,
     Share,
     Subject,
     Trial,
 )
 from trt_layermerge.deploy.engines import open_engine
+from trt_layermerge.deploy.sidecar import Network
 from trt_layermerge.errors import AccuracyGateError, CorruptInputError, UsageError
 
 Answer: TypeAlias = Callable[[Array], Array]
@@ -85,15 +85,19 @@ def engine_subject(
     network: Network = "merged",
     *,
     trust: bool = False,
+    batch: int | None = None,
     tolerance: float | None = None,
     advice: str = EXPORT_AGAIN,
 ) -> Subject:
-    """Returns an engine, to run on the GPU at hand.
+    """Returns an engine, to run on the GPU at hand at a batch, or at its usual one.
 
     Opening it raises ``DeviceError`` where it does not fit this machine, and
     ``UntrustedInputError`` where its sidecar does not match, unless ``trust`` is set.
     """
-    return Subject(plan.name, network, lambda: open_engine(plan, trust=trust), tolerance, advice)
+    name = plan.name if batch is None else f"{plan.name} at batch {batch}"
+    return Subject(
+        name, network, lambda: open_engine(plan, trust=trust, batch=batch), tolerance, advice
+    )
 
 
 def verify(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from trt_layermerge.core.device import PRECISIONS, Precision
 from trt_layermerge.core.jsonio import damage, read_json
 from trt_layermerge.pipeline.context import Context
+from trt_layermerge.pipeline.deployed import Network
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Built:
         error: Why there is none, or None.
     """
 
-    network: str
+    network: Network
     precision: Precision
     plan: str | None
     error: str | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from trt_layermerge.core.device import Precision
@@ -11,8 +12,8 @@ from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.deployed import deployed_model
 
 if TYPE_CHECKING:
-    from trt_layermerge.deploy.comparison import Network, Subject
-    from trt_layermerge.deploy.sidecar import Sidecar
+    from trt_layermerge.deploy.comparison import Subject
+    from trt_layermerge.deploy.sidecar import Network, Sidecar
 
 TOLERANCE: dict[Precision, float | None] = {"fp32": 1e-3, "fp16": 5e-2, "int8": None}
 """Largest difference over the largest output. Half precision has 11 bits, and a network adds their
@@ -39,7 +40,8 @@ def subjects(context: Context) -> list[Subject]:
         for remainder in remainders(precision)
         for network, stem in _NETWORKS
     ]
-    return found + [_engine(context, built) for built in built_engines(context) if built.plan]
+    engines = (_engines(context, built) for built in built_engines(context) if built.plan)
+    return [*found, *chain.from_iterable(engines)]
 
 
 def remainders(precision: Precision) -> tuple[Precision, ...]:
@@ -54,33 +56,43 @@ def onnx_name(stem: str, precision: Precision, remainder: Precision) -> str:
     return f"{stem}{typed}{rest}.onnx"
 
 
-def _engine(context: Context, built: Built) -> Subject:
+def _engines(context: Context, built: Built) -> list[Subject]:
+    """Returns an engine at its usual batch, and at the ends of what its profile takes."""
     from trt_layermerge.deploy.sidecar import check_engine
     from trt_layermerge.deploy.verify import engine_subject
 
     plan, trust = context.folder / str(built.plan), context.trust_engine
     tolerance, sidecar = TOLERANCE[built.precision], check_engine(plan, trust=trust)
     typed = f"{context.folder.root}/{_debug_name(built)}"
-    advice = f"find the layer: {bisect_command(typed, built.precision, tolerance, sidecar)}"
-    network: Network = "original" if built.network == "original" else "merged"
-    return engine_subject(plan, network, trust=trust, tolerance=tolerance, advice=advice)
+    advice = f"find the layer: {bisect_command(typed, tolerance, sidecar)}"
+    return [
+        engine_subject(
+            plan, built.network, trust=trust, batch=batch, tolerance=tolerance, advice=advice
+        )
+        for batch in (None, *other_batches(sidecar))
+    ]
 
 
-def bisect_command(
-    model: str, precision: Precision, tolerance: float | None, sidecar: Sidecar | None
-) -> str:
+def other_batches(sidecar: Sidecar | None) -> tuple[int, ...]:
+    """Returns the smallest and the largest batch of an engine that takes several."""
+    if sidecar is None or not sidecar.profile:
+        return ()
+    smallest, usual, largest = (shape[0] for shape in next(iter(sidecar.profile.values())))
+    return tuple(batch for batch in sorted({smallest, largest}) if batch != usual)
+
+
+def bisect_command(model: str, tolerance: float | None, sidecar: Sidecar | None) -> str:
     """Returns the Polygraphy command that reduces a model to the nodes an engine gets wrong.
 
     Args:
         model: The ONNX model that the engine was built from, at the engine's precision.
-        precision: That precision.
         tolerance: Largest difference that passes, absolute and relative.
         sidecar: What is known of the engine; None for a trusted stranger.
     """
     library = sidecar.library if sidecar else "tensorrt"
-    weak = sidecar is not None and sidecar.settings.get("typing") == "weak"
-    flags = {"fp32": "", "fp16": " --fp16", "int8": " --int8 --fp16"}
-    typing = flags[precision] if weak else " --strongly-typed"
+    words = str(sidecar.settings.get("typing", "strong") if sidecar else "strong").split()
+    weak = "".join(f" --{flag.lower()}" for flag in words[1:])
+    typing = weak if words[0] == "weak" else " --strongly-typed"
     allowed = tolerance or 0.1
     prefix = "POLYGRAPHY_USE_TENSORRT_RTX=1 " if library == "tensorrt_rtx" else ""
     return (
@@ -100,9 +112,8 @@ def leave_models(context: Context, wrong: set[str]) -> None:
         if built.plan is None or built.plan.rpartition("/")[2] not in wrong:
             continue
         remainder: Precision = "fp16" if built.precision == "int8" else "fp32"
-        network: Network = "original" if built.network == "original" else "merged"
         batch = context.recipe.measure.batch
-        model = deployed_model(context, network, built.precision, remainder, batch=batch)
+        model = deployed_model(context, built.network, built.precision, remainder, batch=batch)
         write_bytes(context.folder / _debug_name(built), model)
 
 

@@ -52,7 +52,8 @@ def _run(context: Context) -> tuple[str, ...]:
         gate(result, context.recipe.verify.max_accuracy_drop)
     except AccuracyGateError as error:
         failed = str(error)
-        leave_models(context, {c.name for c in result.comparisons if not c.ok})
+        wrong = {c.name.partition(" ")[0] for c in result.comparisons if not c.ok}
+        leave_models(context, wrong)
     added = {
         "repaired_accuracy": result.accuracies["repaired"],
         "unverified": unverified,
