@@ -24,9 +24,11 @@ from trt_layermerge.errors import (
     CorruptInputError,
     DeviceError,
     LayerMergeError,
+    MissingDependencyError,
     StickyDeviceError,
 )
 from trt_layermerge.measure.agent.facts import read_facts
+from trt_layermerge.measure.agent.jetson import is_jetson
 from trt_layermerge.measure.agent.jobs import Job, ModelFile, read_model
 from trt_layermerge.measure.agent.sources import LOCAL, Sources
 from trt_layermerge.measure.agent.telemetry import read_state
@@ -56,7 +58,7 @@ def serve(folder: Path, backend_name: str, parent: int, sources: Sources = LOCAL
         device = usual.device()
         facts = read_facts(device, sources)
     except LayerMergeError as error:
-        _answer(answers, {"fatal": str(error), "code": error.exit_code})
+        _answer(answers, {"fatal": f"{error}{_on_jetson(error, sources)}", "code": error.exit_code})
         return error.exit_code
     _answer(answers, {"device": device.to_json(), "facts": facts})
     for line in sys.stdin:
@@ -66,6 +68,13 @@ def serve(folder: Path, backend_name: str, parent: int, sources: Sources = LOCAL
         if answer.get("sticky"):
             return StickyDeviceError.exit_code
     return 0
+
+
+def _on_jetson(error: LayerMergeError, sources: Sources) -> str:
+    """Returns what a Jetson needs in place of a package from pip."""
+    if isinstance(error, MissingDependencyError) and is_jetson(sources):
+        return ". On a Jetson that fails: type sudo apt install nvidia-jetpack instead"
+    return ""
 
 
 def open_backend(name: str, timing_cache: Path | None) -> Backend:

@@ -1,0 +1,130 @@
+"""What the worker does with one request, in this process; the process itself is in test_run.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.agent import folders
+from trt_layermerge.backends import Runner
+from trt_layermerge.core.jsonio import sha256_bytes
+from trt_layermerge.errors import DeviceError, StickyDeviceError, UsageError
+from trt_layermerge.measure.agent.fake import FakeBackend, FakeRunner
+from trt_layermerge.measure.agent.sources import Answer, Sources
+from trt_layermerge.measure.agent.worker import answer_to, measure, open_backend
+
+BARE = Sources(Path("/nowhere"), lambda command: Answer(None, errors="no such command"))
+
+
+class Listed(FakeBackend):
+    """A backend whose builds take the latencies of a list, in turn."""
+
+    def __init__(self, latencies: list[float]) -> None:
+        super().__init__()
+        self.latencies = latencies
+        self.closed: list[float] = []
+
+    def open(self, model: bytes, *, seed: int = 0) -> Runner:
+        runner = FakeRunner(self.latencies.pop(0))
+        closed, ms = self.closed, runner._ms
+
+        class Closing(FakeRunner):
+            def close(self) -> None:
+                closed.append(ms)
+
+        return Closing(ms)
+
+
+def request(folder: Path, *texts: str, builds: int = 1) -> dict[str, Any]:
+    folders.body(folder, {"a": texts})
+    models = [
+        {"file": f"models/{text}.onnx", "sha256": sha256_bytes(folders.model(text))}
+        for text in texts
+    ]
+    return {"key": "a", "models": models, "rounds": 4, "burst_ms": 1.0, "builds": builds}
+
+
+def test_an_answer_has_latencies_and_the_device_before_and_after(tmp_path: Path) -> None:
+    answer = answer_to(request(tmp_path, "x", "y"), tmp_path, FakeBackend(), BARE)
+    assert answer["error"] is None
+    x, y = answer["models"]
+    assert (len(x["round_ms"]), len(y["round_ms"])) == (4, 4)
+    assert set(x["runs_ms"]) != set(y["runs_ms"])
+    assert x["method"] == "call"
+    assert x["build_s"] >= 0
+    reason = "nvidia-smi does not tell: no such command"
+    for state in (answer["before"], answer["after"]):
+        assert state["power_w"] is None
+        assert state["missing"]["power_w"] == reason
+    assert answer["seconds"] > 0
+
+
+def test_of_several_builds_the_fastest_is_timed_and_all_are_told() -> None:
+    backend = Listed([0.5, 0.3, 0.4, 0.9])
+    first, second = measure([b"a", b"b"], Halves(backend), 2, 3, 0.1)
+    assert (first["build_ms"], first["round_ms"]) == ([0.5, 0.3], [0.3] * 3)
+    assert (second["build_ms"], second["round_ms"]) == ([0.4, 0.9], [0.4] * 3)
+    assert backend.closed[:2] == [0.5, 0.9]  # at once, for their memory; the others at the end
+    assert {0.3, 0.4} <= set(backend.closed)
+
+
+class Halves:
+    """Passes on what a backend is asked, and nothing else of it."""
+
+    name, int8_remainder = "halves", "fp32"
+
+    def __init__(self, backend: FakeBackend) -> None:
+        self.open, self.device = backend.open, backend.device
+        self.precisions = backend.precisions
+
+
+TROUBLE: Mapping[str, tuple[Exception, str]] = {
+    "device": (DeviceError("no kernel"), "no kernel"),
+    "memory": (MemoryError(), "out of memory; close other programs, or use a smaller batch"),
+    "library": (RuntimeError("of a binding"), "RuntimeError: of a binding"),
+}
+
+
+@pytest.mark.parametrize("name", TROUBLE)
+def test_a_failure_is_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    error, words = TROUBLE[name]
+
+    def fail(self: FakeBackend, model: bytes, *, seed: int = 0) -> Runner:
+        raise error
+
+    monkeypatch.setattr(FakeBackend, "open", fail)
+    answer = answer_to(request(tmp_path, "x"), tmp_path, FakeBackend(), BARE)
+    assert (answer["models"], answer["error"]) == (None, words)
+    assert not answer.get("sticky")
+
+
+def test_a_fault_that_ends_the_process_is_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: FakeBackend, model: bytes, *, seed: int = 0) -> Runner:
+        raise StickyDeviceError("illegal address")
+
+    monkeypatch.setattr(FakeBackend, "open", fail)
+    answer = answer_to(request(tmp_path, "x"), tmp_path, FakeBackend(), BARE)
+    assert (answer["error"], answer["sticky"]) == ("illegal address", True)
+
+
+def test_a_model_that_is_not_the_hashed_one_is_never_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request(tmp_path, "x")
+    (tmp_path / "models/x.onnx").write_bytes(b"something else")
+    monkeypatch.delattr(FakeBackend, "open")
+    answer = answer_to(asked, tmp_path, FakeBackend(), BARE)
+    assert set(answer) == {"fatal", "code"}
+    assert answer["code"] == 7
+    assert "has not the hash" in answer["fatal"]
+
+
+def test_backends_by_name(tmp_path: Path) -> None:
+    assert open_backend("fake", tmp_path).device().name == "fake device"
+    with pytest.raises(UsageError, match="there is no backend 'nope'"):
+        open_backend("nope", tmp_path)
