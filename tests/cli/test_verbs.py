@@ -54,6 +54,17 @@ OWN: dict[str, tuple[str, dict[str, Any]]] = {
         f"{MEASURE} --preset none --start original",
         {**MEASURE_KEYS, "finetune.preset": "none", "finetune.start": "original"},
     ),
+    "calibrate": (
+        f"{MEASURE} --preset p.yaml --method entropy --images 64 --qat-epochs 2",
+        {
+            **MEASURE_KEYS,
+            "calibrate.preset": "p.yaml",
+            "calibrate.options.method": "entropy",
+            "calibrate.options.images": 64,
+            "calibrate.qat_epochs": 2,
+            "build.precisions+": "int8",
+        },
+    ),
     "build": (
         "--backend tensorrt_rtx --precision fp16 --batch 8",
         {"build.engine": "tensorrt_rtx", "build.precisions": ["fp16"], "measure.batch": 8},

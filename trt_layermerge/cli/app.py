@@ -10,6 +10,7 @@ from trt_layermerge import __version__
 from trt_layermerge.cli.agent import agent
 from trt_layermerge.cli.bench import bench
 from trt_layermerge.cli.build import build
+from trt_layermerge.cli.calibrate import calibrate
 from trt_layermerge.cli.doctor import doctor
 from trt_layermerge.cli.export import export
 from trt_layermerge.cli.finetune import finetune
@@ -35,6 +36,7 @@ VERBS = (
     finetune,
     merge,
     export,
+    calibrate,
     build,
     bench,
     verify,

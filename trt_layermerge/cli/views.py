@@ -121,8 +121,30 @@ def summary_view(summary: Result) -> RenderableType:
     return Group(table("Result", ("", "original", "merged"), rows), fields_view(facts))
 
 
+def calibrate_view(result: Result) -> RenderableType:
+    """Returns what int8 loses, and which layers stay in float. The stage's result goes in."""
+    rows = [
+        (
+            row["network"],
+            *(_percent(row[key]) for key in ("accuracy_fp32", "accuracy_int8", "agreement")),
+            row["keep_float"] or None,
+        )
+        for row in result.get("networks", ())
+    ]
+    if not rows:
+        return fields_view(result)
+    columns = ("network", "right in fp32", "right in int8", "same answer", "left in float")
+    facts = {key: result[key] for key in ("calibrated_on", "judged_on", "qat")}
+    return Group(
+        table("Int8", columns, rows), fields_view({k: as_text(v) for k, v in facts.items()})
+    )
+
+
 def _accuracy(side: Result) -> str:
-    value = side.get("accuracy")
+    return _percent(side.get("accuracy"))
+
+
+def _percent(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.2f} %"
 
 
@@ -143,6 +165,7 @@ def _scientific(value: float | None) -> str | None:
 VIEWS: Mapping[str, Callable[[Result], RenderableType]] = {
     "inspect": inspect_view,
     "search": plan_view,
+    "calibrate": calibrate_view,
     "report": summary_view,
     "bench": bench_view,
 }

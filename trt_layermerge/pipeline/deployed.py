@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from trt_layermerge.core.device import Precision
-from trt_layermerge.errors import UsageError
+from trt_layermerge.core.jsonio import damage, read_json, sha256_bytes
+from trt_layermerge.errors import CorruptInputError, UsageError
 from trt_layermerge.pipeline.context import Context
 
 Network: TypeAlias = Literal["original", "merged"]
 
 STEMS: dict[Network, str] = {"original": "original", "merged": "model"}
 """Names of the files by network, without what follows the first dot."""
+
+CALIBRATION = "calibration.json"
 
 
 def master_name(network: Network, precision: Precision) -> str:
@@ -40,27 +43,47 @@ def deployed_model(
 
     Raises:
         UsageError: If the run has no such network (yet).
-        CorruptInputError: If the file is damaged.
+        CorruptInputError: If an int8 network is not the one that was calibrated.
         UnsupportedModelError: If the network cannot be typed so, or take this batch.
     """
     from trt_layermerge.export.batch import with_batch
     from trt_layermerge.export.fp16 import to_precision
 
-    model = _master(context, network, precision)
+    name = master_name(network, precision)
+    model = _read(context, name, "calibrate" if precision == "int8" else "export")
+    if precision == "int8":
+        _check_calibrated(context, network, model)
     if batch is not None:
         model = with_batch(model, batch)
     return to_precision(model, remainder if precision == "int8" else precision, keep_io=keep_io)
 
 
-def _master(context: Context, network: Network, precision: Precision) -> bytes:
-    path = context.folder / master_name(network, precision)
+def _read(context: Context, name: str, stage: str) -> bytes:
+    path = context.folder / name
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
         run = context.folder.root.name
-        todo = "calibrate" if precision == "int8" else "export"
         raise UsageError(
-            f"the run {run!r} has no {path.name}; make it first: trt-layermerge {todo} --run {run}"
+            f"the run {run!r} has no {name}; make it first: trt-layermerge {stage} --run {run}"
         ) from error
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _check_calibrated(context: Context, network: Network, model: bytes) -> None:
+    """Refuses an int8 network that ``calibrate`` did not finish, or that is another one."""
+    path, run = context.folder / CALIBRATION, context.folder.root.name
+    body = read_json(path, "calibrations")
+    with damage(path):
+        expected = body["networks"].get(network, {}).get("sha256")
+    if expected is None:
+        raise UsageError(
+            f"the run {run!r} asks for int8, but its calibration is of a run that did not; "
+            f"calibrate it: trt-layermerge calibrate --run {run}"
+        )
+    if sha256_bytes(model) != expected:
+        raise CorruptInputError(
+            f"{context.folder / master_name(network, 'int8')} is not as calibrate left it; make it "
+            f"again: trt-layermerge calibrate --run {run}"
+        )

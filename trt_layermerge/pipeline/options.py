@@ -17,6 +17,7 @@ STAGES: tuple[str, ...] = (
     "finetune",
     "merge",
     "export",
+    "calibrate",
     "build",
     "bench",
     "verify",

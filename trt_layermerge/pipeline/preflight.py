@@ -6,7 +6,7 @@ from trt_layermerge.pipeline.context import Context, data_inputs
 
 
 def preflight(context: Context) -> None:
-    """Looks at the device, the images and the training recipes of a whole run.
+    """Looks at the device, the images, the training recipes and the calibration of a whole run.
 
     The test images are only looked for: ``verify`` opens them, and nothing else.
 
@@ -16,12 +16,14 @@ def preflight(context: Context) -> None:
         DeviceError: If the device is not there.
     """
     from trt_layermerge.finetune.device import device_named
+    from trt_layermerge.pipeline.stages.calibrate import preset_of
     from trt_layermerge.pipeline.stages.finetune import training_recipe
     from trt_layermerge.pipeline.stages.importance import scoring_recipe
 
     device_named(context.recipe.device)
     training_recipe(context)
     scoring_recipe(context)
+    preset_of(context)
     _ = context.calibration
     context.data("val")
     data_inputs(context.recipe.data.test)
