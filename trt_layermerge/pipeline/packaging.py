@@ -13,7 +13,7 @@ from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_file
 from trt_layermerge.errors import DeviceError, UntrustedInputError
 from trt_layermerge.pipeline.built import Built, built_engines, wanted_precisions
 from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.deployed import deployed_model
+from trt_layermerge.pipeline.deployed import CALIBRATION, deployed_model
 from trt_layermerge.pipeline.recipe import dump_recipe
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def contents_of(context: Context, baked: Baked) -> Contents:
         build=_build_options(context),
         weights_sha256=sha256_file(context.folder / "merged.safetensors"),
         seed=context.seed,
-        calibration=_calibration(context) if "int8" in models else None,
+        calibration=(context.folder / CALIBRATION).read_text("utf-8") if "int8" in models else None,
         accuracy=_accuracy(context),
         latency=_latency(context, precision),
     )
@@ -156,11 +156,6 @@ def _build_options(context: Context) -> dict[str, Any]:
         "hardware_compatible": section.options.hardware_compatible,
         "version_compatible": section.options.version_compatible,
     }
-
-
-def _calibration(context: Context) -> str | None:
-    path = context.folder / "calibration.json"
-    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def _accuracy(context: Context) -> dict[str, float] | None:

@@ -56,8 +56,9 @@ class Recipe(Section):
 
     @property
     def int8(self) -> bool:
-        """Whether anything is measured or built at int8."""
-        return "int8" in (self.measure.precision, *self.build.precisions)
+        """Whether anything is measured, built or bundled at int8."""
+        asked = (self.measure.precision, self.package.precision, *self.build.precisions)
+        return "int8" in asked
 
 
 def load_recipe(path: Path | None, overrides: Mapping[str, Any]) -> Recipe:

@@ -8,6 +8,7 @@ from trt_layermerge.core.jsonio import Json, read_json, sha256_file, write_json
 from trt_layermerge.errors import UsageError
 from trt_layermerge.pipeline.built import engine_names
 from trt_layermerge.pipeline.context import Context, data_inputs
+from trt_layermerge.pipeline.deployed import CALIBRATION
 from trt_layermerge.pipeline.packaging import contents_of, packaged_precision
 from trt_layermerge.pipeline.recipe import dump_recipe
 from trt_layermerge.pipeline.stage import Stage
@@ -97,5 +98,12 @@ def _result(context: Context) -> Json:
     return read_json(context.folder / "package.json", "package")
 
 
-READS = ("model.onnx", "merged.safetensors", "build.json", "bench.json", "verify.json")
+READS = (
+    "model.onnx",
+    "merged.safetensors",
+    CALIBRATION,
+    "build.json",
+    "bench.json",
+    "verify.json",
+)
 STAGE = Stage("package", READS, _settings, _run, _result)
