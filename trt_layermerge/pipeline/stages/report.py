@@ -6,6 +6,7 @@ from typing import Any
 
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.jsonio import Json, read_json, read_lines, write_json
+from trt_layermerge.pipeline.bench_page import bench_of
 from trt_layermerge.pipeline.built import built_engines, engine_names
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.folder import stage_seconds
@@ -14,12 +15,10 @@ from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.pipeline.versions import versions
 from trt_layermerge.report.data import (
     Accuracy,
-    Bench,
     Epoch,
     Finalist,
     FrontierPoint,
     RunReport,
-    Timing,
 )
 from trt_layermerge.report.statistics import PredictionError
 from trt_layermerge.report.summary import NetworkFigures, summary_json
@@ -34,6 +33,7 @@ READS = (
     "finetune.jsonl",
     "certificate.json",
     "export.json",
+    "calibration.json",
     "build.json",
     "bench.json",
     "verify.json",
@@ -59,16 +59,23 @@ def _clock(context: Context, bench: Json) -> float:
     """Returns how much slower the original ran in ``bench`` than in ``latency``.
 
     The host's speed may have changed in between. Predictions are brought to the clock of ``bench``,
-    and so is a budget that was asked for as a speed-up.
+    and so is a budget that was asked for as a speed-up. 1 where nothing was benchmarked.
     """
+    if bench["original"] is None:
+        return 1.0
     return float(bench["original"]["p50_ms"] / context.plan.notes["original_ms"])
 
 
 def _predicted_ms(context: Context, bench: Json) -> float | None:
-    """Returns the plan's prediction on the clock of ``bench``; None if that ran elsewhere."""
+    """Returns the plan's prediction on the clock of ``bench``; None if that ran elsewhere.
+
+    Where nothing was benchmarked, the prediction is returned as it is.
+    """
     table, promised = context.latency, context.plan.latency_ms
     same_device = table.device.to_json() == bench["device"]
     asked = (bench["precision"], bench["batch"])
+    if bench["original"] is None:
+        return promised
     if promised is None or not same_device or asked not in {key[1:] for key in table.entries}:
         return None
     return _clock(context, bench) * promised
@@ -82,12 +89,26 @@ def _budget_ms(context: Context, bench: Json) -> float | None:
     return _clock(context, bench) * budget
 
 
+def _latencies(context: Context, bench: Json) -> dict[str, Any]:
+    """Returns both latencies and the speed-up, for ``summary.json``.
+
+    Where nothing was benchmarked, those that the search went by: imported, or none.
+    """
+    if bench["original"] is not None:
+        sides = {side: bench[side]["p50_ms"] for side in ("original", "merged")}
+        return {**sides, "speedup": bench["speedup"]}
+    notes = context.plan.notes
+    sides = {"original": notes["original_ms"], "merged": notes["measured_ms"]}
+    return {**sides, "speedup": notes["measured_speedup"]}
+
+
 def _summary(context: Context) -> Json:
     plan, verify, bench = context.plan, _read(context, "verify"), _read(context, "bench")
+    found = _latencies(context, bench)
     original, merged = (
         NetworkFigures(
             verify["accuracy"][side],
-            bench[side]["p50_ms"],
+            found[side],
             len(version.convs),
             version.activation_count,
         )
@@ -97,7 +118,7 @@ def _summary(context: Context) -> Json:
         original=original,
         merged=merged,
         repaired_accuracy=verify["repaired_accuracy"],
-        speedup=bench["speedup"],
+        speedup=found["speedup"],
         predicted_ms=_predicted_ms(context, bench),
         budget_ms=_budget_ms(context, bench),
         certificate_max_rel_error=_read(context, "certificate")["max_rel_error"],
@@ -110,7 +131,8 @@ def _summary(context: Context) -> Json:
         input_shape=(bench["batch"], *context.recipe.model.input[1:]),
     )
     for side in ("original", "merged"):
-        body[side] |= {f"latency_{p}": bench[side][p] for p in ("p10_ms", "p90_ms")}
+        timed = bench[side] or dict.fromkeys(("p10_ms", "p90_ms"))
+        body[side] |= {f"latency_{p}": timed[p] for p in ("p10_ms", "p90_ms")}
     spread = {"speedup_low": bench["low"], "speedup_high": bench["high"]}
     return {**body, **spread, "device": str(DeviceInfo.from_json(bench["device"]))}
 
@@ -119,7 +141,7 @@ def _report(context: Context, summary: Json) -> RunReport:
     plan, verify, frontier = context.plan, _read(context, "verify"), _read(context, "frontier")
     bench = _read(context, "bench")
     return RunReport(
-        title=f"{context.folder.root.name}: {summary['speedup']:.2f}x faster",
+        title=_title(context, summary),
         model=context.recipe.model.name,
         device=DeviceInfo.from_json(bench["device"]),
         graph=context.graph,
@@ -133,7 +155,8 @@ def _report(context: Context, summary: Json) -> RunReport:
         accuracies=_accuracies(verify),
         history=_history(context),
         certificate=_read(context, "certificate"),
-        bench=_bench(bench),
+        bench=bench_of(bench),
+        calibration=read_json(context.folder / "calibration.json", "calibrations"),
         verify=verify,
         engine=_engine(context),
         unverified=(*verify["unverified"], *_not_built(context)),
@@ -142,6 +165,11 @@ def _report(context: Context, summary: Json) -> RunReport:
         recipe=dump_recipe(context.recipe),
         stage_seconds=stage_seconds(context.folder),
     )
+
+
+def _title(context: Context, summary: Json) -> str:
+    speedup, name = summary["speedup"], context.folder.root.name
+    return name if speedup is None else f"{name}: {speedup:.2f}x faster"
 
 
 def _finalists(context: Context) -> tuple[Finalist, ...]:
@@ -154,6 +182,7 @@ def _finalists(context: Context) -> tuple[Finalist, ...]:
             row["chosen"],
         )
         for row in _read(context, "finalists")["finalists"]
+        if row["measured_ms"] is not None
     )
 
 
@@ -179,20 +208,6 @@ def _accuracies(verify: Json) -> dict[str, Accuracy]:
 def _history(context: Context) -> tuple[Epoch, ...]:
     _, rows = read_lines(context.folder / "finetune.jsonl", "finetune")
     return tuple(Epoch(row["epoch"], row["loss"], row["val_accuracy"]) for row in rows)
-
-
-def _bench(body: Json) -> Bench:
-    def timing(side: dict[str, Any]) -> Timing:
-        return Timing(side["p50_ms"], side["p90_ms"], side["p99_ms"], side["throughput"])
-
-    return Bench(
-        timing(body["original"]),
-        timing(body["merged"]),
-        body["speedup"],
-        body["low"],
-        body["high"],
-        body["spread"],
-    )
 
 
 def _engine(context: Context) -> Json | None:
