@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from trt_layermerge.core.device import Precision
-from trt_layermerge.core.jsonio import damage, read_json, sha256_bytes
+from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_bytes
 from trt_layermerge.errors import CorruptInputError, UsageError
 from trt_layermerge.pipeline.context import Context
 
@@ -15,6 +15,7 @@ STEMS: dict[Network, str] = {"original": "original", "merged": "model"}
 """Names of the files by network, without what follows the first dot."""
 
 CALIBRATION = "calibration.json"
+MERGED, TRAINED = "merged.safetensors", "qat.safetensors"
 
 
 def master_name(network: Network, precision: Precision) -> str:
@@ -58,6 +59,18 @@ def deployed_model(
     return to_precision(model, remainder if precision == "int8" else precision, keep_io=keep_io)
 
 
+def weights_name(context: Context, precision: Precision) -> str:
+    """Returns the file of the run with the merged network's weights at a precision.
+
+    Raises:
+        UsageError: If int8 is asked for and was not calibrated.
+        CorruptInputError: If ``calibration.json`` is damaged.
+    """
+    if precision != "int8":
+        return MERGED
+    return str(_calibrated(context, "merged")["weights"])
+
+
 def _read(context: Context, name: str, stage: str) -> bytes:
     path = context.folder / name
     try:
@@ -73,17 +86,22 @@ def _read(context: Context, name: str, stage: str) -> bytes:
 
 def _check_calibrated(context: Context, network: Network, model: bytes) -> None:
     """Refuses an int8 network that ``calibrate`` did not finish, or that is another one."""
+    if sha256_bytes(model) != _calibrated(context, network)["sha256"]:
+        raise CorruptInputError(
+            f"{context.folder / master_name(network, 'int8')} is not as calibrate left it; make it "
+            f"again: trt-layermerge calibrate --run {context.folder.root.name}"
+        )
+
+
+def _calibrated(context: Context, network: Network) -> Json:
+    """Returns what ``calibration.json`` says of a network."""
     path, run = context.folder / CALIBRATION, context.folder.root.name
     body = read_json(path, "calibrations")
     with damage(path):
-        expected = body["networks"].get(network, {}).get("sha256")
-    if expected is None:
-        raise UsageError(
-            f"the run {run!r} asks for int8, but its calibration is of a run that did not; "
-            f"calibrate it: trt-layermerge calibrate --run {run}"
-        )
-    if sha256_bytes(model) != expected:
-        raise CorruptInputError(
-            f"{context.folder / master_name(network, 'int8')} is not as calibrate left it; make it "
-            f"again: trt-layermerge calibrate --run {run}"
-        )
+        found = body["networks"].get(network)
+        if found is not None:
+            return {"sha256": str(found["sha256"]), "weights": found["weights"]}
+    raise UsageError(
+        f"the run {run!r} was not calibrated for int8; do that: "
+        f"trt-layermerge calibrate --run {run}"
+    )

@@ -9,6 +9,7 @@ from trt_layermerge.core.jsonio import Json, read_json, write_json
 from trt_layermerge.errors import LatencyGateError, UsageError
 from trt_layermerge.pipeline.benching import bench_elsewhere, bench_here, wall_clock
 from trt_layermerge.pipeline.context import Context
+from trt_layermerge.pipeline.deployed import CALIBRATION
 from trt_layermerge.pipeline.stage import Stage
 
 if TYPE_CHECKING:
@@ -153,5 +154,5 @@ def _result(context: Context) -> Json:
     return read_json(context.folder / "bench.json", "bench")
 
 
-READS = ("build.json", "original.onnx", "model.onnx", "export.json")
+READS = ("build.json", "original.onnx", "model.onnx", "export.json", CALIBRATION)
 STAGE = Stage("bench", READS, _settings, _run, _result, _gate)

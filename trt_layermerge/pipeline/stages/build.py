@@ -9,7 +9,14 @@ from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json, read_json, sha256_file, write_json
 from trt_layermerge.errors import DeviceError, UnsupportedModelError
 from trt_layermerge.pipeline.context import Context, data_inputs
-from trt_layermerge.pipeline.deployed import STEMS, Network, deployed_model, master_name
+from trt_layermerge.pipeline.deployed import (
+    CALIBRATION,
+    STEMS,
+    Network,
+    deployed_model,
+    master_name,
+    weights_name,
+)
 from trt_layermerge.pipeline.recipe import dump_recipe
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.pipeline.versions import versions
@@ -22,12 +29,10 @@ if TYPE_CHECKING:
 def _settings(context: Context) -> Json:
     from trt_layermerge.deploy.machine import this_machine
 
-    quantised = [context.folder / master_name(network, "int8") for network in STEMS]
     return {
         "libraries": versions(("tensorrt", "tensorrt-rtx")),
         "build": context.recipe.build.model_dump(mode="json"),
         "batch": context.recipe.measure.batch,
-        "int8": [sha256_file(path) if path.is_file() else None for path in quantised],
         "machine": this_machine().folder,
         "labels": data_inputs(context.recipe.data.train),
         "preprocess": context.recipe.data.preprocess.model_dump(mode="json"),
@@ -115,10 +120,10 @@ def _origin(context: Context, network: Network, precision: Precision) -> Origin:
     from trt_layermerge.deploy.sidecar import Origin
 
     folder, data = context.folder, context.data("train")
-    weights = sha256_file(folder / "merged.safetensors") if network == "merged" else None
+    weights = folder / weights_name(context, precision) if network == "merged" else None
     return Origin(
         onnx_sha256=sha256_file(folder / master_name(network, precision)),
-        weights_sha256=weights,
+        weights_sha256=sha256_file(weights) if weights else None,
         preprocess=context.recipe.data.preprocess.build().to_json(),
         labels=data.class_names or None if data is not None else None,
         recipe=dump_recipe(context.recipe),
@@ -130,5 +135,5 @@ def _result(context: Context) -> Json:
     return read_json(context.folder / "build.json", "build")
 
 
-READS = ("original.onnx", "model.onnx", "merged.safetensors")
+READS = ("original.onnx", "model.onnx", "merged.safetensors", CALIBRATION)
 STAGE = Stage("build", READS, _settings, _run, _result)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from trt_layermerge.core.jsonio import Json, read_json, sha256_bytes, write_bytes, write_json
 from trt_layermerge.errors import AccuracyGateError
 from trt_layermerge.pipeline.context import Context, data_inputs
-from trt_layermerge.pipeline.deployed import CALIBRATION, Network, master_name
+from trt_layermerge.pipeline.deployed import CALIBRATION, MERGED, TRAINED, Network, master_name
 from trt_layermerge.pipeline.qat import train_rounded
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.pipeline.stages.finetune import save_weights
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 JUDGED_IMAGES = 1000
 BATCH = 32
-TRAINED = "qat.safetensors"
 NETWORKS: tuple[Network, ...] = ("original", "merged")
 NOT_ASKED = (
     "nothing is measured or built at int8; ask for it with measure.precision or build.precisions"
@@ -80,13 +79,19 @@ def _run(context: Context) -> tuple[str, ...]:
         name = master_name(network, "int8")
         write_bytes(context.folder / name, found.model)
         table = CalibrationTable.of(model, preset, found).to_json()
-        networks[network] = {"file": name, "sha256": sha256_bytes(found.model), **table}
+        weights = TRAINED if qat is not None and qat["kept"] else MERGED
+        networks[network] = {
+            "file": name,
+            "sha256": sha256_bytes(found.model),
+            "weights": weights if network == "merged" else None,
+            **table,
+        }
         context.reporter.note(_told(network, found, images.judged_on))
     context.reporter.progress("calibrating networks", len(NETWORKS), len(NETWORKS))
     body = {"reason": None, **images.to_json(), "qat": qat, "networks": networks}
     write_json(path, "calibrations", body)
-    weights = (TRAINED,) if qat is not None else ()
-    return (CALIBRATION, *(master_name(network, "int8") for network in NETWORKS), *weights)
+    trained = (TRAINED,) if qat is not None else ()
+    return (CALIBRATION, *(master_name(network, "int8") for network in NETWORKS), *trained)
 
 
 @dataclass(frozen=True)
@@ -221,5 +226,5 @@ def _result(context: Context) -> Json:
     return {**{k: body[k] for k in ("calibrated_on", "judged_on", "qat")}, "networks": rows}
 
 
-READS = ("original.onnx", "model.onnx", "merged.safetensors")
+READS = ("original.onnx", "model.onnx", MERGED)
 STAGE = Stage("calibrate", READS, _settings, _run, _result)

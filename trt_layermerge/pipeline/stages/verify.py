@@ -9,6 +9,7 @@ from trt_layermerge.core.jsonio import Json, read_json, write_json
 from trt_layermerge.errors import AccuracyGateError
 from trt_layermerge.pipeline.built import engine_names, wanted_precisions
 from trt_layermerge.pipeline.context import Context, data_inputs, images_of
+from trt_layermerge.pipeline.deployed import CALIBRATION
 from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.sections import DataSection
 from trt_layermerge.pipeline.stage import Stage
@@ -148,5 +149,6 @@ READS = (
     "original.onnx",
     "model.onnx",
     "build.json",
+    CALIBRATION,
 )
 STAGE = Stage("verify", READS, _settings, _run, _result, _gate)
