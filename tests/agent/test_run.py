@@ -199,6 +199,23 @@ def test_ctrl_c_ends_the_worker_too_and_the_same_command_goes_on(tmp_path: Path)
     assert [row["key"] for row in folders.rows(folder)] == ["k0", "k1", "k2"]
 
 
+def test_a_listener_who_leaves_interrupts_the_agent(tmp_path: Path) -> None:
+    """As when the connection to the device breaks: no traceback, and the same command goes on."""
+    folder = folders.singles(tmp_path, 3)
+    reader, writer = os.pipe()
+    agent = subprocess.Popen(
+        folders.command(folder),
+        env=folders.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=writer,
+    )
+    os.close(writer)
+    os.close(reader)
+    assert agent.wait(20) == 130
+    run_jobs(folder)
+    assert [row["key"] for row in folders.rows(folder)] == ["k0", "k1", "k2"]
+
+
 def test_a_killed_agent_takes_its_worker_with_it(tmp_path: Path) -> None:
     folder, agent, worker = hanging(tmp_path)
     agent.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(error.exit_code, str(error))
     except KeyboardInterrupt:
         return _failed(INTERRUPTED, "interrupted; type the same command to continue")
+    except BrokenPipeError:  # whoever listened is gone, as when a connection breaks
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        return INTERRUPTED
     except MemoryError:
         return _failed(DeviceError.exit_code, "out of memory; close other programs and try again")
 
