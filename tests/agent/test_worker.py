@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 
 from tests.agent import folders
+from tests.backends.fake_cuda import FakeCudaRuntime
+from tests.backends.fake_engine import FakeEngine, fake_library
 from trt_layermerge.backends import Runner
+from trt_layermerge.backends.cuda_runtime import RuntimeCuda
+from trt_layermerge.backends.tensorrt_runner import EngineRunner
 from trt_layermerge.core.jsonio import sha256_bytes
 from trt_layermerge.errors import DeviceError, StickyDeviceError, UsageError
 from trt_layermerge.measure.agent.fake import FakeBackend, FakeRunner
@@ -110,6 +114,36 @@ def test_a_fault_that_ends_the_process_is_told_apart(
     monkeypatch.setattr(FakeBackend, "open", fail)
     answer = answer_to(request(tmp_path, "x"), tmp_path, FakeBackend(), BARE)
     assert (answer["error"], answer["sticky"]) == ("illegal address", True)
+
+
+class Engines(FakeBackend):
+    """Opens every model as the same engine on a fake GPU, as the TensorRT backend would."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        super().__init__()
+        self.engine = engine
+
+    def open(self, model: bytes, *, seed: int = 0) -> Runner:
+        cuda = RuntimeCuda(self.engine.runtime, "fake")
+        return EngineRunner(fake_library(self.engine), cuda, b"an engine", seed)
+
+
+def test_engines_are_timed_as_graphs_and_a_gpu_fault_is_told_apart(tmp_path: Path) -> None:
+    engine = FakeEngine(FakeCudaRuntime())
+    asked = request(tmp_path, "x", builds=2)
+    answer = answer_to(asked, tmp_path, Engines(engine), BARE)
+    assert answer["error"] is None
+    (model,) = answer["models"]
+    assert model["method"] == "graph"
+    assert model["enqueue_ms"] is not None
+    assert len(model["build_ms"]) == 2
+    assert engine.runtime.held == 0  # both builds gave everything back
+
+    faulty = FakeEngine(FakeCudaRuntime())
+    faulty.fault = (700, 8)
+    answer = answer_to(asked, tmp_path, Engines(faulty), BARE)
+    assert answer["sticky"]
+    assert "illegal memory access" in answer["error"]
 
 
 def test_a_model_that_is_not_the_hashed_one_is_never_opened(
