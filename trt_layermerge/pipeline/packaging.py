@@ -111,7 +111,7 @@ def _samples(
     from trt_layermerge.deploy.comparison import infer_all
     from trt_layermerge.export.batch import with_batch
 
-    inputs, source = _inputs(context, baked)
+    inputs, source = sample_inputs(context, normalised=not baked.normalise)
     backend = get_backend("onnxruntime")
     outputs = {}
     for precision, model in models.items():
@@ -120,10 +120,10 @@ def _samples(
     return Samples(inputs, outputs, source)
 
 
-def _inputs(context: Context, baked: Baked) -> tuple[NDArray[np.float32], str]:
-    """Returns two inputs ``(2, C, H, W)`` and where they are from.
+def sample_inputs(context: Context, *, normalised: bool) -> tuple[NDArray[np.float32], str]:
+    """Returns two inputs ``(2, C, H, W)`` and where they are from, normalised or as pixels.
 
-    Images of a data set are normalised already; a graph that normalises gets their pixels back.
+    Images of a data set come normalised; their pixels are worked out again.
     """
     preprocess = context.recipe.data.preprocess.build()
     split = "val" if context.recipe.data.val is not None else "train"
@@ -138,7 +138,7 @@ def _inputs(context: Context, baked: Baked) -> tuple[NDArray[np.float32], str]:
 
         images = data.batch(torch.tensor([0, len(data) // 2]))[0].numpy()
         source = f"images 0 and {len(data) // 2} of {split}"
-    if not baked.normalise:
+    if normalised:
         return images, source
     mean, std = (np.asarray(v).reshape(-1, 1, 1) for v in (preprocess.mean, preprocess.std))
     raw = np.rint((images * std + mean) / preprocess.scale).clip(0, 255)

@@ -88,8 +88,8 @@ def _tell(context: Context, target: Target, contents: Contents) -> None:
         parts.append(f"no engine: {contents.why_no_engine}")
     elif target != "plain" and not loadable(contents):
         parts.append(
-            f"the engine is {contents.engine.sidecar.library}'s, which {target} cannot load; build "
-            f"one where it runs: trt-layermerge rebuild {FOLDER}/{target} --backend tensorrt"
+            f"the engine is {contents.engine.sidecar.library}'s, which {target} cannot load; copy "
+            "the bundle there and type: trt-layermerge rebuild BUNDLE --backend tensorrt"
         )
     context.reporter.note("; ".join(parts))
 
