@@ -117,31 +117,34 @@ def test_a_fault_that_ends_the_process_is_told_apart(
 
 
 class Engines(FakeBackend):
-    """Opens every model as the same engine on a fake GPU, as the TensorRT backend would."""
+    """Opens every model as an engine on a fake GPU, as the TensorRT backend would."""
 
-    def __init__(self, engine: FakeEngine) -> None:
+    def __init__(self, fault: tuple[int, int] = (0, 0)) -> None:
         super().__init__()
-        self.engine = engine
+        self.fault = fault
+        self.runtimes: list[FakeCudaRuntime] = []
 
     def open(self, model: bytes, *, seed: int = 0) -> Runner:
-        cuda = RuntimeCuda(self.engine.runtime, "fake")
-        return EngineRunner(fake_library(self.engine), cuda, b"an engine", seed)
+        self.runtimes.append(FakeCudaRuntime())
+        engine = FakeEngine(self.runtimes[-1])
+        engine.fault = self.fault
+        cuda = RuntimeCuda(engine.runtime, "fake")
+        return EngineRunner(fake_library(engine), cuda, b"an engine", seed)
 
 
-def test_engines_are_timed_as_graphs_and_a_gpu_fault_is_told_apart(tmp_path: Path) -> None:
-    engine = FakeEngine(FakeCudaRuntime())
-    asked = request(tmp_path, "x", builds=2)
-    answer = answer_to(asked, tmp_path, Engines(engine), BARE)
+def test_engines_are_timed_as_graphs_and_given_back(tmp_path: Path) -> None:
+    backend = Engines()
+    answer = answer_to(request(tmp_path, "x", builds=2), tmp_path, backend, BARE)
     assert answer["error"] is None
     (model,) = answer["models"]
     assert model["method"] == "graph"
     assert model["enqueue_ms"] is not None
     assert len(model["build_ms"]) == 2
-    assert engine.runtime.held == 0  # both builds gave everything back
+    assert [runtime.held for runtime in backend.runtimes] == [0, 0]
 
-    faulty = FakeEngine(FakeCudaRuntime())
-    faulty.fault = (700, 8)
-    answer = answer_to(asked, tmp_path, Engines(faulty), BARE)
+
+def test_a_fault_of_the_gpu_ends_the_worker(tmp_path: Path) -> None:
+    answer = answer_to(request(tmp_path, "x"), tmp_path, Engines((700, 8)), BARE)
     assert answer["sticky"]
     assert "illegal memory access" in answer["error"]
 
