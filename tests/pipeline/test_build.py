@@ -1,0 +1,130 @@
+"""``build``: engines of both networks, for real by TensorRT-RTX, and what is recorded of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pipeline import tiny
+from trt_layermerge.core.jsonio import read_json, sha256_file
+from trt_layermerge.deploy.sidecar import check_engine
+from trt_layermerge.errors import DeviceError, UnsupportedModelError, UsageError
+from trt_layermerge.pipeline.api import open_run, run_stage
+from trt_layermerge.pipeline.options import NullReporter, RunOptions
+from trt_layermerge.pipeline.stages.build import build_options
+
+pytest.importorskip("tensorrt_rtx")
+
+
+def build(runs: Path, **overrides: Any) -> list[dict[str, Any]]:
+    """Returns the rows of ``build.json`` with values of the recipe's section replaced."""
+    dotted = {f"build.{key}": value for key, value in overrides.items()}
+    asked = {"build.engine": "tensorrt_rtx", **dotted}
+    engines: list[dict[str, Any]] = run_stage("build", RunOptions("tiny", runs, overrides=asked))[
+        "engines"
+    ]
+    return engines
+
+
+def test_both_networks_at_every_precision(runs: Path) -> None:
+    folder = runs / "tiny"
+    rows = build(runs)
+    assert [(row["precision"], row["network"]) for row in rows] == [
+        ("fp32", "original"),
+        ("fp32", "merged"),
+        ("fp16", "original"),
+        ("fp16", "merged"),
+    ]
+    for row in rows:
+        stem = {"original": "original", "merged": "model"}[row["network"]]
+        plan = folder / row["plan"]
+        assert plan.name == f"{stem}.{row['precision']}.plan"
+        sidecar = check_engine(plan)
+        assert sidecar is not None
+        assert sidecar.plan_sha256 == row["plan_sha256"] == sha256_file(plan)
+        assert plan.stat().st_size == row["plan_bytes"]
+        assert (sidecar.network, sidecar.precision) == (row["network"], row["precision"])
+        assert sidecar.origin.onnx_sha256 == sha256_file(folder / f"{stem}.onnx")
+        assert sidecar.inputs == {"input": (1, 3, 16, 16)}
+        assert (sidecar.profile, row["profile"]) == ({}, {})
+        assert sidecar.settings["tf32"] is False
+        assert sidecar.settings["timing_cache"].startswith("not used: TensorRT-RTX")
+    merged = {row["origin"] for row in _origins(rows, folder) if row["network"] == "merged"}
+    assert merged == {sha256_file(folder / "merged.safetensors")}
+
+
+def _origins(rows: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    sidecars = [json.loads((folder / row["plan"]).with_suffix(".json").read_text()) for row in rows]
+    return [{"network": s["network"], "origin": s["origin"]["weights_sha256"]} for s in sidecars]
+
+
+def test_a_dynamic_batch_has_a_profile_from_one_to_the_largest(runs: Path) -> None:
+    asked = {"measure.batch": 2, "build.max_batch": 6, "build.engine": "tensorrt_rtx"}
+    asked["build.precisions"] = ["fp16"]
+    tiny.run(runs, overrides=asked)
+    rows = read_json(runs / "tiny" / "build.json", "build")["engines"]
+    assert len(rows) == 2
+    for row in rows:
+        assert row["inputs"] == {"input": [-1, 3, 16, 16]}
+        assert row["profile"] == {"input": [[1, 3, 16, 16], [2, 3, 16, 16], [6, 3, 16, 16]]}
+        sidecar = check_engine(runs / "tiny" / row["plan"])
+        assert sidecar is not None
+        assert sidecar.profile["input"][2] == (6, 3, 16, 16)
+
+
+def test_options_of_the_recipe_reach_the_builder(runs: Path) -> None:
+    options = {"workspace_mib": 300, "optimization_level": 1, "tf32": True}
+    [row, _] = build(runs, options=options, precisions=["fp32"])
+    told = {name: row["settings"][name] for name in ("optimization_level", "tf32")}
+    assert told == {"optimization_level": 1, "tf32": True}
+    assert row["settings"]["workspace_bytes"] == 300 << 20
+
+
+def test_every_option_of_the_recipe_is_one_of_the_builder(runs: Path) -> None:
+    wanted = {
+        "workspace_mib": 3,
+        "optimization_level": 4,
+        "tf32": True,
+        "hardware_compatible": True,
+        "version_compatible": True,
+        "free_io_formats": True,
+    }
+    overrides = {"build.options": wanted}
+    context = open_run(None, RunOptions("tiny", runs, overrides=overrides), NullReporter())
+    assert set(wanted) == set(context.recipe.build.options.model_dump())
+    options = build_options(context, (runs / "tiny" / "model.onnx").read_bytes())
+    assert options.workspace_bytes == 3 << 20
+    for name in set(wanted) - {"workspace_mib"}:
+        assert getattr(options, name) == wanted[name]
+
+
+@pytest.mark.parametrize("kind", [DeviceError, UnsupportedModelError])
+def test_an_engine_that_cannot_be_built_does_not_keep_the_others(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    from trt_layermerge.backends import tensorrt
+
+    real = tensorrt.build_engine
+
+    def failing(model: bytes, precision: Any, **options: Any) -> Any:
+        if precision == "fp32":
+            raise kind("the builder gave up")
+        return real(model, precision, **options)
+
+    monkeypatch.setattr(tensorrt, "build_engine", failing)
+    rows = build(runs)
+    assert [row["error"] for row in rows] == ["the builder gave up"] * 2 + [None] * 2
+    assert [row["plan"] is None for row in rows] == [True, True, False, False]
+
+
+def test_an_option_that_the_library_lacks_ends_the_stage(runs: Path) -> None:
+    with pytest.raises(UsageError, match=r"lean runtime.*build\.options\.version_compatible out"):
+        build(runs, options={"version_compatible": True})
+
+
+def test_no_engine_is_built_where_none_is_wanted(runs: Path) -> None:
+    assert build(runs, engine="none") == []
+    assert not list((runs / "tiny" / "engines").glob("**/*.plan"))
