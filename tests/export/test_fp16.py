@@ -121,7 +121,7 @@ def test_constant_nodes_and_casts_follow():
 
 
 def test_int8_and_junk_are_refused(fp32):
-    with pytest.raises(UsageError, match="calibrated"):
+    with pytest.raises(UsageError, match="trt-layermerge calibrate"):
         to_precision(fp32, "int8")
     with pytest.raises(CorruptInputError):
         to_precision(b"hello world", "fp16")
@@ -155,3 +155,57 @@ def test_type_that_an_operator_implies_is_refused():
     ]
     with pytest.raises(UnsupportedModelError, match=r"Add.*choose --precision fp32"):
         to_precision(net(nodes, {}), "fp16")
+
+
+def quantised(scale, opset=19):
+    """Returns a Q/DQ pair on the input and int8 weights behind a DQ of their own."""
+    pair = ["scale", "zero"]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", *pair], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", *pair], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "w_scale", "w_zero"], ["v"], axis=0),
+        helper.make_node("Conv", ["d", "v"], ["y"]),
+    ]
+    model = onnx.load_from_string(net(nodes, {"scale": scale, "w_scale": [0.5, 0.25]}))
+    model.opset_import[0].version = opset
+    model.ir_version = 9
+    weights = np.int8([[3, -4], [127, -128]])[:, :, None, None]
+    integers = {"zero": np.int8(0), "w_zero": np.zeros(2, np.int8), "w": weights}
+    model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in integers.items())
+    return model.SerializeToString()
+
+
+def test_quantised_models_keep_their_integers():
+    half = to_precision(quantised(0.125), "fp16")
+    tensors = {
+        t.name: numpy_helper.to_array(t) for t in onnx.load_from_string(half).graph.initializer
+    }
+    assert {n: t.dtype.name for n, t in tensors.items()} == {
+        "scale": "float16",
+        "w_scale": "float16",
+        "zero": "int8",
+        "w_zero": "int8",
+        "w": "int8",
+    }
+    np.testing.assert_array_equal(tensors["w"].ravel(), [3, -4, 127, -128])
+    x = np.float16(np.arange(-16, 16).reshape(1, 2, 4, 4) / 16)
+    steps = np.clip(np.rint(x[0].astype(float) / 0.125), -128, 127) * 0.125
+    expected = np.einsum("oi,ihw->ohw", [[1.5, -2.0], [31.75, -32.0]], steps)
+    actual = run(half, x)
+    assert actual.dtype == np.float16
+    np.testing.assert_allclose(actual[0], expected, rtol=2**-10, atol=0)  # a rounding to half
+
+
+def test_a_scale_that_vanishes_is_refused():
+    to_precision(quantised(2.0**-24), "fp16")
+    with pytest.raises(
+        UnsupportedModelError, match=r"scale 'scale' is zero in float16.*keep_float"
+    ):
+        to_precision(quantised(2.0**-26), "fp16")
+    with pytest.raises(UnsupportedModelError, match="'scale' reaches"):
+        to_precision(quantised(1e6), "fp16")
+
+
+def test_half_scales_need_opset_19():
+    with pytest.raises(UnsupportedModelError, match="cannot be typed in float16"):
+        to_precision(quantised(0.125, opset=17), "fp16")

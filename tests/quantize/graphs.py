@@ -38,8 +38,8 @@ def network(nodes: list[NodeProto], shape: tuple[Any, ...], constants: dict[str,
 def residual(seed: int = 22, batch: int | str = "n") -> bytes:
     """Returns conv, depthwise conv, an addition of the input of both, pooling and a ``Gemm``.
 
-    ``x`` is ``(n, 4, 6, 6)``; ``first`` and ``sum`` read the same activation. Of the random networks,
-    seed 22 puts about half of ``images`` into each of two classes.
+    ``x`` is ``(n, 4, 6, 6)``; ``first`` and ``sum`` read the same activation. Seed 22 puts
+    about half of ``images`` into each of two classes.
     """
     rng = np.random.default_rng(seed)
     nodes = [

@@ -211,7 +211,7 @@ def test_a_wrong_scale_is_seen():
 
 def test_ranges_that_do_not_fit_are_refused():
     model = residual()
-    with pytest.raises(CorruptInputError, match="no range of 'r1'.*another network"):
+    with pytest.raises(CorruptInputError, match=r"no range of 'r1'.*another network"):
         quantize_model(model, {"start": 4.0, "f": 12.0})
     for bad in (np.nan, np.inf, -1.0):
         with pytest.raises(CorruptInputError, match="range of 'f' is"):
