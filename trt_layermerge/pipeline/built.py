@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trt_layermerge.core.device import PRECISIONS, Precision
-from trt_layermerge.core.jsonio import damage, read_json
+from trt_layermerge.core.jsonio import damage, read_json, sha256_file
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.deployed import Network
 
@@ -55,3 +55,13 @@ def built_engines(context: Context) -> tuple[Built, ...]:
 def engine_names(context: Context) -> list[str]:
     """Returns the engines that were built, relative to the run's folder."""
     return [built.plan for built in built_engines(context) if built.plan is not None]
+
+
+def engine_hashes(context: Context) -> dict[str, str | None]:
+    """Returns the hash of every engine by its name; None where the file is gone.
+
+    Part of what decides the outcome of a stage that loads engines: ``build.json`` says which there
+    are, not what is in them by now.
+    """
+    paths = {name: context.folder / name for name in engine_names(context)}
+    return {name: sha256_file(p) if p.is_file() else None for name, p in paths.items()}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trt_layermerge.core.jsonio import Json, read_json, sha256_file, write_json
+from trt_layermerge.core.jsonio import Json, read_json, write_json
 from trt_layermerge.errors import UsageError
-from trt_layermerge.pipeline.built import engine_names
+from trt_layermerge.pipeline.built import engine_hashes
 from trt_layermerge.pipeline.context import Context, data_inputs
 from trt_layermerge.pipeline.deployed import CALIBRATION
 from trt_layermerge.pipeline.packaging import contents_of, packaged_precision
@@ -21,16 +21,12 @@ FOLDER = "deploy"
 
 
 def _settings(context: Context) -> Json:
-    engines = {
-        name: sha256_file(context.folder / name) if (context.folder / name).is_file() else None
-        for name in engine_names(context)
-    }
     data = context.recipe.data
     return {
         "run": context.folder.root.name,
         "recipe": dump_recipe(context.recipe),  # it is part of the bundle
         "images": [data_inputs(data.val), data_inputs(data.train)],
-        "engines": engines,
+        "engines": engine_hashes(context),
     }
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from trt_layermerge.core.jsonio import Json, read_json, write_json
 from trt_layermerge.errors import AccuracyGateError
-from trt_layermerge.pipeline.built import engine_names, wanted_precisions
+from trt_layermerge.pipeline.built import engine_hashes, engine_names, wanted_precisions
 from trt_layermerge.pipeline.context import Context, data_inputs, images_of
 from trt_layermerge.pipeline.deployed import CALIBRATION
 from trt_layermerge.pipeline.models import network_inputs
@@ -33,6 +33,7 @@ def _settings(context: Context) -> Json:
         "preprocess": data.preprocess.model_dump(mode="json"),
         "max_accuracy_drop": context.recipe.verify.max_accuracy_drop,
         "precisions": wanted_precisions(context),
+        "engines": engine_hashes(context),
         "trust_engine": context.trust_engine,
     }
 
