@@ -19,12 +19,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
+from torch import nn
 
 from trt_layermerge.backends import Backend, get_backend
-from trt_layermerge.core.candidate import original_candidate
+from trt_layermerge.core.candidate import Candidate, original_candidate
+from trt_layermerge.core.device import Precision
+from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.core.unit import Rules
+from trt_layermerge.export.fp16 import to_precision
 from trt_layermerge.export.onnx import export_bytes
 from trt_layermerge.measure import Observation, fit_latency, measure_specs, speedup, time_models
 from trt_layermerge.measure.fit import rank_correlation
@@ -48,6 +52,10 @@ class Outcome:
     """What one network showed: ms of the original, and of the plans that were kept for testing."""
 
     name: str
+    model: nn.Module
+    graph: LayerGraph
+    faster: list[Candidate]
+    table: LatencyTable
     specs: int
     table_s: float
     original_ms: float
@@ -61,7 +69,7 @@ class Outcome:
         return np.abs(np.array(predicted) / self.measured - 1)
 
 
-def run(name: str, rules: Rules, backend: Backend) -> Outcome:
+def run(name: str, rules: Rules, backend: Backend, precision: Precision = "fp32") -> Outcome:
     """Returns the outcome for a torchvision network with random weights."""
     torch.manual_seed(SEED)
     model = getattr(torchvision.models, name)(weights=None).eval()
@@ -72,33 +80,48 @@ def run(name: str, rules: Rules, backend: Backend) -> Outcome:
     specs = [spec for c in [*candidates, *originals] for spec in c.costs]
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        bare = measure_specs(specs, backend, "fp32", 1, Path(folder) / "latency.sqlite")
+        bare = measure_specs(specs, backend, precision, 1, Path(folder) / "latency.sqlite")
         table_s = time.perf_counter() - start
     # Every third tests, the others fit: sampled plans run from hardly to utterly changed.
-    faster = useful(graph, candidates, bare, "fp32", 1)
+    faster = useful(graph, candidates, bare, precision, 1)
     plans = sample_plans(graph, faster, FIT + TEST, SEED)
-    models = [export_bytes(collapse(relax(model, graph, p)).eval(), example) for p in plans]
-    original_ms, latencies = measure(export_bytes(model, example), models, backend)
+    models = [onnx_of(merged(model, graph, p), precision) for p in plans]
+    original_ms, latencies = measure(onnx_of(model, precision), models, backend)
     seen = [Observation(specs_of(p), ms) for p, ms in zip(plans, latencies, strict=True)]
     untouched = Observation(specs_of(MergePlan.of(graph, [])), original_ms)
     tests = seen[2::3]
     fits = [observation for i, observation in enumerate(seen) if i % 3 != 2]
-    fitted = fit_latency(bare, [untouched, *fits], "fp32", 1)
+    fitted = fit_latency(bare, [untouched, *fits], precision, 1)
     return Outcome(
         f"{name}, {rules} rules",
+        model,
+        graph,
+        faster,
+        fitted,
         len(bare.entries),
         table_s,
         original_ms,
         [o.ms for o in tests],
-        [predict(fitted, o) for o in tests],
-        [predict(bare, o) for o in tests],
+        [predict(fitted, o, precision) for o in tests],
+        [predict(bare, o, precision) for o in tests],
         dict(fitted.notes["fit"]),
     )
 
 
-def predict(table: LatencyTable, network: Observation) -> float:
+def onnx_of(model: nn.Module, precision: Precision) -> bytes:
+    """Returns the ONNX model of a network at a precision, inputs and outputs float32."""
+    exported = export_bytes(model, torch.randn(1, 3, 224, 224))
+    return to_precision(exported, precision, keep_io=True)
+
+
+def merged(model: nn.Module, graph: LayerGraph, plan: MergePlan) -> nn.Module:
+    """Returns the network merged after a plan."""
+    return collapse(relax(model, graph, plan)).eval()
+
+
+def predict(table: LatencyTable, network: Observation, precision: Precision = "fp32") -> float:
     """Returns the predicted latency of a network in ms."""
-    return table.overhead_ms + sum(table[spec, "fp32", 1] for spec in network.specs)
+    return table.overhead_ms + sum(table[spec, precision, 1] for spec in network.specs)
 
 
 def measure(original: bytes, models: list[bytes], backend: Backend) -> tuple[float, list[float]]:
