@@ -25,11 +25,46 @@ from trt_layermerge.report.data import (
     Epoch,
     Finalist,
     FrontierPoint,
+    Pairing,
     RunReport,
     Timing,
 )
 from trt_layermerge.report.statistics import PredictionError
 from trt_layermerge.report.summary import NetworkFigures, summary_json
+
+PAIRINGS = (
+    Pairing(
+        "fp16",
+        Timing(0.8421, 0.861, 0.902, 1187.5, 0.031, 12.25, 6.875),
+        Timing(0.4135, 0.4203, 0.4461, 2418.4, 0.019, 11.5, 3.125),
+        2.04,
+        2.01,
+        2.07,
+    ),
+    Pairing(
+        "int8", Timing(0.61, 0.62, 0.63, 1639.0), Timing(0.31, 0.32, 0.33, 3226.0), 1.97, 1.9, 2.0
+    ),
+)
+
+
+def layer(name: str, sqnr_db: float, kl: float) -> dict[str, object]:
+    return {"name": name, "op": "Conv", "sqnr_db": sqnr_db, "kl": kl}
+
+
+CALIBRATION = {
+    "reason": None,
+    "networks": {
+        "merged": {
+            "preset": {"method": "entropy", "images": 512, "max_accuracy_drop": 0.01},
+            "accuracy_fp32": 0.8992,
+            "accuracy_int8": 0.8951,
+            "agreement": 0.9875,
+            "images_judged": 1000,
+            "keep_float": ["/stem/Conv"],
+            "layers": [layer("/stem/Conv", 14.25, 0.03125), layer("/head/Conv", 41.5, 0.0001)],
+        }
+    },
+}
 
 DEVICE = DeviceInfo("onnxruntime", "1.31.0", "Example CPU", "1 thread, pinned")
 
@@ -223,7 +258,11 @@ def resnet_run() -> RunReport:
             2.01,
             2.07,
             "10 % to 90 % of 40 paired rounds",
+            reason="the GPU's clock is free (306 MHz of 306 to 624, not locked)",
+            pairings=PAIRINGS,
+            notes=("timed by events around launches of a CUDA graph", "power mode 25W"),
         ),
+        calibration=CALIBRATION,
         verify={"onnx_max_abs_error": 2.4e-6, "gate": {"max_drop_points": 0.5, "passed": True}},
         engine={"precision": "fp16", "tensorrt": "10.16", "sha256": "ab" * 32},
         unverified=("No TensorRT engine was run: this machine has no NVIDIA GPU.",),

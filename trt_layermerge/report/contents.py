@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from trt_layermerge.report import background, results, text
+from trt_layermerge.report import background, results, speeds, text
 from trt_layermerge.report.answers import answers, gaps
 from trt_layermerge.report.data import RunReport
 from trt_layermerge.report.document import Document
+from trt_layermerge.report.rounding import rounding
 
 
 def build_document(report: RunReport) -> Document:
@@ -18,10 +19,13 @@ def build_document(report: RunReport) -> Document:
     return Document(
         title=report.title,
         lead=f"{report.model} on {report.device}{setting}.",
+        notices=speeds.notices(report),
         answers=answers(report),
         unverified=gaps(report),
         sections=(
             results.comparison(report),
+            *speeds.speeds(report),
+            *rounding(report),
             results.changes(report),
             results.selection(report),
             results.predictions(report),

@@ -68,25 +68,53 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Latency percentiles of one network in ms, and images per second where known."""
+    """What one network took; None where it was not measured.
+
+    Attributes:
+        p50_ms: Median latency.
+        p90_ms: 90th percentile.
+        p99_ms: 99th percentile.
+        throughput: Images per second.
+        enqueue_ms: What the host needs to launch one run on a GPU.
+        power_w: Mean power while it runs.
+        energy_mj: Energy of one run above idle.
+    """
 
     p50_ms: float
     p90_ms: float
     p99_ms: float
     throughput: float | None = None
+    enqueue_ms: float | None = None
+    power_w: float | None = None
+    energy_mj: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """Both networks at one precision, with the speed-up and its spread over rounds."""
+
+    precision: str
+    original: Timing
+    merged: Timing
+    speedup: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Both networks measured side by side.
+    """Both networks side by side, and the speed-up with its spread over rounds.
 
     Attributes:
-        original: Latency of the original network.
-        merged: Latency of the merged network.
-        speedup: Original over merged latency, the middle of all rounds.
-        low: Lower end of the spread of the speed-up.
-        high: Upper end of the spread of the speed-up.
-        spread: What the spread is, in words.
+        original: The original network at the measured precision.
+        merged: The merged network.
+        speedup: How often faster it is.
+        low: Lower end of the spread.
+        high: Upper end.
+        spread: What the ends are, in words.
+        reason: Why these latencies do not compare with those of other runs, or None.
+        pairings: Both networks at every precision that was timed.
+        notes: What else is to be known of the figures, one sentence each.
     """
 
     original: Timing
@@ -95,6 +123,9 @@ class Bench:
     low: float
     high: float
     spread: str = "range over rounds"
+    reason: str | None = None
+    pairings: tuple[Pairing, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,6 +149,7 @@ class RunReport:
         history: Fine-tune rows.
         certificate: The object of ``certificate.json``.
         bench: Latency of both networks.
+        calibration: The object of ``calibration.json``.
         verify: The object of ``verify.json``.
         engine: The sidecar of the engine.
         unverified: What nobody checked, one sentence each.
@@ -143,6 +175,7 @@ class RunReport:
     history: tuple[Epoch, ...] = ()
     certificate: Mapping[str, Any] | None = None
     bench: Bench | None = None
+    calibration: Mapping[str, Any] | None = None
     verify: Mapping[str, Any] | None = None
     engine: Mapping[str, Any] | None = None
     unverified: tuple[str, ...] = ()

@@ -93,6 +93,7 @@ class Document:
     Attributes:
         title: Its heading.
         lead: One or two sentences below it.
+        notices: What must not be overlooked, above everything else.
         answers: The first screen.
         unverified: What nobody checked.
         sections: The details.
@@ -100,6 +101,7 @@ class Document:
 
     title: str
     lead: str
+    notices: tuple[str, ...]
     answers: tuple[Answer, ...]
     unverified: tuple[str, ...]
     sections: tuple[Section, ...]

@@ -32,10 +32,15 @@ def render_html(document: Document) -> str:
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{title}</title>\n<style>{PAGE_STYLE}</style>\n</head>\n<body>\n<main>\n"
         f'<header>\n<h1>{title}</h1>\n<p class="lead">{escape(document.lead)}</p>\n</header>\n'
+        f"{''.join(map(_notice, document.notices))}"
         f'<div class="answers">\n{"".join(map(_answer, document.answers))}</div>\n'
         f"{_unverified(document.unverified)}<nav>{links}</nav>\n"
         f"{''.join(map(_section, document.sections))}</main>\n</body>\n</html>\n"
     )
+
+
+def _notice(words: str) -> str:
+    return f'<p class="notice" role="alert"><strong>Mind:</strong> {escape(words)}</p>\n'
 
 
 def _answer(answer: Answer) -> str:

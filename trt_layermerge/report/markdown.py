@@ -32,6 +32,7 @@ def render_markdown(document: Document) -> str:
     blocks = [
         f"# {plain(document.title)}",
         plain(document.lead),
+        *(f"> **Mind:** {plain(words)}" for words in document.notices),
         _part(answers),
         "**Not verified**",
         _part(unverified),

@@ -41,6 +41,9 @@ main{{max-width:1160px;margin:0 auto;padding:40px 24px 80px}}
 h1{{font-size:30px;line-height:1.2;margin:0 0 6px;letter-spacing:-.01em;overflow-wrap:anywhere}}
 h2{{font-size:20px;margin:0 0 14px}}
 .lead{{color:var(--muted);margin:0 0 26px;overflow-wrap:anywhere}}
+.notice{{margin:0 0 14px;padding:12px 18px;border:2px solid var(--bad);border-radius:10px;
+background:var(--surface);font-size:15px;overflow-wrap:anywhere}}
+.notice strong{{color:var(--bad)}}
 .answers{{display:grid;grid-template-columns:repeat(auto-fit,minmax(235px,1fr));gap:14px}}
 .answer,.unverified,main>section{{background:var(--surface);border:1px solid var(--line);
 border-radius:10px}}
@@ -62,14 +65,15 @@ a{{color:var(--link);text-decoration:none}}
 a:hover{{text-decoration:underline}}
 main>section{{padding:24px 26px;margin:0 0 18px}}
 figure{{margin:0 0 20px;overflow-x:auto}}
-figcaption,main>section>p{{color:var(--muted);font-size:14px;max-width:75ch}}
+figcaption,main>section>p,main>section>ul{{color:var(--muted);font-size:14px;max-width:75ch}}
+main>section>ul{{padding-left:20px}}
 figcaption{{margin-top:8px}}
 .{PICTURE_CLASS}{{display:block;max-width:100%;height:auto}}
 .table{{overflow-x:auto;margin:0 0 18px}}
 table{{border-collapse:collapse;font-size:14px;line-height:1.4}}
 th,td{{text-align:left;vertical-align:top;padding:6px 22px 6px 0;
 border-bottom:1px solid var(--line);overflow-wrap:anywhere}}
-th{{color:var(--muted);font-weight:600}}
+th{{color:var(--muted);font-weight:600;overflow-wrap:normal}}
 .number{{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}}
 pre{{background:var(--ground);border-radius:8px;padding:14px 16px;overflow-x:auto;font-size:13px;
 line-height:1.5}}

@@ -30,6 +30,11 @@ def milliseconds(value: float | None) -> str:
     return f"{value:.{decimals}f} ms"
 
 
+def quantity(value: float | None, unit: str) -> str:
+    """Returns ``12.3 W``: three digits that count."""
+    return _word(value) or f"{value:.3g} {unit}"
+
+
 def percent(share: float | None, decimals: int = 1) -> str:
     """Returns ``89.8 %`` for 0.898."""
     return _word(share) or f"{100 * (share or 0):.{decimals}f} %"

@@ -154,5 +154,5 @@ def _result(context: Context) -> Json:
     return read_json(context.folder / "bench.json", "bench")
 
 
-READS = ("build.json", "original.onnx", "model.onnx", "export.json", CALIBRATION)
+READS = (CALIBRATION, "build.json", "original.onnx", "model.onnx", "export.json")
 STAGE = Stage("bench", READS, _settings, _run, _result, _gate)

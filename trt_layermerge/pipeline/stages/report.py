@@ -9,6 +9,7 @@ from trt_layermerge.core.jsonio import Json, read_json, read_lines, write_json
 from trt_layermerge.pipeline.bench_page import bench_of
 from trt_layermerge.pipeline.built import built_engines, engine_names
 from trt_layermerge.pipeline.context import Context
+from trt_layermerge.pipeline.deployed import CALIBRATION
 from trt_layermerge.pipeline.folder import stage_seconds
 from trt_layermerge.pipeline.recipe import dump_recipe
 from trt_layermerge.pipeline.stage import Stage
@@ -33,7 +34,7 @@ READS = (
     "finetune.jsonl",
     "certificate.json",
     "export.json",
-    "calibration.json",
+    CALIBRATION,
     "build.json",
     "bench.json",
     "verify.json",
@@ -156,7 +157,7 @@ def _report(context: Context, summary: Json) -> RunReport:
         history=_history(context),
         certificate=_read(context, "certificate"),
         bench=bench_of(bench),
-        calibration=read_json(context.folder / "calibration.json", "calibrations"),
+        calibration=read_json(context.folder / CALIBRATION, "calibrations"),
         verify=verify,
         engine=_engine(context),
         unverified=(*verify["unverified"], *_not_built(context)),
