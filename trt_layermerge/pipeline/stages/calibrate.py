@@ -6,8 +6,9 @@ not calibrated on. ``test`` is never opened. Where nothing is int8, ``calibratio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,12 +67,13 @@ def _run(context: Context) -> tuple[str, ...]:
         return (CALIBRATION,)
     from trt_layermerge.quantize.table import CalibrationTable
 
-    preset, images = preset_of(context), _images(context)
+    masters = {n: (context.folder / master_name(n, "fp32")).read_bytes() for n in NETWORKS}
+    presets, images = _presets(preset_of(context), masters), _images(context)
     networks: Json = {}
     qat = None
     for done, network in enumerate(NETWORKS):
         context.reporter.progress("calibrating networks", done, len(NETWORKS))
-        model = (context.folder / master_name(network, "fp32")).read_bytes()
+        model, preset = masters[network], presets[network]
         if network == "merged" and context.recipe.calibrate.qat_epochs:
             model, found, qat = _trained(context, model, images, preset)
         else:
@@ -92,6 +94,22 @@ def _run(context: Context) -> tuple[str, ...]:
     write_json(path, "calibrations", body)
     trained = (TRAINED,) if qat is not None else ()
     return (CALIBRATION, *(master_name(network, "int8") for network in NETWORKS), *trained)
+
+
+def _presets(preset: Preset, masters: Mapping[Network, bytes]) -> dict[Network, Preset]:
+    """Returns the preset of each network: a name in ``keep_float`` may be one of either only.
+
+    Raises:
+        UsageError: If a name is one of neither.
+    """
+    from trt_layermerge.quantize.qdq import check_names, quantizable
+
+    known = {network: quantizable(model) for network, model in masters.items()}
+    check_names(preset.keep_float, list(dict.fromkeys(chain(*known.values()))))
+    return {
+        network: replace(preset, keep_float=tuple(n for n in preset.keep_float if n in names))
+        for network, names in known.items()
+    }
 
 
 @dataclass(frozen=True)
