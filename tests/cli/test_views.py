@@ -12,7 +12,13 @@ from rich.console import Console, RenderableType
 from tests.search.graphs import Chain
 from trt_layermerge.cli.bench_view import bench_view
 from trt_layermerge.cli.tables import as_text, fields_view
-from trt_layermerge.cli.views import doctor_view, inspect_view, plan_view, summary_view
+from trt_layermerge.cli.views import (
+    calibrate_view,
+    doctor_view,
+    inspect_view,
+    plan_view,
+    summary_view,
+)
 from trt_layermerge.core.candidate import finish, merged_spec
 from trt_layermerge.core.graph_file import graph_to_json
 from trt_layermerge.core.plan import MergePlan
@@ -123,6 +129,26 @@ def test_a_plan_shows_what_changes_and_the_totals() -> None:
     assert "measured speedup 1.50x" in printed
     assert "units untouched 1" in printed
     assert "blocks replaced 1" in printed
+
+
+def test_a_calibration_shows_what_int8_loses_and_what_stays_in_float() -> None:
+    source = {"source": "val", "images": 64}
+    rows = [
+        {
+            "network": n,
+            "accuracy_fp32": 0.975,
+            "accuracy_int8": 0.97,
+            "agreement": 0.99,
+            "keep_float": k,
+        }
+        for n, k in (("original", []), ("merged", ["/head/Gemm"]))
+    ]
+    result = {"calibrated_on": source, "judged_on": source, "qat": None, "networks": rows}
+    printed = lines(calibrate_view(result))
+    assert "original 97.50 % 97.00 % 99.00 % –" in printed
+    assert "merged 97.50 % 97.00 % 99.00 % /head/Gemm" in printed
+    assert "judged on source val, images 64" in printed
+    assert lines(calibrate_view({"reason": "nothing is int8"})) == ["reason nothing is int8"]
 
 
 def test_records_become_tables() -> None:

@@ -158,6 +158,7 @@ DEPENDENT = {  # the stages that start when one file of a finished run is gone o
     "relaxed.safetensors": ("finetune",),
     "merged.safetensors": ("merge",),
     "model.onnx": ("export",),
+    "calibration.json": ("calibrate",),
     "build.json": ("build",),
     "verify.json": ("verify",),
     "report.html": ("report",),

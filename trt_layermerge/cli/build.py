@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from trt_layermerge.cli.options import BackendName, StageOptions
+from trt_layermerge.cli.options import PRECISIONS, BackendName, StageOptions
 from trt_layermerge.cli.stage import run_stage
 from trt_layermerge.cli.verb import Key
 from trt_layermerge.errors import DeviceError
@@ -23,8 +23,8 @@ class BuildOptions(StageOptions):
         Key("build.engine"),
     ] = None
     precision: Annotated[
-        Literal["fp32", "fp16", "int8"] | None,
-        typer.Option(help="Precision of the engine."),
+        str | None,
+        typer.Option(help="Precision of the engine.", metavar=PRECISIONS),
         Key("build.precisions", lambda precision: [precision]),
     ] = None
 

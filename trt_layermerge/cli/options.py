@@ -13,6 +13,9 @@ from trt_layermerge.errors import UsageError
 
 BackendName: TypeAlias = Literal["onnxruntime", "tensorrt", "tensorrt_rtx", "torch", "fake"]
 
+PRECISIONS = "[fp32|fp16|int8]"
+"""Shown only: the recipe knows why others are refused."""
+
 
 def shape(text: str) -> list[int]:
     """Returns a shape typed as ``1x3x224x224``.
@@ -122,8 +125,8 @@ class MachineOptions:
         Key("measure.backend"),
     ] = None
     precision: Annotated[
-        Literal["fp32", "fp16", "int8"] | None,
-        _option("Precision of the deployed network.", panel=_MACHINE),
+        str | None,
+        _option("Precision of the deployed network.", panel=_MACHINE, metavar=PRECISIONS),
         Key("measure.precision"),
     ] = None
     batch: Annotated[
