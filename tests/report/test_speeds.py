@@ -13,6 +13,8 @@ from trt_layermerge.report.html import render_html
 from trt_layermerge.report.markdown import render_markdown
 from trt_layermerge.report.rounding import rounding
 
+TWICE, NEARLY = "2.04x (2.01x to 2.07x)", "1.97x (1.90x to 2.00x)"
+
 
 def only(sections: tuple[Section, ...]) -> Section:
     (section,) = sections
@@ -25,27 +27,27 @@ def without(run: RunReport, **changes: object) -> RunReport:
 
 
 def test_every_precision_has_both_networks_side_by_side() -> None:
-    table, notes = only(speeds.speeds(fakes.resnet_run())).parts
-    assert isinstance(table, Table) and isinstance(notes, Bullets)
-    assert table.head == (
-        "precision", "network", "median", "90 %", "99 %", "images / s", "launch", "power",
-        "energy / run", "speed-up",
-    )  # fmt: skip
-    assert table.rows[0] == (
-        "fp16", "original", "0.8421 ms", "0.8610 ms", "0.9020 ms", "1\u2009188", "0.0310 ms", "12.2 W",
-        "6.88 mJ", "",
-    )  # fmt: skip
-    assert table.rows[1][-1] == "2.04x (2.01x to 2.07x)"
-    assert table.rows[3][:2] == ("", "merged")
-    assert table.rows[3][6:] == ("not measured",) * 3 + ("1.97x (1.90x to 2.00x)",)
+    table, costs, notes = only(speeds.speeds(fakes.resnet_run())).parts
+    assert isinstance(table, Table) and isinstance(costs, Table) and isinstance(notes, Bullets)
+    assert table == Table(
+        ("precision", "network", "median", "90 %", "99 %", "images / s", "speed-up"),
+        (
+            ("fp16", "original", "0.8421 ms", "0.8610 ms", "0.9020 ms", "1\u2009188", ""),
+            ("", "merged", "0.4135 ms", "0.4203 ms", "0.4461 ms", "2\u2009418", TWICE),
+            ("int8", "original", "0.6100 ms", "0.6200 ms", "0.6300 ms", "1\u2009639", ""),
+            ("", "merged", "0.3100 ms", "0.3200 ms", "0.3300 ms", "3\u2009226", NEARLY),
+        ),
+        (2, 3, 4, 5, 6),
+    )
+    assert costs.head == ("precision", "network", "launch by the host", "power", "energy of a run")
+    assert costs.rows[0] == ("fp16", "original", "0.0310 ms", "12.2 W", "6.88 mJ")
+    assert costs.rows[3] == ("", "merged", *["not measured"] * 3)
     assert notes.items == fakes.resnet_run().bench.notes  # type: ignore[union-attr]
 
 
-def test_columns_of_which_nothing_was_read_are_left_out() -> None:
-    run = without(fakes.resnet_run(), pairings=fakes.PAIRINGS[1:])
-    table = only(speeds.speeds(run)).parts[0]
-    assert isinstance(table, Table)
-    assert table.head[2:] == ("median", "90 %", "99 %", "images / s", "speed-up")
+def test_what_was_not_read_anywhere_has_no_table() -> None:
+    run = without(fakes.resnet_run(), pairings=fakes.PAIRINGS[1:], notes=())
+    assert len(only(speeds.speeds(run)).parts) == 1
     assert speeds.speeds(without(run, pairings=())) == ()
     assert speeds.speeds(fakes.mobilenet_run()) == ()
 

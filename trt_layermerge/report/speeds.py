@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from trt_layermerge.report import text
 from trt_layermerge.report.data import Pairing, RunReport, Timing
@@ -10,16 +10,16 @@ from trt_layermerge.report.document import Bullets, Part, Section, Table
 
 Column = tuple[str, Callable[[Timing], str]]
 
-ALWAYS: tuple[Column, ...] = (
+LATENCY: tuple[Column, ...] = (
     ("median", lambda t: text.milliseconds(t.p50_ms)),
     ("90 %", lambda t: text.milliseconds(t.p90_ms)),
     ("99 %", lambda t: text.milliseconds(t.p99_ms)),
     ("images / s", lambda t: text.count(t.throughput)),
 )
-WHERE_READ: tuple[tuple[str, str, Callable[[Timing], str]], ...] = (
-    ("enqueue_ms", "launch", lambda t: text.milliseconds(t.enqueue_ms)),
+COST: tuple[tuple[str, str, Callable[[Timing], str]], ...] = (
+    ("enqueue_ms", "launch by the host", lambda t: text.milliseconds(t.enqueue_ms)),
     ("power_w", "power", lambda t: text.quantity(t.power_w, "W")),
-    ("energy_mj", "energy / run", lambda t: text.quantity(t.energy_mj, "mJ")),
+    ("energy_mj", "energy of a run", lambda t: text.quantity(t.energy_mj, "mJ")),
 )
 """Columns that are left out where nothing of the kind was read."""
 
@@ -39,27 +39,42 @@ def speeds(report: RunReport) -> tuple[Section, ...]:
     bench = report.bench
     if bench is None or not bench.pairings:
         return ()
-    timed = [t for pairing in bench.pairings for t in (pairing.original, pairing.merged)]
-    read = [
-        (name, show)
-        for field, name, show in WHERE_READ
-        if any(getattr(t, field) is not None for t in timed)
-    ]
-    columns = (*ALWAYS, *read)
-    rows = tuple(row for pairing in bench.pairings for row in _rows(pairing, columns))
-    head = ("precision", "network", *(name for name, _ in columns), "speed-up")
-    parts: list[Part] = [Table(head, rows, tuple(range(2, len(head))))]
+    parts: list[Part] = [_latencies(bench.pairings), *_costs(bench.pairings)]
     if bench.notes:
         parts.append(Bullets(bench.notes))
     return (Section("speeds", "Speed at every precision", tuple(parts)),)
 
 
-def _rows(pairing: Pairing, columns: tuple[Column, ...]) -> tuple[tuple[str, ...], ...]:
+def _latencies(pairings: Sequence[Pairing]) -> Table:
+    head = ("precision", "network", *(name for name, _ in LATENCY), "speed-up")
+    rows = [
+        (*cells, speedup)
+        for pairing in pairings
+        for cells, speedup in zip(_rows(pairing, LATENCY), ("", _speedup(pairing)), strict=True)
+    ]
+    return Table(head, tuple(rows), tuple(range(2, len(head))))
+
+
+def _costs(pairings: Sequence[Pairing]) -> Iterator[Table]:
+    """Yields a table of what launching takes and power is drawn, where any of it was read."""
+    timed = [side for pairing in pairings for side in (pairing.original, pairing.merged)]
+    read = tuple(
+        (name, show)
+        for field, name, show in COST
+        if any(getattr(side, field) is not None for side in timed)
+    )
+    if read:
+        head = ("precision", "network", *(name for name, _ in read))
+        rows = tuple(row for pairing in pairings for row in _rows(pairing, read))
+        yield Table(head, rows, tuple(range(2, len(head))))
+
+
+def _rows(pairing: Pairing, columns: Sequence[Column]) -> Iterator[tuple[str, ...]]:
+    named = ((pairing.precision, "original"), pairing.original), (("", "merged"), pairing.merged)
+    for names, side in named:
+        yield *names, *(show(side) for _, show in columns)
+
+
+def _speedup(pairing: Pairing) -> str:
     spread = f"{text.ratio(pairing.low)} to {text.ratio(pairing.high)}"
-    original, merged = (
-        tuple(show(side) for _, show in columns) for side in (pairing.original, pairing.merged)
-    )
-    return (
-        (pairing.precision, "original", *original, ""),
-        ("", "merged", *merged, f"{text.ratio(pairing.speedup)} ({spread})"),
-    )
+    return f"{text.ratio(pairing.speedup)} ({spread})"
