@@ -195,11 +195,11 @@ def test_a_prediction_names_what_to_measure_next_and_then_knows_it() -> None:
         raise AssertionError("nothing may be measured")
 
     tools = replace(device.tools(), measure=never)
-    first = predict(limit_ms, 4, tools, [])
+    first = predict([limit_ms], 4, tools, [])
     assert len(first.finalists) == 4
     assert all(f.measured is None for f in first.finalists) and not first.meeting(1e9)
     known = device.measure([f.plan for f in first.finalists])
-    second = predict(limit_ms, 4, tools, known)
+    second = predict([limit_ms], 4, tools, known)
     assert [f.measured for f in second.finalists[:4]] == known
     assert all(f.predicted_ms == pytest.approx(f.ms) for f in second.finalists[:4])
     assert {f.plan.candidates for f in second.finalists[4:]}.isdisjoint(
@@ -213,7 +213,7 @@ def test_where_the_known_plans_are_too_slow_faster_ones_are_predicted() -> None:
     limit_ms = device.original_ms / 1.5
     known: list[Measured] = []
     for _ in range(20):
-        closed = predict(limit_ms, 2, device.tools(), known)
+        closed = predict([limit_ms], 2, device.tools(), known)
         if closed.meeting(limit_ms):
             break
         new = [f.plan for f in closed.finalists if f.measured is None]
@@ -221,3 +221,13 @@ def test_where_the_known_plans_are_too_slow_faster_ones_are_predicted() -> None:
         known += device.measure(new)
     assert closed.meeting(limit_ms)
     assert len({m.plan.candidates for m in known}) == len(known)
+
+
+def test_several_aims_bring_plans_from_the_limit_down_each_once() -> None:
+    device = Device(bias=1.0)
+    limit_ms = device.original_ms / 1.2
+    closed = predict([limit_ms, limit_ms / 1.01, limit_ms / 1.5], 3, device.tools(), [])
+    plans = [f.plan.candidates for f in closed.finalists]
+    assert len(set(plans)) == len(plans) > 3
+    latencies = [f.predicted_ms for f in closed.finalists]
+    assert min(latencies) < limit_ms / 1.5 < limit_ms / 1.1 < max(latencies)

@@ -31,6 +31,10 @@ BUILDS = 3
 """How often the engine of the chosen network is built: builders choose kernels by chance too."""
 
 
+UNKNOWN_ERROR = 0.2
+"""Relative error of predictions, where too few networks were measured to tell it."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """What a search came to.
@@ -113,7 +117,7 @@ def choose_recorded(context: Context, tools: Tools, original_ms: float, budget_m
     """
     search, known = context.recipe.search, _known(context, original_ms)
     limit_ms = budget_ms * (1 - search.headroom)
-    closed = predict(limit_ms, search.finalists, tools, known)
+    closed = predict(_aims_ms(context, limit_ms), search.finalists, tools, known)
     good = [m for m in known if _took_ms(context, m) <= budget_ms]
     if not good:
         return _predicted(context, closed, limit_ms, budget_ms)
@@ -128,7 +132,24 @@ def choose_recorded(context: Context, tools: Tools, original_ms: float, budget_m
     chosen, _ = ranked[0]
     if chosen.measured is not None:
         _tell_builds(context, chosen.measured)
+    better = [f for f in _promised(closed, limit_ms) if _score(f) > _score(chosen)]
+    if better:
+        context.reporter.note(
+            f"{len(better)} plans that were not measured are predicted to be better and within "
+            f"{limit_ms:.4g} ms; another round trip would tell: {Recorded.of(context).remedy}"
+        )
     return Choice(closed, ranked, chosen, chosen.measured)
+
+
+def _aims_ms(context: Context, limit_ms: float) -> list[float]:
+    """Returns the latencies to look for plans around, the limit first, then ever lower ones.
+
+    They stand for the rounds of the loop, all at once, for every round trip costs somebody a walk:
+    down to where a plan meets the limit although the table is twice as wrong as it was at worst.
+    """
+    error = context.latency.notes["fit"]["worst_error"] or UNKNOWN_ERROR
+    steps = max(1, context.recipe.search.loops - 1)
+    return [limit_ms / (1 + 2 * error * step / steps) for step in range(steps + 1)]
 
 
 def _known(context: Context, original_ms: float) -> list[Measured]:
@@ -145,17 +166,24 @@ def _predicted(context: Context, closed: Closed, limit_ms: float, budget_ms: flo
         BudgetMissedError: If none is predicted to meet the budget.
         DeviceError: If networks were measured, and none could be built and run.
     """
-    open_ones = [f for f in closed.finalists if f.measured is None]
-    promised = [f for f in open_ones if f.predicted_ms <= budget_ms]
+    promised = _promised(closed, budget_ms)
     if not promised:
         raise missed(closed, budget_ms)
     context.reporter.note(
         "the plan is predicted, not measured: to measure it and its neighbours, "
         f"{Recorded.of(context).remedy}, import the answers (--import FILE) and search again"
     )
-    within = [f for f in promised if f.predicted_ms <= limit_ms] or promised
-    chosen = max(within, key=lambda f: f.plan.score or 0.0)
+    chosen = max(_promised(closed, limit_ms) or promised, key=_score)
     return Choice(closed, [(chosen, None)], chosen, None)
+
+
+def _promised(closed: Closed, limit_ms: float) -> list[Finalist]:
+    """Returns the finalists that were not measured and are predicted within a limit."""
+    return [f for f in closed.finalists if f.measured is None and f.predicted_ms <= limit_ms]
+
+
+def _score(finalist: Finalist) -> float:
+    return finalist.plan.score or 0.0
 
 
 def tools_of(context: Context, original_ms: float, before: Sequence[Observation]) -> Tools:

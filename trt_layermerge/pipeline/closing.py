@@ -145,35 +145,36 @@ def close_loop(
         aim_ms *= min(LOWER, limit_ms / fastest_ms) if math.isfinite(fastest_ms) else LOWER
 
 
-def predict(limit_ms: float, width: int, tools: Tools, known: Sequence[Measured]) -> Closed:
+def predict(
+    aims_ms: Sequence[float], width: int, tools: Tools, known: Sequence[Measured]
+) -> Closed:
     """Returns the plans that were measured before, and those that should be measured next.
 
     Nothing is measured: ``tools.measure`` is not called. The finalists are the known networks, then
-    at most ``width`` plans around the limit that are not known, their measurement None. Where all
-    of these are known and none of them met the limit, faster ones follow.
+    at most ``width`` plans around each aim that are not known, their measurement None. Where none
+    of these is predicted within the limit and none of the known ones met it, the aims go lower.
 
     Args:
-        limit_ms: The latency to aim for.
-        width: How many plans to choose around it.
+        aims_ms: The latency to aim for, which is the limit, then lower ones.
+        width: How many plans to choose around each.
         tools: How to fit, search and price.
         known: Networks that were measured.
     """
-    table = tools.fit(known)
-    found = tools.frontier(table)
-    measured = {m.plan.candidates: m for m in known}
+    table, limit_ms = tools.fit(known), aims_ms[0]
+    found, measured = tools.frontier(table), {m.plan.candidates for m in known}
     finalists = []
     for one in known:
         plan = tools.price(table, one.plan)
         finalists.append(Finalist(plan, plan.latency_ms or 0.0, one))
-    closed, aim_ms = Closed(table, found, finalists), limit_ms
+    closed = Closed(table, found, finalists)
     while True:
-        wanted = around(found, table.overhead_ms, aim_ms, width)
-        new = [plan for plan in wanted if plan.candidates not in measured]
-        promising = any((plan.latency_ms or 0.0) <= limit_ms for plan in new)
-        if promising or closed.meeting(limit_ms) or aim_ms < closed.fastest_ms:
-            finalists += [Finalist(plan, plan.latency_ms or 0.0, None) for plan in new]
+        wanted = [p for aim in aims_ms for p in around(found, table.overhead_ms, aim, width)]
+        new = {p.candidates: p for p in wanted if p.candidates not in measured}
+        hopeful = any((plan.latency_ms or 0.0) <= limit_ms for plan in new.values())
+        if hopeful or closed.meeting(limit_ms) or max(aims_ms) < closed.fastest_ms:
+            finalists += [Finalist(plan, plan.latency_ms or 0.0, None) for plan in new.values()]
             return closed
-        aim_ms *= LOWER
+        aims_ms = [LOWER * aim for aim in aims_ms]
 
 
 def around(found: Frontier, overhead_ms: float, limit_ms: float, width: int) -> list[MergePlan]:
