@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from enum import IntEnum
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -266,8 +266,9 @@ def fake_tensorrt(version):
     ``total_memory`` is its default workspace, and ``before_build`` is called as it starts.
     """
     names = Names(version)
-    module = SimpleNamespace(__version__=version, built=[], no_gpu=False, total_memory=8 << 30)
-    module.before_build = lambda: None
+    module = ModuleType("tensorrt")
+    module.__version__, module.built, module.before_build = version, [], lambda: None
+    module.no_gpu, module.total_memory = False, 8 << 30
 
     def start_builder(logger):
         if module.no_gpu:

@@ -95,6 +95,19 @@ def test_log_is_handed_on_as_it_comes(rtx):
     assert tuple(lines) == build.log
 
 
+def test_every_build_hears_its_own_log_and_no_other(rtx):
+    first = build_engine(conv(), api=rtx)
+    seen = len(first.log)
+    with pytest.raises(UnsupportedModelError) as refusal:
+        build_engine(graph([helper.make_node("Foo", ["x"], ["y"], name="odd")]), api=rtx)
+    again = build_engine(conv(), api=rtx)  # while the refused network is still held
+    assert "Foo" in str(refusal.value)
+    assert len(first.log) == seen
+    assert again.log
+    for build in (first, again):
+        assert not any("Foo" in line or "logger" in line for line in build.log)
+
+
 @no_gpu
 def test_target_without_a_driver_is_recorded(rtx):
     target = build_engine(conv(), api=rtx).settings["compute_capability"]

@@ -18,6 +18,7 @@ from trt_layermerge.backends.tensorrt_config import (
     output_shapes,
 )
 from trt_layermerge.backends.tensorrt_failures import cannot_build, cannot_parse, cannot_start
+from trt_layermerge.backends.tensorrt_log import BuildLog
 from trt_layermerge.backends.tensorrt_options import (
     BuildOptions,
     Profile,
@@ -184,24 +185,24 @@ def load_engine(
     return EngineRunner(api or load_api(), find_cuda(), plan, seed, batch=batch)
 
 
-def _started(api: TensorRTApi, log: Any) -> trt.Builder:
+def _started(api: TensorRTApi, log: BuildLog) -> trt.Builder:
     try:
-        builder: trt.Builder = api.module.Builder(log)
+        builder: trt.Builder = api.module.Builder(log.sink)
     except Exception as error:  # without a driver TensorRT gives a TypeError about a null pointer
         raise cannot_start(api, log, error) from error
     return builder
 
 
 def _parsed(
-    api: TensorRTApi, builder: trt.Builder, model: bytes, log: Any
+    api: TensorRTApi, builder: trt.Builder, model: bytes, log: BuildLog
 ) -> trt.INetworkDefinition:
     network = builder.create_network(api.network_flags())
-    parser: trt.OnnxParser = api.module.OnnxParser(network, log)
+    parser: trt.OnnxParser = api.module.OnnxParser(network, log.sink)
     parsed = parser.parse(model)
     errors = api.parser_errors(parser)
     if not parsed or errors:
         probe = builder.create_network(api.network_flags())
-        known = api.known_parts(api.module.OnnxParser(probe, log), model)
+        known = api.known_parts(api.module.OnnxParser(probe, log.sink), model)
         raise cannot_parse(api, errors, known, log)
     if network.num_outputs == 0:  # what the parser makes of b'' and of some text
         raise CorruptInputError("the ONNX model is empty; export the network again")

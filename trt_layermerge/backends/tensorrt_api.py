@@ -13,6 +13,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Iterator
 
+from trt_layermerge.backends.tensorrt_log import BuildLog
 from trt_layermerge.core.device import Precision
 from trt_layermerge.errors import (
     DeviceError,
@@ -221,12 +222,9 @@ class TensorRTApi:
             return "int8"
         return "fp16" if "HALF" in types else "fp32"
 
-    def logger(self, on_log: Callable[[str], None] | None = None) -> Any:
-        """Returns a logger whose ``lines`` collect everything above verbose.
-
-        Most errors of TensorRT show up nowhere else.
-        """
-        return _logger_class(self.module)(on_log)
+    def logger(self, on_log: Callable[[str], None] | None = None) -> BuildLog:
+        """Returns what collects everything above verbose that the library says from now on."""
+        return BuildLog(self.module, on_log)
 
     def _too_old(self, option: str, what: str) -> UsageError:
         return UsageError(
@@ -279,26 +277,3 @@ def _error_words(parser_error: trt.ParserError) -> tuple[str, str]:
     place = f"node {name or index!r}" + (f" ({operator})" if operator else "")
     text = " ".join(str(parser_error.desc()).split())[:300]
     return code, f"{place}: {text}" if name or index >= 0 else text
-
-
-def _logger_class(module: Any) -> Any:
-    class BuildLog(module.ILogger):  # type: ignore[misc]
-        def __init__(self, on_log: Callable[[str], None] | None) -> None:
-            module.ILogger.__init__(self)
-            self.lines: list[str] = []
-            self._on_log = on_log
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity.name == "VERBOSE":
-                return
-            line = f"{severity.name}: {message}"
-            self.lines.append(line)
-            if self._on_log is not None:
-                self._on_log(line)
-
-        def errors(self) -> str:
-            """Returns the last errors in one line."""
-            found = [m for m in self.lines if m.startswith(("ERROR", "INTERNAL_ERROR"))]
-            return " | ".join(found[-3:]) or "it gave no reason"
-
-    return BuildLog

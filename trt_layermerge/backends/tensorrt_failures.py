@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from trt_layermerge.backends.tensorrt_api import TensorRTApi
+from trt_layermerge.backends.tensorrt_log import BuildLog
 from trt_layermerge.backends.tensorrt_options import BuildOptions
 from trt_layermerge.backends.tensorrt_site import BuildSite
 from trt_layermerge.errors import (
@@ -31,7 +30,7 @@ _NO_KERNEL = ("could not find any implementation for node", "no tactics to imple
 
 
 def cannot_parse(
-    api: TensorRTApi, errors: list[tuple[str, str]], known: str, log: Any
+    api: TensorRTApi, errors: list[tuple[str, str]], known: str, log: BuildLog
 ) -> LayerMergeError:
     """Returns the refusal of a network that the parser did not take.
 
@@ -51,7 +50,7 @@ def cannot_parse(
     )
 
 
-def cannot_start(api: TensorRTApi, log: Any, error: Exception) -> DeviceError:
+def cannot_start(api: TensorRTApi, log: BuildLog, error: Exception) -> DeviceError:
     """Returns the refusal of a library whose builder does not start."""
     return DeviceError(
         f"{api.flavor} {api.version} cannot start a builder: {log.errors()} ({error}); "
@@ -61,7 +60,7 @@ def cannot_start(api: TensorRTApi, log: Any, error: Exception) -> DeviceError:
 
 def cannot_build(
     api: TensorRTApi,
-    log: Any,
+    log: BuildLog,
     options: BuildOptions,
     workspace_bytes: int,
     site: BuildSite,

@@ -151,7 +151,7 @@ class EngineRunner(Runner):
         return thing
 
     def _load(self, plan: bytes) -> None:
-        runtime = self._own("runtime", self._api.module.Runtime(self._log))
+        runtime = self._own("runtime", self._api.module.Runtime(self._log.sink))
         if hasattr(runtime, "engine_host_code_allowed"):  # from 8.6 on
             runtime.engine_host_code_allowed = True  # what version-compatible engines bring along
         engine = runtime.deserialize_cuda_engine(plan)

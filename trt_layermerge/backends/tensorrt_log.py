@@ -1,0 +1,59 @@
+"""What TensorRT says, collected: most of its errors show up nowhere else.
+
+TensorRT keeps the first logger that it is given for the whole process, warns of every other one,
+and may go on using the first after its builder is gone. So each library gets one logger that lives
+as long as the process, and everybody who wants to know listens to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
+
+# Loggers by library.
+_SINKS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
+class BuildLog:
+    """Hears what the library says from now on, verbose lines left out.
+
+    Attributes:
+        sink: The logger to give to the library.
+        lines: What was said, each line behind its severity.
+    """
+
+    def __init__(self, module: Any, on_log: Callable[[str], None] | None = None) -> None:
+        """Takes the library, and whom to hand each line on to."""
+        if module not in _SINKS:
+            _SINKS[module] = _sink_class(module.ILogger)()
+        self.sink = _SINKS[module]
+        self.lines: list[str] = []
+        self._on_log = on_log
+        self.sink.listeners.add(self)
+
+    def hear(self, line: str) -> None:
+        """Keeps a line."""
+        self.lines.append(line)
+        if self._on_log is not None:
+            self._on_log(line)
+
+    def errors(self) -> str:
+        """Returns the last errors in one line."""
+        found = [line for line in self.lines if line.startswith(("ERROR", "INTERNAL_ERROR"))]
+        return " | ".join(found[-3:]) or "it gave no reason"
+
+
+def _sink_class(base: Any) -> Any:
+    class Sink(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            base.__init__(self)
+            self.listeners: WeakSet[BuildLog] = WeakSet()
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity.name == "VERBOSE":
+                return
+            for listener in list(self.listeners):
+                listener.hear(f"{severity.name}: {message}")
+
+    return Sink
