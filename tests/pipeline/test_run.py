@@ -132,6 +132,17 @@ def test_an_impossible_budget_says_by_how_much_and_harms_nothing(runs: Path) -> 
     assert len(after_it) == len(before) - 1
 
 
+def test_an_impossible_budget_leaves_the_frontier_of_a_run_that_has_none(runs: Path) -> None:
+    path = runs / "tiny" / "frontier.json"
+    before = read(runs, "frontier.json")
+    path.unlink()
+    with pytest.raises(InfeasibleBudgetError):
+        tiny.run(runs, overrides={"search.speedup": 50.0})
+    left = read(runs, "frontier.json")
+    assert left.keys() == before.keys() and len(left["points"]) > 1
+    assert tiny.run(runs, overrides={"search.speedup": 1.3})[1].stages("run") == ("search",)
+
+
 def test_stages_can_be_done_again_from_one_on_or_alone(runs: Path) -> None:
     _, told = tiny.run(runs, from_stage="export")
     assert told.stages("run") == after("export")
