@@ -36,7 +36,7 @@ def accuracy(outputs):
 
 
 def default_runtime(model, images):
-    """Returns outputs with the integer kernels that ONNX Runtime chooses by itself."""
+    """Returns the outputs of ONNX Runtime with all its optimisations."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -51,7 +51,7 @@ def test_int8_is_within_a_point_of_float(network):
     assert found.accuracy_fp32 - found.accuracy_int8 <= 0.01
     assert found.agreement >= 0.98
     assert min(layer.sqnr_db for layer in found.layers) > 25  # 8 bits of a normal layer: 30 to 40
-    # Integer kernels round elsewhere: five images of 300 may fall on the other side.
+    # Sums in another order round to other steps: five images of 300 may change their class.
     assert abs(accuracy(default_runtime(found.model, images)) - found.accuracy_fp32) <= 5.1 / 300
     # The negative control: the same gate must see a network that is ruined.
     first = next(iter(found.ranges))

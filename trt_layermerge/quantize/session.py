@@ -27,7 +27,7 @@ def open_model(model: bytes) -> Callable[[Images], list[NDArray[np.float32]]]:
     """Returns a function from one batch of images to all outputs of a model.
 
     Q/DQ pairs are computed as they are written, in float: integer kernels of a CPU may saturate
-    where it lacks the instructions, and say little about those of a GPU.
+    where it lacks the instructions, which says nothing about a GPU.
 
     Raises:
         MissingDependencyError: If ONNX Runtime is not installed.
