@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.cli.fakes import FakePipeline
 from trt_layermerge import pipeline
 from trt_layermerge.cli.main import main
 from trt_layermerge.errors import UntrustedInputError
 from trt_layermerge.pipeline.options import RunOptions
-from trt_layermerge.pipeline.recipe import load_recipe
+from trt_layermerge.pipeline.recipe import Recipe, load_recipe
 
 RESULT: dict[str, Any] = {
     "target": "plain",
@@ -87,3 +89,22 @@ def test_what_cannot_be_is_a_usage_error(
     monkeypatch.chdir(tmp_path)
     assert main([*typed.split(), *(["--model", "timm:x"] if "package" in typed else [])]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "deploying.md"
+TYPED = re.findall(r"^trt-layermerge (.*)$", DOCS.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", TYPED)
+def test_what_the_docs_tell_to_type_exists(
+    fake: FakePipeline, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setattr(pipeline.api, "rebuild", lambda *_: RESULT, raising=False)  # type: ignore[attr-defined]
+    assert {words.split()[0] for words in TYPED} == {"package", "rebuild"}
+    assert main([*line.split(), "--json"]) == 0
+
+
+def test_the_recipe_in_the_docs_is_one() -> None:
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", DOCS.read_text(), re.MULTILINE | re.DOTALL)
+    body = {"model": {"name": "timm:x"}, **yaml.safe_load(block)}
+    assert Recipe.model_validate(body).package.precision == "fp16"

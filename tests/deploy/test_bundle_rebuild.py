@@ -64,6 +64,26 @@ def test_an_engine_for_this_machine_replaces_the_old_one(real, plain):
     assert done.returncode == 0
 
 
+WITHOUT = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "onnx", "onnxruntime", "scipy", "matplotlib"):
+            raise ImportError(name + " is blocked in this test")
+sys.meta_path.insert(0, Blocker())
+from trt_layermerge.cli.main import main
+sys.exit(main(["rebuild", sys.argv[1], "--backend", "tensorrt_rtx", "--json"]))
+"""
+
+
+def test_neither_torch_nor_onnx_is_needed(real, plain):
+    """As typed on a device, where only the light dependencies are installed."""
+    command = [sys.executable, "-c", WITHOUT, str(plain)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["engine"].startswith(RTX)
+
+
 def test_another_precision_that_the_bundle_holds(real, plain):
     rebuild(plain, RTX, "fp32")
     _, found = read_bundle(plain)
