@@ -221,7 +221,7 @@ def test_an_agent_that_answers_too_little_is_told(tmp_path: Path) -> None:
 
 
 def test_an_agent_that_does_not_start_says_why(tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match="there is no backend 'nothing'"):
+    with pytest.raises(DeviceError, match=r"^there is no backend 'nothing'"):
         AgentMeter("nothing", tmp_path, run_here).device()
     with pytest.raises(DeviceError, match="cannot start"):
         follow(["/nonexistent/program"], lambda done, total: None)

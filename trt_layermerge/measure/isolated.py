@@ -22,6 +22,7 @@ from trt_layermerge.core.conv import Spec
 from trt_layermerge.core.device import DeviceInfo, Precision
 from trt_layermerge.core.tables import LatencyEntry, LatencyTable
 from trt_layermerge.errors import CorruptInputError, DeviceError, LayerMergeError
+from trt_layermerge.measure.bench import BURST_MS
 from trt_layermerge.measure.jobs import (
     RESULTS,
     Answer,
@@ -144,7 +145,7 @@ class AgentMeter:
             DeviceError: If the agent does not answer.
         """
         jobs = [pair_jobs(original, other, builds) for other in others]
-        protocol = Protocol(self.backend, rounds=rounds)
+        protocol = Protocol(self.backend, rounds=rounds, burst_ms=BURST_MS)
         all_jobs = (job for pair in jobs for job in pair)
         found = self._measure("networks", all_jobs, protocol, None, on_progress)
         return [beside([found.answers[job.key] for job in pair]) for pair in jobs]
@@ -217,9 +218,15 @@ def run_here(folder: Path, on_progress: Progress) -> None:
     code, said = follow(command, on_progress)
     if code:
         raise DeviceError(
-            f"the measuring process ended with code {code} and said: {said or 'nothing'}; "
-            "type the same command again to continue"
+            complaint(said)
+            or f"the measuring process ended with code {code} and said: {said or 'nothing'}; type "
+            "the same command again to continue"
         )
+
+
+def complaint(said: str) -> str:
+    """Returns the paragraph that the agent ended with, or nothing if it did not end by itself."""
+    return said.rpartition("error: ")[2] if "error: " in said else ""
 
 
 def follow(command: Sequence[str], on_progress: Progress) -> tuple[int, str]:

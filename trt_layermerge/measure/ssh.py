@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trt_layermerge.errors import DeviceError, UsageError
-from trt_layermerge.measure.isolated import follow
+from trt_layermerge.measure.isolated import complaint, follow
 from trt_layermerge.measure.jobs import MANIFEST, RESULTS, read_keys
 from trt_layermerge.measure.meter import silent
 from trt_layermerge.measure.table import Progress
@@ -98,6 +98,8 @@ class SshAgent:
         code, said = follow(command, on_progress)
         if code == 0:
             return
+        if paragraph := complaint(said):
+            raise DeviceError(f"{self.host} says: {paragraph}")
         why = f"{command[0]} ended with code {code} and said: {said or 'nothing'}"
         if code == _CONNECTION and command[0] == "ssh":
             raise DeviceError(
