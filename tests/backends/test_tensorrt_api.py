@@ -116,6 +116,10 @@ def test_tf32_is_off_unless_asked_for(version):
         (GIB, 4 * GIB, GIB),
         (5 * GIB, 4 * GIB, 3 * GIB),
         (5 * GIB, None, 5 * GIB),
+        (None, int(4.6 * GIB), 3 * GIB),  # 3.45 GiB, rounded down to 0b11 << 30
+        (None, int(4.7 * GIB), 7 * GIB // 2),
+        (2 * GIB + 1, 20 * GIB, 2 * GIB + 1),  # what is asked for is not rounded
+        (None, 3, 2),
     ],
 )
 def test_workspace_is_clamped_to_free_memory(site, wanted, free, granted):

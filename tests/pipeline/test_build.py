@@ -63,10 +63,11 @@ def _origins(rows: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
 
 def test_a_dynamic_batch_has_a_profile_from_one_to_the_largest(runs: Path) -> None:
     asked = {"measure.batch": 2, "build.max_batch": 6, "build.engine": "tensorrt_rtx"}
-    asked["build.precisions"] = ["fp16"]
+    asked["build.precisions"] = ["fp16", "int8"]
     tiny.run(runs, overrides=asked)
     rows = read_json(runs / "tiny" / "build.json", "build")["engines"]
-    assert len(rows) == 2
+    assert [row["error"] for row in rows] == [None] * 4
+    assert [row["precision"] for row in rows] == ["fp16", "fp16", "int8", "int8"]
     for row in rows:
         assert row["inputs"] == {"input": [-1, 3, 16, 16]}
         assert row["profile"] == {"input": [[1, 3, 16, 16], [2, 3, 16, 16], [6, 3, 16, 16]]}

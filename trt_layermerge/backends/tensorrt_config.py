@@ -108,9 +108,19 @@ def _clamp_workspace(
     pool = api.module.MemoryPoolType.WORKSPACE
     limit = int(config.get_memory_pool_limit(pool)) if wanted is None else wanted
     if free is not None:
-        limit = min(limit, int(free * WORKSPACE_SHARE))
+        limit = min(limit, _three_digits(int(free * WORKSPACE_SHARE)))
     config.set_memory_pool_limit(pool, limit)
     return limit
+
+
+def _three_digits(size: int) -> int:
+    """Returns a size rounded down to three binary digits.
+
+    The limit stands in the engine. If it followed every change of the free memory, no engine would
+    ever be the same bytes again.
+    """
+    step = 1 << max(size.bit_length() - 3, 0)
+    return size // step * step
 
 
 def _io_formats(api: TensorRTApi, network: trt.INetworkDefinition) -> dict[str, Any]:
