@@ -108,3 +108,21 @@ def test_an_engine_that_does_not_belong_to_its_sidecar_is_not_timed(
     with pytest.raises(UntrustedInputError, match="--trust-engine") as caught:
         run_stage("bench", asked(runs))
     assert caught.value.exit_code == 7
+
+
+def test_int8_is_held_against_the_float_type_that_it_replaces(runs: Path) -> None:
+    wanted = {"measure__backend": "onnxruntime", "measure__precision": "int8"}
+    options = asked(runs, **wanted, verify__never_slower=False)
+    run_stage("calibrate", options)
+    run_stage("build", options)
+    body = run_stage("bench", options)
+    assert [pair["precision"] for pair in body["precisions"]] == ["fp32", "int8"]
+    verdict = body["int8"]
+    assert verdict["over"] == "fp32"
+    assert verdict["low"] <= verdict["speedup"] <= verdict["high"]
+    assert verdict["faster"] == (verdict["low"] > 1)
+    found = {c["name"] for c in run_stage("verify", options)["comparisons"]}
+    assert {"model.int8.onnx", "model.int8-fp16.onnx", "original.int8.onnx"} <= found
+    run_stage("report", options)
+    page = (runs / "tiny" / "report.md").read_text()
+    assert "## What rounding to int8 costs" in page and "the merged int8 network is" in page
