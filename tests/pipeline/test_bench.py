@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from tests.pipeline import tiny
+from trt_layermerge.backends.fake import FakeBackend
 from trt_layermerge.core.jsonio import write_json
-from trt_layermerge.errors import LatencyGateError, UntrustedInputError
+from trt_layermerge.errors import DeviceError, LatencyGateError, UntrustedInputError
+from trt_layermerge.measure.meter import BackendMeter, Failed
 from trt_layermerge.pipeline import benching
 from trt_layermerge.pipeline.api import run_stage
+from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.deployed import deployed_model
 from trt_layermerge.pipeline.options import RunOptions
 
@@ -108,6 +111,44 @@ def test_an_engine_that_does_not_belong_to_its_sidecar_is_not_timed(
     with pytest.raises(UntrustedInputError, match="--trust-engine") as caught:
         run_stage("bench", asked(runs))
     assert caught.value.exit_code == 7
+
+
+class Elsewhere(BackendMeter):
+    """The fake device, as if it were far away: it is asked for one pair at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(FakeBackend())
+        self.asked = 0
+
+    def networks(self, original: bytes, others: Any, *rest: Any) -> Any:
+        self.asked += 1
+        return super().networks(original, others, *rest)
+
+
+def test_another_device_is_asked_for_every_precision(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = run_stage("bench", asked(runs))
+    meter = Elsewhere()
+    monkeypatch.setattr(Context, "meter", property(lambda self: meter))
+    wanted = {"build__engine": "auto", "build__precisions": ["fp32", "fp16"]}
+    body = run_stage("bench", asked(runs, measure__host="board", **wanted))
+    assert [pair["precision"] for pair in body["precisions"]] == ["fp32", "fp16"]
+    assert meter.asked == 2 and body["untimed"] == []
+    assert body["merged"]["p50_ms"] == here["merged"]["p50_ms"]
+    assert "agent" in body["power_note"] and "agent" in body["conditions"]["gpu_clock"]
+
+
+def test_a_network_that_fails_elsewhere_is_the_fault_of_the_device(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(Elsewhere):
+        def networks(self, *_: Any) -> Any:
+            return [Failed("killed: out of memory")]
+
+    monkeypatch.setattr(Context, "meter", property(lambda self: Broken()))
+    with pytest.raises(DeviceError, match="killed: out of memory"):
+        run_stage("bench", asked(runs, measure__host="board"))
 
 
 def test_int8_is_held_against_the_float_type_that_it_replaces(runs: Path) -> None:

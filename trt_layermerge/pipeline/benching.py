@@ -63,7 +63,9 @@ def bench_elsewhere(context: Context, precisions: Sequence[Precision]) -> Bench:
     Raises:
         DeviceError: If the device is not there, or cannot build or run one of them.
     """
+    from trt_layermerge.measure.agent.sources import Reading
     from trt_layermerge.measure.bench import ROUNDS, assemble
+    from trt_layermerge.measure.conditions import Conditions
     from trt_layermerge.measure.meter import Failed
     from trt_layermerge.measure.timing import speedup
 
@@ -79,7 +81,11 @@ def bench_elsewhere(context: Context, precisions: Sequence[Precision]) -> Bench:
     result = assemble(timings, context.meter.device(), measure.batch, rest)
     if result.int8 is not None:
         result = replace(result, int8=(rest, speedup(*pair(models[rest][1], models["int8"][1]))))
-    return replace(result, power_note="the agent reads power before and after each job only")
+    return replace(
+        result,
+        conditions=Conditions(clock=Reading(None, "the results of the agent have it")),
+        power_note="the agent reads power before and after each job only",
+    )
 
 
 def wall_clock(context: Context, precision: Precision) -> Json | None:
