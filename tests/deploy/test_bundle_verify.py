@@ -322,7 +322,8 @@ class Library:
         self.runtime = runtime
 
     def cudaDeviceGetAttribute(self, out, attribute, device):
-        status, out._obj.value = self.runtime.cudaDeviceGetAttribute(attribute, device)
+        given = attribute.value, device.value
+        status, out._obj.value = self.runtime.cudaDeviceGetAttribute(*given)
         return status
 
     def cudaMalloc(self, out, size):
@@ -330,7 +331,8 @@ class Library:
         return status
 
     def cudaMemcpy(self, target, source, size, kind):
-        return self.runtime.cudaMemcpy(target.value, source.value, size.value, kind)[0]
+        given = target.value, source.value, size.value, kind.value
+        return self.runtime.cudaMemcpy(*given)[0]
 
     def cudaDeviceSynchronize(self):
         return 0

@@ -21,11 +21,14 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 Files: TypeAlias = dict[str, bytes]
 """Content by path relative to the bundle, with forward slashes."""
 
-TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-3, "fp16": 1e-2, "int8": 5e-2}
+TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-3, "fp16": 1e-2, "int8": 0.2}
 """Largest difference over largest expected output that ``verify.py`` lets pass.
 
 The expected outputs are those of the same graph in ONNX Runtime: what is left is the order of
-summation and the rounding of intermediate results. Chosen, not measured on a GPU.
+summation and the rounding in between. On the glyph ResNet-20, original and merged, 75 pairs of
+images each and in ONNX Runtime, half precision moved outputs by 0.0013 at most. At int8, where a
+sum that is a little different falls on another step, another order of summation alone moved them by
+up to 0.052, and a float16 remainder by up to 0.088. Never compared with a GPU.
 """
 
 

@@ -25,7 +25,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +38,7 @@ AGAIN = "take the bundle again from where it was made"
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
 TO_DEVICE, TO_HOST = 1, 2
 NO_DRIVER = (35, 100)
+RESULTS: dict[str, Any] = {"cudaMalloc": ctypes.c_void_p, "cudaDeviceGetAttribute": ctypes.c_int}
 
 
 class Refused(Exception):
@@ -45,26 +46,11 @@ class Refused(Exception):
 
 
 class Unavailable(Exception):
-    """Something cannot be run here; the message says why."""
+    """Something cannot be run here."""
 
 
 class Wrong(Exception):
     """Something computes another thing than it should."""
-
-
-class Opened(NamedTuple):
-    """A network that is ready to run.
-
-    Attributes:
-        run: Maps a batch of the shape below to its outputs.
-        shape: ``(N, C, H, W)``.
-    """
-
-    run: Callable[[Any], Any]
-    shape: tuple[int, ...]
-
-
-# Files.
 
 
 def read(name: str) -> bytes:
@@ -97,11 +83,8 @@ def checked_files(manifest: dict[str, Any]) -> dict[str, bytes]:
     return files
 
 
-# CUDA.
-
-
 class Runtime:
-    """The CUDA runtime, by cuda-python or by its shared library.
+    """The CUDA runtime, by whatever leads to it.
 
     Args:
         name: Of the way that leads to it.
@@ -141,41 +124,6 @@ class Runtime:
         self._checked("cudaDeviceSynchronize")
 
 
-class PyCuda:
-    """The same by pycuda, on the context that the CUDA runtime uses too."""
-
-    def __init__(self, driver: Any) -> None:
-        driver.init()
-        self._driver, self._device = driver, driver.Device(0)
-        self._memory: dict[int, Any] = {}
-        self._context = self._device.retain_primary_context()
-        self._context.push()
-        atexit.register(self._context.pop)  # pycuda aborts a process that ends with one
-
-    def capability(self) -> str:
-        """Returns the compute capability of the first GPU."""
-        major, minor = self._device.compute_capability()
-        return f"{major}.{minor}"
-
-    def allocate(self, size: int) -> int:
-        """Returns the address of new memory on the GPU."""
-        memory = self._driver.mem_alloc(size)
-        self._memory[int(memory)] = memory
-        return int(memory)
-
-    def upload(self, array: Any, address: int) -> None:
-        """Copies an array to the GPU."""
-        self._driver.memcpy_htod(address, array)
-
-    def download(self, address: int, array: Any) -> None:
-        """Copies from the GPU into an array."""
-        self._driver.memcpy_dtoh(array, address)
-
-    def wait(self) -> None:
-        """Waits until the GPU is done."""
-        self._context.synchronize()
-
-
 def find_cuda() -> Any:
     """Returns the first way to CUDA that works. Raises ``Unavailable`` with all reasons."""
     reasons = []
@@ -205,9 +153,31 @@ def from_cuda_python() -> Runtime:
     return Runtime("cuda-python", call)
 
 
-def from_pycuda() -> PyCuda:
-    """Returns CUDA by pycuda."""
-    return PyCuda(imported("pycuda.driver"))
+def from_pycuda() -> Runtime:
+    """Returns what pycuda has of the same, on the context that the CUDA runtime uses too."""
+    driver = imported("pycuda.driver")
+    driver.init()
+    device, memory = driver.Device(0), []
+    context = device.retain_primary_context()
+    context.push()
+    atexit.register(context.pop)  # pycuda aborts a process that ends with a context
+
+    def call(function: str, *arguments: Any) -> tuple[int, Any]:
+        if function == "cudaDeviceGetAttribute":
+            return 0, device.compute_capability()[arguments[0] == CAPABILITY_MINOR]
+        if function == "cudaMalloc":
+            memory.append(driver.mem_alloc(*arguments))
+            return 0, int(memory[-1])
+        if function == "cudaMemcpy":
+            target, source, size, kind = arguments
+            here = source if kind == TO_DEVICE else target
+            host = np.frombuffer((ctypes.c_char * size).from_address(here), np.uint8)
+            if kind == TO_DEVICE:
+                return 0, driver.memcpy_htod(target, host)
+            return 0, driver.memcpy_dtoh(host, source)
+        return 0, context.synchronize()
+
+    return Runtime("pycuda", call)
 
 
 def from_library() -> Runtime:
@@ -215,18 +185,12 @@ def from_library() -> Runtime:
     library = cuda_library()
 
     def call(function: str, *arguments: Any) -> tuple[int, Any]:
-        entry = getattr(library, function)
-        if function == "cudaMalloc":
-            address = ctypes.c_void_p()
-            return entry(ctypes.byref(address), ctypes.c_size_t(arguments[0])), address.value
-        if function == "cudaDeviceGetAttribute":
-            value = ctypes.c_int()
-            return entry(ctypes.byref(value), *arguments), value.value
-        if function == "cudaMemcpy":
-            target, source, size, kind = arguments
-            pointers = ctypes.c_void_p(target), ctypes.c_void_p(source)
-            return entry(*pointers, ctypes.c_size_t(size), kind), None
-        return entry(*arguments), None
+        # On 64-bit machines an int is passed as the lower half of a size.
+        given: list[Any] = [ctypes.c_size_t(value) for value in arguments]
+        if function not in RESULTS:
+            return getattr(library, function)(*given), None
+        result = RESULTS[function]()
+        return getattr(library, function)(ctypes.byref(result), *given), result.value
 
     return Runtime("the CUDA runtime library", call)
 
@@ -255,10 +219,7 @@ def imported(*names: str) -> Any:
     raise Unavailable(why)
 
 
-# What can be run.
-
-
-def open_engine(manifest: dict[str, Any], files: dict[str, bytes]) -> Opened:
+def open_engine(manifest: dict[str, Any], files: dict[str, bytes]) -> Callable[[Any], Any]:
     """Returns the engine, ready to run.
 
     Raises:
@@ -285,13 +246,15 @@ def open_engine(manifest: dict[str, Any], files: dict[str, bytes]) -> Opened:
     return load_plan(runtime, cuda, plan, manifest["interface"])
 
 
-def load_plan(runtime: Any, cuda: Any, plan: bytes, interface: dict[str, Any]) -> Opened:
+def load_plan(
+    runtime: Any, cuda: Any, plan: bytes, interface: dict[str, Any]
+) -> Callable[[Any], Any]:
     """Returns a serialised engine, which is code, ready to run. Raises ``Unavailable``."""
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise Unavailable(f"it cannot be loaded here; {REBUILD}")
     context = engine.create_execution_context()
-    shape = (int(interface["batch"]), *interface["image"])
+    shape = (interface["batch"], *interface["image"])
     output = np.empty((shape[0], interface["classes"]), np.float32)
     source, target = cuda.allocate(4 * int(np.prod(shape))), cuda.allocate(output.nbytes)
     context.set_input_shape(interface["input"], shape)
@@ -307,10 +270,10 @@ def load_plan(runtime: Any, cuda: Any, plan: bytes, interface: dict[str, Any]) -
         cuda.download(target, output)
         return output.copy()
 
-    return Opened(run, shape)
+    return run
 
 
-def open_onnx(manifest: dict[str, Any], files: dict[str, bytes]) -> Opened:
+def open_onnx(manifest: dict[str, Any], files: dict[str, bytes]) -> Callable[[Any], Any]:
     """Returns the ONNX model, ready to run. Raises ``Unavailable``."""
     ort = imported("onnxruntime")
     interface = manifest["interface"]
@@ -328,22 +291,19 @@ def open_onnx(manifest: dict[str, Any], files: dict[str, bytes]) -> Opened:
         except Exception as error:
             raise Wrong(f"the ONNX model is not the one in manifest.json ({error})") from error
 
-    return Opened(run, (int(interface["batch"]), *interface["image"]))
+    return run
 
 
 WAYS = ((ENGINE, open_engine), ("the ONNX model in ONNX Runtime", open_onnx))
 
 
-# Comparing.
-
-
-def outputs_of(network: Opened, images: Any) -> Any:
+def outputs_of(run: Callable[[Any], Any], images: Any, size: int) -> Any:
     """Returns the outputs for all images, run in batches that the last image fills up."""
-    size, rows = network.shape[0], []
+    rows = []
     for start in range(0, len(images), size):
         chunk = images[start : start + size]
         filled = np.concatenate([chunk, chunk[-1:].repeat(size - len(chunk), axis=0)])
-        rows.append(network.run(filled)[: len(chunk)])
+        rows.append(run(filled)[: len(chunk)])
     return np.concatenate(rows)
 
 
@@ -363,13 +323,12 @@ def difference(outputs: Any, expected: Any) -> float:
     return float(np.abs(outputs - expected).max() / np.abs(expected).max())
 
 
-def median_ms(network: Opened) -> float:
+def median_ms(run: Callable[[Any], Any], shape: tuple[int, ...]) -> float:
     """Returns the median wall time of a run in ms, copies included: a first impression."""
-    images = np.zeros(network.shape, np.float32)
-    times = []
+    images, times = np.zeros(shape, np.float32), []
     for _ in range(WARM_UP + TIMED_RUNS):
         start = time.perf_counter()
-        network.run(images)
+        run(images)
         times.append(1000 * (time.perf_counter() - start))
     return float(np.median(times[WARM_UP:]))
 
@@ -377,7 +336,7 @@ def median_ms(network: Opened) -> float:
 def verify(
     manifest: dict[str, Any], files: dict[str, bytes], timed: bool
 ) -> tuple[dict[str, str], list[str]]:
-    """Returns what was found by what was run, and what was not run with the reasons.
+    """Returns what was found by what was run, and why the rest was not run.
 
     Raises:
         Refused: If the expected outputs are damaged.
@@ -385,12 +344,13 @@ def verify(
     """
     precision, allowed = manifest["precision"], manifest["tolerance"]
     images, expected = samples_of(files[manifest["roles"]["expected"]], f"output_{precision}")
+    shape = (manifest["interface"]["batch"], *manifest["interface"]["image"])
     found, left = {}, []
     for name, opening in WAYS:
         try:
-            network = opening(manifest, files)
-            size = difference(outputs_of(network, images), expected)
-            took = f" and takes {median_ms(network):.3f} ms" if timed else ""
+            run = opening(manifest, files)
+            size = difference(outputs_of(run, images, shape[0]), expected)
+            took = f" and takes {median_ms(run, shape):.3f} ms" if timed else ""
         except Unavailable as error:
             left.append(f"{name} was not run: {error}")
             continue
