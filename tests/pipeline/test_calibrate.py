@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from tests.pipeline import tiny
 from trt_layermerge.backends import get_backend
+from trt_layermerge.core.jsonio import sha256_file
 from trt_layermerge.errors import AccuracyGateError, CorruptInputError, UsageError
 from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.context import Context
@@ -191,6 +192,24 @@ def test_what_is_deployed_has_the_type_and_the_batch_that_are_asked_for(runs: Pa
             rounds = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
             assert rounds == (precision == "int8")
     assert weights_name(run, "int8") == weights_name(run, "fp16") == "merged.safetensors"
+
+
+def test_tensorrt_rtx_builds_what_was_calibrated(runs: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    calibrate(runs)
+    asked = {"build.engine": "tensorrt_rtx", "build.precisions": ["int8"]}
+    engines = run_stage("build", RunOptions("tiny", runs, overrides=asked))["engines"]
+    assert [(e["network"], e["error"]) for e in engines] == [("original", None), ("merged", None)]
+    for engine, name in zip(engines, FILES[:2], strict=True):
+        sidecar = json.loads((runs / "tiny" / engine["plan"]).with_suffix(".json").read_text())
+        assert sidecar["precision"] == "int8"
+        assert sidecar["origin"]["onnx_sha256"] == sha256_file(runs / "tiny" / name)
+
+
+def test_engines_at_int8_need_a_calibration(runs: Path) -> None:
+    asked = {"build.engine": "tensorrt_rtx", "build.precisions": ["int8"]}
+    with pytest.raises(UsageError, match=r"calibrate --run tiny"):
+        run_stage("build", RunOptions("tiny", runs, overrides=asked))
 
 
 def test_an_int8_model_that_is_not_the_calibrated_one_is_refused(runs: Path) -> None:
