@@ -17,7 +17,12 @@ from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.deploy.bundle.contents import TARGETS, Baked
 from trt_layermerge.deploy.bundle.folder import read_bundle
 from trt_layermerge.deploy.bundle.rebuild import rebuild
-from trt_layermerge.errors import LatencyGateError, UntrustedInputError, UsageError
+from trt_layermerge.errors import (
+    CorruptInputError,
+    LatencyGateError,
+    UntrustedInputError,
+    UsageError,
+)
 from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.options import RunOptions
 from trt_layermerge.pipeline.packaging import sample_inputs
@@ -176,7 +181,9 @@ class TestEngines:
         tiny.run(runs, overrides=overrides)
         return runs
 
-    def test_engines_are_bundled_checked_and_made_again(self, built: Path) -> None:
+    def test_engines_are_bundled_checked_and_made_again(
+        self, built: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         deploy, engines = built / "tiny" / "deploy", built / "tiny" / "engines"
         (plan,) = engines.rglob("model.fp16.plan")
         assert (deploy / "plain" / "model.fp16.plan").read_bytes() == plan.read_bytes()
@@ -195,6 +202,15 @@ class TestEngines:
             assert check(deploy / target, "--require-engine").returncode == 4
         assert rebuild(deploy / "plain", RTX, "int8")["precision"] == "int8"
         assert check(deploy / "plain").returncode == 0
+
+        model = built / "tiny" / "model.onnx"
+        good = model.read_bytes()
+        monkeypatch.setattr(
+            "trt_layermerge.pipeline.packaging.deployed_model", lambda *_: good + b"\x22\x00"
+        )  # what another version would type otherwise
+        with pytest.raises(CorruptInputError, match="another network than the run has now"):
+            package(built, package__targets=["plain"])
+        monkeypatch.undo()
 
         plan.write_bytes(plan.read_bytes()[:-1] + b"!")
         with pytest.raises(UntrustedInputError, match="describes another engine"):

@@ -19,12 +19,14 @@ class Built:
         precision: What it was built at.
         plan: Name of the engine in the run's folder, or None where there is none.
         error: Why there is none, or None.
+        onnx_sha256: Hash of the ONNX model that it was built from, or None where there is none.
     """
 
     network: Network
     precision: Precision
     plan: str | None
     error: str | None
+    onnx_sha256: str | None = None
 
 
 def wanted_precisions(context: Context) -> tuple[Precision, ...]:
@@ -46,7 +48,13 @@ def built_engines(context: Context) -> tuple[Built, ...]:
     body = read_json(path, "build")
     with damage(path):
         found = [
-            Built(e.get("network", "merged"), e["precision"], e["plan"], e["error"])
+            Built(
+                e.get("network", "merged"),
+                e["precision"],
+                e["plan"],
+                e["error"],
+                e.get("onnx_sha256"),
+            )
             for e in body["engines"]
         ]
     return tuple(sorted(found, key=lambda b: b.network))

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trt_layermerge.core.device import PRECISIONS, DeviceInfo, Precision
-from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_file
-from trt_layermerge.errors import DeviceError, UntrustedInputError
+from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_bytes, sha256_file
+from trt_layermerge.errors import CorruptInputError, DeviceError, UntrustedInputError
 from trt_layermerge.pipeline.built import Built, built_engines, wanted_precisions
 from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.deployed import CALIBRATION, deployed_model
+from trt_layermerge.pipeline.deployed import CALIBRATION, deployed_model, weights_name
 from trt_layermerge.pipeline.recipe import dump_recipe
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def contents_of(context: Context, baked: Baked) -> Contents:
         samples=_samples(context, baked, face, runnable),
         recipe=dump_recipe(recipe),
         build=_build_options(context),
-        weights_sha256=sha256_file(context.folder / "merged.safetensors"),
+        weights_sha256=sha256_file(context.folder / weights_name(context, precision)),
         seed=context.seed,
         calibration=(context.folder / CALIBRATION).read_text("utf-8") if "int8" in models else None,
         accuracy=_accuracy(context),
@@ -186,20 +186,23 @@ def _latency(context: Context, precision: Precision) -> Json | None:
 
 
 def _with_engine(context: Context, contents: Contents) -> Contents:
-    """Returns the contents with the run's engine, or with one of the graph that is baked."""
+    """Returns the contents with the run's engine, or with one that is built for the bundle.
+
+    That is an engine of a graph that is baked, or one whose inputs and outputs are plain arrays.
+    """
     from trt_layermerge.backends.tensorrt_api import load_api
     from trt_layermerge.deploy.bundle.engine import with_engine
 
-    chosen = context.recipe.build.engine
-    if chosen == "none":
+    section = context.recipe.build
+    if section.engine == "none":
         return replace(contents, why_no_engine="the recipe asks for none (build.engine)")
     built = built_engine(context, contents.precision)
     if built is not None and built.plan is None:
         return replace(contents, why_no_engine=built.error)
-    if built is not None and not contents.baked:
-        return replace(contents, engine=_read(context, built.plan))
+    if built is not None and not contents.baked and not section.options.free_io_formats:
+        return replace(contents, engine=_read(context, built, contents))
     try:
-        api = load_api(None if chosen == "auto" else chosen)
+        api = load_api(None if section.engine == "auto" else section.engine)
         return with_engine(contents, api)
     except DeviceError as error:
         return replace(contents, why_no_engine=str(error))
@@ -213,11 +216,17 @@ def built_engine(context: Context, precision: Precision) -> Built | None:
     return None
 
 
-def _read(context: Context, name: str | None) -> Engine:
+def _read(context: Context, built: Built, contents: Contents) -> Engine:
     from trt_layermerge.deploy.bundle.contents import Engine
     from trt_layermerge.deploy.sidecar import read_engine
 
-    plan, sidecar = read_engine(context.folder / (name or ""))
+    plan, sidecar = read_engine(context.folder / str(built.plan))
     if sidecar is None:
-        raise UntrustedInputError(f"the engine {name} has no sidecar, and is not bundled")
+        raise UntrustedInputError(f"the engine {built.plan} has no sidecar, and is not bundled")
+    if built.onnx_sha256 != sha256_bytes(contents.models[built.precision]):
+        run = context.folder.root.name
+        raise CorruptInputError(
+            f"the engine {built.plan} was built from another network than the run has now; build "
+            f"it again: trt-layermerge run --run {run} --from build"
+        )
     return Engine(plan, sidecar)
