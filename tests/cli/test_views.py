@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from tests.search.graphs import Chain
-from trt_layermerge.cli.bench_view import bench_view
+from trt_layermerge.cli.figures import bench_view, verify_view
 from trt_layermerge.cli.tables import as_text, fields_view
 from trt_layermerge.cli.views import (
     calibrate_view,
@@ -211,13 +211,15 @@ def bench_result(**others: object) -> dict[str, Any]:
 
 
 def test_a_benchmark_shows_both_networks_at_every_precision() -> None:
-    printed = [line for line in lines(bench_view(bench_result())) if set(line) - set("─ ")]
+    narrow = lines(bench_view(bench_result()), 80)
+    printed = [line for line in narrow if set(line) - set("─ ")]
     assert printed == [
-        "Latency",
-        "precision network median, ms 90 % 99 % images/s enqueue, ms timed by",
-        "fp16 original 0.5 0.5 0.5 2000 0.03 graph",
-        "fp16 merged 0.25 0.25 0.25 4000 0.03 graph",
+        "Latency, ms",
+        "precision network median 90 % 99 % images/s",
+        "fp16 original 0.5 0.5 0.5 2000",
+        "fp16 merged 0.25 0.25 0.25 4000",
         "fp16: 2.00x (1.95x to 2.10x)",
+        "0.03 → 0.03 ms to launch a run",
         "GPU clock 624 MHz, locked; power mode 25W",
     ]
 
@@ -242,7 +244,8 @@ def test_what_is_slower_doubtful_or_untimed_is_said() -> None:
     pair |= {"high": 0.9, "doubts": ["merged: it varies"], "merged": timed(0.6, power_w=5.5)}
     printed = lines(bench_view(result))
     assert "fp16: 2.00x (1.95x to 0.90x); the merged network is slower" in printed
-    assert "– → 5.5 W while it runs, – → – mJ a run above idle" in printed
+    assert "– → 5.5 W while it runs" in printed
+    assert not any("mJ" in line for line in printed)
     assert "doubtful: merged: it varies" in printed
     assert "int8 against fp16: 1.01x (0.98x to 1.03x): NOT faster beyond the spread" in printed
     assert "by the wall clock: 1 → 1 ms, 99 %: 2 → 2 ms" in printed
@@ -253,3 +256,27 @@ def test_what_is_slower_doubtful_or_untimed_is_said() -> None:
 def test_a_benchmark_that_could_not_be_made_says_why() -> None:
     result = {"comparable": False, "reason": "imported", "precisions": [], "int8": None}
     assert lines(bench_view(result)) == ["NOT COMPARABLE: imported"]
+
+
+def test_a_verification_shows_what_was_compared_and_what_was_not() -> None:
+    compared = {"reason": None, "max_abs": 5e-6, "max_rel": 8e-7, "finite": True}
+    shares = {"agreement": 0.998, "accuracy": 0.941}
+    broken = {**compared, "max_abs": None, "max_rel": None, "finite": False}
+    result = {
+        "images": 1000,
+        "accuracy": {"original": 0.95, "merged": 0.942, "drop": 0.009},
+        "comparisons": [
+            {"name": "model.onnx", **compared, **shares},
+            {"name": "model.int8.onnx", **broken, "agreement": 0.5, "accuracy": None},
+            {"name": "model.plan", **broken, **shares, "reason": "no driver"},
+        ],
+        "unverified": ["model.plan was not run: no driver"],
+    }
+    assert [line for line in lines(verify_view(result), 80) if set(line) - set("─ ")] == [
+        "Verification",
+        "against torch difference relative same class accuracy",
+        "model.onnx 5.0e-06 8.0e-07 99.80 % 94.10 %",
+        "model.int8.onnx not finite not finite 50.00 % –",
+        "1000 images; in torch: original 95.00 %, merged 94.20 %; worst drop 0.90 %",
+        "not verified: model.plan was not run: no driver",
+    ]

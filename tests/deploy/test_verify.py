@@ -161,6 +161,12 @@ def test_what_cannot_run_is_null_and_listed():
         gate(result, 0.1)
 
 
+def test_one_reason_for_many_is_said_once():
+    broken = [Subject(f"{name}.plan", "merged", refuses) for name in "abc"]
+    result = verify(IMAGES, np.arange(4), {"original": EYE, "merged": EYE}, broken)
+    assert result.unverified == ("a.plan, b.plan, c.plan were not run: no driver",)
+
+
 def test_labels_beyond_the_classes_are_no_wrong_answers():
     reference = {"original": EYE, "merged": EYE}
     with pytest.raises(CorruptInputError, match="label 4, but the network tells 4 classes"):

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from trt_layermerge.cli.bench_view import bench_view
+from trt_layermerge.cli.figures import bench_view, verify_view
 from trt_layermerge.cli.tables import NOTHING, Result, as_text, fields_view, table, times
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.conv import spec_from_json
@@ -168,6 +168,7 @@ VIEWS: Mapping[str, Callable[[Result], RenderableType]] = {
     "calibrate": calibrate_view,
     "report": summary_view,
     "bench": bench_view,
+    "verify": verify_view,
 }
 """Views of stages that have one of their own."""
 

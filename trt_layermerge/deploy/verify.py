@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +135,7 @@ def verify(
     if same.value is None:
         raise UsageError("there are no images to verify on; give at least one (data.test)")
     comparisons = tuple(trial.result() for trial in trials)
-    unverified = [f"{c.name} was not run: {c.reason}" for c in comparisons if c.reason]
+    unverified = [*not_run(comparisons)]
     if right["original"].value is None:
         unverified.append("accuracy was not measured: there are no labels")
     return Verification(
@@ -175,6 +175,16 @@ def gate(result: Verification, max_accuracy_drop: float | None) -> None:
             f"accuracy dropped by {drop:.2%} on {result.images} images, {max_accuracy_drop:.2%} "
             "is allowed; choose a smaller speed-up (--speedup) or a longer fine-tuning"
         )
+
+
+def not_run(comparisons: Iterable[Comparison]) -> Iterator[str]:
+    """Yields a sentence for every reason that kept subjects from being run."""
+    reasons: dict[str, list[str]] = {}
+    for comparison in comparisons:
+        if comparison.reason is not None:
+            reasons.setdefault(comparison.reason, []).append(comparison.name)
+    for reason, names in reasons.items():
+        yield f"{', '.join(names)} {'was' if len(names) == 1 else 'were'} not run: {reason}"
 
 
 def _allowed(found: Comparison) -> str:

@@ -9,7 +9,7 @@ from trt_layermerge.core.jsonio import Json
 from trt_layermerge.report.data import Bench, Pairing, Timing
 
 METHODS = {
-    "call": "the host's clock around each run",
+    "call": "a clock of the host around each run",
     "enqueue": "events around launches in a row",
     "graph": "events around launches of a CUDA graph",
 }
@@ -54,7 +54,8 @@ def notes(body: Json) -> Iterator[str]:
     yield f"timed by {' and '.join(sorted(METHODS[method] for method in methods))}"
     found = body["conditions"]
     mode = found["before"]["power_mode"]
-    yield f"GPU clock {found['gpu_clock']}" + (f"; power mode {mode}" if mode else "")
+    if not found["gpu_clock"].startswith("unknown"):
+        yield f"GPU clock {found['gpu_clock']}" + (f"; power mode {mode}" if mode else "")
     if int8 := body["int8"]:
         verdict = "faster" if int8["faster"] else "not faster beyond the spread"
         spread = f"{int8['speedup']:.2f}x, {int8['low']:.2f}x to {int8['high']:.2f}x"
