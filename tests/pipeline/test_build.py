@@ -9,9 +9,15 @@ from typing import Any
 import pytest
 
 from tests.pipeline import tiny
+from trt_layermerge.cli.main import main
 from trt_layermerge.core.jsonio import read_json, sha256_file
 from trt_layermerge.deploy.sidecar import check_engine
-from trt_layermerge.errors import DeviceError, UnsupportedModelError, UsageError
+from trt_layermerge.errors import (
+    DeviceError,
+    LayerMergeError,
+    UnsupportedModelError,
+    UsageError,
+)
 from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
 from trt_layermerge.pipeline.stages.build import build_options
@@ -104,7 +110,7 @@ def test_every_option_of_the_recipe_is_one_of_the_builder(runs: Path) -> None:
 
 @pytest.mark.parametrize("kind", [DeviceError, UnsupportedModelError])
 def test_an_engine_that_cannot_be_built_does_not_keep_the_others(
-    runs: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+    runs: Path, monkeypatch: pytest.MonkeyPatch, kind: type[LayerMergeError]
 ) -> None:
     from trt_layermerge.backends import tensorrt
 
@@ -119,6 +125,7 @@ def test_an_engine_that_cannot_be_built_does_not_keep_the_others(
     rows = build(runs)
     assert [row["error"] for row in rows] == ["the builder gave up"] * 2 + [None] * 2
     assert [row["plan"] is None for row in rows] == [True, True, False, False]
+    assert rows[0]["exit_code"] == kind.exit_code
 
 
 def test_an_option_that_the_library_lacks_ends_the_stage(runs: Path) -> None:
@@ -129,3 +136,20 @@ def test_an_option_that_the_library_lacks_ends_the_stage(runs: Path) -> None:
 def test_no_engine_is_built_where_none_is_wanted(runs: Path) -> None:
     assert build(runs, engine="none") == []
     assert not list((runs / "tiny" / "engines").glob("**/*.plan"))
+
+
+@pytest.mark.parametrize(("kind", "code"), [(DeviceError, 4), (UnsupportedModelError, 3)])
+def test_the_verb_ends_with_the_code_of_what_went_wrong(
+    runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: type[LayerMergeError],
+    code: int,
+) -> None:
+    def failing(*_: Any, **__: Any) -> Any:
+        raise kind("the builder gave up")
+
+    monkeypatch.setattr("trt_layermerge.backends.tensorrt.build_engine", failing)
+    asked = ["build", "--run", "tiny", "--runs-dir", str(runs), "--backend", "tensorrt_rtx"]
+    assert main(asked) == code
+    assert "the builder gave up" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import typer
 from trt_layermerge.cli.options import PRECISIONS, BackendName, StageOptions
 from trt_layermerge.cli.stage import run_stage
 from trt_layermerge.cli.verb import Key
-from trt_layermerge.errors import DeviceError
+from trt_layermerge.errors import DeviceError, UnsupportedModelError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,4 +34,5 @@ def build(options: BuildOptions) -> None:
     engines = run_stage("build", options)["engines"]
     # A whole run goes on without an engine; who asks for one must hear that there is none.
     if engines and all(engine["plan"] is None for engine in engines):
-        raise DeviceError(engines[0]["error"])
+        unsupported = engines[0].get("exit_code") == UnsupportedModelError.exit_code
+        raise (UnsupportedModelError if unsupported else DeviceError)(engines[0]["error"])

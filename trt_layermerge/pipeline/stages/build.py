@@ -59,9 +59,8 @@ def _run(context: Context) -> tuple[str, ...]:
         except (DeviceError, UnsupportedModelError) as error:
             # Nothing else of a run needs an engine: the refusal is shown, and stands in the report.
             context.reporter.note(f"no {precision} engine of the {network} network: {error}")
-            rows.append(
-                {"network": network, "precision": precision, "plan": None, "error": str(error)}
-            )
+            refused = {"plan": None, "error": str(error), "exit_code": error.exit_code}
+            rows.append({"network": network, "precision": precision, **refused})
     context.reporter.progress("building engines", len(wanted), len(wanted))
     # The sidecars are not listed: later stages add to them.
     write_json(context.folder / "build.json", "build", {"engines": rows})
