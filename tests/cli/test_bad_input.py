@@ -126,6 +126,7 @@ BEGUN = [
     ("--seed -1", USAGE, "seed: input should be greater than or equal to 0"),
     ("--device gpu7 --speedup 1.2", USAGE, "there is no device 'gpu7'"),
     ("--device cuda:99 --speedup 1.2", DEVICE, "cannot compute on 'cuda:99' here.*--device cpu"),
+    ("--precision fp17", USAGE, "measure.precision"),
     ("--precision fp8", USAGE, "measure.precision: fp8 needs .* choose int8 or fp16"),
     ("--set build.precisions=[bf16]", USAGE, "build.precisions.0: bf16 needs .* choose fp16"),
     ("--set calibrate.preset={bad}/none.yaml --speedup 1.2", USAGE, "preset .*none.yaml"),

@@ -90,7 +90,6 @@ def test_verbosity_counts_flags_and_nothing_else() -> None:
         ["no-such-verb"],
         ["merge"],
         [*MERGE, "--batch", "0"],
-        [*MERGE, "--precision", "fp17"],
         [*MERGE, "--no-such-option"],
         ["search", "--run", "x", "--mode", "sideways"],
         [*MERGE, "--input", "3x224x224"],
