@@ -23,11 +23,13 @@ class FakePipeline:
         result: What every call returns.
         work: Called with the reporter by every call; may raise.
         asked: The stage (None for a whole recipe) and the options of every call.
+        rebuilt: The arguments of every call of ``rebuild``.
     """
 
     result: dict[str, Any] = field(default_factory=dict)
     work: Callable[[Reporter], None] = lambda reporter: None
     asked: list[tuple[str | None, RunOptions]] = field(default_factory=list)
+    rebuilt: list[tuple[Any, ...]] = field(default_factory=list)
 
     def run_stage(self, stage: str, options: RunOptions, reporter: Reporter) -> dict[str, Any]:
         self.asked.append((stage, options))
@@ -42,12 +44,17 @@ class FakePipeline:
         self.work(reporter)
         return self.result
 
+    def rebuild(self, *arguments: Any) -> dict[str, Any]:
+        self.rebuilt.append(arguments)
+        return self.result
+
 
 def install(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
     """Returns the fake, put in the place of the real pipeline."""
     stand_in = FakePipeline()
     module = ModuleType("trt_layermerge.pipeline.api")
-    vars(module).update(run_stage=stand_in.run_stage, run_recipe=stand_in.run_recipe)
+    for name in ("run_stage", "run_recipe", "rebuild"):
+        setattr(module, name, getattr(stand_in, name))
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(pipeline, "api", module, raising=False)
     return stand_in
