@@ -19,7 +19,7 @@ from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceEntry
 from trt_layermerge.errors import UnsupportedModelError, UsageError
 from trt_layermerge.importance import estimate
-from trt_layermerge.importance.calibrate import APPLICABLE, WORST, CalibrateScorer
+from trt_layermerge.importance.calibrate import WORST, CalibrateScorer, applicable
 from trt_layermerge.importance.distance import Distance
 from trt_layermerge.importance.seeds import candidate_seed
 from trt_layermerge.merge.block import block_ports
@@ -98,11 +98,10 @@ def test_the_best_repair_counts(factory: Callable[..., nn.Module]) -> None:
         original = model(images(10, 2))
     for candidate in candidates[:6]:
         distances = {}
-        for method in APPLICABLE[candidate.kind]:
+        (block,) = relax(model, graph, MergePlan.of(graph, [candidate])).blocks.values()
+        for method in applicable(candidate.kind, block.last is not None):
             relaxed = relax(model, graph, MergePlan.of(graph, [candidate]))
             (block,) = relaxed.blocks.values()
-            if method.startswith("ls-") and block.last is None:
-                continue
             if method != "none":
                 ports = block_ports(trace_network(model, images(1, 0)), candidate)
                 inputs, targets = values[ports.source], values[ports.target]
@@ -124,6 +123,13 @@ def test_the_best_of_the_first_images_is_scored_on_all(monkeypatch: pytest.Monke
         entry = screened.entry(candidate)
         alone = scorer(model, graph, repairs=(entry.repair,)).entry(candidate)
         assert entry.delta == pytest.approx(alone.delta, rel=1e-9)
+
+
+def test_only_blocks_without_a_convolution_to_fit_get_new_statistics() -> None:
+    assert applicable("identity", False) == ("none",)
+    assert applicable("compose", False) == ("none", "bn")
+    assert "bn" not in (*applicable("compose", True), *applicable("fit", True))
+    assert set(applicable("compose", True)) - set(applicable("fit", True)) == {"none"}
 
 
 def test_the_order_of_scoring_does_not_matter() -> None:

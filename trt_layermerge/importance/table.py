@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.jsonio import append_line, write_lines
 from trt_layermerge.core.tables import ImportanceEntry, ImportanceTable, importance_row
 from trt_layermerge.errors import UsageError
+
+
+Scores: TypeAlias = Iterator[tuple[Candidate, ImportanceEntry]]
+Progress: TypeAlias = Callable[[int, int], None]
 
 
 class Scorer(Protocol):
@@ -26,18 +30,38 @@ def estimate(
     scorer: Scorer,
     path: Path,
     notes: Mapping[str, Any],
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
+) -> ImportanceTable:
+    """Returns the table of a file, every candidate in it; what is missing is scored in turn.
+
+    Arguments and errors are those of ``fill_table``.
+    """
+
+    def in_turn(missing: Sequence[Candidate]) -> Scores:
+        return ((candidate, scorer.entry(candidate)) for candidate in missing)
+
+    return fill_table(candidates, in_turn, path, notes, on_progress)
+
+
+def fill_table(
+    candidates: Iterable[Candidate],
+    score: Callable[[Sequence[Candidate]], Scores],
+    path: Path,
+    notes: Mapping[str, Any],
+    on_progress: Progress | None = None,
 ) -> ImportanceTable:
     """Returns the table of a file, every candidate in it; what is missing is scored and appended.
 
-    Each entry is on the disk before the next one is begun, so a killed process loses at most one.
+    Each entry is on the disk before the next one is asked for, so a killed process loses at most
+    those under way. Entries that came in another order are put into that of the candidates at the
+    end, behind those that nobody asked for.
 
     Args:
         candidates: What to score; repeated keys are scored once.
-        scorer: How to score.
+        score: Yields each of the candidates it is given with its score, in any order.
         path: The table's file.
         notes: What the scores depend on, JSON-ready: hashes of model and data, method, settings.
-        on_progress: Called with the number of entries present and wanted, before and after each.
+        on_progress: Called with the number of entries present and wanted, at first and after each.
 
     Raises:
         UsageError: If the file was made with other notes.
@@ -48,16 +72,19 @@ def estimate(
     entries = dict(_open(path, notes).entries)
     missing = [c for key, c in wanted.items() if key not in entries]
     done = len(wanted) - len(missing)
-    for candidate in missing:
-        if on_progress:
-            on_progress(done, len(wanted))
-        entry = scorer.entry(candidate)
+    if on_progress:
+        on_progress(done, len(wanted))
+    for candidate, entry in score(missing):
         append_line(path, importance_row(candidate.key, entry))
         entries[candidate.key] = entry
         done += 1
-    if on_progress:
-        on_progress(done, len(wanted))
-    return ImportanceTable(entries, dict(notes))
+        if on_progress:
+            on_progress(done, len(wanted))
+    order = [*(key for key in entries if key not in wanted), *wanted]
+    table = ImportanceTable({key: entries[key] for key in order}, dict(notes))
+    if missing and list(entries) != order:
+        table.save(path)
+    return table
 
 
 def _open(path: Path, notes: Mapping[str, Any]) -> ImportanceTable:
