@@ -22,6 +22,14 @@ from trt_layermerge.finetune.device import device_named
 from trt_layermerge.finetune.evaluate import accuracy, check_labels, evaluating
 from trt_layermerge.finetune.norms import batch_norms, reestimate
 from trt_layermerge.finetune.optimiser import make_optimiser, optimiser_tensors, restore_optimiser
+from trt_layermerge.finetune.ranks import (
+    Alone,
+    Ranks,
+    floating,
+    own_augment,
+    part_of_batches,
+    part_of_images,
+)
 from trt_layermerge.finetune.recipe import FinetuneRecipe, learning_rate
 from trt_layermerge.finetune.state import (
     Tensors,
@@ -78,6 +86,7 @@ def finetune(
     identity: str = "",
     on_epoch: Callable[[EpochRow], None] | None = None,
     device: str = "cpu",
+    ranks: Ranks | None = None,
 ) -> FinetuneResult:
     """Returns the history of a training; ``student`` is trained in place, on ``device``.
 
@@ -98,9 +107,13 @@ def finetune(
             files: a training on others is not continued.
         on_epoch: Called after every epoch, when its state is on the disk.
         device: Name of a torch device.
+        ranks: The processes that train together, each calling this with the same arguments and
+            computing where its ``device`` says; None for this one alone. Only the first one reads
+            and writes the state. A training may be continued by another number of processes.
 
     Raises:
-        UsageError: If the recipe distils without a teacher.
+        UsageError: If the recipe distils without a teacher, or a batch has fewer images than there
+            are processes.
         DivergedError: If the loss is no longer finite.
         CorruptInputError: If the state is damaged, a label is beyond the network's classes, or
             the first loss is not finite.
@@ -111,11 +124,12 @@ def finetune(
             f"the recipe distils with weight {recipe.distill_weight:g}, but no teacher is given; "
             "give the original network, or set distill_weight to 0"
         )
-    training = _Training(student, train, val, recipe, teacher, device_named(device), identity)
+    ranks = ranks or Alone(device_named(device))
+    training = _Training(student, train, val, recipe, teacher, ranks, identity)
     done = training.resume(state_path) if state_path else 0
     for epoch in range(done, recipe.epochs):
         row = training.epoch(epoch)
-        if state_path:
+        if state_path and ranks.index == 0:
             training.save(state_path)
         if on_epoch:
             on_epoch(row)
@@ -135,25 +149,31 @@ class _Training:
         val: LabelledData | None,
         recipe: FinetuneRecipe,
         teacher: nn.Module | None,
-        device: torch.device,
+        ranks: Ranks,
         identity: str,
     ) -> None:
+        device = ranks.device
         self.run = fingerprint(student, recipe, len(train), teacher is not None, identity)
         self.student, self.train, self.val = student.to(device), train, val
         self.teacher = teacher.to(device) if teacher and recipe.distill_weight > 0 else None
-        self.recipe, self.device = recipe, device
+        self.recipe, self.device, self.ranks = recipe, device, ranks
         self.batch = min(recipe.batch, len(train))
+        if self.batch < ranks.count:
+            raise UsageError(
+                f"{ranks.count} processes cannot share batches of {self.batch} images; start fewer"
+            )
         self.steps = len(train) // self.batch
-        self.augment = parse_augment(recipe.augment)
+        self.augment = own_augment(parse_augment(recipe.augment), ranks)
         self.optimiser = make_optimiser(student, recipe)
         self.mean: Tensors = {}
         if recipe.ema_decay is not None:
             self.mean = {n: v.detach().clone() for n, v in _floating(student)}
         self.history: list[EpochRow] = []
+        self.network = ranks.wrap(self.student)
 
     def resume(self, path: Path) -> int:
         """Continues from a state; returns the number of epochs it had done."""
-        state = load_state(path, self.run)
+        state = self.ranks.share(load_state(path, self.run) if self.ranks.index == 0 else None)
         if state is None:
             return 0
         with damage(path):
@@ -185,11 +205,13 @@ class _Training:
             for norm in batch_norms(self.student):
                 norm.eval()
         seed = self.recipe.seed * 1_000_003 + epoch
-        pairs = batches(self.train, self.batch, seed=seed, augment=self.augment, drop_last=True)
+        part = part_of_batches(self.train, self.ranks)
+        pairs = batches(part, self.batch, seed=seed, augment=self.augment, drop_last=True)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)
+            torch.manual_seed(seed + (self.ranks.index << 32))
             for step, (images, labels) in enumerate(pairs, epoch * self.steps):
                 total += self._step(step, images.to(self.device), labels.to(self.device))
+        self._level()
         seconds = time.perf_counter() - started
         row = EpochRow(epoch + 1, total / self.steps, self.judge(), seconds)
         self.history.append(row)
@@ -202,15 +224,16 @@ class _Training:
         with torch.autocast(
             self.device.type, torch.bfloat16, self.recipe.amp and self.device.type == "cuda"
         ):
-            logits = self.student(images)
+            logits = self.network(images)
             soft = self._teach(images)
         check_labels(labels, logits)
         loss = _loss(logits.float(), labels, soft, self.recipe)
-        value = float(loss.detach())
+        weight = len(images) / self.batch  # of this process's part; 1 alone
+        value = self.ranks.total(float(loss.detach()) * weight)
         if not math.isfinite(value):
             raise _not_finite(step, self.steps, self.recipe)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss * (weight * self.ranks.count)).backward()  # type: ignore[no-untyped-call]
         if self.recipe.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.student.parameters(), self.recipe.grad_clip)
         self.optimiser.step()
@@ -231,20 +254,36 @@ class _Training:
         if self.val is None:
             return None
         if not self.mean:
-            return accuracy(self.student, self.val)
+            return self._accuracy(self.val)
         own = {n: v.detach().clone() for n, v in _floating(self.student)}
         _assign(self.student, self.mean)
         try:
-            return accuracy(self.student, self.val)
+            return self._accuracy(self.val)
         finally:
             _assign(self.student, own)
+
+    def _accuracy(self, val: LabelledData) -> float:
+        """Returns the accuracy on all images, each process judging its part."""
+        part = part_of_images(val, self.ranks)
+        hits = round(accuracy(self.student, part) * len(part)) if len(part) else 0
+        return self.ranks.total(hits) / len(val)
+
+    def _level(self) -> None:
+        """Makes the running statistics those of all processes."""
+        if self.recipe.bn == "freeze":
+            return
+        buffers = dict(self.student.named_buffers())
+        means = [value for name, value in self.mean.items() if name in buffers]
+        self.ranks.level([*floating(buffers.values()), *means])
 
     def finish(self) -> None:
         """Leaves in the network what the recipe keeps."""
         _assign(self.student, self.mean)
         if self.recipe.bn == "reestimate":
-            images = (x.to(self.device) for x, _ in batches(self.train, self.batch))
+            part = part_of_batches(self.train, self.ranks)
+            images = (x.to(self.device) for x, _ in batches(part, self.batch) if len(x))
             reestimate(self.student, images)
+            self._level()
         self.student.eval()
 
 
