@@ -12,7 +12,6 @@ from trt_layermerge.core.jsonio import append_line, write_lines
 from trt_layermerge.core.tables import ImportanceEntry, ImportanceTable, importance_row
 from trt_layermerge.errors import UsageError
 
-
 Scores: TypeAlias = Iterator[tuple[Candidate, ImportanceEntry]]
 Progress: TypeAlias = Callable[[int, int], None]
 
@@ -82,7 +81,7 @@ def fill_table(
             on_progress(done, len(wanted))
     order = [*(key for key in entries if key not in wanted), *wanted]
     table = ImportanceTable({key: entries[key] for key in order}, dict(notes))
-    if missing and list(entries) != order:
+    if list(entries) != order:
         table.save(path)
     return table
 
