@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trt_layermerge.merge.anneal import Annealed, hold_activations, set_linearity
 from trt_layermerge.merge.block import (
     Ports,
     RelaxedBlock,
@@ -11,13 +12,18 @@ from trt_layermerge.merge.block import (
 )
 from trt_layermerge.merge.certify import Certificate, certify
 from trt_layermerge.merge.collapse import collapse
+from trt_layermerge.merge.early import collapse_early
+from trt_layermerge.merge.matching import matched
+from trt_layermerge.merge.reconstruct import Reconstruction, match_error, reconstruct
 from trt_layermerge.merge.relax import RelaxedNet, relax
 from trt_layermerge.merge.repair import REPAIRS, reestimate_bn, repair, repair_block
 
 __all__ = [
     "REPAIRS",
+    "Annealed",
     "Certificate",
     "Ports",
+    "Reconstruction",
     "RelaxedBlock",
     "RelaxedNet",
     "block_key",
@@ -25,8 +31,14 @@ __all__ = [
     "build_block",
     "certify",
     "collapse",
+    "collapse_early",
+    "hold_activations",
+    "match_error",
+    "matched",
+    "reconstruct",
     "reestimate_bn",
     "relax",
     "repair",
     "repair_block",
+    "set_linearity",
 ]

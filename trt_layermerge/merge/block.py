@@ -62,7 +62,11 @@ class RelaxedBlock(nn.Module):
 class ComposedBlock(RelaxedBlock):
     """The kept units without padding and activation, and the shortcuts inside, aligned to them.
 
-    All zero padding stands at the input. Nothing here is nonlinear in eval mode.
+    All zero padding stands at the input. Nothing here is nonlinear in eval mode, but for what
+    ``anneal.hold_activations`` puts into ``held``.
+
+    Attributes:
+        held: Modules behind steps, by the step's number.
     """
 
     def __init__(self, traced: TracedNetwork, candidate: Candidate) -> None:
@@ -72,6 +76,7 @@ class ComposedBlock(RelaxedBlock):
         self.padding = zero_pad(found.spec.padding) if found.spec else nn.Identity()
         self.units = nn.ModuleDict()
         self.shortcuts = nn.ModuleDict()
+        self.held = nn.ModuleDict()
         for step in self.steps:
             if isinstance(step, Apply):
                 self.units[_unit_key(step.unit)] = _unit_copy(traced, step.unit)
@@ -83,7 +88,7 @@ class ComposedBlock(RelaxedBlock):
         """Maps ``(N, C_in, H, W)`` to ``(N, C_out, H', W')``."""
         x = self.padding(x)
         begun: list[Tensor] = []
-        for step in self.steps:
+        for number, step in enumerate(self.steps):
             if isinstance(step, Open):
                 begun.append(x)
             elif isinstance(step, Apply):
@@ -91,6 +96,8 @@ class ComposedBlock(RelaxedBlock):
             else:
                 skip = self._shortcut_sum(step, begun.pop())
                 x = skip if step.empty else x + skip
+            if str(number) in self.held:
+                x = self.held[str(number)](x)
         return x
 
     def unit(self, index: int) -> ConvNorm:
@@ -132,15 +139,13 @@ class ComposedBlock(RelaxedBlock):
 class FittedBlock(RelaxedBlock):
     """New convolutions in a row, each with a batch normalisation that starts as an identity."""
 
-    def __init__(self, traced: TracedNetwork, candidate: Candidate) -> None:
+    def __init__(self, candidate: Candidate, like: Tensor) -> None:
         super().__init__(candidate)
-        conv = traced.module.get_submodule(traced.graph.units[candidate.block.start].name)
-        assert isinstance(conv.weight, Tensor)
         generator = torch.Generator().manual_seed(candidate.block.start)
         self.stages = nn.ModuleList()
         for number, spec in enumerate(candidate.convs, start=1):
             parts: OrderedDict[str, nn.Module] = OrderedDict(
-                pad=zero_pad(spec.padding), body=_new_unit(spec, conv.weight, generator)
+                pad=zero_pad(spec.padding), body=_new_unit(spec, like, generator)
             )
             if spec.activation is not None and number < len(candidate.convs):
                 parts["activation"] = activation_module(spec.activation)
@@ -174,8 +179,11 @@ def build_block(traced: TracedNetwork, candidate: Candidate) -> RelaxedBlock:
         raise UnsupportedModelError(
             f"the candidate {candidate} cannot be merged: {reason}; leave it out of the plan"
         )
-    kind = ComposedBlock if candidate.kind in ("compose", "identity") else FittedBlock
-    return kind(traced, candidate).eval()
+    if candidate.kind in ("compose", "identity"):
+        return ComposedBlock(traced, candidate).eval()
+    conv = traced.module.get_submodule(traced.graph.units[candidate.block.start].name)
+    assert isinstance(conv.weight, Tensor)
+    return FittedBlock(candidate, conv.weight).eval()
 
 
 def block_key(block: Block) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -60,10 +62,55 @@ def truncated(network: fx.GraphModule, name: str) -> fx.GraphModule:
         if node.name == name:
             graph.output(copies[node])
             break
-    part = fx.GraphModule(network, graph)
-    part.graph.eliminate_dead_code()
-    part.recompile()
-    return part
+    return _compiled(network, graph)
+
+
+def tapped(network: fx.GraphModule, names: Sequence[str]) -> fx.GraphModule:
+    """Returns what computes several values of a network, as a tuple; modules are shared with it."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in network.graph.nodes:
+        if node.op != "output":
+            copies[node] = graph.node_copy(node, lambda n: copies[n])
+    by_name = {node.name: copied for node, copied in copies.items()}
+    graph.output(tuple(by_name[name] for name in names))
+    return _compiled(network, graph)
+
+
+def between(network: fx.GraphModule, start: str, end: str) -> tuple[fx.GraphModule, list[str]]:
+    """Returns what computes one value from another, and the names of all values that it reads.
+
+    Args:
+        network: Modules are shared with it.
+        start: Name of the first node that is computed.
+        end: Name of the last one, which depends on the first.
+    """
+    behind: set[fx.Node] = set()
+    for node in network.graph.nodes:
+        if node.name == start or not behind.isdisjoint(node.all_input_nodes):
+            behind.add(node)
+    wanted = [node_named(network, end)]
+    for node in wanted:
+        wanted += [n for n in node.all_input_nodes if n in behind and n not in wanted]
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    reads = [
+        n for n in network.graph.nodes if n not in wanted and not set(n.users).isdisjoint(wanted)
+    ]
+    for node in reads:
+        constant = node.op == "get_attr"
+        copies[node] = graph.node_copy(node) if constant else graph.placeholder(node.name)
+    for node in network.graph.nodes:
+        if node in wanted:
+            copies[node] = graph.node_copy(node, lambda n: copies[n])
+    graph.output(copies[wanted[0]])
+    return _compiled(network, graph), [n.name for n in reads if n.op != "get_attr"]
+
+
+def output_of(network: fx.GraphModule) -> str:
+    """Returns the name of the value that a network puts out."""
+    (output,) = network.graph.find_nodes(op="output")
+    return str(output.all_input_nodes[0].name)
 
 
 def fold_batch_norms(network: fx.GraphModule) -> None:
@@ -109,6 +156,14 @@ def replace_module(network: nn.Module, name: str, module: nn.Module) -> None:
     """Puts a module in the place of the one with this qualified name."""
     parent, _, child = name.rpartition(".")
     setattr(network.get_submodule(parent), child, module)
+
+
+def _compiled(network: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
+    """Returns a network that computes a graph with another network's modules."""
+    part = fx.GraphModule(network, graph)
+    part.graph.eliminate_dead_code()
+    part.recompile()
+    return part
 
 
 def _only_conv(network: fx.GraphModule, node: fx.Node) -> nn.Conv2d | None:
