@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,16 +117,53 @@ def test_an_engine_that_cannot_be_built_does_not_keep_the_others(
 
     real = tensorrt.build_engine
 
-    def failing(model: bytes, precision: Any, **options: Any) -> Any:
+    def choosy(model: bytes, precision: Any, **options: Any) -> Any:
         if precision == "fp32":
             raise kind("the builder gave up")
         return real(model, precision, **options)
 
-    monkeypatch.setattr(tensorrt, "build_engine", failing)
+    monkeypatch.setattr(tensorrt, "build_engine", choosy)
     rows = build(runs)
     assert [row["error"] for row in rows] == ["the builder gave up"] * 2 + [None] * 2
     assert [row["plan"] is None for row in rows] == [True, True, False, False]
     assert rows[0]["exit_code"] == kind.exit_code
+
+
+def failing(kind: type[LayerMergeError]) -> Callable[..., Any]:
+    """Returns a builder that gives up."""
+
+    def build_engine(*_: Any, **__: Any) -> Any:
+        raise kind("the builder gave up")
+
+    return build_engine
+
+
+def test_engines_outlive_a_build_that_makes_none(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(runs, precisions=["fp32", "fp16"])
+    folder = runs / "tiny" / "engines"
+    before = {path.name for path in folder.rglob("*.*")}
+    monkeypatch.setattr("trt_layermerge.backends.tensorrt.build_engine", failing(DeviceError))
+    assert [row["plan"] for row in build(runs, precisions=["fp16"])] == [None, None]
+    assert {path.name for path in folder.rglob("*.*")} == before
+    monkeypatch.undo()
+    build(runs, precisions=["fp16"])  # now the others are of no build.json
+    names = {f"{stem}.fp16.{end}" for stem in ("model", "original") for end in ("plan", "json")}
+    assert {path.name for path in folder.rglob("*.*")} == names
+
+
+def test_what_failed_is_tried_again_when_it_is_asked_for(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The builder may have been short of memory, which no input of the stage tells."""
+    monkeypatch.setattr("trt_layermerge.backends.tensorrt.build_engine", failing(DeviceError))
+    assert [row["plan"] for row in build(runs, precisions=["fp32"])] == [None, None]
+    monkeypatch.undo()
+    assert None not in [row["plan"] for row in build(runs, precisions=["fp32"])]
+    reporter = tiny.Recorder()
+    run_stage("build", RunOptions("tiny", runs), reporter)
+    assert reporter.stages("skip") == ("build",)
 
 
 def test_an_option_that_the_library_lacks_ends_the_stage(runs: Path) -> None:
@@ -146,10 +184,7 @@ def test_the_verb_ends_with_the_code_of_what_went_wrong(
     kind: type[LayerMergeError],
     code: int,
 ) -> None:
-    def failing(*_: Any, **__: Any) -> Any:
-        raise kind("the builder gave up")
-
-    monkeypatch.setattr("trt_layermerge.backends.tensorrt.build_engine", failing)
+    monkeypatch.setattr("trt_layermerge.backends.tensorrt.build_engine", failing(kind))
     asked = ["build", "--run", "tiny", "--runs-dir", str(runs), "--backend", "tensorrt_rtx"]
     assert main(asked) == code
     assert "the builder gave up" in capsys.readouterr().err

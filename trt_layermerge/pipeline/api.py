@@ -62,7 +62,7 @@ def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | No
 
 
 def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) -> Json:
-    """Does one stage of a run, if it is not up to date, and returns its result.
+    """Does one stage of a run, if it is not up to date and settled, and returns its result.
 
     Raises:
         UsageError: If an earlier stage that it needs was not done yet.
@@ -70,7 +70,8 @@ def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) 
     """
     context = open_run(options.recipe, options, reporter or NullReporter())
     needed = stage(name)
-    perform(needed, context, before=lambda: remember(context))
+    again = not needed.settled(context)
+    perform(needed, context, again=again, before=lambda: remember(context))
     remember(context)
     needed.gate(context)
     return needed.result(context)

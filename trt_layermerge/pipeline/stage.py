@@ -17,6 +17,11 @@ def _no_gate(_: Context) -> None:
     """Lets everything pass."""
 
 
+def _always(_: Context) -> bool:
+    """Returns true."""
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One step of a run.
@@ -29,6 +34,8 @@ class Stage:
         result: What a user or a program wants to know of it, read from its files.
         gate: Raises where its files say that a limit is exceeded. A run goes on to its report
             before it ends with that.
+        settled: Whether what it wrote will do. Otherwise it is tried again when it is asked for by
+            name, though nothing has changed since that a run could know of.
     """
 
     name: str
@@ -37,6 +44,7 @@ class Stage:
     run: Callable[[Context], tuple[str, ...]]
     result: Callable[[Context], Json]
     gate: Callable[[Context], None] = _no_gate
+    settled: Callable[[Context], bool] = _always
 
 
 def perform(

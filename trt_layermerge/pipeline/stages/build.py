@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from trt_layermerge.core.device import Precision
@@ -41,11 +41,7 @@ def _settings(context: Context) -> Json:
 
 
 def _run(context: Context) -> tuple[str, ...]:
-    from trt_layermerge.deploy.machine import this_machine
-
     section = context.recipe.build
-    # Engines of other machines, in folders of their own, cannot be built again here.
-    shutil.rmtree(context.folder / "engines" / this_machine().folder, ignore_errors=True)
     wanted: list[tuple[Network, Precision]] = [
         (network, precision) for precision in section.precisions for network in STEMS
     ]
@@ -62,9 +58,27 @@ def _run(context: Context) -> tuple[str, ...]:
             refused = {"plan": None, "error": str(error), "exit_code": error.exit_code}
             rows.append({"network": network, "precision": precision, **refused})
     context.reporter.progress("building engines", len(wanted), len(wanted))
+    plans = [row["plan"] for row in rows if row["plan"] is not None]
+    if plans:
+        _remove_others(context, plans)
     # The sidecars are not listed: later stages add to them.
     write_json(context.folder / "build.json", "build", {"engines": rows})
-    return "build.json", *(row["plan"] for row in rows if row["plan"] is not None)
+    return "build.json", *plans
+
+
+def _remove_others(context: Context, plans: Collection[str]) -> None:
+    """Removes what earlier builds left for this machine and this one did not make again.
+
+    Engines of other machines, in folders of their own, cannot be built again here.
+    """
+    from trt_layermerge.deploy.machine import this_machine
+    from trt_layermerge.deploy.sidecar import sidecar_path
+
+    kept = {context.folder / name for name in plans}
+    for plan in (context.folder / "engines" / this_machine().folder).glob("*.plan"):
+        if plan not in kept:
+            sidecar_path(plan).unlink(missing_ok=True)
+            plan.unlink()
 
 
 def _build(context: Context, network: Network, precision: Precision) -> Json:
@@ -134,5 +148,13 @@ def _result(context: Context) -> Json:
     return read_json(context.folder / "build.json", "build")
 
 
+def _settled(context: Context) -> bool:
+    """Whether every engine was built: the device may have been busy, or short of memory."""
+    path = context.folder / "build.json"
+    return not path.is_file() or not any(
+        row["error"] for row in read_json(path, "build")["engines"]
+    )
+
+
 READS = ("original.onnx", "model.onnx", "merged.safetensors", CALIBRATION)
-STAGE = Stage("build", READS, _settings, _run, _result)
+STAGE = Stage("build", READS, _settings, _run, _result, settled=_settled)
