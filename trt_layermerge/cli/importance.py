@@ -21,6 +21,16 @@ class ImportanceOptions(StageOptions):
         typer.Option(help="calibrate: seconds a candidate; finetune: as published."),
         Key("importance.method"),
     ] = None
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes that score; more than 1 need Ray.", min=1),
+        Key("scale.workers"),
+    ] = None
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Address of a Ray cluster: auto, HOST:PORT or ray://HOST:PORT."),
+        Key("scale.ray"),
+    ] = None
 
 
 def importance(options: ImportanceOptions) -> None:

@@ -38,5 +38,6 @@ def report(options: SharedOptions, work: Callable[[Reporter], Result], stage: st
     """Does some work, its progress on stderr; prints and returns the result of a stage."""
     with RichReporter(error_console(), options.loudness) as reporter:
         result = work(reporter)
-    print_result(result, None if options.as_json else stage_view(stage, result))
+    if result:  # only the first of several processes has one
+        print_result(result, None if options.as_json else stage_view(stage, result))
     return result

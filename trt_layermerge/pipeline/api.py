@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +23,8 @@ from trt_layermerge.pipeline.options import (
 from trt_layermerge.pipeline.preflight import preflight
 from trt_layermerge.pipeline.recipe import dump_recipe, load_recipe
 from trt_layermerge.pipeline.stage import Stage, perform
+from trt_layermerge.pipeline.stages.finetune import assist
+from trt_layermerge.pipeline.together import first, joined, only_alone
 
 
 def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | None = None) -> Json:
@@ -38,6 +41,7 @@ def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | No
         AccuracyGateError: If the result exceeds a limit; the report is written all the same.
         LayerMergeError: One of its kinds (``errors.py``); what was done stays done.
     """
+    only_alone("a whole run")
     context = open_run(recipe, options, reporter or NullReporter())
     if options.only_stage is not None:
         perform(stage(options.only_stage), context, again=True, before=lambda: remember(context))
@@ -64,12 +68,23 @@ def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | No
 def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) -> Json:
     """Does one stage of a run, if it is not up to date and settled, and returns its result.
 
+    Of several processes that were launched together, the first one does so; the others help it and
+    return nothing.
+
     Raises:
         UsageError: If an earlier stage that it needs was not done yet.
         LayerMergeError: One of its kinds (``errors.py``).
     """
     context = open_run(options.recipe, options, reporter or NullReporter())
-    needed = stage(name)
+    with joined(name, context.recipe.device) as together:
+        if together is not None and together.ranks.index > 0:
+            if together.wait():
+                assist(context, together.ranks)
+            return {}
+        return _do(stage(name), replace(context, together=together))
+
+
+def _do(needed: Stage, context: Context) -> Json:
     again = not needed.settled(context)
     perform(needed, context, again=again, before=lambda: remember(context))
     remember(context)
@@ -94,7 +109,7 @@ def open_run(recipe: Path | None, options: RunOptions, reporter: Reporter) -> Co
         )
     chosen = load_recipe(source, options.overrides)
     context = Context(chosen, folder, reporter, options.trust_engine)
-    if not remembered.is_file():
+    if not remembered.is_file() and first():
         remember(context)
     return context
 

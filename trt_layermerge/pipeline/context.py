@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trt_layermerge.finetune.data import LabelledData, Part
     from trt_layermerge.measure.meter import Meter
     from trt_layermerge.merge import RelaxedNet
+    from trt_layermerge.pipeline.together import Together
 
 ISOLATED = ("tensorrt", "tensorrt_rtx")
 """Backends that run in processes of their own: a network that crashes them costs one entry."""
@@ -41,12 +42,14 @@ class Context:
         folder: Where the files are.
         reporter: Who listens.
         trust_engine: Whether engines that do not match their sidecars are loaded.
+        together: The processes that train together; None where this one is alone.
     """
 
     recipe: Recipe
     folder: RunFolder
     reporter: Reporter
     trust_engine: bool = False
+    together: Together | None = None
 
     @cached_property
     def model(self) -> nn.Module:

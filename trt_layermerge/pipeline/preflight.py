@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
+from trt_layermerge.errors import MissingDependencyError
 from trt_layermerge.pipeline.context import Context, data_inputs
 
 
@@ -13,7 +16,7 @@ def preflight(context: Context) -> None:
     Raises:
         UsageError: If a name or an option cannot be used, or training images are missing.
         CorruptInputError: If images cannot be used.
-        DeviceError: If the device is not there.
+        DeviceError: If the device is not there, or Ray is not installed where it is asked for.
     """
     from trt_layermerge.finetune.device import device_named
     from trt_layermerge.pipeline.stages.calibrate import preset_of
@@ -21,6 +24,8 @@ def preflight(context: Context) -> None:
     from trt_layermerge.pipeline.stages.importance import scoring_recipe
 
     device_named(context.recipe.device)
+    if context.recipe.scale.workers > 1 and find_spec("ray") is None:
+        raise MissingDependencyError("ray", "scoring by several workers", "ray")
     training_recipe(context)
     scoring_recipe(context)
     preset_of(context)

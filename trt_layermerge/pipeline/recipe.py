@@ -22,6 +22,7 @@ from trt_layermerge.pipeline.sections import (
     MeasureSection,
     ModelSection,
     PackageSection,
+    ScaleSection,
     SearchSection,
     Section,
     Seed,
@@ -42,6 +43,7 @@ class Recipe(Section):
     build: BuildSection = BuildSection()
     verify: VerifySection = VerifySection()
     package: PackageSection = PackageSection()
+    scale: ScaleSection = ScaleSection()
     device: str = "cpu"
     seed: Seed = 0
 

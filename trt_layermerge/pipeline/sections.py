@@ -189,6 +189,21 @@ class FinetuneSection(Section):
     options: dict[str, Any] = {}
 
 
+class ScaleSection(Section):
+    """Which processes score candidates; of no effect on the scores.
+
+    Attributes:
+        workers: How many; 1 is this process, more need Ray.
+        ray: Address of a Ray cluster (``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``); None starts
+            the workers on this machine.
+        threads: Threads of each worker; None for an equal share of the processors.
+    """
+
+    workers: Count = 1
+    ray: str | None = None
+    threads: Count | None = None
+
+
 class CalibrateSection(Section):
     """How int8 is calibrated; of no effect where nothing is int8.
 

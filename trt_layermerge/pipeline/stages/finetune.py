@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from trt_layermerge.finetune.loop import EpochRow
+    from trt_layermerge.finetune.ranks import Ranks
 
 
 def _settings(context: Context) -> Json:
@@ -73,6 +74,7 @@ def _run(context: Context) -> tuple[str, ...]:
             identity=sha256_json(_settings(context)),
             on_epoch=tell,
             device=context.recipe.device,
+            ranks=context.together.call() if context.together else None,
         )
         rows = [row.to_json() for row in result.history]
         network.cpu().eval()
@@ -86,6 +88,18 @@ def _run(context: Context) -> tuple[str, ...]:
     }
     write_lines(context.folder / "finetune.jsonl", "finetune", header, rows)
     return "repaired.safetensors", "relaxed.safetensors", "finetune.jsonl"
+
+
+def assist(context: Context, ranks: Ranks) -> None:
+    """Trains with the process that does this stage, and has begun to train."""
+    from trt_layermerge.finetune.loop import finetune
+    from trt_layermerge.merge import relax
+
+    recipe = training_recipe(context)
+    if recipe is not None:
+        network = relax(context.model, context.graph, context.plan)
+        val = context.data("val")
+        finetune(network, context.train, val, recipe, teacher=context.model, ranks=ranks)
 
 
 def save_weights(network: nn.Module, context: Context, name: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from trt_layermerge.pipeline.stage import Stage
 
 if TYPE_CHECKING:
     from trt_layermerge.importance import Scorer
+    from trt_layermerge.importance.table import Scores
 
 
 def _settings(context: Context) -> Json:
@@ -30,7 +33,7 @@ def _settings(context: Context) -> Json:
 
 
 def _run(context: Context) -> tuple[str, ...]:
-    from trt_layermerge.importance import estimate
+    from trt_layermerge.importance.table import fill_table
 
     # The latencies only decide what is scored, not how, so entries outlive a new latency table.
     notes = {
@@ -40,9 +43,9 @@ def _run(context: Context) -> tuple[str, ...]:
     }
     path = context.folder / "importance.jsonl"
     _set_aside(path, notes)
-    estimate(
+    fill_table(
         to_score(context),
-        scorer_of(context),
+        lambda missing: _scores(context, missing),
         path,
         notes,
         on_progress=lambda done, total: context.reporter.progress("scoring", done, total),
@@ -79,15 +82,30 @@ def scoring_recipe(context: Context) -> FinetuneRecipe:
     )
 
 
-def scorer_of(context: Context) -> Scorer:
-    """Returns what scores candidates by the recipe's method."""
+def _scores(context: Context, candidates: Sequence[Candidate]) -> Scores:
+    """Yields every candidate with its score, from this process or from several workers."""
+    scale, section = context.recipe.scale, context.recipe.importance
+    if scale.workers > 1 or scale.ray is not None:
+        from trt_layermerge.importance.parallel import Workers, score_in_parallel
+
+        trains_on_gpu = section.method == "finetune" and context.recipe.device != "cpu"
+        workers = Workers(scale.workers, scale.ray, scale.threads, gpus=int(trains_on_gpu))
+        yield from score_in_parallel(candidates, scorer_of(context), workers)
+    elif candidates:
+        scorer = scorer_of(context)()
+        yield from ((candidate, scorer.entry(candidate)) for candidate in candidates)
+
+
+def scorer_of(context: Context) -> Callable[[], Scorer]:
+    """Returns what makes the scorer of the recipe's method; all that it needs is loaded."""
     section = context.recipe.importance
     if section.method == "finetune":
         from trt_layermerge.finetune.data import split
         from trt_layermerge.importance.finetune import FinetuneScorer
 
         held_out, train = split(context.train, section.score_images, context.seed)
-        return FinetuneScorer(
+        return partial(
+            FinetuneScorer,
             context.model,
             context.graph,
             train,
@@ -98,8 +116,13 @@ def scorer_of(context: Context) -> Scorer:
     from trt_layermerge.importance.calibrate import CalibrateScorer
 
     fit, score = context.calibration
-    return CalibrateScorer(
-        context.model, context.graph, images_of(fit), images_of(score), seed=context.seed
+    return partial(
+        CalibrateScorer,
+        context.model,
+        context.graph,
+        images_of(fit),
+        images_of(score),
+        seed=context.seed,
     )
 
 

@@ -1,0 +1,95 @@
+"""Processes that ``accelerate launch`` or ``torchrun`` started for one training.
+
+The first one does the stage as if it were alone, and calls the others when there is something to
+train. They write nothing and print no results. All of them must see the run's folder and the data.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from trt_layermerge.errors import UsageError
+
+if TYPE_CHECKING:
+    from trt_layermerge.finetune.ranks import Accelerated, Ranks
+
+TRAINS = "finetune"
+"""The stage that several processes do together."""
+
+
+def processes() -> int:
+    """Returns how many processes the launcher started, this one included; 1 without a launcher."""
+    return _number("WORLD_SIZE", 1)
+
+
+def first() -> bool:
+    """Whether this is the first process, or the only one."""
+    return _number("RANK", 0) == 0
+
+
+def only_alone(what: str) -> None:
+    """Refuses work that several processes would do all at once. Raises ``UsageError``."""
+    if processes() > 1:
+        raise UsageError(
+            f"{what} is work for one process, and a launcher started {processes()}; launch "
+            f"several for {TRAINS} only: accelerate launch -m trt_layermerge {TRAINS} --run NAME"
+        )
+
+
+class Together:
+    """This process among the others.
+
+    Attributes:
+        ranks: How they train.
+        called: Whether the others know whether there is something to train.
+    """
+
+    def __init__(self, ranks: Accelerated) -> None:
+        self.ranks, self.called = ranks, False
+
+    def call(self) -> Ranks:
+        """Tells the other processes that the training starts now."""
+        self.called = True
+        self.ranks.share(True)
+        return self.ranks
+
+    def wait(self) -> bool:
+        """Returns, in another process than the first, whether there is something to train."""
+        self.called = True
+        return self.ranks.share(False)
+
+
+@contextmanager
+def joined(stage: str, device: str) -> Iterator[Together | None]:
+    """Yields this process among those that were launched; None if it is alone.
+
+    Args:
+        stage: What they are to do.
+        device: Where the recipe computes: ``cpu``, or the GPU of each process's number.
+
+    Raises:
+        UsageError: If several were launched for another stage than ``finetune``.
+        MissingDependencyError: If Accelerate is not installed.
+    """
+    if processes() == 1:
+        yield None
+        return
+    if stage != TRAINS:
+        only_alone(stage)
+    from trt_layermerge.finetune.ranks import Accelerated
+
+    together = Together(Accelerated(cpu=device == "cpu"))
+    try:
+        yield together
+    finally:
+        if not together.called:
+            together.ranks.share(False)
+        together.ranks.close()
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else default
