@@ -1,0 +1,223 @@
+"""Ours, the paper, depth, layer and random at equal measured latency, trained with equal effort.
+
+    python -m studies.glyphs
+
+plans, trains and tests; the same command continues after an interruption of any kind. Tables,
+weights and results lie in ``--work``; when nothing is left to do, the results are copied to
+``docs/results/data`` and ``python -m studies.report`` makes the page of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from studies.journal import Journal
+from studies.planning import TableJob, make_latencies, make_plans, make_table, tables_of
+from studies.settings import ARMS, NETWORKS, ROOT, Network, Settings
+from studies.testing import make_tests
+from studies.training import JOURNAL, Training, done_trainings, due, train
+from studies.workers import Clock, OutOfTimeError, run_jobs
+from trt_layermerge.core.jsonio import Json
+from trt_layermerge.errors import LayerMergeError, UsageError
+
+PUBLISHED = ROOT / "docs" / "results" / "data" / "glyphs.jsonl"
+UNTIL = ("plan", "train", "test")
+
+Job = TableJob | Training
+Tell = Callable[[str], None]
+
+
+def perform(settings: Settings, job: Job, clock: Clock) -> Json:
+    """Does one job, perhaps in a process of its own."""
+    if isinstance(job, TableJob):
+        return make_table(settings, job, clock)
+    return train(settings, job, clock)
+
+
+def run_study(
+    settings: Settings,
+    workers: int = 1,
+    clock: Clock | None = None,
+    until: str = "test",
+    tell: Tell = print,
+) -> Journal:
+    """Returns the results when nothing is left to do.
+
+    Raises:
+        OutOfTimeError: If the time is over first; what was done is on the disk.
+        UsageError: If the folder was begun with other settings.
+    """
+    clock = clock or Clock()
+    journal = Journal.open(settings.work / JOURNAL, "glyphs", settings.identity())
+    for network in settings.networks:
+        _note(settings, network, journal)
+        tell(f"{network.name}: latencies")
+        make_latencies(settings, network, clock)
+    study = _Study(settings, journal, clock, until, tell, workers)
+    study.plan()
+    run_jobs(study.pending, partial(perform, settings), study.record, workers, clock)
+    for network in settings.networks if until == "test" else ():
+        make_tests(settings, network, journal, clock)
+    return journal
+
+
+class _Study:
+    """What is left to do, and who is told."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        journal: Journal,
+        clock: Clock,
+        until: str,
+        tell: Tell,
+        workers: int,
+    ) -> None:
+        self._settings, self._journal, self._clock = settings, journal, clock
+        self._until, self._tell, self._workers = until, tell, workers
+
+    def _missing_tables(self) -> list[TableJob]:
+        done = {(row["network"], row["tables"]) for row in self._journal.of("table")}
+        tables = tables_of(self._settings)
+        wanted = [TableJob(n.name, t) for t in tables for n in self._settings.networks]
+        return [job for job in wanted if (job.network, job.tables) not in done]
+
+    def pending(self) -> list[Job]:
+        """Returns tables first, the paper's before ours, then trainings."""
+        tables = self._missing_tables()
+        if self._until == "plan":
+            return list(tables)
+        done = done_trainings(self._journal.rows)
+        return [*tables, *due(self._settings, self._journal.of("plan"), done)[0]]
+
+    def plan(self) -> None:
+        """Finds the plans of networks whose tables are complete."""
+        waiting = {job.network for job in self._missing_tables()}
+        for network in self._settings.networks:
+            if network.name not in waiting:
+                make_plans(self._settings, network, self._journal, self._clock)
+
+    def record(self, job: Job, row: Json) -> None:
+        """Writes a result, tells it, and plans what can be planned by it."""
+        if isinstance(job, TableJob):
+            self._journal.add(kind="table", **row)
+            self._tell(f"{job.network} {job.tables}: {row['entries']} entries scored")
+            self.plan()
+            return
+        self._journal.add(**row)
+        self._tell(self._progress(job, row))
+
+    def _progress(self, job: Training, row: Json) -> str:
+        done = done_trainings(self._journal.rows)
+        missing, total = due(self._settings, self._journal.of("plan"), done)
+        took = {
+            n.name: [r["seconds"] for r in done.values() if r["network"] == n.name]
+            for n in self._settings.networks
+        }
+        known = [t for times in took.values() for t in times]
+        left = max(total - len(done), len(missing))
+        seconds = left * sum(known) / len(known) / self._workers
+        names = "/".join(
+            dict.fromkeys(p["arm"] for p in self._journal.of("plan") if p["plan"] == job.plan)
+        )
+        return (
+            f"[{len(done)}/{max(total, len(done))}] {job.network} {names} seed {job.seed} "
+            f"rate {job.rate:g}: val {row['start_val']:.1%} -> {row['val']:.1%} in "
+            f"{row['seconds']:.0f} s; about {seconds / 60:.0f} minutes left"
+        )
+
+
+def _note(settings: Settings, network: Network, journal: Journal) -> None:
+    """Writes down what a network's results depend on, or refuses what it was begun with.
+
+    Raises:
+        UsageError: If that was something else.
+    """
+    facts = settings.facts(network)
+    for row in journal.of("network"):
+        if row["network"] == network.name:
+            other = [key for key in facts if row[key] != facts[key]]
+            if other:
+                raise UsageError(
+                    f"{journal.path} has results of {network.name} with another "
+                    f"{', '.join(other)}; choose another folder (--work DIR)"
+                )
+            return
+    journal.add(kind="network", **facts)
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """Returns the study that was asked for."""
+    arms = {arm.name: arm for arm in ARMS}
+    epochs = dict(part.rpartition("=")[::2] for part in options.epochs)
+    networks = [
+        replace(n, epochs=int(epochs.get(n.name) or epochs.get("") or n.epochs))
+        for n in NETWORKS
+        if n.name in options.networks
+    ]
+    return Settings(
+        work=options.work,
+        networks=tuple(networks),
+        arms=tuple(arms[name] for name in options.only),
+        speedups=tuple(options.speedups),
+        seeds=tuple(options.seeds),
+        rates=tuple(options.rates),
+        data=options.data.resolve() if options.data else None,
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns what can be typed."""
+    found = argparse.ArgumentParser(
+        prog="python -m studies.glyphs",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names, default = [arm.name for arm in ARMS], [arm.name for arm in ARMS if arm.default]
+    known = [network.name for network in NETWORKS]
+    add = found.add_argument
+    add("--work", type=Path, default=Path("runs/studies/glyphs"), metavar="DIR")
+    add("--data", type=Path, metavar="DIR", help="train.npz, val.npz, test.npz; shipped by default")
+    add("--networks", nargs="+", choices=known, default=known)
+    add("--only", nargs="+", choices=names, default=default, metavar="ARM", help=", ".join(names))
+    add("--speedups", nargs="+", type=float, default=[1.5, 2.0], metavar="X")
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
+    add("--rates", nargs="+", type=float, default=[0.002, 0.006, 0.018], metavar="R")
+    add("--epochs", nargs="+", default=[], metavar="[NAME=]N", help="of each training")
+    add("--workers", type=int, choices=(1, 2), default=1, help="processes")
+    add("--budget-minutes", type=float, metavar="M", help="stop cleanly after so long")
+    add("--until", choices=UNTIL, default="test", help="the last phase")
+    add("--publish", type=Path, default=PUBLISHED, metavar="FILE", help="where results go")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the study; returns 0 when it is complete, 1 on an error and 3 when time was over."""
+    options = parser().parse_args(arguments)
+    torch.set_num_threads(1)
+    minutes = options.budget_minutes
+    clock = Clock(time.time() + 60 * minutes if minutes is not None else None)
+    try:
+        tell: Tell = partial(print, flush=True)
+        journal = run_study(settings_of(options), options.workers, clock, options.until, tell)
+    except OutOfTimeError:
+        print("the time is over; the same command continues")
+        return 3
+    except LayerMergeError as error:
+        print(error)
+        return 1
+    if options.until == "test":
+        journal.copy_to(options.publish)
+        print(f"{options.publish} written; now: python -m studies.report")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

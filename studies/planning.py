@@ -1,0 +1,211 @@
+"""One plan for every arm, all as near to the same measured latency as there are plans."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from studies.journal import Journal
+from studies.settings import Arm, Network, Settings, Tables, open_context, with_values
+from studies.workers import Checking, Clock
+from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.conv import spec_from_json
+from trt_layermerge.core.jsonio import Json, read_lines, sha256_json
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.tables import ImportanceTable
+from trt_layermerge.measure.fit import Observation
+from trt_layermerge.pipeline import api
+from trt_layermerge.pipeline.choosing import choose, priced, tools_of
+from trt_layermerge.pipeline.closing import BudgetMissedError, Finalist
+from trt_layermerge.pipeline.context import Context
+from trt_layermerge.pipeline.folder import stage_seconds
+from trt_layermerge.pipeline.networks import Measured, measure_plans, sample_plans, useful
+from trt_layermerge.pipeline.stage import perform
+
+TOLERANCE = 0.02
+"""Largest relative difference from the wanted latency that counts as equal."""
+
+SAMPLES, MEASURED = 4000, 8
+"""Random plans that are drawn, and how many of them, the nearest by prediction, are measured."""
+
+FINAL_ROUNDS = 60
+
+
+@dataclass(frozen=True)
+class TableJob:
+    """The importance table of a network; the work that takes longest before training."""
+
+    network: str
+    tables: Tables
+
+
+def make_table(settings: Settings, job: TableJob, clock: Clock) -> Json:
+    """Returns how large an importance table is and how long its stage took, once it is there."""
+    context = open_context(settings, settings.network(job.network), job.tables, Checking(clock))
+    perform(api.stage("importance"), context)
+    scored = ImportanceTable.load(context.folder / "importance.jsonl")
+    return {
+        "network": job.network,
+        "tables": job.tables,
+        "entries": len(scored.entries),
+        "seconds": stage_seconds(context.folder)["importance"],
+    }
+
+
+def make_latencies(settings: Settings, network: Network, clock: Clock) -> None:
+    """Measures a network's blocks and some whole networks, where that was not done yet."""
+    for tables in tables_of(settings):
+        context = open_context(settings, network, tables, Checking(clock))
+        for name in ("inspect", "latency"):
+            perform(api.stage(name), context)
+
+
+def tables_of(settings: Settings) -> tuple[Tables, ...]:
+    """Returns which tables are needed, the more expensive ones first; ours repair every start."""
+    paper = any(arm.tables == "paper" for arm in settings.arms)
+    return ("paper", "full") if paper else ("full",)
+
+
+def make_plans(settings: Settings, network: Network, journal: Journal, clock: Clock) -> None:
+    """Finds the plans of a network that the journal lacks, then measures all new ones together."""
+    done = {(r["network"], r["arm"], r["speedup"], r["pick"]) for r in journal.of("plan")}
+    for arm in settings.arms:
+        for speedup in settings.speedups_of(arm):
+            for pick in settings.seeds if arm.mode == "random" else (0,):
+                if (network.name, arm.name, speedup, pick) in done:
+                    continue
+                clock.check()
+                context = open_context(settings, network, arm.tables)
+                journal.add(**find_plan(context, network.name, arm, speedup, pick))
+    measure_together(settings, network, journal)
+
+
+def find_plan(context: Context, network: str, arm: Arm, speedup: float, pick: int) -> Json:
+    """Returns a row with the arm's plan for a measured speed-up."""
+    started = time.perf_counter()
+    original_ms, networks = seen_networks(context)
+    target_ms = original_ms / speedup
+    if arm.mode == "untouched":
+        plan = MergePlan.of(context.graph, [])
+        found = Finalist(plan, original_ms, None)
+    elif arm.mode == "random":
+        found = random_plan(context, original_ms, target_ms, pick)
+    else:
+        found = chosen_plan(context, arm, original_ms, networks, target_ms)
+    return {
+        "kind": "plan",
+        "network": network,
+        "arm": arm.name,
+        "speedup": speedup,
+        "pick": pick,
+        "plan": plan_id(found.plan),
+        "predicted_speedup": original_ms / found.predicted_ms,
+        "first_speedup": found.measured.ratio if found.measured else 1.0,
+        "convs": found.plan.conv_count,
+        "activations": found.plan.activation_count,
+        "candidates": [c.to_json() for c in found.plan.changed],
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def plan_id(plan: MergePlan) -> str:
+    """Returns a short name of what a plan replaces, by what."""
+    return sha256_json([c.to_json() for c in plan.changed])[:12]
+
+
+def plan_of_row(context: Context, row: Json) -> MergePlan:
+    """Returns the plan of a row of the journal."""
+    return MergePlan.of(context.graph, [Candidate.from_json(c) for c in row["candidates"]])
+
+
+def chosen_plan(
+    context: Context,
+    arm: Arm,
+    original_ms: float,
+    networks: Sequence[Observation],
+    target_ms: float,
+) -> Finalist:
+    """Returns the plan that the pipeline's search comes to, or a measured one that is nearer.
+
+    The search looks for the best plan that is no slower than wanted. Where that is more than
+    ``TOLERANCE`` faster, or there is none, the nearest of all that it measured is taken.
+    """
+    search = context.recipe.search
+    objective = search.objective.model_copy(update={"form": arm.form})
+    changes = {"mode": arm.mode, "objective": objective}
+    if arm.form == "auto":
+        del changes["objective"]
+    context = with_values(context, search=search.model_copy(update=changes))
+    tools = tools_of(context, original_ms, networks)
+    try:
+        choice = choose(context, tools, original_ms, target_ms)
+    except BudgetMissedError as missed:
+        return nearest(missed.closed.finalists, target_ms)
+    measured = choice.measured
+    assert measured is not None
+    if measured.ms >= target_ms * (1 - TOLERANCE):
+        return Finalist(choice.chosen.plan, choice.chosen.predicted_ms, measured)
+    return nearest(choice.closed.finalists, target_ms)
+
+
+def nearest(finalists: Iterable[Finalist], target_ms: float) -> Finalist:
+    """Returns the best plan within the tolerance, or the one nearest to it where none is."""
+
+    def rank(finalist: Finalist) -> tuple[float, float]:
+        off = abs(finalist.ms / target_ms - 1)
+        return (0.0, -(finalist.plan.score or 0.0)) if off <= TOLERANCE else (off, 0.0)
+
+    return min(finalists, key=rank)
+
+
+def random_plan(context: Context, original_ms: float, target_ms: float, seed: int) -> Finalist:
+    """Returns a plan that was drawn blindly among those of about the wanted latency."""
+    measure, graph, table = context.recipe.measure, context.graph, context.latency
+    faster = useful(graph, context.candidates, table, measure.precision, measure.batch)
+    drawn = sample_plans(graph, faster, SAMPLES, 1000 + seed)
+    plans = [priced(context, table, plan) for plan in drawn]
+    plans.sort(key=lambda plan: abs((plan.latency_ms or 0.0) / target_ms - 1))
+    _, measured = measure_plans(context, plans[:MEASURED], original_ms, measure.rounds)
+    best: Measured = min(measured, key=lambda m: abs(m.ms / target_ms - 1))
+    return Finalist(best.plan, best.plan.latency_ms or 0.0, best)
+
+
+def seen_networks(context: Context) -> tuple[float, list[Observation]]:
+    """Returns the original's latency and the networks that its ``latency`` stage measured."""
+    header, rows = read_lines(context.folder / "networks.jsonl", "networks")
+    found = [
+        Observation(tuple(spec_from_json(s) for s in row["specs"]), float(row["ms"]))
+        for row in rows
+    ]
+    return float(header["original_ms"]), found
+
+
+def measure_together(settings: Settings, network: Network, journal: Journal) -> None:
+    """Measures every plan that has no final latency yet, all in turns with the original.
+
+    What a plan was chosen by flatters it; these are the figures that are reported.
+    """
+    known = {(row["network"], row["plan"]) for row in journal.of("latency")}
+    context = open_context(settings, network, "full")
+    new = {
+        row["plan"]: plan_of_row(context, row)
+        for row in journal.of("plan")
+        if row["network"] == network.name and (network.name, row["plan"]) not in known
+    }
+    if not new:
+        return
+    rounds = max(FINAL_ROUNDS, context.recipe.measure.rounds)
+    if context.recipe.measure.backend == "fake":
+        rounds = context.recipe.measure.rounds
+    original_ms, measured = measure_plans(context, list(new.values()), None, rounds)
+    for name, found in zip(new, measured, strict=True):
+        journal.add(
+            kind="latency",
+            network=network.name,
+            plan=name,
+            speedup=found.ratio,
+            ms=found.ms,
+            original_ms=original_ms,
+            device=str(context.meter.device()),
+        )

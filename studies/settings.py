@@ -1,0 +1,257 @@
+"""What a study compares: networks, arms, and everything that must be equal among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from trt_layermerge.core.jsonio import Json, sha256_file
+from trt_layermerge.core.unit import Rules
+from trt_layermerge.pipeline import api
+from trt_layermerge.pipeline.context import Context
+from trt_layermerge.pipeline.options import NullReporter, Reporter, RunOptions
+from trt_layermerge.search import Mode
+
+ROOT = Path(__file__).parents[1]
+
+Tables = Literal["full", "paper"]
+"""Which tables an arm chooses from: all rules scored by ``calibrate``, or the published ones."""
+
+SPLITS = ("train", "val", "test")
+
+JUDGE_SHARE = 6
+"""One image in so many is held out to judge an entry under the paper's protocol."""
+
+STEPS = 100
+"""Optimiser steps of one entry under the paper's protocol, about; its own epoch has 195."""
+
+PAPER_BATCH, PAPER_LR = 64, 0.025
+"""Its batch of 256 and rate of 0.1, scaled down together so that a small set gives enough steps."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network to make faster.
+
+    Attributes:
+        name: What it is called in tables.
+        recipe: The recipe that says where it is, and how it is measured and trained.
+        epochs: Passes of every training.
+    """
+
+    name: str
+    recipe: Path
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method: what it may choose from, what it rewards, and what training starts with.
+
+    Attributes:
+        name: What it is called in tables.
+        tables: Candidates and importance.
+        mode: Which of them it may use; ``random`` chooses blindly.
+        start: Start of fine-tuning.
+        form: Objective (``search.Objective``), ``auto`` as the pipeline chooses.
+        default: Whether it takes part unless others are named.
+        about: One sentence for the page.
+    """
+
+    name: str
+    tables: Tables
+    mode: Mode | Literal["random", "untouched"]
+    start: Literal["repair", "original"]
+    form: Literal["auto", "delta", "exp"] = "auto"
+    default: bool = True
+    about: str = ""
+
+
+ARMS = (
+    Arm("ours", "full", "layermerge", "repair", about="All rules, `calibrate`, repaired start."),
+    Arm(
+        "paper",
+        "paper",
+        "layermerge",
+        "original",
+        about="The published rules, importance by short trainings, Σ exp(Δ), original start.",
+    ),
+    Arm(
+        "depth",
+        "paper",
+        "depth",
+        "original",
+        about="As `paper`, but only activations are removed (Kim et al., ICML 2023).",
+    ),
+    Arm(
+        "layer",
+        "full",
+        "layer",
+        "repair",
+        about="Only whole convolutions or branches are removed; scored by `calibrate`.",
+    ),
+    Arm(
+        "random",
+        "full",
+        "random",
+        "repair",
+        about="A random plan of all rules for each seed, repaired start.",
+    ),
+    Arm(
+        "paper-repaired",
+        "paper",
+        "layermerge",
+        "repair",
+        default=False,
+        about="The plan of `paper` with our start.",
+    ),
+    Arm(
+        "ours-original",
+        "full",
+        "layermerge",
+        "original",
+        default=False,
+        about="The plan of `ours` with the paper's start.",
+    ),
+    Arm(
+        "ours-exp",
+        "full",
+        "layermerge",
+        "repair",
+        "exp",
+        default=False,
+        about="As `ours`, with the published objective Σ exp(Δ).",
+    ),
+    Arm(
+        "untouched",
+        "full",
+        "untouched",
+        "original",
+        default=False,
+        about="Nothing replaced, trained all the same: what the training itself gives.",
+    ),
+)
+
+NETWORKS = (
+    Network("resnet20", ROOT / "engines" / "recipes" / "glyphs-resnet20-cpu.yaml", 20),
+    Network("mobilenet_v2", ROOT / "engines" / "recipes" / "glyphs-mobilenetv2-cpu.yaml", 8),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the outcome of a study.
+
+    Attributes:
+        work: Folder of tables, weights and results.
+        networks: What is made faster.
+        arms: The methods.
+        speedups: Measured speed-ups of whole networks.
+        seeds: Seeds of training, and of the random plans.
+        rates: Learning rates that every arm may choose from.
+        data: Folder of ``train.npz``, ``val.npz`` and ``test.npz``; None for those of the recipes.
+        changes: Further values by dotted recipe key, for all networks.
+    """
+
+    work: Path
+    networks: tuple[Network, ...] = NETWORKS
+    arms: tuple[Arm, ...] = tuple(arm for arm in ARMS if arm.default)
+    speedups: tuple[float, ...] = (1.5, 2.0)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    rates: tuple[float, ...] = (0.002, 0.006, 0.018)
+    data: Path | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tuned_at(self) -> float:
+        """The speed-up at which every arm's learning rate is chosen."""
+        return min(self.speedups, key=lambda s: abs(s - 2.0))
+
+    def network(self, name: str) -> Network:
+        """Returns the network of that name."""
+        return next(n for n in self.networks if n.name == name)
+
+    def arm(self, name: str) -> Arm:
+        """Returns the arm of that name."""
+        return next(a for a in self.arms if a.name == name)
+
+    def speedups_of(self, arm: Arm) -> tuple[float, ...]:
+        """Returns what an arm is asked for: nothing, where it replaces nothing."""
+        return (1.0,) if arm.mode == "untouched" else self.speedups
+
+    def identity(self) -> Json:
+        """Returns what results that stand in one file must have in common."""
+        return {
+            "rates": list(self.rates),
+            "tuned_at": self.tuned_at,
+            "changes": dict(self.changes),
+        }
+
+    def facts(self, network: Network) -> Json:
+        """Returns what the results of a network depend on besides: its effort and its images."""
+        data = open_context(self, network, "full").recipe.data
+        files = {s: Path(str(getattr(data, s)).partition(":")[2]) for s in SPLITS}
+        return {
+            "network": network.name,
+            "recipe": network.recipe.name,
+            "epochs": network.epochs,
+            "data_sha256": {split: sha256_file(path) for split, path in files.items()},
+        }
+
+
+def overrides(settings: Settings, tables: Tables) -> dict[str, Any]:
+    """Returns what a study changes in a network's recipe, by dotted key."""
+    rules: Rules = tables
+    changed: dict[str, Any] = {
+        **settings.changes,
+        "search.rules": rules,
+        "search.headroom": 0.0,
+        "measure.store": str(settings.work / "latency.sqlite"),
+        "importance.method": "calibrate" if tables == "full" else "finetune",
+        "build.engine": "none",
+    }
+    if settings.data is not None:
+        for split in SPLITS:
+            changed[f"data.{split}"] = f"npz:{settings.data / split}.npz"
+    return changed
+
+
+def open_context(
+    settings: Settings, network: Network, tables: Tables, reporter: Reporter | None = None
+) -> Context:
+    """Returns the run that holds a network's tables; what it lacks is made by its stages."""
+    options = RunOptions(
+        f"{network.name}-{tables}", settings.work, network.recipe, overrides(settings, tables)
+    )
+    context = api.open_run(network.recipe, options, reporter or NullReporter())
+    return published(context) if tables == "paper" else context
+
+
+def published(context: Context, seed: int | None = None) -> Context:
+    """Returns a context that scores by the paper's protocol, sized for its training images.
+
+    One entry is trained for about ``STEPS`` steps. Letters must neither be flipped nor cut, so
+    shifts by two pixels take the place of the paper's crops and flips.
+    """
+    images = len(context.train)
+    judge = images // JUDGE_SHARE
+    batch = min(PAPER_BATCH, images - judge)
+    epochs = max(1, round(STEPS * batch / (images - judge)))
+    changes = {"epochs": epochs, "batch": batch, "lr": PAPER_LR, "augment": ["shift:2"]}
+    section = context.recipe.importance
+    section = section.model_copy(
+        update={
+            "method": "finetune",
+            "score_images": judge,
+            "finetune": {**changes, **section.finetune},
+        }
+    )
+    return with_values(context, importance=section, seed=seed)
+
+
+def with_values(context: Context, seed: int | None = None, **sections: Any) -> Context:
+    """Returns the same run under another seed or with other sections."""
+    values = {**sections, **({} if seed is None else {"seed": seed})}
+    return replace(context, recipe=context.recipe.model_copy(update=values))

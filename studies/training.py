@@ -1,0 +1,209 @@
+"""Trainings of a study: which are due, and one of them done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from safetensors.torch import save
+
+from studies.planning import plan_of_row
+from studies.settings import Arm, Settings, open_context, with_values
+from studies.workers import Clock
+from trt_layermerge.core.jsonio import Json, read_lines, sha256_json, write_bytes
+from trt_layermerge.finetune.evaluate import accuracy
+from trt_layermerge.finetune.loop import DivergedError, finetune
+from trt_layermerge.merge import RelaxedNet, relax
+from trt_layermerge.pipeline.context import Context
+from trt_layermerge.pipeline.repaired import repaired
+from trt_layermerge.pipeline.stages.finetune import training_recipe
+
+JOURNAL = "results.jsonl"
+"""File of a study's results, in its folder."""
+
+Start = Literal["repair", "original"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training. Arms whose plans and starts are the same share it."""
+
+    network: str
+    plan: str
+    start: Start
+    rate: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its files."""
+        return sha256_json(asdict(self))[:16]
+
+
+Done = dict[Training, Json]
+"""Rows of the journal by training."""
+
+
+def done_trainings(rows: Iterable[Json]) -> Done:
+    """Returns the trainings of a journal's rows."""
+    return {
+        Training(r["network"], r["plan"], r["start"], r["rate"], r["seed"]): r
+        for r in rows
+        if r["kind"] == "training"
+    }
+
+
+def chosen_rate(
+    settings: Settings, network: str, arm: Arm, plans: Sequence[Json], done: Done
+) -> float | None:
+    """Returns the learning rate with the best accuracy on ``val``, the lowest of equals.
+
+    None while one of those that are tried is not done yet. Every arm chooses once for a network,
+    at one speed-up and with the first seed.
+    """
+    tried = {job.rate: done.get(job) for job in _tuning(settings, network, arm, plans)}
+    found = {rate: row["val"] for rate, row in tried.items() if row is not None}
+    if not tried or len(found) < len(tried):
+        return None
+    return max(sorted(found), key=lambda rate: found[rate])
+
+
+def trainings_of(
+    settings: Settings, network: str, arm: Arm, plans: Sequence[Json], rate: float
+) -> dict[tuple[float, int], Training]:
+    """Returns the trainings of an arm that count, by speed-up and seed."""
+    found = {}
+    for speedup in settings.speedups_of(arm):
+        for seed in settings.seeds:
+            plan = _plan(plans, network, arm, speedup, seed)
+            if plan is not None:
+                found[speedup, seed] = Training(network, plan, arm.start, rate, seed)
+    return found
+
+
+def due(settings: Settings, plans: Sequence[Json], done: Done) -> tuple[list[Training], int]:
+    """Returns the trainings that can begin now, and how many there will be in all."""
+    ready: dict[Training, None] = {}
+    total = 0
+    for network in settings.networks:
+        for arm in settings.arms:
+            tuning = _tuning(settings, network.name, arm, plans)
+            rate = chosen_rate(settings, network.name, arm, plans, done)
+            if rate is None:
+                known = tuning
+                more = len(settings.speedups_of(arm)) * len(settings.seeds) - 1
+                total += more if tuning else 0
+            else:
+                counted = trainings_of(settings, network.name, arm, plans, rate)
+                known = [*tuning, *counted.values()]
+            ready |= dict.fromkeys(known)
+    missing = [job for job in ready if job not in done]
+    return missing, total + len(ready)
+
+
+def train(settings: Settings, job: Training, clock: Clock) -> Json:
+    """Returns the row of a training, done or continued; its weights are left in ``weights``.
+
+    Args:
+        settings: The study, whose journal has the plan.
+        job: What to train.
+        clock: When to stop, after an epoch.
+    """
+    context = study_context(settings, job)
+    started = time.perf_counter()
+    network = start_of(context, plan_row(settings, job), job.start)
+    val = context.data("val")
+    assert val is not None
+    recipe = training_recipe(context)
+    assert recipe is not None
+    before = accuracy(network, val)
+    try:
+        result = finetune(
+            network,
+            context.train,
+            val,
+            recipe,
+            teacher=context.model,
+            state_path=settings.work / "states" / f"{job.name}.safetensors",
+            identity=sha256_json(settings.facts(settings.network(job.network))),
+            on_epoch=lambda _: clock.check(),
+        )
+        history = [round(r.val_accuracy or 0.0, 5) for r in result.history]
+        seconds = sum(r.seconds for r in result.history)
+        after = result.val_accuracy
+    except DivergedError:
+        history, after, seconds = [], 0.0, time.perf_counter() - started
+    write_bytes(
+        weights_of(settings, job),
+        save({k: v.contiguous() for k, v in network.state_dict().items()}),
+    )
+    return {
+        "kind": "training",
+        **asdict(job),
+        "start_val": before,
+        "val": after,
+        "history": history,
+        "seconds": round(seconds, 1),
+    }
+
+
+def study_context(settings: Settings, job: Training) -> Context:
+    """Returns a context whose recipe trains as the job says.
+
+    The same for all arms: both tables hold the same traced network, and repairs are those that
+    ``calibrate`` found best, fitted on the same images.
+    """
+    context = open_context(settings, settings.network(job.network), "full")
+    section = context.recipe.finetune
+    options = {
+        **section.options,
+        "epochs": settings.network(job.network).epochs,
+        "lr": job.rate,
+        "seed": job.seed,
+    }
+    return with_values(context, finetune=section.model_copy(update={"options": options}))
+
+
+def plan_row(settings: Settings, job: Training) -> Json:
+    """Returns the journal's row of the plan that is trained."""
+    _, rows = read_lines(settings.work / JOURNAL, "glyphs")
+    return next(
+        r
+        for r in rows
+        if r["kind"] == "plan" and (r["network"], r["plan"]) == (job.network, job.plan)
+    )
+
+
+def weights_of(settings: Settings, job: Training) -> Path:
+    """Returns the file of the trained relaxed network's weights."""
+    return settings.work / "weights" / f"{job.name}.safetensors"
+
+
+def start_of(context: Context, row: Json, start: Start) -> RelaxedNet:
+    """Returns the relaxed network of a plan as training finds it."""
+    plan = plan_of_row(context, row)
+    if start == "repair":
+        return repaired(context, plan)
+    return relax(context.model, context.graph, plan).eval()
+
+
+def _tuning(settings: Settings, network: str, arm: Arm, plans: Sequence[Json]) -> list[Training]:
+    """Returns the trainings that an arm chooses its learning rate by."""
+    speedup = min(settings.speedups_of(arm), key=lambda s: abs(s - settings.tuned_at))
+    seed = settings.seeds[0]
+    plan = _plan(plans, network, arm, speedup, seed)
+    if plan is None:
+        return []
+    return [Training(network, plan, arm.start, rate, seed) for rate in settings.rates]
+
+
+def _plan(plans: Sequence[Json], network: str, arm: Arm, speedup: float, seed: int) -> str | None:
+    """Returns the plan of an arm, or None while it has none; random plans differ by seed."""
+    wanted = (network, arm.name, speedup, seed if arm.mode == "random" else 0)
+    for row in plans:
+        if (row["network"], row["arm"], row["speedup"], row["pick"]) == wanted:
+            return str(row["plan"])
+    return None
