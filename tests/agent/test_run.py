@@ -161,13 +161,18 @@ def started(folder: Path, env: dict[str, str] | None = None) -> subprocess.Popen
     )
 
 
-def hanging(tmp_path: Path) -> tuple[Path, subprocess.Popen[bytes], int]:
-    """Returns a folder, an agent that waits in its second job, and the worker's process."""
-    folder = folders.singles(tmp_path / "jobs", 3)
-    env = folders.script(tmp_path / "script" / "s.json", models={"m1": ["hang"]})
+def hanging(tmp_path: Path, times: int = 1) -> tuple[Path, subprocess.Popen[bytes], int]:
+    """Returns a folder, an agent that waits in its second job, and the worker's process.
+
+    The job hangs at its first ``times`` tries; called so often, each agent waits in one of them.
+    """
+    folder, script = tmp_path / "jobs", tmp_path / "script"
+    if not folder.exists():
+        folders.singles(folder, 3)
+    env = folders.script(script / "s.json", models={"m1": ["hang"] * times})
+    opened = len(list(script.glob("*.[0-9]")))
     agent = started(folder, env)
-    script = tmp_path / "script"
-    wait_for(lambda: len(list(script.glob("*.0"))) == 1)
+    wait_for(lambda: len(list(script.glob("*.[0-9]"))) == opened + 1)
     children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
     assert len(children) == 1
     return folder, agent, int(children[0])
@@ -197,6 +202,73 @@ def test_ctrl_c_ends_the_worker_too_and_the_same_command_goes_on(tmp_path: Path)
     assert [row["key"] for row in folders.rows(folder)] == ["k0"]
     run_jobs(folder)
     assert [row["key"] for row in folders.rows(folder)] == ["k0", "k1", "k2"]
+
+
+def test_a_job_that_takes_the_device_down_is_given_up(tmp_path: Path) -> None:
+    """SIGKILL for everybody stands for the reboot: nobody is left to write anything down."""
+    for _ in range(agent_run.MOST_UNANSWERED):
+        folder, agent, worker = hanging(tmp_path, 10)
+        agent.kill()
+        agent.wait(20)
+        wait_for(lambda worker=worker: gone(worker))
+        assert [row["key"] for row in folders.rows(folder)] == ["k0"]
+    done = folders.agent(folder)
+    assert done.returncode == 0, done.stderr
+    first, second, third = folders.rows(folder)
+    assert [row["key"] for row in (first, second, third)] == ["k0", "k1", "k2"]
+    assert (first["error"], third["error"]) == (None, None)
+    assert second["error"].startswith("the agent or the whole device went down 3 times")
+    assert second["attempts"] == 3
+    assert "failed: label of k1" in done.stdout
+
+
+def test_a_sentinel_in_between_does_not_hide_that_a_job_takes_the_device_down(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "jobs"
+    jobs = {"s": ["s"], "k0": ["m0"], "k1": ["m1"]}
+    folders.write(folder, folders.body(folder, jobs, sentinel="s"))
+    for _ in range(agent_run.MOST_UNANSWERED):
+        _, agent, _ = hanging(tmp_path, 10)
+        agent.kill()
+        agent.wait(20)
+    run_jobs(folder)
+    assert [row["key"] for row in folders.rows(folder)] == ["s", "k0", "s", "s", "s", "k1"]
+    assert "went down" in folders.table(folder)["k1"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_whoever_is_ended_in_order_does_not_blame_the_job(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    for _ in range(agent_run.MOST_UNANSWERED):
+        folder, agent, worker = hanging(tmp_path, agent_run.MOST_UNANSWERED)
+        agent.send_signal(number)
+        assert agent.wait(20) == 130
+        assert gone(worker)
+    run_jobs(folder)
+    assert [(row["key"], row["error"], row["attempts"]) for row in folders.rows(folder)] == [
+        (key, None, 1) for key in ("k0", "k1", "k2")
+    ]
+
+
+def test_results_that_are_begun_anew_forget_old_tries(tmp_path: Path) -> None:
+    for _ in range(agent_run.MOST_UNANSWERED):
+        folder, agent, _ = hanging(tmp_path, agent_run.MOST_UNANSWERED)
+        agent.kill()
+        agent.wait(20)
+    (folder / "results.jsonl").unlink()
+    run_jobs(folder)
+    assert [row["error"] for row in folders.rows(folder)] == [None] * 3
+
+
+def test_results_without_a_list_of_tries_go_on(tmp_path: Path) -> None:
+    folder, agent, _ = hanging(tmp_path)
+    agent.kill()
+    agent.wait(20)
+    (folder / "attempts.jsonl").unlink()
+    run_jobs(folder)
+    assert [row["error"] for row in folders.rows(folder)] == [None] * 3
 
 
 def test_a_listener_who_leaves_interrupts_the_agent(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,7 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line (default: of this process) and returns its exit code."""
     options = _parser().parse_args(arguments)
+    _end_in_order()
     try:
         return _work(options)
     except LayerMergeError as error:
@@ -33,6 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except MemoryError:
         return _failed(DeviceError.exit_code, "out of memory; close other programs and try again")
+
+
+def _end_in_order() -> None:
+    """Has ``kill``, a reboot and a terminal that closes end the agent as Ctrl-C does."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, signal.default_int_handler)
 
 
 def _failed(code: int, paragraph: str) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any, Mapping
 
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.jsonio import Json, append_line, damage, read_lines, write_lines
 from trt_layermerge.errors import CorruptInputError, UsageError
+from trt_layermerge.measure.agent.attempts import Attempts
 from trt_layermerge.measure.agent.jobs import Manifest
 from trt_layermerge.measure.agent.schedule import Row
 from trt_layermerge.measure.timing import Timing
@@ -23,6 +25,7 @@ class Results:
         path: The file.
         header: Its header, or None before the first measurement.
         rows: Every row so far.
+        attempts: Tries at jobs that have no row yet.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
@@ -35,6 +38,8 @@ class Results:
         self.path = folder / RESULTS
         self.header: Json | None = None
         self.rows: list[Row] = []
+        self.attempts = Attempts(folder)
+        self._answered: Counter[str] = Counter()
         self._manifest = manifest
         if not self.path.exists():
             return
@@ -42,6 +47,8 @@ class Results:
             self.header, lines = read_lines(self.path, "measurements")
             with damage(self.path):
                 self.rows = [_row(line, manifest) for line in lines]
+                for line in lines:
+                    self._answered[line["key"]] += int(line["attempts"])
         except CorruptInputError as error:
             raise CorruptInputError(
                 f"{error}. To keep the other measurements, delete the damaged line only"
@@ -57,6 +64,7 @@ class Results:
             DeviceError: If the file cannot be written.
         """
         if self.header is None:
+            self.attempts.restart()
             header = {"manifest": self._manifest.id, "device": device.to_json(), "facts": facts}
             write_lines(self.path, "measurements", header, [])
             self.header = header
@@ -66,6 +74,7 @@ class Results:
             self._check_power_mode(facts)
         if before != device:
             raise self._refusal("the device", str(before), str(device))
+        self.attempts.resume(self._answered)
 
     def append(self, row: Json) -> Row:
         """Appends a row; it is on the disk when this returns.
@@ -79,6 +88,8 @@ class Results:
             self._check_power_mode(state or {})
         append_line(self.path, row)
         self.rows.append(parsed)
+        self._answered[parsed.key] += int(row["attempts"])
+        self.attempts.answer(parsed.key)
         return parsed
 
     def _check_power_mode(self, now: Mapping[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 Nothing that a job does can end the run: a worker that dies, hangs or loses the GPU is started anew,
 the job is tried once more and then recorded with its error. The run itself may be killed at any
-moment; the same command goes on, and what was measured is not measured again.
+moment; the same command goes on, and what was measured is not measured again. A job that takes the
+whole device down is recorded as failed after a few tries.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ LOCK_SECONDS = 5.0
 """How long the remains of a killed agent may take to vanish."""
 
 MOST_ATTEMPTS = 2
+"""Tries at a job by one agent."""
+
+MOST_UNANSWERED = 3
+"""Tries after which the agent, or the device, was gone."""
 
 
 @dataclass(frozen=True)
@@ -199,8 +204,7 @@ class _Run:
             self._ready()
             task = self._schedule.next()
             while task is not None:
-                row = self._measure(task)
-                self._schedule.add(self._results.append(row))
+                self._schedule.add(self._results.append(self._measure(task)))
                 measured += 1
                 each = (time.monotonic() - started) / measured
                 notes = self._schedule.notes[noted:]
@@ -219,10 +223,13 @@ class _Run:
         """Returns the row of a measurement, with its error where even the second try failed."""
         job = self._manifest.jobs[task.key]
         started = time.monotonic()
-        attempts, lost = 0, True
-        while lost and attempts < MOST_ATTEMPTS:
+        earlier = attempts = self._results.attempts.unanswered(task.key)
+        answer = _went_down(earlier)
+        lost = earlier < MOST_UNANSWERED
+        while lost and attempts < earlier + MOST_ATTEMPTS:
+            attempts += 1
             answer = self._attempt(job)
-            attempts, lost = attempts + 1, answer.pop("sticky", False)
+            lost = answer.pop("sticky", False)
             if lost:
                 self._end_worker()
         known = {"models": None, "before": None, "after": None, **answer}
@@ -236,11 +243,15 @@ class _Run:
 
     def _attempt(self, job: Job) -> Json:
         """Returns a worker's answer; ``sticky`` where the worker is of no more use."""
-        worker = self._ready()
+        worker, begun = self._ready(), self._results.attempts
+        begun.begin(job.key)
         try:
             return worker.measure(job, self._manifest)
         except WorkerLost as lost:
             return {"error": str(lost), "sticky": True}
+        except BaseException:  # somebody interrupts, or a model is damaged
+            begun.withdraw(job.key)
+            raise
 
     def _ready(self) -> Worker:
         """Returns the worker, a new one where there is none. Raises ``DeviceError``."""
@@ -259,3 +270,10 @@ class _Run:
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.close()
+
+
+def _went_down(times: int) -> Json:
+    return {
+        "error": f"the agent or the whole device went down {times} times while this was measured; "
+        "it is not tried again in this folder"
+    }
