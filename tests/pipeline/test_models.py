@@ -142,7 +142,7 @@ def test_weights_that_are_not_finite_are_refused(nets: str, tmp_path: Path, valu
         ("nowhere.py:small", UsageError, "there is no file"),
         ("no.such.package:net", UsageError, "cannot import"),
         ("torch.nn:NoSuchNet", UsageError, "no factory"),
-        ("model.onnx", UnsupportedModelError, "ONNX"),
+        ("model.onnx", UsageError, "there is no ONNX file"),
         ("NETS:text", UsageError, "no factory"),
         ("NETS:missing", UsageError, "no factory"),
         ("NETS:number", UnsupportedModelError, "returned a int"),

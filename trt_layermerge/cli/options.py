@@ -74,7 +74,7 @@ class ModelOptions:
     model: Annotated[
         str | None,
         _option(
-            "timm:NAME, torchvision:NAME, PACKAGE.MODULE:FACTORY or FILE.py:FACTORY.",
+            "timm:NAME, torchvision:NAME, PACKAGE.MODULE:FACTORY, FILE.py:FACTORY or FILE.onnx.",
             panel=_MODEL,
         ),
         Key("model.name"),

@@ -25,9 +25,9 @@ from trt_layermerge.errors import (
     UntrustedInputError,
     UsageError,
 )
-from trt_layermerge.pipeline.sections import PRETRAINED, ModelSection
+from trt_layermerge.pipeline.sections import ONNX, PRETRAINED, ModelSection
 
-FORMS = "timm:NAME, torchvision:NAME, PACKAGE.MODULE:FACTORY or FILE.py:FACTORY"
+FORMS = "timm:NAME, torchvision:NAME, PACKAGE.MODULE:FACTORY, FILE.py:FACTORY or FILE.onnx"
 
 
 def load_network(section: ModelSection) -> nn.Module:
@@ -37,7 +37,8 @@ def load_network(section: ModelSection) -> nn.Module:
 
     Raises:
         UsageError: If the name or the weights file does not exist.
-        UnsupportedModelError: If the factory does not return a network.
+        UnsupportedModelError: If the factory does not return a network, or an ONNX file has
+            operators that cannot be read.
         CorruptInputError: If the weights are damaged, not finite, or of another network.
         UntrustedInputError: If reading the weights would execute code.
         MissingDependencyError: If the named library is not installed.
@@ -45,11 +46,8 @@ def load_network(section: ModelSection) -> nn.Module:
     """
     source, _, name = section.name.rpartition(":")
     pretrained = section.weights == PRETRAINED
-    if section.name.endswith(".onnx"):
-        raise UnsupportedModelError(
-            f"{section.name} is an ONNX file, and only torch networks can be made shallower; name "
-            f"the network it was exported from: {FORMS}"
-        )
+    if section.name.endswith(ONNX):
+        return _onnx(section)
     if source == "timm":
         model = _timm(name, pretrained)
     elif source == "torchvision":
@@ -67,14 +65,23 @@ def load_network(section: ModelSection) -> nn.Module:
 
 def network_inputs(section: ModelSection) -> Json:
     """Returns what tells this network from another one: its name, and the hashes of its files."""
-    source = section.name.rpartition(":")[0]
     weights = section.weights
     return {
         "name": section.name,
         "input": list(section.input),
-        "source": sha256_file(Path(source)) if source.endswith(".py") else None,
+        "source": _source_hash(section.name),
         "weights": sha256_file(Path(weights)) if weights and weights != PRETRAINED else weights,
     }
+
+
+def _source_hash(name: str) -> str | dict[str, str] | None:
+    """Returns the hash of the file that a network is made from, or of several by name."""
+    if name.endswith(ONNX):
+        from trt_layermerge.pipeline.onnx_model import onnx_hashes
+
+        return onnx_hashes(Path(name))
+    source = name.rpartition(":")[0]
+    return sha256_file(Path(source)) if source.endswith(".py") else None
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -151,6 +158,17 @@ def fill(model: nn.Module, path: Path) -> None:
             + (f" and {len(faults) - 5} more" if len(faults) > 5 else "")
         )
     model.load_state_dict(weights, strict=False)
+
+
+def _onnx(section: ModelSection) -> nn.Module:
+    from trt_layermerge.pipeline.onnx_model import load_onnx
+
+    if section.weights is not None:
+        raise UsageError(
+            f"{section.name} brings its own weights, and {section.weights} would be others; leave "
+            "model.weights (--weights) out"
+        )
+    return load_onnx(Path(section.name), section.input)
 
 
 def _timm(name: str, pretrained: bool) -> nn.Module:

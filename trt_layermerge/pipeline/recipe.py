@@ -13,6 +13,7 @@ from pydantic import ValidationError, model_validator
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import CorruptInputError, UsageError
 from trt_layermerge.pipeline.sections import (
+    ONNX,
     PRETRAINED,
     BuildSection,
     CalibrateSection,
@@ -167,9 +168,9 @@ def _anchor(body: Json, folder: Path) -> None:
 
 
 def _absolute(value: str, folder: Path, *, bare: bool) -> str:
-    """Returns ``npz:FILE``, ``imagefolder:DIR``, ``FILE.py:NAME`` or ``FILE`` with a full path."""
+    """Returns the name of data, of a network or, if ``bare``, of a file with a full path."""
     scheme, colon, rest = value.partition(":")
-    if bare:
+    if bare or value.endswith(ONNX):
         return value if value == PRETRAINED else normpath(folder / value)
     if scheme in ("npz", "imagefolder"):
         return f"{scheme}:{normpath(folder / rest)}"

@@ -10,6 +10,7 @@ from trt_layermerge.core.device import Precision
 from trt_layermerge.core.preprocess import Preprocess
 
 PRETRAINED = "pretrained"
+ONNX = ".onnx"
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -47,8 +48,8 @@ class ModelSection(Section):
     """Which network.
 
     Attributes:
-        name: ``timm:NAME``, ``torchvision:NAME``, ``PACKAGE.MODULE:FACTORY`` or
-            ``FILE.py:FACTORY``.
+        name: ``timm:NAME``, ``torchvision:NAME``, ``PACKAGE.MODULE:FACTORY``,
+            ``FILE.py:FACTORY`` or ``FILE.onnx``, which brings its weights.
         weights: A safetensors file, a checkpoint that loads with ``weights_only=True``, or
             ``pretrained``: the library's own, fetched if they are not cached; None for random.
         input: Shape of the input, ``[N, C, H, W]``.

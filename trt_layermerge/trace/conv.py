@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TypeGuard
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from trt_layermerge.core.conv import ConvSpec, Pads
@@ -19,6 +20,34 @@ _KINDS = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
+
+
+class PaddedConv2d(nn.Conv2d):
+    """A convolution with as many zeros on each side as it likes, which ``nn.Conv2d`` cannot have.
+
+    Args:
+        like: A convolution, whose padding does not count.
+        pads: Zeros around the map as (top, left, bottom, right).
+    """
+
+    def __init__(self, like: nn.Conv2d, pads: Pads) -> None:
+        super().__init__(
+            like.in_channels,
+            like.out_channels,
+            (like.kernel_size[0], like.kernel_size[1]),
+            (like.stride[0], like.stride[1]),
+            dilation=(like.dilation[0], like.dilation[1]),
+            groups=like.groups,
+            bias=like.bias is not None,
+        )
+        self.load_state_dict(like.state_dict())
+        self.pads = pads
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps ``(N, C, H, W)`` to the filtered map."""
+        top, left, bottom, right = self.pads
+        padded = functional.pad(input, (left, right, top, bottom))
+        return super().forward(padded)
 
 
 def is_conv(module: nn.Module) -> TypeGuard[nn.Module]:
@@ -46,7 +75,7 @@ def conv_refusal(module: nn.Module, in_shape: tuple[int, ...]) -> str | None:
             "it has forward hooks (weight_norm, pruning or your own), which may change its weight "
             "or its values; remove them before tracing"
         )
-    if not (_is_plain(module) or _is_dynamic_same(module)):
+    if not (_is_plain(module) or _is_dynamic_same(module) or _is_padded(module)):
         return f"{name} computes more than a plain convolution (its forward is its own)"
     if module.padding_mode != "zeros":
         return f"it pads with padding_mode={module.padding_mode!r}; only zeros can be merged"
@@ -83,6 +112,8 @@ def _padding(module: nn.Conv2d, height: int, width: int) -> Pads:
                 (height, width), module.kernel_size, module.stride, module.dilation, strict=True
             )
         ]
+    elif isinstance(module, PaddedConv2d):
+        return module.pads
     elif module.padding == "same":
         spans = zip(module.dilation, module.kernel_size, strict=True)
         total = [dilation * (kernel - 1) for dilation, kernel in spans]
@@ -100,6 +131,10 @@ def _is_plain(module: nn.Module) -> bool:
         runs_forward_of(module, nn.Conv2d.forward)
         and getattr(type(module), "_conv_forward", None) is nn.Conv2d._conv_forward
     )
+
+
+def _is_padded(module: nn.Module) -> TypeGuard[PaddedConv2d]:
+    return type(module) is PaddedConv2d and runs_forward_of(module, PaddedConv2d.forward)
 
 
 def _is_dynamic_same(module: nn.Module) -> bool:
