@@ -38,11 +38,8 @@ def full():
         samples=replace(given.samples, outputs=expected),
         calibration='{"scales": {}}\n',
         latency={
-            "merged_ms": 1.5,
-            "original_ms": 3.0,
-            "speedup": 2.0,
-            "precision": "fp16",
-            "device": "Orin",
+            "fp16": {"original_ms": 3.0, "merged_ms": 1.5, "speedup": 2.0, "device": "Orin"},
+            "int8": {"original_ms": 2.0, "merged_ms": 1.6, "speedup": 1.25, "device": "Orin"},
         },
     )
 
@@ -80,7 +77,7 @@ def test_the_manifest_has_the_hash_of_every_other_file(full, target):
     assert set(body["roles"].values()) <= files.keys()
     assert (body["schema"], body["target"]) == ("trt-layermerge/bundle@1", target)
     assert (body["precision"], body["tolerance"]) == ("fp16", 1e-2)
-    assert body["accuracy"] == {"original": 0.9, "merged": 0.88}
+    assert body["accuracy"] == {"original": 0.9, "fp32": 0.88, "fp16": 0.87}
     assert render(full, target) == {**files, "manifest.json": render(full, target)["manifest.json"]}
 
 
@@ -132,12 +129,31 @@ def test_servers_do_not_find_what_they_cannot_load(full, target):
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_readme_says_what_it_is_and_what_nobody_tried(full, target):
     text = render(full, target)["README.md"].decode()
-    assert "88.00% on the test images; the original has 90.00%" in text
+    assert "87.00% on the test images, at fp16 in ONNX Runtime; the original has 90.00%" in text
     assert "1.5 ms, 2.00 times as fast as the original, at fp16 on Orin; without what was" in text
     assert "RGB from 0 to 255" in text and "probabilities" in text
     assert ("has not loaded it" in text) == (target != "plain")
     plain = [line for line in text.splitlines() if not line.startswith(("|", "tritonserver"))]
     assert max(map(len, plain)) <= 100
+
+
+@pytest.mark.parametrize(
+    ("precision", "accuracy", "latency"),
+    [
+        ("fp32", "88.00% on the test images, at fp32", "not measured at fp32"),
+        ("int8", "not measured at int8", "1.6 ms, 1.25 times as fast as the original, at int8"),
+    ],
+)
+def test_the_readme_tells_the_figures_of_what_is_bundled(full, precision, accuracy, latency):
+    rows = dict(
+        line.strip("| ").split(" | ")
+        for line in render(replace(full, precision=precision), "plain")["README.md"]
+        .decode()
+        .splitlines()
+        if line.startswith(("| accuracy", "| latency"))
+    )
+    assert rows["accuracy"].startswith(accuracy)
+    assert rows["latency"].startswith(latency)
 
 
 def test_a_name_must_be_a_plain_one(full):

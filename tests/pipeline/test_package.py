@@ -58,8 +58,8 @@ def test_all_targets_of_one_run(runs: Path) -> None:
         assert (found, contents.name, contents.seed) == (target, "tiny", 0)
         assert contents.engine is None
         assert contents.why_no_engine == "the recipe asks for none (build.engine)"
-        assert contents.accuracy is not None and contents.latency is not None
-        assert contents.latency["precision"] == "fp32"
+        assert contents.accuracy.keys() == {"original", "fp32"}
+        assert contents.latency.keys() == {"fp32"}
         assert load_recipe(runs / "tiny" / "recipe.yaml", {}).package.targets == TARGETS
         assert contents.baked == Baked(target == "deepstream", target == "deepstream")
     plain = read_bundle(deploy / "plain")[1]
@@ -192,7 +192,17 @@ class TestEngines:
         assert plain.models.keys() == {"fp32", "fp16", "int8"} and plain.portable is not None
         assert json.loads(plain.calibration or "")["networks"].keys() == {"original", "merged"}
         assert plain.engine is not None and baked.engine is not None
-        assert plain.engine.sidecar.accuracy is not None  # as verify left it
+        body = json.loads((built / "tiny" / "verify.json").read_text())
+        measured = {row["name"]: row["accuracy"] for row in body["comparisons"]}
+        assert plain.accuracy == {
+            "original": body["accuracy"]["original"],
+            "fp32": measured["model.onnx"],
+            "fp16": measured["model.fp16.onnx"],
+            "int8": measured["model.int8-fp16.onnx"],
+        }
+        told = plain.engine.sidecar.accuracy  # as verify left it
+        assert told is not None and told["onnx"] == plain.accuracy["fp16"]
+        assert "engine" not in told  # it was not run
         assert baked.engine.plan != plain.engine.plan  # of another graph
         assert list(baked.engine.sidecar.outputs) == ["prob"]
         for target in ("plain", "deepstream"):

@@ -75,7 +75,8 @@ class Sidecar:
         outputs: Shape by output name.
         profile: Smallest, usual and largest shape of every input that has a -1.
         origin: What it was made from.
-        accuracy: ``original`` and ``merged`` as fractions, or None until it is verified.
+        accuracy: ``original`` and ``merged`` in torch as fractions, ``onnx`` of the graph that it
+            was built from, ``engine`` its own where it was run; or None until it is verified.
         latency: ``p50_ms`` and ``p99_ms`` of this engine, or None where it was not timed.
         notes: Why ``accuracy`` or ``latency`` is None.
     """

@@ -14,6 +14,12 @@ Network: TypeAlias = Literal["original", "merged"]
 STEMS: dict[Network, str] = {"original": "original", "merged": "model"}
 """Names of the files by network, without what follows the first dot."""
 
+ENGINE_REMAINDER: Precision = "fp16"
+"""The float type of what int8 leaves in TensorRT's engines."""
+
+RUNTIME_REMAINDER: Precision = "fp32"
+"""The same in ONNX Runtime on a CPU."""
+
 CALIBRATION = "calibration.json"
 MERGED, TRAINED = "merged.safetensors", "qat.safetensors"
 

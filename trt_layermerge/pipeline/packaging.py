@@ -13,19 +13,21 @@ from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_bytes, sh
 from trt_layermerge.errors import CorruptInputError, DeviceError, UntrustedInputError
 from trt_layermerge.pipeline.built import Built, built_engines, wanted_precisions
 from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.deployed import CALIBRATION, deployed_model, weights_name
+from trt_layermerge.pipeline.deployed import (
+    CALIBRATION,
+    ENGINE_REMAINDER,
+    RUNTIME_REMAINDER,
+    STEMS,
+    deployed_model,
+    weights_name,
+)
 from trt_layermerge.pipeline.recipe import dump_recipe
+from trt_layermerge.pipeline.subjects import onnx_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trt_layermerge.deploy.bundle.contents import Baked, Contents, Engine, Interface, Samples
-
-INT8_REMAINDER: Precision = "fp16"
-"""The float type of what int8 leaves in TensorRT's engines."""
-
-PORTABLE_REMAINDER: Precision = "fp32"
-"""The same for ONNX Runtime on a CPU."""
 
 
 def packaged_precision(context: Context) -> Precision:
@@ -45,8 +47,8 @@ def contents_of(context: Context, baked: Baked) -> Contents:
 
     recipe, precision = context.recipe, packaged_precision(context)
     wanted = {precision, *wanted_precisions(context)}
-    models = {p: _model(context, baked, p, INT8_REMAINDER) for p in PRECISIONS if p in wanted}
-    portable = _model(context, baked, "int8", PORTABLE_REMAINDER) if "int8" in models else None
+    models = {p: _model(context, baked, p, ENGINE_REMAINDER) for p in PRECISIONS if p in wanted}
+    portable = _model(context, baked, "int8", RUNTIME_REMAINDER) if "int8" in models else None
     face = _interface(context, models["fp32"])
     runnable = models if portable is None else {**models, "int8": portable}
     train = context.data("train")
@@ -68,7 +70,7 @@ def contents_of(context: Context, baked: Baked) -> Contents:
         seed=context.seed,
         calibration=(context.folder / CALIBRATION).read_text("utf-8") if "int8" in models else None,
         accuracy=_accuracy(context),
-        latency=_latency(context, precision),
+        latency=_latency(context),
     )
     return _with_engine(context, contents)
 
@@ -158,31 +160,36 @@ def _build_options(context: Context) -> dict[str, Any]:
     }
 
 
-def _accuracy(context: Context) -> dict[str, float] | None:
+def _accuracy(context: Context) -> dict[str, float]:
+    """Returns the accuracies of ``verify.json``: of the original, and of what engines are made of.
+
+    In torch the merged network has another one than at half precision or in int8.
+    """
     path = context.folder / "verify.json"
     body = read_json(path, "verify")
     with damage(path):
-        found = {name: body["accuracy"][name] for name in ("original", "merged")}
-        if None in found.values():
-            return None
-        return {name: float(value) for name, value in found.items()}
+        measured = {row["name"]: row["accuracy"] for row in body["comparisons"]}
+        found = {"original": body["accuracy"]["original"]}
+        for precision in PRECISIONS:
+            found[precision] = measured.get(onnx_name(STEMS["merged"], precision, ENGINE_REMAINDER))
+        return {name: float(value) for name, value in found.items() if value is not None}
 
 
-def _latency(context: Context, precision: Precision) -> Json | None:
-    """Returns the figures of ``bench.json`` at a precision in short, or None."""
+def _latency(context: Context) -> dict[str, Json]:
+    """Returns the figures of ``bench.json`` in short, by precision."""
     path = context.folder / "bench.json"
     body = read_json(path, "bench")
     with damage(path):
-        for pair in body["precisions"]:
-            if pair["precision"] == precision:
-                return {
-                    "merged_ms": float(pair["merged"]["p50_ms"]),
-                    "original_ms": float(pair["original"]["p50_ms"]),
-                    "speedup": float(pair["speedup"]),
-                    "precision": precision,
-                    "device": str(DeviceInfo.from_json(body["device"])),
-                }
-    return None
+        device = str(DeviceInfo.from_json(body["device"]))
+        return {
+            str(pair["precision"]): {
+                "original_ms": float(pair["original"]["p50_ms"]),
+                "merged_ms": float(pair["merged"]["p50_ms"]),
+                "speedup": float(pair["speedup"]),
+                "device": device,
+            }
+            for pair in body["precisions"]
+        }
 
 
 def _with_engine(context: Context, contents: Contents) -> Contents:

@@ -9,17 +9,20 @@ from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import write_bytes
 from trt_layermerge.pipeline.built import Built, built_engines, wanted_precisions
 from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.deployed import deployed_model
+from trt_layermerge.pipeline.deployed import (
+    ENGINE_REMAINDER,
+    RUNTIME_REMAINDER,
+    STEMS,
+    deployed_model,
+)
 
 if TYPE_CHECKING:
     from trt_layermerge.deploy.comparison import Subject
-    from trt_layermerge.deploy.sidecar import Network, Sidecar
+    from trt_layermerge.deploy.sidecar import Sidecar
 
 TOLERANCE: dict[Precision, float | None] = {"fp32": 1e-3, "fp16": 5e-2, "int8": None}
 """Largest difference over the largest output. Half precision has 11 bits, and a network adds their
 roundings up: 5e-2 finds what is broken. Whether fp16 and int8 are good enough, accuracy decides."""
-
-_NETWORKS: tuple[tuple[Network, str], ...] = (("original", "original"), ("merged", "model"))
 
 
 def subjects(context: Context) -> list[Subject]:
@@ -38,7 +41,7 @@ def subjects(context: Context) -> list[Subject]:
         )
         for precision in wanted_precisions(context)
         for remainder in remainders(precision)
-        for network, stem in _NETWORKS
+        for network, stem in STEMS.items()
     ]
     engines = (_engines(context, built) for built in built_engines(context) if built.plan)
     return [*found, *chain.from_iterable(engines)]
@@ -46,13 +49,17 @@ def subjects(context: Context) -> list[Subject]:
 
 def remainders(precision: Precision) -> tuple[Precision, ...]:
     """Returns the float types that int8 comes with: ONNX Runtime's and TensorRT's; else one."""
-    return ("fp32", "fp16") if precision == "int8" else ("fp32",)
+    both = (RUNTIME_REMAINDER, ENGINE_REMAINDER)
+    return both if precision == "int8" else both[:1]
 
 
 def onnx_name(stem: str, precision: Precision, remainder: Precision) -> str:
-    """Returns the name of an ONNX model, such as ``model.int8.onnx``; fp32 goes without saying."""
+    """Returns the name of an ONNX model, such as ``model.int8-fp16.onnx``.
+
+    fp32 goes without saying; only int8 has a remainder.
+    """
     typed = "" if precision == "fp32" else f".{precision}"
-    rest = "" if remainder == "fp32" else f"-{remainder}"
+    rest = f"-{remainder}" if precision == "int8" and remainder != "fp32" else ""
     return f"{stem}{typed}{rest}.onnx"
 
 
@@ -111,9 +118,8 @@ def leave_models(context: Context, wrong: set[str]) -> None:
     for built in built_engines(context):
         if built.plan is None or built.plan.rpartition("/")[2] not in wrong:
             continue
-        remainder: Precision = "fp16" if built.precision == "int8" else "fp32"
-        batch = context.recipe.measure.batch
-        model = deployed_model(context, built.network, built.precision, remainder, batch=batch)
+        batch, precision = context.recipe.measure.batch, built.precision
+        model = deployed_model(context, built.network, precision, ENGINE_REMAINDER, batch=batch)
         write_bytes(context.folder / _debug_name(built), model)
 
 

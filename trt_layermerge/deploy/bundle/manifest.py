@@ -55,8 +55,8 @@ def manifest(contents: Contents, target: Target, places: Mapping[str, str], file
         "preprocess": contents.preprocess.to_json(),
         "labels": None if contents.labels is None else list(contents.labels),
         "samples": contents.samples.source,
-        "accuracy": contents.accuracy,
-        "latency": contents.latency,
+        "accuracy": dict(contents.accuracy),
+        "latency": {precision: dict(figures) for precision, figures in contents.latency.items()},
         "why_no_engine": contents.why_no_engine,
         "build": dict(contents.build),
         "weights_sha256": contents.weights_sha256,
@@ -108,8 +108,8 @@ def contents_of(path: Path, body: Json, files: Files) -> tuple[Target, Contents]
             weights_sha256=str(body["weights_sha256"]),
             seed=int(body["seed"]),
             calibration=part["calibration"].decode() if "calibration" in part else None,
-            accuracy=body["accuracy"],
-            latency=body["latency"],
+            accuracy={str(name): float(share) for name, share in body["accuracy"].items()},
+            latency={str(p): _latency(figures) for p, figures in body["latency"].items()},
         )
 
 
@@ -148,6 +148,11 @@ def _engine(part: Files) -> Engine | None:
     if "engine" not in part:
         return None
     return Engine(part["engine"], Sidecar.from_json(json.loads(part["sidecar"])))
+
+
+def _latency(body: Json) -> Json:
+    figures = {name: float(body[name]) for name in ("original_ms", "merged_ms", "speedup")}
+    return {**figures, "device": str(body["device"])}
 
 
 def _interface(body: Json) -> Interface:

@@ -75,13 +75,13 @@ def readme(contents: Contents, target: Target, places: Mapping[str, str], usage:
         output_shape=f"({batch}, {face.classes})",
         output_meaning="probabilities" if baked.softmax else "logits",
         engine=_engine(contents.engine) or f"none: {contents.why_no_engine}",
-        accuracy=_accuracy(contents.accuracy),
+        accuracy=_accuracy(contents),
         latency=_latency(contents),
         samples=contents.samples.source,
         onnx=places["onnx"],
         usage=usage,
     )
-    return "\n\n".join(_wrapped(block) for block in (text + end).split("\n\n"))
+    return "\n\n".join(_wrapped(block) for block in (text + end).split("\n\n")) + "\n"
 
 
 def _wrapped(block: str) -> str:
@@ -106,20 +106,22 @@ def _engine(engine: Engine | None) -> str | None:
     return f"{sidecar.library} {sidecar.library_version}, for {gpu}"
 
 
-def _accuracy(accuracy: Mapping[str, float] | None) -> str:
-    if not accuracy:
-        return "not measured"
+def _accuracy(contents: Contents) -> str:
+    found = contents.accuracy
+    if not {"original", contents.precision} <= found.keys():
+        return f"not measured at {contents.precision}"
     return (
-        f"{accuracy['merged']:.2%} on the test images; the original has {accuracy['original']:.2%}"
+        f"{found[contents.precision]:.2%} on the test images, at {contents.precision} in ONNX "
+        f"Runtime; the original has {found['original']:.2%} in torch"
     )
 
 
 def _latency(contents: Contents) -> str:
-    found = contents.latency
-    if not found:
-        return "not measured"
+    found = contents.latency.get(contents.precision)
+    if found is None:
+        return f"not measured at {contents.precision}"
     text = (
         f"{found['merged_ms']:.4g} ms, {found['speedup']:.2f} times as fast as the original, at "
-        f"{found['precision']} on {found['device']}"
+        f"{contents.precision} on {found['device']}"
     )
     return text + "; without what was baked into this graph" if contents.baked else text

@@ -11,6 +11,7 @@ from trt_layermerge.errors import DeviceError, UnsupportedModelError
 from trt_layermerge.pipeline.context import Context, data_inputs
 from trt_layermerge.pipeline.deployed import (
     CALIBRATION,
+    ENGINE_REMAINDER,
     STEMS,
     Network,
     deployed_model,
@@ -91,7 +92,7 @@ def _build(context: Context, network: Network, precision: Precision) -> Json:
 
     folder, chosen = context.folder, context.recipe.build.engine
     api = load_api(None if chosen == "auto" else chosen)
-    model = deployed_model(context, network, precision, remainder="fp16")
+    model = deployed_model(context, network, precision, ENGINE_REMAINDER)
     build = build_engine(model, precision, api=api, options=build_options(context, model))
     origin = _origin(context, network, precision)
     plan = write_engine(folder / "engines", build, origin, this_machine(), network)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from trt_layermerge.core.jsonio import Json, read_json, write_json
 from trt_layermerge.errors import AccuracyGateError
-from trt_layermerge.pipeline.built import engine_hashes, engine_names, wanted_precisions
+from trt_layermerge.pipeline.built import built_engines, engine_hashes, wanted_precisions
 from trt_layermerge.pipeline.context import Context, data_inputs, images_of
-from trt_layermerge.pipeline.deployed import CALIBRATION
+from trt_layermerge.pipeline.deployed import CALIBRATION, ENGINE_REMAINDER, STEMS
 from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.sections import DataSection
 from trt_layermerge.pipeline.stage import Stage
+from trt_layermerge.pipeline.subjects import leave_models, onnx_name, subjects
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,7 +41,6 @@ def _settings(context: Context) -> Json:
 
 def _run(context: Context) -> tuple[str, ...]:
     from trt_layermerge.deploy.verify import gate, verify
-    from trt_layermerge.pipeline.subjects import leave_models, subjects
 
     networks = {
         "original": _answer(context.model),
@@ -120,7 +120,11 @@ def _answer(network: nn.Module) -> Answer:
 
 
 def _amend_engines(context: Context, result: Verification) -> tuple[str, ...]:
-    """Writes the accuracies into the sidecars; returns the names of those that there are."""
+    """Writes the accuracies into the sidecars; returns the names of those that there are.
+
+    ``original`` and ``merged`` are torch's, ``onnx`` is that of the graph that the engine was built
+    from, in ONNX Runtime, and ``engine`` its own where it could be run.
+    """
     from trt_layermerge.deploy.sidecar import amend_sidecar, check_engine, sidecar_path
 
     original, merged = result.accuracies["original"], result.accuracies["merged"]
@@ -128,12 +132,16 @@ def _amend_engines(context: Context, result: Verification) -> tuple[str, ...]:
         return ()
     measured = {c.name: c.accuracy for c in result.comparisons if c.accuracy is not None}
     names = []
-    for name in engine_names(context):
-        plan = context.folder / name
+    for built in built_engines(context):
+        if built.plan is None:
+            continue
+        plan = context.folder / built.plan
         if check_engine(plan, trust=context.trust_engine) is None:
             continue
-        own = {"engine": measured[plan.name]} if plan.name in measured else {}
-        amend_sidecar(plan, accuracy={"original": original, "merged": merged, **own})
+        graph = onnx_name(STEMS[built.network], built.precision, ENGINE_REMAINDER)
+        own = {"onnx": measured.get(graph), "engine": measured.get(plan.name)}
+        told = {key: share for key, share in own.items() if share is not None}
+        amend_sidecar(plan, accuracy={"original": original, "merged": merged, **told})
         names.append(str(sidecar_path(plan).relative_to(context.folder.root)))
     return tuple(names)
 
