@@ -260,3 +260,39 @@ def test_a_dataset_of_ones_own(tmp_path: Path) -> None:
     for wrong in ("none", "empty", "absent"):
         with pytest.raises(UsageError, match=wrong):
             open_data(f"{file}:{wrong}", PREPROCESS)
+
+
+def test_an_archive_of_images_alone_has_no_labels(tmp_path: Path) -> None:
+    source = _write(tmp_path / "a.npz", images=IMAGES)
+    data = open_data(source, PREPROCESS)
+    images, labels = data.batch(torch.tensor([1, 0]))
+    assert (data.labelled, labels, data.class_names, len(data)) == (False, None, (), len(IMAGES))
+    expected = PREPROCESS(IMAGES)[[1, 0]]
+    np.testing.assert_array_equal(images.numpy(), expected)
+    part = open_data(source, PREPROCESS, limit=2)
+    assert not part.labelled and [y for _, y in batches(part, 1)] == [None, None]
+
+
+def test_labels_under_another_name_are_not_taken_for_none(tmp_path: Path) -> None:
+    source = _write(tmp_path / "a.npz", images=IMAGES, y=LABELS)
+    with pytest.raises(CorruptInputError, match="images and labels, or images alone"):
+        open_data(source, PREPROCESS)
+
+
+def test_a_flat_folder_is_images_without_labels(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name, value in (("b.png", 200), ("a.png", 100), ("deep/c.png", 50)):
+        Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    data = open_data(f"images:{tmp_path}", PREPROCESS, size=(8, 8))
+    images, labels = data.batch(torch.arange(3))
+    assert (len(data), data.labelled, labels, data.class_names) == (3, False, None, ())
+    expected = PREPROCESS(np.array([100, 200, 50], np.uint8)[:, None, None, None].repeat(3, 3))
+    np.testing.assert_array_equal(images[:, :, :1, :1].numpy(), expected)
+    with pytest.raises(UsageError, match=f"or type images:{tmp_path}"):
+        (tmp_path / "deep" / "c.png").unlink()
+        open_data(f"imagefolder:{tmp_path}", PREPROCESS, size=(8, 8))
+    with pytest.raises(UsageError, match="has no images"):
+        open_data(f"images:{tmp_path / 'deep'}", PREPROCESS, size=(8, 8))
+    with pytest.raises(UsageError, match="check the name after images:"):
+        open_data(f"images:{tmp_path / 'none'}", PREPROCESS, size=(8, 8))

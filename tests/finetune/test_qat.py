@@ -45,6 +45,7 @@ class Blobs:
     """Images of four classes: one bright quarter each."""
 
     class_names = ()
+    labelled = True
 
     def __init__(self, count: int, seed: int) -> None:
         rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Labelled images by name, in batches, and in disjoint parts."""
+"""Images by name, most with labels, in batches, and in disjoint parts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.errors import UsageError
 from trt_layermerge.finetune.augment import Augment
-from trt_layermerge.finetune.sources import read_dataset, read_folder, read_npz
+from trt_layermerge.finetune.sources import read_dataset, read_folder, read_images, read_npz
 
 LIMIT_SEED = 0
 
 
 class LabelledData(Protocol):
-    """Images with labels, ready for the network."""
+    """Images, ready for the network, with labels where ``labelled``."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -30,8 +30,13 @@ class LabelledData(Protocol):
         """Number of images."""
         ...
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns normalised images ``(n, C, H, W)`` float32 and labels ``(n,)`` int64."""
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels."""
+        ...
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns normalised images ``(n, C, H, W)`` float32 and labels ``(n,)`` int64, or None."""
         ...
 
 
@@ -50,7 +55,12 @@ class Part:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels."""
+        return self.data.labelled
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns images and labels at positions of this part."""
         return self.data.batch(self.indices[indices])
 
@@ -65,13 +75,14 @@ def open_data(
 
     Args:
         source: ``npz:FILE`` (``images`` uint8 ``(N, H, W, C)``, ``labels`` int64, optional
-            ``class_names``), ``imagefolder:DIR`` (one sub-folder per class) or
-            ``FILE.py:FACTORY`` (called without arguments, returns a torch Dataset of normalised
-            float images ``(C, H, W)`` and labels).
+            ``class_names``; or ``images`` alone), ``imagefolder:DIR`` (one sub-folder per class),
+            ``images:DIR`` (all images below it, without labels) or ``FILE.py:FACTORY`` (called
+            without arguments, returns a torch Dataset of normalised float images ``(C, H, W)`` and
+            labels).
         preprocess: How 8-bit images become inputs; a Dataset's images are taken as they are.
         limit: Keep this many images, drawn without replacement with a fixed seed, in order.
-        size: Rows and columns of the input; needed by ``imagefolder``, which resizes the shorter
-            side and crops the centre.
+        size: Rows and columns of the input; needed for folders, whose images are resized on
+            their shorter side and cropped at the centre.
 
     Raises:
         UsageError: If the name is not understood, or nothing is there.
@@ -84,12 +95,15 @@ def open_data(
         data = read_npz(Path(rest), preprocess)
     elif kind == "imagefolder" and rest:
         data = read_folder(Path(rest), preprocess, size)
+    elif kind == "images" and rest:
+        data = read_images(Path(rest), preprocess, size)
     elif separator and source.rpartition(":")[0].endswith(".py"):
         file, _, factory = source.rpartition(":")
         data = read_dataset(Path(file), factory)
     else:
         raise UsageError(
-            f"{source!r} names no data; type npz:FILE, imagefolder:DIR or FILE.py:FACTORY"
+            f"{source!r} names no data; type npz:FILE, imagefolder:DIR, images:DIR or "
+            "FILE.py:FACTORY"
         )
     return data if limit is None else draw(data, limit, LIMIT_SEED)
 
@@ -131,7 +145,7 @@ def batches(
     seed: int | None = None,
     augment: Augment | None = None,
     drop_last: bool = False,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yields images and labels in batches of ``size``.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trt_layermerge.errors import CorruptInputError, UnsupportedModelError
+from trt_layermerge.errors import CorruptInputError, UnsupportedModelError, UsageError
 from trt_layermerge.finetune.data import LabelledData, batches
 
 
@@ -18,11 +18,19 @@ def accuracy(model: nn.Module, data: LabelledData, batch: int = 500) -> float:
     """Returns the fraction of images whose largest logit is that of the label.
 
     Raises:
+        UsageError: If the images have no labels.
         UnsupportedModelError: If the outputs are not ``(N, K)``.
         CorruptInputError: If an output is NaN, or a label is beyond the classes.
     """
-    hits = sum(int((guess == label).sum()) for guess, label in _guesses(model, data, batch))
-    return hits / len(data)
+    if not data.labelled:
+        raise UsageError("accuracy needs labels, and these images have none; name some that do")
+    pairs = _guesses(model, data, batch)
+    return sum(int((g == label).sum()) for g, label in pairs if label is not None) / len(data)
+
+
+def known_accuracy(model: nn.Module, data: LabelledData | None) -> float | None:
+    """Returns the accuracy, or None where there are no images or no labels. Raises likewise."""
+    return accuracy(model, data) if data is not None and data.labelled else None
 
 
 def check_labels(labels: Tensor, logits: Tensor) -> None:
@@ -58,14 +66,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _guesses(model: nn.Module, data: LabelledData, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _guesses(
+    model: nn.Module, data: LabelledData, batch: int
+) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yields predicted and true labels, on the CPU."""
     first = next(model.parameters(), None)
     device = torch.device("cpu") if first is None else first.device
     for images, labels in batches(data, batch):
         with evaluating(model):
             logits = model(images.to(device))
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(labels):
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise UnsupportedModelError(
                 f"accuracy needs outputs (N, classes), but the network gives {shape}; "
@@ -75,5 +85,6 @@ def _guesses(model: nn.Module, data: LabelledData, batch: int) -> Iterator[tuple
             raise CorruptInputError(
                 "the network's outputs are not numbers (NaN); its weights or the images are damaged"
             )
-        check_labels(labels, logits)
+        if labels is not None:
+            check_labels(labels, logits)
         yield logits.argmax(1).cpu(), labels

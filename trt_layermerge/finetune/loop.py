@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from trt_layermerge.core.jsonio import damage
-from trt_layermerge.errors import CorruptInputError, UsageError
+from trt_layermerge.errors import UsageError
 from trt_layermerge.finetune.augment import parse_augment
 from trt_layermerge.finetune.data import LabelledData, batches
 from trt_layermerge.finetune.device import device_named
-from trt_layermerge.finetune.evaluate import accuracy, check_labels, evaluating
+from trt_layermerge.finetune.evaluate import accuracy, check_labels
+from trt_layermerge.finetune.losses import checked, taught, training_loss
 from trt_layermerge.finetune.norms import batch_norms, reestimate
 from trt_layermerge.finetune.optimiser import make_optimiser, optimiser_tensors, restore_optimiser
 from trt_layermerge.finetune.ranks import (
@@ -41,9 +40,11 @@ from trt_layermerge.finetune.state import (
 
 log = logging.getLogger(__name__)
 
+Schedule: TypeAlias = Callable[[float], None]
+"""Told the share of the training that is done, before every step and after every epoch."""
 
-class DivergedError(UsageError):
-    """A training whose loss is no longer finite."""
+Views: TypeAlias = tuple[nn.Module, nn.Module]
+"""Student and teacher, each returning its logits followed by values within it, as a tuple."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,8 @@ def finetune(
     recipe: FinetuneRecipe,
     *,
     teacher: nn.Module | None = None,
+    views: Views | None = None,
+    schedule: Schedule | None = None,
     state_path: Path | None = None,
     identity: str = "",
     on_epoch: Callable[[EpochRow], None] | None = None,
@@ -99,9 +102,12 @@ def finetune(
     Args:
         student: The network at its start.
         train: Images to train on.
-        val: Images to report the accuracy of, or None.
+        val: Images to report the accuracy of, or None; nothing is reported without labels.
         recipe: How to train.
         teacher: The original network, needed where the recipe distils; moved to ``device``.
+        views: What ``feature_weight`` compares; the first shares its modules with ``student``.
+        schedule: What else changes in the course of the training, such as activations that are
+            annealed; at 1 it must leave the network as it is to be kept.
         state_path: File of the unfinished training.
         identity: What tells these images and this teacher from others, such as a hash of their
             files: a training on others is not continued.
@@ -112,20 +118,19 @@ def finetune(
             and writes the state. A training may be continued by another number of processes.
 
     Raises:
-        UsageError: If the recipe distils without a teacher, or a batch has fewer images than there
-            are processes.
+        UsageError: If the recipe distils without a teacher, compares values without ``views`` or
+            needs labels where there are none, or a batch has fewer images than there are processes.
         DivergedError: If the loss is no longer finite.
         CorruptInputError: If the state is damaged, a label is beyond the network's classes, or
             the first loss is not finite.
         DeviceError: If the state cannot be written, or the device is not there.
     """
-    if recipe.distill_weight > 0 and teacher is None:
-        raise UsageError(
-            f"the recipe distils with weight {recipe.distill_weight:g}, but no teacher is given; "
-            "give the original network, or set distill_weight to 0"
-        )
+    _check(recipe, train, teacher, views)
     ranks = ranks or Alone(device_named(device))
-    training = _Training(student, train, val, recipe, teacher, ranks, identity)
+    answering = (student, teacher)
+    if views is not None and recipe.feature_weight > 0:
+        answering = views
+    training = _Training(student, train, val, recipe, answering, ranks, identity, schedule)
     done = training.resume(state_path) if state_path else 0
     for epoch in range(done, recipe.epochs):
         row = training.epoch(epoch)
@@ -139,6 +144,27 @@ def finetune(
     return FinetuneResult(rows, final, done)
 
 
+def _check(
+    recipe: FinetuneRecipe, train: LabelledData, teacher: nn.Module | None, views: Views | None
+) -> None:
+    """Refuses what a recipe needs and does not get. Raises ``UsageError``."""
+    if recipe.distill_weight > 0 and teacher is None:
+        raise UsageError(
+            f"the recipe distils with weight {recipe.distill_weight:g}, but no teacher is given; "
+            "give the original network, or set distill_weight to 0"
+        )
+    if recipe.feature_weight > 0 and views is None:
+        raise UsageError(
+            "the recipe compares values within the networks (feature_weight), but they are not "
+            "given (views); set feature_weight to 0"
+        )
+    if recipe.distill_weight < 1 and not train.labelled:
+        raise UsageError(
+            "the training images have no labels, so only the original network can teach; set "
+            "finetune.options.distill_weight to 1, or give images with labels"
+        )
+
+
 class _Training:
     """Network, optimiser and history of one training under way."""
 
@@ -148,14 +174,17 @@ class _Training:
         train: LabelledData,
         val: LabelledData | None,
         recipe: FinetuneRecipe,
-        teacher: nn.Module | None,
+        answering: tuple[nn.Module, nn.Module | None],
         ranks: Ranks,
         identity: str,
+        schedule: Schedule | None,
     ) -> None:
-        device = ranks.device
+        device, (mine, teacher) = ranks.device, answering
         self.run = fingerprint(student, recipe, len(train), teacher is not None, identity)
         self.student, self.train, self.val = student.to(device), train, val
-        self.teacher = teacher.to(device) if teacher and recipe.distill_weight > 0 else None
+        listens = recipe.distill_weight > 0 or recipe.feature_weight > 0
+        self.teacher = teacher.to(device) if teacher and listens else None
+        self.schedule = schedule
         self.recipe, self.device, self.ranks = recipe, device, ranks
         self.batch = min(recipe.batch, len(train))
         if self.batch < ranks.count:
@@ -169,7 +198,7 @@ class _Training:
         if recipe.ema_decay is not None:
             self.mean = {n: v.detach().clone() for n, v in _floating(student)}
         self.history: list[EpochRow] = []
-        self.network = ranks.wrap(self.student)
+        self.network = ranks.wrap(mine.to(device))
 
     def resume(self, path: Path) -> int:
         """Continues from a state; returns the number of epochs it had done."""
@@ -210,28 +239,32 @@ class _Training:
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed + (self.ranks.index << 32))
             for step, (images, labels) in enumerate(pairs, epoch * self.steps):
-                total += self._step(step, images.to(self.device), labels.to(self.device))
+                labels = None if labels is None else labels.to(self.device)
+                total += self._step(step, images.to(self.device), labels)
+        self._tell((epoch + 1) / self.recipe.epochs)
         self._level()
         seconds = time.perf_counter() - started
         row = EpochRow(epoch + 1, total / self.steps, self.judge(), seconds)
         self.history.append(row)
         return row
 
-    def _step(self, step: int, images: Tensor, labels: Tensor) -> float:
+    def _step(self, step: int, images: Tensor, labels: Tensor | None) -> float:
         """Makes one step of the optimiser; returns the loss before it."""
+        self._tell(step / (self.recipe.epochs * self.steps))
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.recipe, step, self.steps)
         with torch.autocast(
             self.device.type, torch.bfloat16, self.recipe.amp and self.device.type == "cuda"
         ):
-            logits = self.network(images)
-            soft = self._teach(images)
-        check_labels(labels, logits)
-        loss = _loss(logits.float(), labels, soft, self.recipe)
+            mine = self.network(images)
+            theirs = () if self.teacher is None else taught(self.teacher, images)
+        mine = mine if isinstance(mine, tuple) else (mine,)
+        if labels is not None:
+            check_labels(labels, mine[0])
+        loss = training_loss(mine, labels, theirs, self.recipe)
         weight = len(images) / self.batch  # of this process's part; 1 alone
-        value = self.ranks.total(float(loss.detach()) * weight)
-        if not math.isfinite(value):
-            raise _not_finite(step, self.steps, self.recipe)
+        total = self.ranks.total(float(loss.detach()) * weight)
+        value = checked(total, step, self.steps, self.recipe)
         self.optimiser.zero_grad(set_to_none=True)
         (loss * (weight * self.ranks.count)).backward()  # type: ignore[no-untyped-call]
         if self.recipe.grad_clip is not None:
@@ -241,17 +274,13 @@ class _Training:
             self.mean[name].lerp_(current, 1 - (self.recipe.ema_decay or 0.0))
         return value
 
-    def _teach(self, images: Tensor) -> Tensor | None:
-        """Returns the teacher's logits, or None without a teacher."""
-        if self.teacher is None:
-            return None
-        with evaluating(self.teacher):
-            logits: Tensor = self.teacher(images)
-            return logits.float()
+    def _tell(self, share: float) -> None:
+        if self.schedule is not None:
+            self.schedule(share)
 
     def judge(self) -> float | None:
-        """Returns the accuracy on ``val`` of the weights that would be kept now."""
-        if self.val is None:
+        """Returns the accuracy on ``val`` of the weights that would be kept now, or None."""
+        if self.val is None or not self.val.labelled:
             return None
         if not self.mean:
             return self._accuracy(self.val)
@@ -278,6 +307,7 @@ class _Training:
 
     def finish(self) -> None:
         """Leaves in the network what the recipe keeps."""
+        self._tell(1.0)
         _assign(self.student, self.mean)
         if self.recipe.bn == "reestimate":
             part = part_of_batches(self.train, self.ranks)
@@ -285,17 +315,6 @@ class _Training:
             reestimate(self.student, images)
             self._level()
         self.student.eval()
-
-
-def _loss(logits: Tensor, labels: Tensor, soft: Tensor | None, recipe: FinetuneRecipe) -> Tensor:
-    """Returns (1 − w) · cross-entropy + w · T² · KL(teacher ‖ student), both at temperature T."""
-    hard = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-    if soft is None:
-        return hard
-    t, weight = recipe.temperature, recipe.distill_weight
-    mine, theirs = F.log_softmax(logits / t, 1), F.log_softmax(soft / t, 1)
-    distance = F.kl_div(mine, theirs, reduction="batchmean", log_target=True)
-    return (1 - weight) * hard + weight * t * t * distance
 
 
 def _floating(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -309,15 +328,3 @@ def _assign(model: nn.Module, values: Tensors) -> None:
     own = model.state_dict()
     for name, value in values.items():
         own[name].copy_(value)
-
-
-def _not_finite(step: int, steps: int, recipe: FinetuneRecipe) -> CorruptInputError | DivergedError:
-    if step == 0:
-        return CorruptInputError(
-            "the very first loss is not finite: the start's weights or the training images hold "
-            "NaN or infinite values; check the model and the preprocessing"
-        )
-    return DivergedError(
-        f"the loss is no longer finite at step {step % steps + 1} of epoch {step // steps + 1}: "
-        f"the training diverged at lr {recipe.lr:g}; lower lr, set grad_clip, or lengthen warm-up"
-    )

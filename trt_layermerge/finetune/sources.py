@@ -1,4 +1,4 @@
-"""Readers of labelled images: an npz archive, a folder of images, a Dataset of the user's own."""
+"""Readers of images: an npz archive, a folder of images, a Dataset of the user's own."""
 
 from __future__ import annotations
 
@@ -35,21 +35,26 @@ class ArrayData:
     """Images held in memory as bytes ``(N, C, H, W)``, normalised when asked for."""
 
     pixels: Tensor
-    labels: Tensor
+    labels: Tensor | None
     class_names: tuple[str, ...]
     preprocess: Preprocess
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.pixels)
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels."""
+        return self.labels is not None
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns images, bit-equal to ``Preprocess``, and labels."""
         mean, std = (
             torch.tensor(v, dtype=torch.float32)[:, None, None]
             for v in (self.preprocess.mean, self.preprocess.std)
         )
         scaled = self.pixels[indices].float().mul_(torch.tensor(self.preprocess.scale))
-        return scaled.sub_(mean).div_(std), self.labels[indices]
+        return scaled.sub_(mean).div_(std), _at(self.labels, indices)
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class FolderData:
     """Image files, decoded when asked for."""
 
     files: tuple[Path, ...]
-    labels: Tensor
+    labels: Tensor | None
     class_names: tuple[str, ...]
     preprocess: Preprocess
     size: tuple[int, int]
@@ -65,7 +70,12 @@ class FolderData:
     def __len__(self) -> int:
         return len(self.files)
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels."""
+        return self.labels is not None
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns images and labels.
 
         Raises:
@@ -74,7 +84,7 @@ class FolderData:
         files = [self.files[i] for i in indices.tolist()]
         with ThreadPoolExecutor(DECODERS) as pool:
             pixels = list(pool.map(lambda file: _decode(file, self.size), files))
-        return torch.from_numpy(self.preprocess(np.stack(pixels))), self.labels[indices]
+        return torch.from_numpy(self.preprocess(np.stack(pixels))), _at(self.labels, indices)
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,11 @@ class DatasetData:
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    @property
+    def labelled(self) -> bool:
+        """Always: every item is a pair."""
+        return True
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Returns images and labels.
@@ -115,6 +130,8 @@ class DatasetData:
 def read_npz(path: Path, preprocess: Preprocess) -> ArrayData:
     """Returns the images of an npz archive, kept in memory as bytes.
 
+    An archive of nothing but ``images`` has no labels.
+
     Raises:
         UsageError: If there is no such file, or ``preprocess`` is for other channels.
         CorruptInputError: If it is damaged, empty, or its arrays do not fit together.
@@ -125,21 +142,24 @@ def read_npz(path: Path, preprocess: Preprocess) -> ArrayData:
         path.open("rb") as file,
         np.load(file, allow_pickle=False) as archive,
     ):
-        images, labels = archive["images"], archive["labels"]
+        images, alone = archive["images"], archive.files == ["images"]
+        labels = None if alone else archive["labels"]
         names = archive.get("class_names")
     if images.size == 0:
         raise _malformed(path, "it holds no images")
     if images.dtype != np.uint8 or images.ndim != 4:
         raise _malformed(path, f"images are {images.dtype} {images.shape}, not uint8 (N, H, W, C)")
-    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+    if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]):
         raise _malformed(path, f"labels are {labels.dtype} {labels.shape}, not int64 (N,)")
     if images.shape[3] != len(preprocess.mean) or len(preprocess.std) != len(preprocess.mean):
         raise UsageError(
             f"{path} has images of {images.shape[3]} channels, but the preprocessing gives "
             f"{len(preprocess.mean)} means and {len(preprocess.std)} deviations; give one each"
         )
-    class_names = _class_names(path, names, labels)
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    if labels is None:
+        return ArrayData(pixels, None, (), preprocess)
+    class_names = _class_names(path, names, labels)
     return ArrayData(pixels, torch.from_numpy(labels.astype(np.int64)), class_names, preprocess)
 
 
@@ -164,7 +184,9 @@ def _npz_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        raise _malformed(path, f"it must hold the arrays images and labels ({error})") from error
+        raise _malformed(
+            path, f"it must hold the arrays images and labels, or images alone ({error})"
+        ) from error
     except pickle.UnpicklingError as error:
         raise _untrusted(path) from error
     except ValueError as error:
@@ -194,23 +216,49 @@ def read_folder(path: Path, preprocess: Preprocess, size: tuple[int, int] | None
     Raises:
         UsageError: If there is no such folder, no image in it, or no ``size``.
     """
-    if size is None:
-        raise UsageError(f"imagefolder:{path} needs the rows and columns of the network's input")
-    if not path.is_dir():
-        raise UsageError(f"there is no folder {path}; check the name after imagefolder:")
+    size = _sized(path, size, "imagefolder")
     classes = sorted(p for p in path.iterdir() if p.is_dir())
     found = [
-        (file, label)
-        for label, folder in enumerate(classes)
-        for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+        (file, label) for label, folder in enumerate(classes) for file in _images_below(folder)
     ]
     if not found:
         raise UsageError(
-            f"{path} has no images in sub-folders; put those of each class into a folder of its own"
+            f"{path} has no images in sub-folders; put those of each class into a folder of its "
+            f"own, or type images:{path} for images without labels"
         )
     files, labels = zip(*found, strict=True)
     return FolderData(files, torch.tensor(labels), tuple(p.name for p in classes), preprocess, size)
+
+
+def read_images(path: Path, preprocess: Preprocess, size: tuple[int, int] | None) -> FolderData:
+    """Returns all images below a folder, in alphabetical order, without labels.
+
+    Raises:
+        UsageError: If there is no such folder, no image in it, or no ``size``.
+    """
+    size = _sized(path, size, "images")
+    files = tuple(_images_below(path))
+    if not files:
+        raise UsageError(f"{path} has no images (png, jpg, bmp, webp, ...); name a folder of some")
+    return FolderData(files, None, (), preprocess, size)
+
+
+def _sized(path: Path, size: tuple[int, int] | None, kind: str) -> tuple[int, int]:
+    """Returns the size of the input, if it is known and the folder exists."""
+    if size is None:
+        raise UsageError(f"{kind}:{path} needs the rows and columns of the network's input")
+    if not path.is_dir():
+        raise UsageError(f"there is no folder {path}; check the name after {kind}:")
+    return size
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    files = sorted(folder.rglob("*"))
+    return (f for f in files if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
+
+
+def _at(labels: Tensor | None, indices: Tensor) -> Tensor | None:
+    return None if labels is None else labels[indices]
 
 
 def _decode(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -14,7 +14,8 @@ from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceEntry
 from trt_layermerge.finetune.data import LabelledData
 from trt_layermerge.finetune.evaluate import accuracy
-from trt_layermerge.finetune.loop import DivergedError, finetune
+from trt_layermerge.finetune.loop import finetune
+from trt_layermerge.finetune.losses import DivergedError
 from trt_layermerge.finetune.recipe import PRESETS, FinetuneRecipe
 from trt_layermerge.importance.seeds import candidate_seed
 from trt_layermerge.merge.relax import RelaxedNet, relax

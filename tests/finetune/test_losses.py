@@ -1,0 +1,143 @@
+"""Losses by hand, and trainings by teacher alone, by values within, and along a schedule."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.finetune.helpers import PREPROCESS, save_images
+from trt_layermerge.errors import CorruptInputError, UsageError
+from trt_layermerge.finetune.data import LabelledData, batches, open_data
+from trt_layermerge.finetune.evaluate import accuracy, known_accuracy
+from trt_layermerge.finetune.loop import finetune
+from trt_layermerge.finetune.losses import DivergedError, checked, feature_error, training_loss
+from trt_layermerge.finetune.recipe import FinetuneRecipe
+from trt_layermerge.finetune.sources import ArrayData
+
+MakeNet = Callable[..., nn.Module]
+
+LOGITS = torch.tensor([[1.0, -1.0, 0.5], [0.0, 2.0, 0.0]])
+SOFT = torch.tensor([[2.0, 0.0, 0.0], [0.5, 1.0, -1.0]])
+LABELS = torch.tensor([0, 2])
+TAUGHT = FinetuneRecipe(epochs=3, batch=10, lr=0.02, distill_weight=1.0, temperature=2.0)
+
+
+def unlabelled(tmp_path: Path, count: int = 40) -> ArrayData:
+    save_images(tmp_path / "a.npz", count)
+    data = open_data(f"npz:{tmp_path / 'a.npz'}", PREPROCESS)
+    assert isinstance(data, ArrayData)
+    return replace(data, labels=None, class_names=())
+
+
+def test_the_loss_is_that_of_its_formula() -> None:
+    recipe = FinetuneRecipe(distill_weight=0.75, temperature=2.0, feature_weight=3.0)
+    mine, theirs = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]])
+    found = training_loss((LOGITS, mine), LABELS, (SOFT, theirs), recipe)
+    hard = -sum(math.log(row.softmax(0)[y]) for row, y in zip(LOGITS, LABELS, strict=True)) / 2
+    p, q = (SOFT / 2).softmax(1), (LOGITS / 2).softmax(1)
+    soft = float((p * (p / q).log()).sum()) / 2
+    features = ((1 - 0) ** 2 + (2 - 4) ** 2) / 2 / 8  # the variance of 0 and 4 is 8
+    assert float(found) == pytest.approx(0.25 * hard + 0.75 * 4 * soft + 3 * features, rel=1e-6)
+
+
+def test_labels_count_alone_without_a_teacher_and_not_at_all_beside_a_full_one() -> None:
+    alone = training_loss((LOGITS,), LABELS, (), FinetuneRecipe(distill_weight=0.0))
+    assert torch.equal(alone, F.cross_entropy(LOGITS, LABELS))
+    full = FinetuneRecipe(distill_weight=1.0)
+    with_labels = training_loss((LOGITS,), LABELS, (SOFT,), full)
+    assert torch.equal(with_labels, training_loss((LOGITS,), None, (SOFT,), full))
+
+
+def test_features_of_the_original_have_no_error() -> None:
+    values = [torch.randn(2, 3, 4, 4), torch.zeros(2, 5)]
+    assert float(feature_error(values, values)) == 0.0
+    assert float(feature_error([values[0] + 1], values[:1])) > 0.5
+
+
+def test_a_loss_that_is_no_number_is_told_by_when_it_comes() -> None:
+    assert checked(1.5, 0, 4, TAUGHT) == 1.5
+    with pytest.raises(CorruptInputError, match="very first loss"):
+        checked(math.nan, 0, 4, TAUGHT)
+    with pytest.raises(DivergedError, match="step 2 of epoch 2"):
+        checked(math.inf, 5, 4, TAUGHT)
+
+
+def test_a_teacher_is_enough(tmp_path: Path, make_net: MakeNet) -> None:
+    data, student, teacher = unlabelled(tmp_path), make_net(1), make_net(2).eval()
+    before = agreement(student, teacher, data)
+    result = finetune(student, data, data, replace(TAUGHT, epochs=20), teacher=teacher)
+    assert [row.val_accuracy for row in result.history] == [None] * 20
+    assert result.val_accuracy is None and known_accuracy(student, data) is None
+    assert agreement(student, teacher, data) < 0.3 * before
+    with pytest.raises(UsageError, match="these images have none"):
+        accuracy(student, data)
+
+
+@torch.no_grad()
+def agreement(student: nn.Module, teacher: nn.Module, data: LabelledData) -> float:
+    """Returns the mean squared difference of the probabilities."""
+    images = data.batch(torch.arange(len(data)))[0]
+    return float(F.mse_loss(student.eval()(images).softmax(1), teacher(images).softmax(1)))
+
+
+def test_labels_that_are_needed_and_not_there_are_asked_for(
+    tmp_path: Path, make_net: MakeNet
+) -> None:
+    recipe = replace(TAUGHT, distill_weight=0.9)
+    with pytest.raises(UsageError, match=r"finetune\.options\.distill_weight to 1"):
+        finetune(make_net(), unlabelled(tmp_path), None, recipe, teacher=make_net())
+
+
+class View(nn.Module):
+    """A network of ``make_net`` that returns its feature map, too."""
+
+    def __init__(self, network: nn.Sequential) -> None:
+        super().__init__()
+        self.body, self.head = network[:3], network[3:]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        values = self.body(x)
+        return self.head(values), values
+
+
+def test_values_within_are_learnt_where_the_recipe_compares_them(
+    tmp_path: Path, make_net: MakeNet
+) -> None:
+    data, teacher, errors = unlabelled(tmp_path), make_net(2).eval(), {}
+    images = data.batch(torch.arange(len(data)))[0]
+    for weight in (0.0, 10.0):
+        student = make_net(1)
+        recipe = replace(TAUGHT, epochs=20, feature_weight=weight)
+        views = View(student), View(copy.deepcopy(teacher))
+        finetune(student, data, None, recipe, teacher=teacher, views=views)
+        with torch.no_grad():
+            errors[weight] = float(feature_error([student[:3](images)], [teacher[:3](images)]))
+    assert errors[10.0] < 0.5 * errors[0.0]
+    with pytest.raises(UsageError, match="feature_weight to 0"):
+        finetune(make_net(), data, None, recipe, teacher=teacher)
+
+
+def test_the_schedule_hears_every_step_and_ends_at_one(tmp_path: Path, make_net: MakeNet) -> None:
+    data, heard = unlabelled(tmp_path, 20), []
+    finetune(
+        make_net(),
+        data,
+        None,
+        replace(TAUGHT, epochs=2),
+        teacher=make_net(1),
+        schedule=heard.append,
+    )
+    assert heard == [0, 0.25, 0.5, 0.5, 0.75, 1.0, 1.0]
+    heard.clear()
+    recipe = replace(TAUGHT, epochs=0)
+    finetune(make_net(), data, None, recipe, teacher=make_net(1), schedule=heard.append)
+    assert heard == [1.0]
+    assert all(labels is None for _, labels in batches(data, 10))
