@@ -81,3 +81,11 @@ class CorruptInputError(LayerMergeError):
 
 class UntrustedInputError(CorruptInputError):
     """Input that could execute code when loaded."""
+
+
+def error_of(exit_code: int, text: str) -> LayerMergeError:
+    """Returns the error that another process of this package ended with; unknown codes: 4."""
+    for kind in (UsageError, UnsupportedModelError, CorruptInputError):
+        if kind.exit_code == exit_code:
+            return kind(text)
+    return DeviceError(text)

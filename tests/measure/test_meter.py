@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,16 +17,18 @@ import pytest
 
 from tests.measure import fake_ssh
 from tests.measure.answering import Answering
+from trt_layermerge.backends.cuda import driver_problem
 from trt_layermerge.core.conv import ConvSpec, Spec
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.jsonio import sha256_bytes
-from trt_layermerge.errors import DeviceError, UsageError
+from trt_layermerge.errors import CorruptInputError, DeviceError, UsageError
 from trt_layermerge.measure.agent.fake import SCRIPT, FakeBackend
 from trt_layermerge.measure.agent.zipapp import write_zipapp
 from trt_layermerge.measure.isolated import AgentMeter, follow, run_here
 from trt_layermerge.measure.meter import BackendMeter, Beside, Failed, Meter, SpecRequest
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.measure.ssh import SshAgent
+from trt_layermerge.measure.table import Progress
 
 SPECS: list[Spec] = [
     ConvSpec(4, 4, (k, k), (1, 1), (k // 2,) * 4, (1, 1), 1, size, size, "relu")
@@ -221,10 +224,42 @@ def test_an_agent_that_answers_too_little_is_told(tmp_path: Path) -> None:
 
 
 def test_an_agent_that_does_not_start_says_why(tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match=r"^there is no backend 'nothing'"):
+    with pytest.raises(UsageError, match=r"^there is no backend 'nothing'"):
         AgentMeter("nothing", tmp_path, run_here).device()
     with pytest.raises(DeviceError, match="cannot start"):
         follow(["/nonexistent/program"], lambda done, total: None)
+
+
+def test_where_there_is_no_device_another_one_is_thought_of(tmp_path: Path) -> None:
+    """Without a driver, or without TensorRT-RTX; where both are there, this proves nothing."""
+    if driver_problem() is None:
+        pytest.skip("there is a GPU here")
+    with pytest.raises(DeviceError, match=r"(no CUDA driver|not installed).*--export-jobs DIR$"):
+        AgentMeter("tensorrt_rtx", tmp_path, run_here).device()
+
+
+def test_the_error_of_an_agent_keeps_its_kind(tmp_path: Path) -> None:
+    def damaging(folder: Path, on_progress: Progress) -> None:
+        for model in (folder / "models").glob("*"):
+            model.write_bytes(b"another")
+        run_here(folder, on_progress)
+
+    with pytest.raises(CorruptInputError, match=r"is damaged: .*export the jobs again$"):
+        AgentMeter("fake", tmp_path, damaging).networks(b"original", [b"one"], 3)
+
+
+def test_what_a_command_says_is_told_apart(tmp_path: Path) -> None:
+    said = "1/2 a, 3 s left\nnoise\nerror: CUDA failed with\nerror: 35. Type this\n2/2 b\n"
+    steps: list[tuple[int, int]] = []
+    command = [sys.executable, "-c", f"import sys; sys.stderr.write({said!r}); sys.exit(4)"]
+    ended = follow(command, lambda done, total: steps.append((done, total)))
+    assert steps == [(1, 2), (2, 2)]
+    assert ended.code == 4
+    assert ended.said == "noise | error: CUDA failed with | error: 35. Type this"
+    assert ended.complaint == "CUDA failed with error: 35. Type this"
+
+    killed = follow([sys.executable, "-c", "print('an error: no')"], lambda done, total: None)
+    assert (killed.code, killed.said, killed.complaint) == (0, "an error: no", "")
 
 
 def test_a_backend_that_refuses_everything_says_so(tmp_path: Path) -> None:

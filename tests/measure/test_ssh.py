@@ -105,7 +105,7 @@ def test_an_agent_that_fails_there_says_why(
 ) -> None:
     fake_ssh.install(tmp_path, monkeypatch)
     agent = AgentMeter("nothing", tmp_path / "jobs", SshAgent("jetson", write_zipapp, print))
-    with pytest.raises(DeviceError, match=r"^jetson says: there is no backend 'nothing'"):
+    with pytest.raises(UsageError, match=r"^jetson says: there is no backend 'nothing'"):
         agent.device()
 
 

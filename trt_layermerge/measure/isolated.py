@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
@@ -21,7 +22,7 @@ from typing import TypeAlias
 from trt_layermerge.core.conv import Spec
 from trt_layermerge.core.device import DeviceInfo, Precision
 from trt_layermerge.core.tables import LatencyEntry, LatencyTable
-from trt_layermerge.errors import CorruptInputError, DeviceError, LayerMergeError
+from trt_layermerge.errors import CorruptInputError, DeviceError, LayerMergeError, error_of
 from trt_layermerge.measure.bench import BURST_MS
 from trt_layermerge.measure.jobs import (
     RESULTS,
@@ -45,7 +46,9 @@ Agent: TypeAlias = Callable[[Path, Progress], None]
 """Works through a folder of jobs, continuing what is begun; raises ``DeviceError``."""
 
 _STEP = re.compile(r"(\d+)/(\d+) ")
+_ERROR = "error: "
 _PATIENCE_S = 20.0
+_ELSEWHERE = "To measure on another device, give latency --ssh HOST or --export-jobs DIR"
 
 
 class AgentMeter:
@@ -213,32 +216,48 @@ def beside(answers: Sequence[Answer]) -> Outcome:
 
 
 def run_here(folder: Path, on_progress: Progress) -> None:
-    """Works through a folder of jobs in a child process. Raises ``DeviceError`` if that fails."""
+    """Works through a folder of jobs in a child process.
+
+    Raises:
+        LayerMergeError: What the agent ended with, of the same kind.
+    """
     command = [sys.executable, "-m", "trt_layermerge.measure.agent", str(folder)]
-    code, said = follow(command, on_progress)
-    if code:
+    ended = follow(command, on_progress)
+    if ended.code and ended.complaint:
+        here = (folder / RESULTS).exists() or ended.code != DeviceError.exit_code
+        raise error_of(ended.code, ended.complaint if here else f"{ended.complaint}. {_ELSEWHERE}")
+    if ended.code:
         raise DeviceError(
-            complaint(said)
-            or f"the measuring process ended with code {code} and said: {said or 'nothing'}; type "
-            "the same command again to continue"
+            f"the measuring process ended with code {ended.code} and said: {ended.said}; type the "
+            "same command again to continue"
         )
 
 
-def complaint(said: str) -> str:
-    """Returns the paragraph that the agent ended with, or nothing if it did not end by itself."""
-    return said.rpartition("error: ")[2] if "error: " in said else ""
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended.
+
+    Attributes:
+        code: Its exit code.
+        said: Its last lines that are no progress.
+        complaint: The paragraph that the agent ended with, or nothing where it did not end so.
+    """
+
+    code: int
+    said: str
+    complaint: str
 
 
-def follow(command: Sequence[str], on_progress: Progress) -> tuple[int, str]:
-    """Runs a command and passes on its progress, ``DONE/TOTAL …`` on a line.
+def follow(command: Sequence[str], on_progress: Progress) -> Ended:
+    """Runs a command and passes on its progress, ``DONE/TOTAL …`` on a line; returns how it ended.
 
-    Returns the exit code and the last lines that are no progress. An interrupted caller interrupts
-    the command too, and waits for it.
+    An interrupted caller interrupts the command too, and waits for it.
 
     Raises:
         DeviceError: If there is no such command.
     """
     said: deque[str] = deque(maxlen=5)
+    complaint: list[str] = []
     try:
         process = subprocess.Popen(
             command,
@@ -257,10 +276,13 @@ def follow(command: Sequence[str], on_progress: Progress) -> tuple[int, str]:
                     on_progress(int(step[1]), int(step[2]))
                 elif line.strip():
                     said.append(line.strip())
+                    if complaint or line.startswith(_ERROR):
+                        complaint.append(line.strip())
         except BaseException:
             _end(process)
             raise
-    return process.returncode, " | ".join(said)
+    paragraph = " ".join(complaint)[len(_ERROR) :]
+    return Ended(process.returncode, " | ".join(said) or "nothing", paragraph)
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -14,8 +14,8 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from trt_layermerge.errors import DeviceError, UsageError
-from trt_layermerge.measure.isolated import complaint, follow
+from trt_layermerge.errors import DeviceError, UsageError, error_of
+from trt_layermerge.measure.isolated import follow
 from trt_layermerge.measure.jobs import MANIFEST, RESULTS, read_keys
 from trt_layermerge.measure.meter import silent
 from trt_layermerge.measure.table import Progress
@@ -62,7 +62,8 @@ class SshAgent:
         """Works through a folder of jobs.
 
         Raises:
-            DeviceError: If there is no ssh, the host cannot be reached, or the agent fails.
+            DeviceError: If there is no ssh, or the host cannot be reached.
+            LayerMergeError: What the agent ended with there, of the same kind.
         """
         identity, keys = read_keys(folder)
         if not _IDENTITY.fullmatch(identity):
@@ -95,13 +96,13 @@ class SshAgent:
 
     def _run(self, command: Sequence[str], on_progress: Progress = silent) -> None:
         self.on_note(shlex.join(command))
-        code, said = follow(command, on_progress)
-        if code == 0:
+        ended = follow(command, on_progress)
+        if ended.code == 0:
             return
-        if paragraph := complaint(said):
-            raise DeviceError(f"{self.host} says: {paragraph}")
-        why = f"{command[0]} ended with code {code} and said: {said or 'nothing'}"
-        if code == _CONNECTION and command[0] == "ssh":
+        if ended.complaint:
+            raise error_of(ended.code, f"{self.host} says: {ended.complaint}")
+        why = f"{command[0]} ended with code {ended.code} and said: {ended.said}"
+        if ended.code == _CONNECTION and command[0] == "ssh":
             raise DeviceError(
                 f"the connection to {self.host} failed; {why}. Check that `ssh {self.host} true` "
                 "works without a password, then type the same command again: it continues"

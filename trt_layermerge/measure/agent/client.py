@@ -16,7 +16,7 @@ from types import TracebackType
 import trt_layermerge
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.jsonio import Json
-from trt_layermerge.errors import CorruptInputError, DeviceError, LayerMergeError, UsageError
+from trt_layermerge.errors import DeviceError, error_of
 from trt_layermerge.measure.agent.jobs import Job, Manifest
 
 START_SECONDS = 180.0
@@ -145,7 +145,7 @@ class Worker:
         except ValueError:
             raise WorkerLost("the measuring process answered nonsense") from None
         if "fatal" in answer:
-            raise _error(answer)
+            raise error_of(answer["code"], answer["fatal"])
         return answer
 
     def _lost(self) -> WorkerLost:
@@ -186,14 +186,6 @@ def _environment() -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(_root()), *([known] if known else [])]),
     }
-
-
-def _error(answer: Json) -> LayerMergeError:
-    """Returns the error that a worker tells of, with its exit code."""
-    for kind in (UsageError, CorruptInputError):
-        if answer["code"] == kind.exit_code:
-            return kind(answer["fatal"])
-    return DeviceError(answer["fatal"])
 
 
 def _signal_name(number: int) -> str:
