@@ -181,12 +181,35 @@ def test_unknown_labels_leave_no_file(full):
 
 
 def test_a_new_bundle_replaces_the_old_one_whole(full, bundle):
-    (bundle / "stranger.txt").write_text("was here")
-    write_bundle(bundle, render(replace(full, precision="fp32", engine=None), "plain"))
+    new = render(replace(full, precision="fp32", engine=None), "plain")
+    write_bundle(bundle, new)
     assert {p.name for p in bundle.parent.iterdir()} == {"plain"}
-    assert not (bundle / "stranger.txt").exists()
-    assert not (bundle / "model.fp16.plan").exists()
+    assert everything(bundle) == new
     assert read_bundle(bundle)[1].precision == "fp32"
+
+
+def everything(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_what_others_have_put_into_a_bundle_stays(full, bundle):
+    new = render(replace(full, precision="fp32", engine=None), "plain")
+    (bundle / "models" / "theirs").mkdir(parents=True)
+    (bundle / "models" / "theirs" / "model.plan").write_text("another network")
+    (bundle / "model.fp32.onnx").write_text("in our way")
+    (bundle / "link").symlink_to("nowhere")
+    write_bundle(bundle, new)
+    assert everything(bundle) == {**new, "models/theirs/model.plan": b"another network"}
+    assert (bundle / "link").is_symlink()
+    read_bundle(bundle)
+
+
+def test_what_a_damaged_manifest_cannot_tell_from_ours_goes(full, bundle):
+    """Else an old engine could stay where a server looks for one."""
+    (bundle / "manifest.json").write_text("{")
+    new = render(replace(full, precision="fp32", engine=None), "plain")
+    write_bundle(bundle, new)
+    assert everything(bundle) == new
 
 
 def test_a_failed_write_leaves_the_old_bundle(full, bundle, monkeypatch):
@@ -202,8 +225,7 @@ def test_a_failed_write_leaves_the_old_bundle(full, bundle, monkeypatch):
     with pytest.raises(DeviceError, match="disk full"):
         write_bundle(bundle, render(replace(full, precision="fp32", engine=None), "plain"))
     assert {p.name for p in bundle.parent.iterdir()} == {"plain"}
-    found = {str(p.relative_to(bundle)): p for p in bundle.rglob("*") if p.is_file()}
-    assert {name: p.read_bytes() for name, p in found.items()} == before
+    assert everything(bundle) == before
 
 
 def test_what_a_killed_process_left_is_cleared(full, bundle):
@@ -278,6 +300,14 @@ def test_damaged_manifests_never_end_in_a_traceback(bundle):
             assert isinstance(error, (CorruptInputError, UsageError)), error
             refused += 1
     assert refused > len(bad) / 2
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "trt-layermerge/bundle@0"}'])
+def test_a_damaged_manifest_says_how_to_get_the_bundle_again(bundle, text):
+    (bundle / "manifest.json").write_text(text)
+    with pytest.raises(CorruptInputError, match=r"damaged.*take the bundle again") as caught:
+        read_bundle(bundle)
+    assert "delete" not in str(caught.value)
 
 
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path):

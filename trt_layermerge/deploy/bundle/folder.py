@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
 
-from trt_layermerge.core.jsonio import read_json, sha256_bytes, write_bytes
+from trt_layermerge.core.jsonio import sha256_bytes, write_bytes
 from trt_layermerge.deploy.bundle import manifest
 from trt_layermerge.deploy.bundle.contents import Contents, Files, Target
 from trt_layermerge.errors import CorruptInputError, DeviceError, UntrustedInputError, UsageError
@@ -15,6 +15,8 @@ from trt_layermerge.errors import CorruptInputError, DeviceError, UntrustedInput
 def write_bundle(folder: Path, files: Files) -> None:
     """Puts a new folder in the place of an old one, if there is one.
 
+    What others have put into the old bundle stays in the new one, such as models of their own in
+    Triton's repository; only files that a damaged manifest cannot tell from ours are lost.
     The new folder is complete before the old one is moved away. A process killed between the two
     renames leaves no bundle rather than a mixed one; the next write clears what it left.
 
@@ -30,6 +32,8 @@ def write_bundle(folder: Path, files: Files) -> None:
             new.chmod(0o755)
             for name, data in files.items():
                 write_bytes(new / name, data)
+            for name in _strangers(folder):
+                _copy(folder / name, new / name)
             _swap(new, folder)
         finally:
             shutil.rmtree(new, ignore_errors=True)
@@ -38,6 +42,25 @@ def write_bundle(folder: Path, files: Files) -> None:
             f"cannot write the bundle {folder}: {error.strerror or error}; choose a writable "
             "folder with free space (--runs-dir DIR)"
         ) from error
+
+
+def _strangers(folder: Path) -> list[str]:
+    """Returns the files of a folder that no manifest names; none where that is damaged."""
+    try:
+        ours = {manifest.NAME, *manifest.read(folder / manifest.NAME)["files"]}
+    except UsageError:  # there is no manifest
+        ours = set()
+    except (CorruptInputError, KeyError, TypeError):
+        return []
+    files = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted({str(path.relative_to(folder).as_posix()) for path in files} - ours)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies a file, or a link as it is, where there is none."""
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _swap(new: Path, folder: Path) -> None:
@@ -69,7 +92,7 @@ def read_bundle(folder: Path) -> tuple[Target, Contents]:
             f"{folder} is no bundle: it has no {manifest.NAME}; name a folder that "
             "trt-layermerge package wrote, such as runs/NAME/deploy/plain"
         )
-    body = read_json(path, manifest.KIND)
+    body = manifest.read(path)
     with manifest.unreadable(path):
         engine = body["roles"].get("engine")
         hashes = {str(name): str(digest) for name, digest in body["files"].items()}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from trt_layermerge.core.device import PRECISIONS, Precision
-from trt_layermerge.core.jsonio import Json, schema_name, sha256_bytes
+from trt_layermerge.core.jsonio import Json, read_json, schema_name, sha256_bytes
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.deploy.bundle.contents import (
     TARGETS,
@@ -32,6 +32,10 @@ from trt_layermerge.errors import CorruptInputError
 
 NAME = "manifest.json"
 KIND = "bundle"
+AGAIN = (
+    "take the bundle again from where it was made, or make it again: "
+    "trt-layermerge package --run NAME"
+)
 
 
 def manifest(contents: Contents, target: Target, places: Mapping[str, str], files: Files) -> bytes:
@@ -65,6 +69,21 @@ def manifest(contents: Contents, target: Target, places: Mapping[str, str], file
         "files": {path: sha256_bytes(data) for path, data in sorted(files.items())},
     }
     return json.dumps(body, indent=1).encode() + b"\n"
+
+
+def read(path: Path) -> Json:
+    """Returns what stands in a manifest.
+
+    Raises:
+        UsageError: If there is none.
+        CorruptInputError: If it is damaged, or of another version.
+    """
+    try:
+        return read_json(path, KIND)
+    except CorruptInputError as error:
+        raise CorruptInputError(
+            f"{path} is damaged, or of another version of trt-layermerge; {AGAIN}"
+        ) from error
 
 
 def contents_of(path: Path, body: Json, files: Files) -> tuple[Target, Contents]:
@@ -132,8 +151,7 @@ def unreadable(path: Path) -> Iterator[None]:
         zipfile.BadZipFile,
     ) as error:
         raise CorruptInputError(
-            f"{path} is damaged: a field is missing or malformed ({error}); take the bundle again "
-            "from where it was made, or make it again: trt-layermerge package --run NAME"
+            f"{path} is damaged: a field is missing or malformed ({error}); {AGAIN}"
         ) from error
 
 
