@@ -206,6 +206,12 @@ def _check(context: Context, found: Measurements, path: Path) -> None:
             f"asks for {asked}; type --backend {known.backend} --precision {known.precision} "
             f"--batch {known.batch}, or export the jobs again"
         )
+    if found.device.backend != known.backend:
+        raise UsageError(
+            f"{path} was measured with the backend {found.device.backend}, not with "
+            f"{known.backend}; on the device move {RESULTS} away, and run the agent again without "
+            "--backend"
+        )
     if known.graph != sha256_file(context.folder / "graph.json"):
         raise UsageError(
             f"{path} was measured for another network or input than the run {root.name!r} has by "
