@@ -182,6 +182,7 @@ class _Training:
         device, (mine, teacher) = ranks.device, answering
         self.run = fingerprint(student, recipe, len(train), teacher is not None, identity)
         self.student, self.train, self.val = student.to(device), train, val
+        self.network = ranks.wrap(mine.to(device))
         listens = recipe.distill_weight > 0 or recipe.feature_weight > 0
         self.teacher = teacher.to(device) if teacher and listens else None
         self.schedule = schedule
@@ -198,7 +199,6 @@ class _Training:
         if recipe.ema_decay is not None:
             self.mean = {n: v.detach().clone() for n, v in _floating(student)}
         self.history: list[EpochRow] = []
-        self.network = ranks.wrap(mine.to(device))
 
     def resume(self, path: Path) -> int:
         """Continues from a state; returns the number of epochs it had done."""

@@ -9,6 +9,7 @@ running statistics are averaged over the processes after every epoch.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -112,8 +113,13 @@ class Accelerated:
         self.device: torch.device = self._accelerator.device
 
     def wrap(self, student: nn.Module) -> nn.Module:
-        """Returns the network, its weights those of the first process, its gradients averaged."""
-        wrapped: nn.Module = self._accelerator.prepare(student)
+        """Returns the network, its state that of the first process, its gradients averaged."""
+        state = {name: value.cpu() for name, value in student.state_dict().items()}
+        student.load_state_dict(self.share(state))
+        with warnings.catch_warnings():
+            # Newer torch has another name for it, which Accelerate does not know.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            wrapped: nn.Module = self._accelerator.prepare(student)
         return wrapped
 
     def total(self, value: float) -> float:
