@@ -121,7 +121,11 @@ class MachineOptions:
     ] = None
     backend: Annotated[
         BackendName | None,
-        _option("What measures and runs the network.", panel=_MACHINE),
+        _option(
+            "What measures and runs the network: onnxruntime, tensorrt, tensorrt_rtx, torch, fake.",
+            panel=_MACHINE,
+            metavar="NAME",
+        ),
         Key("measure.backend"),
     ] = None
     precision: Annotated[
@@ -169,7 +173,7 @@ class RecipeKeyOptions:
     settings: Annotated[
         list[str] | None,
         _option(
-            "Any key of the recipe, like finetune.options.epochs=100; repeatable.",
+            "Any key of the recipe, like search.finalists=6; repeatable.",
             "--set",
             metavar="KEY=VALUE",
         ),
