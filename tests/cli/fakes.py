@@ -58,3 +58,24 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(pipeline, "api", module, raising=False)
     return stand_in
+
+
+def engine(network: str, precision: str, error: str | None = None) -> dict[str, Any]:
+    """Returns a row of ``build.json``, in which hashes and settings stand too."""
+    if error is not None:
+        return {"network": network, "precision": precision, "plan": None, "error": error}
+    stem = {"original": "original", "merged": "model"}[network]
+    return {
+        "network": network,
+        "precision": precision,
+        "onnx_sha256": "a" * 64,
+        "onnx_bytes": 1_103_585,
+        "plan_sha256": "b" * 64,
+        "plan_bytes": 87_470_000,
+        "seconds": 12.34,
+        "library": "tensorrt",
+        "library_version": "10.3.0.26",
+        "warnings": 26,
+        "plan": f"engines/nvidia-geforce-rtx-4090-laptop-gpu/{stem}.{precision}.plan",
+        "error": None,
+    }

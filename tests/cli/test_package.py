@@ -22,6 +22,7 @@ RESULT: dict[str, Any] = {
     "precision": "fp16",
     "engine": "tensorrt 10.3.0",
     "bundle": "deploy/plain",
+    "note": None,
     "details": {"gpu": "Orin"},
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.fakes import FakePipeline
+from tests.cli.fakes import FakePipeline, engine
 from trt_layermerge.cli.app import VERBS
 from trt_layermerge.cli.main import main
 from trt_layermerge.cli.options import SharedOptions
@@ -136,8 +136,7 @@ def test_a_single_stage_of_a_run_shows_its_own_result(
 def test_build_fails_if_no_engine_was_built(
     fake: FakePipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused = {"precision": "fp32", "plan": None, "error": "no TensorRT here"}
-    built = {"precision": "fp16", "plan": "engines/any/model.fp16.plan", "error": None}
+    refused, built = engine("merged", "fp32", "no TensorRT here"), engine("merged", "fp16")
     fake.result = {"engines": [refused]}
     assert main(["build", "--run", "x"]) == 4
     assert capsys.readouterr().err == "error: no TensorRT here\n"

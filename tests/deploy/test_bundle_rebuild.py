@@ -103,6 +103,13 @@ def test_a_dynamic_batch_gets_its_profile(real, tmp_path):
     assert sidecar.profile == {"input": ((1, 3, 8, 6), (1, 3, 8, 6), (8, 3, 8, 6))}
 
 
+def test_what_the_server_cannot_load_is_told(real, tmp_path):
+    write_bundle(tmp_path / "triton", render(contents(), "triton"))
+    note = rebuild(tmp_path / "triton", RTX)["note"]
+    assert note.startswith("the engine is tensorrt_rtx's, which triton cannot load")
+    assert "rebuild BUNDLE --backend tensorrt" in note
+
+
 def test_a_baked_graph_builds(real, tmp_path):
     given = contents(normalise=True, softmax=True)
     write_bundle(tmp_path / "b", render(given, "deepstream"))
@@ -128,6 +135,7 @@ def test_tensorrt_on_the_server_makes_the_entry_loadable(tmp_path, monkeypatch):
     assert (tmp_path / "t/models/net/1/model_cc87.plan").read_bytes() == PLAN
     assert not (tmp_path / "t/models/net/1/model.rtx.plan").exists()
     assert "cc_model_filenames" in (tmp_path / "t/models/net/config.pbtxt").read_text()
+    assert result["note"] is None
     assert result["details"] == {
         "gpu": "Orin (nvgpu)",
         "why_no_engine": None,

@@ -21,12 +21,15 @@ class CalibrateOptions(StageOptions):
 
     preset: Annotated[
         Path | None,
-        typer.Option(help="How to calibrate, such as calib/presets/entropy.yaml."),
+        typer.Option(help="How to calibrate: a YAML file as in calib/presets."),
         Key("calibrate.preset", str),
     ] = None
     method: Annotated[
         Literal["minmax", "entropy", "percentile"] | None,
-        typer.Option(help="Overrides the preset's way to find scales."),
+        typer.Option(
+            help="Overrides the preset's way to find scales: minmax, entropy or percentile.",
+            metavar="METHOD",
+        ),
         Key("calibrate.options.method"),
     ] = None
     images: Annotated[

@@ -11,6 +11,8 @@ from trt_layermerge.cli.options import StageOptions
 from trt_layermerge.cli.stage import run_stage
 from trt_layermerge.cli.verb import Key
 
+_BUNDLE = "Bundle"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PackageOptions(StageOptions):
@@ -20,22 +22,28 @@ class PackageOptions(StageOptions):
         list[str] | None,
         typer.Option(
             "--for",
-            help="What the bundle is for; repeatable.",
-            metavar="plain|triton|deepstream|isaac-ros",
+            help="What the bundle is for: plain, triton, deepstream or isaac-ros; repeatable.",
+            metavar="TARGET",
+            rich_help_panel=_BUNDLE,
         ),
         Key("package.targets"),
     ] = None
     bake_preprocess: Annotated[
         bool | None,
         typer.Option(
-            help="Normalisation and softmax as part of the network; DeepStream needs it.",
+            help="Normalisation and softmax within the network; DeepStream needs it.",
             show_default=False,
+            rich_help_panel=_BUNDLE,
         ),
         Key("package.bake_preprocess"),
     ] = None
     precision: Annotated[
         Literal["fp32", "fp16", "int8"] | None,
-        typer.Option(help="Precision of the network; by default the measured one."),
+        typer.Option(
+            help="fp32, fp16 or int8; by default what was measured.",
+            metavar="TYPE",
+            rich_help_panel=_BUNDLE,
+        ),
         Key("package.precision"),
     ] = None
 

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import typer
 
 from trt_layermerge.cli.console import print_result
+from trt_layermerge.cli.engines import rebuild_view
 from trt_layermerge.cli.options import OutputOptions
-from trt_layermerge.cli.tables import fields_view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,4 +33,4 @@ def rebuild(options: RebuildOptions) -> None:
     from trt_layermerge.pipeline import api
 
     result = api.rebuild(options.bundle, options.backend, options.precision)
-    print_result(result, None if options.as_json else fields_view(result))
+    print_result(result, None if options.as_json else rebuild_view(result))

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from trt_layermerge.cli.engines import build_view, package_view
 from trt_layermerge.cli.figures import bench_view, verify_view
 from trt_layermerge.cli.tables import NOTHING, Result, as_text, fields_view, table, times
 from trt_layermerge.core.candidate import Candidate
@@ -166,6 +167,8 @@ VIEWS: Mapping[str, Callable[[Result], RenderableType]] = {
     "inspect": inspect_view,
     "search": plan_view,
     "calibrate": calibrate_view,
+    "build": build_view,
+    "package": package_view,
     "report": summary_view,
     "bench": bench_view,
     "verify": verify_view,

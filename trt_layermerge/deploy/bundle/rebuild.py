@@ -50,13 +50,26 @@ def summary(folder: Path, target: Target, contents: Contents) -> Json:
         "precision": contents.precision,
         "engine": sidecar and f"{sidecar.library} {sidecar.library_version}",
         "bundle": str(folder),
+        "note": engine_note(contents, target),
         "details": {
             "gpu": sidecar and sidecar.machine.gpu,
             "why_no_engine": contents.why_no_engine,
-            "loadable": contents.engine is not None and (target == "plain" or loadable(contents)),
+            "loadable": engine_note(contents, target) is None,
             "baked": asdict(contents.baked),
         },
     }
+
+
+def engine_note(contents: Contents, target: Target) -> str | None:
+    """Returns what keeps a bundle's engine from being used by its target, or None."""
+    if contents.engine is None:
+        return f"no engine: {contents.why_no_engine}"
+    if target == "plain" or loadable(contents):
+        return None
+    return (
+        f"the engine is {contents.engine.sidecar.library}'s, which {target} cannot load; copy the "
+        "bundle there and type: trt-layermerge rebuild BUNDLE --backend tensorrt"
+    )
 
 
 def _library(contents: Contents) -> str | None:

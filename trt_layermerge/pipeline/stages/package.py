@@ -73,20 +73,15 @@ def baked_for(target: Target, wanted: bool | None) -> Baked:
 
 
 def _tell(context: Context, target: Target, contents: Contents) -> None:
-    from trt_layermerge.deploy.bundle.layout import loadable
+    from trt_layermerge.deploy.bundle.rebuild import engine_note
 
     parts = [f"{target}: {packaged_precision(context)}"]
     if contents.baked.normalise:
         parts.append("the graph takes RGB from 0 to 255 and gives probabilities")
     elif contents.baked.softmax:
         parts.append("the graph gives probabilities")
-    if contents.engine is None:
-        parts.append(f"no engine: {contents.why_no_engine}")
-    elif target != "plain" and not loadable(contents):
-        parts.append(
-            f"the engine is {contents.engine.sidecar.library}'s, which {target} cannot load; copy "
-            "the bundle there and type: trt-layermerge rebuild BUNDLE --backend tensorrt"
-        )
+    if (note := engine_note(contents, target)) is not None:
+        parts.append(note)
     context.reporter.note("; ".join(parts))
 
 
