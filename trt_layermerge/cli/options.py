@@ -91,7 +91,9 @@ class ModelOptions:
     ] = None
     train: Annotated[
         str | None,
-        _option("Training data: imagefolder:DIR, npz:FILE or FILE.py:FACTORY.", panel=_MODEL),
+        _option(
+            "Training data: imagefolder:DIR, images:DIR, npz:FILE or FILE.py:FACTORY.", panel=_MODEL
+        ),
         Key("data.train"),
     ] = None
     val: Annotated[

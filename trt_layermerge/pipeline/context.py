@@ -167,7 +167,7 @@ class Context:
         if data is None:
             raise UsageError(
                 "the recipe names no training images, and repairing, scoring and fine-tuning need "
-                "some; set data.train (--train npz:FILE or imagefolder:DIR)"
+                "some; set data.train (--train npz:FILE, imagefolder:DIR or images:DIR)"
             )
         return data
 
@@ -196,11 +196,13 @@ class Context:
         return self.recipe.seed
 
     def relaxed(self, weights: str | None) -> RelaxedNet:
-        """Returns the relaxed network of the chosen plan, with the weights of a file of the run."""
-        from trt_layermerge.merge import relax
+        """Returns the network that is trained, with the weights of a file of the run."""
+        from trt_layermerge.merge import collapse_early, relax
         from trt_layermerge.pipeline.models import fill
 
         network = relax(self.model, self.graph, self.plan)
+        if self.recipe.finetune.train == "collapsed":
+            collapse_early(network, None)
         if weights is not None:
             fill(network, self.folder / weights)
         return network.eval()
@@ -228,9 +230,9 @@ def data_inputs(source: str | None) -> Json:
     if source is None:
         return {"source": None}
     kind, _, rest = source.partition(":")
-    if kind == "imagefolder":
+    if kind in ("imagefolder", "images"):
         if not Path(rest).is_dir():
-            raise UsageError(f"there is no folder {rest}; check the name after imagefolder:")
+            raise UsageError(f"there is no folder {rest}; check the name after {kind}:")
         files = sorted(p for p in Path(rest).rglob("*") if p.is_file())
         return {
             "source": source,
@@ -239,6 +241,7 @@ def data_inputs(source: str | None) -> Json:
     path = Path(rest if kind == "npz" else source.rpartition(":")[0])
     if kind != "npz" and path.suffix != ".py":
         raise UsageError(
-            f"{source!r} names no data; type npz:FILE, imagefolder:DIR or FILE.py:FACTORY"
+            f"{source!r} names no data; type npz:FILE, imagefolder:DIR, images:DIR or "
+            "FILE.py:FACTORY"
         )
     return {"source": source, "sha256": sha256_file(path)}

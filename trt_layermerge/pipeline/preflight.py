@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from trt_layermerge.errors import MissingDependencyError
+from trt_layermerge.errors import MissingDependencyError, UsageError
 from trt_layermerge.pipeline.context import Context, data_inputs
 
 
@@ -27,7 +27,17 @@ def preflight(context: Context) -> None:
     if context.recipe.scale.workers > 1 and find_spec("ray") is None:
         raise MissingDependencyError("ray", "scoring by several workers", "ray")
     training_recipe(context)
+    if context.recipe.importance.method == "finetune" and not context.train.labelled:
+        raise UsageError(
+            "importance.method finetune scores by accuracy, and the training images have no "
+            "labels; choose calibrate, or give images with labels (data.train)"
+        )
     scoring_recipe(context)
+    if context.recipe.calibrate.qat_epochs and not context.train.labelled:
+        raise UsageError(
+            "calibrate.qat_epochs trains on labels and chooses by accuracy, and the training "
+            "images have no labels; set it to 0, or give images with labels (data.train)"
+        )
     preset_of(context)
     _ = context.calibration
     context.data("val")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.preprocess import Preprocess
@@ -73,7 +73,10 @@ class PreprocessSection(Section):
 
 
 class DataSection(Section):
-    """Which images: ``npz:FILE``, ``imagefolder:DIR`` or ``FILE.py:FACTORY``.
+    """Which images: ``npz:FILE``, ``imagefolder:DIR``, ``images:DIR`` or ``FILE.py:FACTORY``.
+
+    Without labels (``images:DIR``, or an npz file of ``images`` alone) the original network is the
+    only teacher, and no accuracy is reported.
 
     Attributes:
         train: Images to fit, score and train on.
@@ -176,18 +179,57 @@ class SearchSection(Section):
     headroom: Annotated[float, Field(ge=0, lt=1)] = 0.02
 
 
+class ReconstructSection(Section):
+    """Training of changed blocks towards the original's values (``merge.reconstruct``), unlabelled.
+
+    Attributes:
+        steps: Steps of Adam; 0 for none.
+        lr: Peak learning rate.
+        batch: Images a step.
+        images: How many to draw from ``train``; a quarter of them, 256 at most, is held out.
+        scope: ``each`` block after the other, all changed ``blocks`` together, or the ``network``.
+    """
+
+    steps: Annotated[int, Field(ge=0)] = 0
+    lr: Positive = 3e-3
+    batch: Count = 64
+    images: Annotated[int, Field(ge=2)] = 2048
+    scope: Literal["each", "blocks", "network"] = "network"
+
+
 class FinetuneSection(Section):
     """How the relaxed network is trained.
 
     Attributes:
-        preset: Name of a recipe (``finetune.recipe.PRESETS``), or ``none`` for no training.
+        preset: Name of a recipe (``finetune.recipe.PRESETS``), or ``none`` for no training, which
+            needs no labels: depth's counterpart of post-training quantisation.
         start: ``repair`` fits every block in closed form first; ``original`` is the paper's start.
+        train: ``relaxed`` trains a block's kept convolutions one by one and merges them last, as
+            the paper does; ``collapsed`` merges them first, with a BN behind that starts as an
+            identity.
+        anneal: Share of the training over which removed activations become the identity; 0 takes
+            them out at once.
+        reconstruct: What comes between start and training.
         options: Values that replace those of the preset.
     """
 
     preset: str = "short"
     start: Literal["repair", "original"] = "repair"
+    train: Literal["relaxed", "collapsed"] = "relaxed"
+    anneal: Fraction = 0.0
+    reconstruct: ReconstructSection = ReconstructSection()
     options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _anneals_something(self) -> FinetuneSection:
+        if self.anneal and (self.start, self.train) != ("original", "relaxed"):
+            raise ValueError(
+                "anneal needs start: original and train: relaxed, since repaired and collapsed "
+                "blocks are linear from the start"
+            )
+        if self.anneal and self.preset == "none":
+            raise ValueError("anneal needs a training; choose another preset than none")
+        return self
 
 
 class ScaleSection(Section):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_layermerge.core.jsonio import Json, read_json, sha256_bytes, write_bytes, write_json
-from trt_layermerge.errors import AccuracyGateError
+from trt_layermerge.errors import AccuracyGateError, UsageError
 from trt_layermerge.pipeline.context import Context, data_inputs
 from trt_layermerge.pipeline.deployed import CALIBRATION, MERGED, TRAINED, Network, master_name
 from trt_layermerge.pipeline.qat import train_rounded
@@ -120,13 +120,13 @@ class _Images:
         fit: Training images.
         judged_on: Where the others come from: ``val`` or ``train``.
         pixels: The others ``(N, C, H, W)``.
-        labels: Their classes.
+        labels: Their classes; None where there are no labels.
     """
 
     fit: LabelledData
     judged_on: str
     pixels: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
 
     def quantise(self, model: bytes, preset: Preset) -> Quantized:
         """Returns a float32 model in int8."""
@@ -161,7 +161,7 @@ class _Images:
         """Returns how many images come from where."""
         return {
             "calibrated_on": {"source": "train", "images": len(self.fit)},
-            "judged_on": {"source": self.judged_on, "images": len(self.labels)},
+            "judged_on": {"source": self.judged_on, "images": len(self.pixels)},
         }
 
 
@@ -178,7 +178,8 @@ def _images(context: Context) -> _Images:
         judge = draw(val, JUDGED_IMAGES, preset.seed)
     fit = Part(train, torch.from_numpy(preset.sample(len(train))))
     pixels, labels = judge.batch(torch.arange(len(judge)))
-    return _Images(fit, "train" if val is None else "val", pixels.numpy(), labels.numpy())
+    known = None if labels is None else labels.numpy()
+    return _Images(fit, "train" if val is None else "val", pixels.numpy(), known)
 
 
 def _trained(
@@ -190,11 +191,17 @@ def _trained(
     and else the network as it was. The trained weights are written in any case.
 
     Raises:
+        UsageError: If the judging images have no labels.
         AccuracyGateError: If both lose more than the preset allows.
     """
     from trt_layermerge.export.onnx import export_bytes
     from trt_layermerge.quantize.ranges import calibrate_ranges
 
+    if images.labels is None:
+        raise UsageError(
+            f"calibrate.qat_epochs chooses by accuracy, and the images of {images.judged_on} have "
+            "no labels; set it to 0, or give images with labels"
+        )
     ranges = calibrate_ranges(model, images.batches(), preset)
     before, failed = images.attempt(model, ranges, preset)
     keep = before.keep_float if before else preset.keep_float
@@ -225,10 +232,15 @@ def _right(found: Quantized) -> float:
 
 def _told(network: Network, found: Quantized, source: str) -> str:
     floats = ", ".join(found.keep_float) or "no layer"
+    right = f"on {found.images} images of {source} without labels"
+    if found.accuracy_int8 is not None and found.accuracy_fp32 is not None:
+        right = (
+            f"{100 * found.accuracy_int8:.2f} % right on {found.images} images of {source}, "
+            f"{100 * found.accuracy_fp32:.2f} % in fp32"
+        )
     return (
-        f"{network} at int8: {100 * (found.accuracy_int8 or 0):.2f} % right on {found.images} "
-        f"images of {source}, {100 * (found.accuracy_fp32 or 0):.2f} % in fp32, the same answer on "
-        f"{100 * found.agreement:.2f} %; left in float: {floats}"
+        f"{network} at int8: {right}, the same answer on {100 * found.agreement:.2f} %; "
+        f"left in float: {floats}"
     )
 
 

@@ -8,8 +8,8 @@ from trt_layermerge.core.jsonio import Json, read_lines, sha256_json, write_byte
 from trt_layermerge.finetune.recipe import DEVIATIONS, FinetuneRecipe, preset
 from trt_layermerge.pipeline.context import Context, data_inputs
 from trt_layermerge.pipeline.models import network_inputs
-from trt_layermerge.pipeline.repaired import repaired
 from trt_layermerge.pipeline.stage import Stage
+from trt_layermerge.pipeline.starts import aids, start_network
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,33 +32,33 @@ def _settings(context: Context) -> Json:
 
 
 def training_recipe(context: Context) -> FinetuneRecipe | None:
-    """Returns how to train, or None for no training."""
+    """Returns how to train, or None for no training.
+
+    Where the images have no labels, the original network alone teaches unless the recipe says what
+    share it has.
+    """
     section = context.recipe.finetune
     if section.preset == "none":
         return None
-    values = {**preset(section.preset).to_json(), "seed": context.seed, **section.options}
-    return FinetuneRecipe.from_json(values)
+    values = {**preset(section.preset).to_json(), "seed": context.seed}
+    if not context.train.labelled:
+        values["distill_weight"] = 1.0
+    return FinetuneRecipe.from_json({**values, **section.options})
 
 
 def _run(context: Context) -> tuple[str, ...]:
-    from trt_layermerge.finetune.evaluate import accuracy
+    from trt_layermerge.finetune.evaluate import known_accuracy
     from trt_layermerge.finetune.loop import finetune
-    from trt_layermerge.merge import relax
 
     recipe, section = training_recipe(context), context.recipe.finetune
-    if recipe is None and section.start == "original":
-        context.reporter.note("neither repaired nor trained: expect a poor network")
-    if recipe is not None and section.preset in DEVIATIONS:
-        context.reporter.note(f"{section.preset}: {DEVIATIONS[section.preset]}")
-    if section.start == "repair":
-        network = repaired(context, context.plan)
-    else:
-        network = relax(context.model, context.graph, context.plan).eval()
+    _note_what_to_expect(context, recipe)
+    network, reconstruction = start_network(context)
     save_weights(network, context, "repaired.safetensors")
     val = context.data("val")
-    start = accuracy(network, val) if val is not None else None
+    start = known_accuracy(network, val)
     rows: list[Json] = []
     if recipe is not None:
+        views, schedule = aids(context, network, recipe)
         state = context.folder / "finetune.state.safetensors"
 
         def tell(row: EpochRow) -> None:
@@ -70,6 +70,8 @@ def _run(context: Context) -> tuple[str, ...]:
             val,
             recipe,
             teacher=context.model,
+            views=views,
+            schedule=schedule,
             state_path=state,
             identity=sha256_json(_settings(context)),
             on_epoch=tell,
@@ -83,23 +85,45 @@ def _run(context: Context) -> tuple[str, ...]:
     header = {
         "start": section.start,
         "start_val_accuracy": start,
-        "original_val_accuracy": accuracy(context.model, val) if val is not None else None,
+        "original_val_accuracy": known_accuracy(context.model, val),
+        "reconstruction": reconstruction,
         "recipe": recipe.to_json() if recipe else None,
     }
     write_lines(context.folder / "finetune.jsonl", "finetune", header, rows)
     return "repaired.safetensors", "relaxed.safetensors", "finetune.jsonl"
 
 
+def _note_what_to_expect(context: Context, recipe: FinetuneRecipe | None) -> None:
+    section, note = context.recipe.finetune, context.reporter.note
+    if recipe is None and section.start == "original" and not section.reconstruct.steps:
+        note("neither repaired nor trained: expect a poor network")
+    if recipe is not None and section.preset in DEVIATIONS:
+        note(f"{section.preset}: {DEVIATIONS[section.preset]}")
+    if not context.train.labelled:
+        note("the training images have no labels: everything is learnt from the original network")
+    val = context.data("val")
+    if val is None or not val.labelled:
+        note("no accuracy is reported before verify: there are no labelled images to choose by")
+
+
 def assist(context: Context, ranks: Ranks) -> None:
     """Trains with the process that does this stage, and has begun to train."""
     from trt_layermerge.finetune.loop import finetune
-    from trt_layermerge.merge import relax
 
     recipe = training_recipe(context)
     if recipe is not None:
-        network = relax(context.model, context.graph, context.plan)
-        val = context.data("val")
-        finetune(network, context.train, val, recipe, teacher=context.model, ranks=ranks)
+        network = context.relaxed(None)
+        views, schedule = aids(context, network, recipe)
+        finetune(
+            network,
+            context.train,
+            context.data("val"),
+            recipe,
+            teacher=context.model,
+            views=views,
+            schedule=schedule,
+            ranks=ranks,
+        )
 
 
 def save_weights(network: nn.Module, context: Context, name: str) -> None:
@@ -116,6 +140,7 @@ def _result(context: Context) -> Json:
         "original_val_accuracy": header["original_val_accuracy"],
         "start": header["start"],
         "start_val_accuracy": header["start_val_accuracy"],
+        "reconstruction": header["reconstruction"],
         "epochs": len(rows),
         "val_accuracy": rows[-1]["val_accuracy"] if rows else header["start_val_accuracy"],
     }

@@ -76,7 +76,7 @@ def seen_before(data: DataSection) -> list[str]:
 
     def content(source: str | None) -> Json:
         found = data_inputs(source)
-        if source is not None and source.startswith(("npz:", "imagefolder:")):
+        if source is not None and source.startswith(("npz:", "imagefolder:", "images:")):
             del found["source"]  # another name for the same files
         return found
 
@@ -96,7 +96,7 @@ def _batches(context: Context) -> Iterator[Batch]:
         for start in range(0, len(data), BATCH):
             context.reporter.progress("verifying", start, len(data))
             images, labels = data.batch(torch.arange(start, min(start + BATCH, len(data))))
-            yield images.numpy(), labels.numpy()
+            yield images.numpy(), None if labels is None else labels.numpy()
         context.reporter.progress("verifying", len(data), len(data))
         return
     train = context.data("train")

@@ -1,0 +1,96 @@
+"""The network as fine-tuning finds it, and what changes beside its weights while it is trained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from trt_layermerge.core.jsonio import Json
+from trt_layermerge.finetune.recipe import FinetuneRecipe
+from trt_layermerge.pipeline.context import Context, images_of
+from trt_layermerge.pipeline.repaired import BATCH, repaired
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from trt_layermerge.merge import RelaxedNet
+
+HELD_OUT = 256
+"""Images at most on which a reconstruction must be better than its start."""
+
+
+def start_network(context: Context) -> tuple[RelaxedNet, Json | None]:
+    """Returns the chosen plan's network before the training, and what reconstruction came to."""
+    import torch
+
+    from trt_layermerge.merge import collapse_early
+
+    section = context.recipe.finetune
+    network = repaired(context, context.plan) if section.start == "repair" else bare(context)
+    told = reconstructed(context, network) if section.reconstruct.steps else None
+    if section.train == "collapsed":
+        collapse_early(network, torch.split(images_of(context.calibration[0]), BATCH))
+    return network, told
+
+
+def bare(context: Context) -> RelaxedNet:
+    """Returns the chosen plan's network with the original weights, all blocks unmerged."""
+    from trt_layermerge.merge import relax
+
+    return relax(context.model, context.graph, context.plan).eval()
+
+
+def reconstructed(context: Context, network: RelaxedNet) -> Json:
+    """Returns errors before and after a reconstruction in place; it is undone if it did not help.
+
+    Errors are the mean over output and changed blocks' ends, on training images held out from it.
+    """
+    from trt_layermerge.finetune.data import draw, split
+    from trt_layermerge.merge import Reconstruction, match_error, reconstruct
+
+    section, device = context.recipe.finetune.reconstruct, context.recipe.device
+    drawn = draw(context.train, section.images, context.seed)
+    held, used = (
+        images_of(part) for part in split(drawn, min(HELD_OUT, len(drawn) // 4 or 1), context.seed)
+    )
+    how = Reconstruction(section.steps, section.lr, section.batch, section.scope, context.seed)
+    network.to(device), context.model.to(device)
+    start = copy.deepcopy(network.state_dict())
+    before = match_error(network, context.model, held)
+    reconstruct(
+        network,
+        context.model,
+        used,
+        how,
+        lambda done, total: context.reporter.progress("reconstructing", done, total),
+    )
+    after = match_error(network, context.model, held)
+    if after >= before:
+        network.load_state_dict(start)
+        context.reporter.note(
+            f"reconstruction was undone: on held-out images its error went from {before:.3f} to "
+            f"{after:.3f}; lower finetune.reconstruct.lr"
+        )
+    network.cpu(), context.model.cpu()
+    return {
+        "images": len(used),
+        "error_before": before,
+        "error_after": after,
+        "kept": after < before,
+    }
+
+
+def aids(
+    context: Context, network: RelaxedNet, recipe: FinetuneRecipe
+) -> tuple[tuple[nn.Module, nn.Module] | None, Callable[[float], None] | None]:
+    """Returns ``views`` and ``schedule`` of the training that the run's recipe describes."""
+    from trt_layermerge.merge import hold_activations, matched, set_linearity
+
+    over = context.recipe.finetune.anneal
+    held = hold_activations(network) if over else ()
+    if over and not held:
+        context.reporter.note("nothing is annealed: the plan keeps no two convolutions of a block")
+    views = matched(network, context.model) if recipe.feature_weight > 0 else None
+    return views, partial(set_linearity, held, over=over) if held else None
