@@ -176,8 +176,11 @@ def page(body: Json) -> str:
         f"Dynamic batch: a profile of {body['batches'][0]}, {body['batches'][1]} and "
         f"{body['batches'][2]} images; static: 1 image. Inputs and outputs are float32 everywhere.",
         "",
-        f"Built again, {_recurred(found, 'static')} static and {_recurred(found, 'dynamic')} "
-        "dynamic engines were the same bytes. "
+        f"Built again in the same process, {_recurred(found, 'static')} static and "
+        f"{_recurred(found, 'dynamic')} dynamic engines were the same bytes. An engine holds the "
+        "workspace that its builder was given, which follows the free memory (`workspace_bytes` in "
+        "the records): with another workspace, other bytes, so a hash tells which file an engine "
+        "is, not whether a build was right. "
         f"{_larger(found)} of {sum(row['precision'] == 'int8' for row in found)} INT8 engines are "
         "larger than the FP16 engine of the same network; why was not looked into.",
     ]
