@@ -13,10 +13,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import Any
-
-import torch
 
 from trt_layermerge import __version__
 from trt_layermerge.core.candidate import Candidate, CandidateKey
@@ -84,11 +82,14 @@ def score_in_parallel(
 class _Worker:
     """One process of Ray's."""
 
-    def start(self, make: MakeScorer, threads: int) -> tuple[str, str]:
+    def __init__(self, threads: int) -> None:
+        """Sets the number of threads for the libraries that the scorer will load."""
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+
+    def start(self, make: MakeScorer) -> tuple[str, str]:
         """Builds the scorer; returns the versions that scores depend on."""
-        torch.set_num_threads(threads)
         self._scorer = make()
-        return __version__, torch.__version__
+        return _versions()
 
     def entry(self, candidate: Candidate) -> ImportanceEntry:
         """Returns the score of a candidate."""
@@ -141,8 +142,8 @@ class _Crew:
         self._busy.clear()
 
     def _hire(self) -> None:
-        worker = self._kind.remote()
-        self._busy[worker.start.remote(self._make, self._threads)] = worker, None
+        worker = self._kind.remote(self._threads)
+        self._busy[worker.start.remote(self._make)] = worker, None
 
     def _occupy(self, worker: Any) -> None:
         """Gives a worker the next candidate, or ends it where none is left."""
@@ -224,9 +225,13 @@ def _threads(ray: Any, workers: Workers) -> int:
     return threads
 
 
+def _versions() -> tuple[str, str]:
+    return __version__, metadata.version("torch")
+
+
 def _check_versions(found: tuple[str, str]) -> None:
     """Checks that a worker computes with the versions of this process."""
-    own = __version__, torch.__version__
+    own = _versions()
     if tuple(found) != own:
         raise UsageError(
             f"a worker has trt-layermerge {found[0]} with torch {found[1]}, and this process has "
