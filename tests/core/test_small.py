@@ -31,6 +31,14 @@ def test_a_device_comes_back() -> None:
     assert str(device) == "A CPU (onnxruntime 1.2, 1 thread)"
 
 
+def test_a_power_mode_makes_another_device() -> None:
+    device = DeviceInfo("tensorrt", "10.3", "Orin", "compute capability 8.7")
+    slow = device.in_mode("15W")
+    assert slow.settings == "compute capability 8.7, power mode 15W"
+    assert slow != device.in_mode("MAXN") and slow != device == device.in_mode(None)
+    assert DeviceInfo("a", "1", "b").in_mode("15W").settings == "power mode 15W"
+
+
 def test_preprocessing_by_hand() -> None:
     images = np.arange(2 * 2 * 3 * 3, dtype=np.uint8).reshape(2, 2, 3, 3)
     prepare = Preprocess(scale=0.5, mean=(1.0, 2.0, 3.0), std=(1.0, 2.0, 4.0))

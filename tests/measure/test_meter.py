@@ -17,12 +17,15 @@ import pytest
 
 from tests.measure import fake_ssh
 from tests.measure.answering import Answering
+from trt_layermerge.backends import Runner
 from trt_layermerge.backends.cuda import driver_problem
 from trt_layermerge.core.conv import ConvSpec, Spec
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.jsonio import sha256_bytes
 from trt_layermerge.errors import CorruptInputError, DeviceError, UsageError
+from trt_layermerge.measure import conditions
 from trt_layermerge.measure.agent.fake import SCRIPT, FakeBackend
+from trt_layermerge.measure.agent.sources import Reading
 from trt_layermerge.measure.agent.zipapp import write_zipapp
 from trt_layermerge.measure.isolated import AgentMeter, follow, run_here
 from trt_layermerge.measure.meter import BackendMeter, Beside, Failed, Meter, SpecRequest
@@ -193,6 +196,30 @@ def test_interrupted_networks_continue_and_finished_ones_are_measured_anew(tmp_p
     assert len(agent.asked) == 6
     assert not (tmp_path / "networks" / "models").exists()
     assert (tmp_path / "networks" / "results.jsonl").exists()
+
+
+def test_a_power_mode_has_latencies_of_its_own_in_this_process_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Counting()
+    for mode, opened in (("15W", len(SPECS)), ("15W", 0), ("MAXN", len(SPECS))):
+        monkeypatch.setattr(conditions, "power_mode", lambda sources, mode=mode: Reading(mode))
+        meter = BackendMeter(backend)
+        backend.opened = 0
+        table = meter.specs(request(tmp_path))
+        assert table.device == meter.device()
+        assert table.device.settings == f"no clock, power mode {mode}"
+        assert backend.opened == opened
+
+
+class Counting(FakeBackend):
+    """Counts the networks that it opens."""
+
+    opened = 0
+
+    def open(self, model: bytes, *, seed: int = 0) -> Runner:
+        self.opened += 1
+        return super().open(model, seed=seed)
 
 
 def test_a_device_that_changes_is_told(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.jsonio import read_lines
 from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.errors import CorruptInputError, InfeasibleBudgetError, UsageError
-from trt_layermerge.measure import isolated
+from trt_layermerge.measure import conditions, isolated
+from trt_layermerge.measure.agent.sources import Reading
 from trt_layermerge.pipeline import context as context_module
 from trt_layermerge.pipeline.api import run_stage
 from trt_layermerge.pipeline.options import STAGES, RunOptions
@@ -229,6 +230,26 @@ def test_a_whole_run_through_an_agent(
     measured = len(device.asked)
     assert tiny.run(tmp_path)[1].stages("skip") == STAGES
     assert len(device.asked) == measured
+
+
+@pytest.mark.usefixtures("isolated_fake")
+def test_what_is_measured_here_in_another_way_is_of_the_same_device_in_the_same_power_mode(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a Jetson the table comes from the agent, and bench times engines in this process."""
+    monkeypatch.setattr(isolated, "run_here", Answering(device=get_backend("fake").device()))
+
+    def run_in(mode: str) -> tuple[Any, Any]:
+        monkeypatch.setattr(conditions, "power_mode", lambda sources: Reading(mode))
+        summary, _ = tiny.run(tmp_path, finished / "tiny.yaml")
+        return summary["predicted_ms"], read(tmp_path, "bench.json")["device"]["settings"]
+
+    predicted_ms, settings = run_in("15W")
+    assert settings == MODE
+    assert predicted_ms == pytest.approx(read(tmp_path, "plan.json")["predicted_ms"], rel=0.01)
+    predicted_ms, settings = run_in("MAXN")
+    assert settings == "no clock, power mode MAXN"
+    assert predicted_ms is None
 
 
 @pytest.mark.usefixtures("isolated_fake")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -24,6 +24,13 @@ class DeviceInfo:
     backend_version: str
     name: str
     settings: str = ""
+
+    def in_mode(self, power_mode: str | None) -> DeviceInfo:
+        """Returns the device in a power mode: another mode is another device to a latency."""
+        if power_mode is None:
+            return self
+        words = [self.settings, f"power mode {power_mode}"]
+        return replace(self, settings=", ".join(filter(None, words)))
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-ready mapping."""

@@ -10,7 +10,7 @@ from trt_layermerge.backends import Backend
 from trt_layermerge.core.device import DeviceInfo, Precision
 from trt_layermerge.errors import UsageError
 from trt_layermerge.measure.agent.sources import LOCAL, Sources
-from trt_layermerge.measure.conditions import Conditions, Watch, not_comparable
+from trt_layermerge.measure.conditions import Conditions, Watch, device_here, not_comparable
 from trt_layermerge.measure.energy import Energy
 from trt_layermerge.measure.timing import Ratio, Timing, quantile, speedup, time_models
 
@@ -165,7 +165,7 @@ def bench(
     flat = [model for pair in models.values() for model in pair]
     timings = iter(time_models(flat, backend, rounds=rounds, burst_ms=burst_ms))
     found = {precision: (next(timings), next(timings)) for precision in models}
-    result = assemble(found, backend.device(), batch, backend.int8_remainder)
+    result = assemble(found, device_here(backend, sources), batch, backend.int8_remainder)
     result = replace(result, conditions=watch.conditions())
     return result if energy is None else _with_energy(result, models, backend, energy)
 

@@ -11,9 +11,16 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from trt_layermerge.backends import Backend
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.measure.agent.sources import LOCAL, Reading, Sources
-from trt_layermerge.measure.agent.telemetry import DeviceState, GpuClock, gpu_clock, read_state
+from trt_layermerge.measure.agent.telemetry import (
+    DeviceState,
+    GpuClock,
+    gpu_clock,
+    power_mode,
+    read_state,
+)
 
 Clock: TypeAlias = Literal["gpu", "wall", "core"]
 
@@ -74,6 +81,14 @@ class Watch:
             others=self._host.others(),
             governor=governor,
         )
+
+
+def device_here(backend: Backend, sources: Sources = LOCAL) -> DeviceInfo:
+    """Returns what a backend measures on here, in the power mode that the machine is in.
+
+    It is the identity that the agent's answers have too. Raises ``DeviceError``.
+    """
+    return backend.device().in_mode(power_mode(sources).value)
 
 
 def clock_of(device: DeviceInfo) -> Clock:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -194,7 +194,7 @@ def read_measurements(path: Path) -> Measurements:
             if answer.error is None or row["key"] not in answers:
                 answers[str(row["key"])] = answer
         facts = dict(header["facts"])
-        device = _device(DeviceInfo.from_json(header["device"]), facts)
+        device = DeviceInfo.from_json(header["device"]).in_mode(facts.get("power_mode"))
         return Measurements(str(header["manifest"]), device, facts, answers, _drift(clock))
 
 
@@ -234,12 +234,3 @@ def _timing(model: Json, factor: float) -> Timing:
     if not medians or not runs or not all(0 < ms < math.inf for ms in (*medians, *runs)):
         raise ValueError("a latency is not a positive number")
     return Timing(tuple(medians), tuple(runs), str(model["method"]))
-
-
-def _device(device: DeviceInfo, facts: Mapping[str, Any]) -> DeviceInfo:
-    """Returns the device with its power mode among the settings."""
-    mode = facts.get("power_mode")
-    if not mode or str(mode) in device.settings:
-        return device
-    settings = ", ".join(part for part in (device.settings, f"power mode {mode}") if part)
-    return replace(device, settings=settings)

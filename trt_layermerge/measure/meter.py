@@ -13,6 +13,7 @@ from trt_layermerge.core.conv import Spec
 from trt_layermerge.core.device import DeviceInfo, Precision
 from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.measure.bench import BURST_MS
+from trt_layermerge.measure.conditions import device_here
 from trt_layermerge.measure.table import Progress, measure_specs
 from trt_layermerge.measure.timing import Timing, speedup, time_models
 
@@ -134,8 +135,8 @@ class BackendMeter:
         self.backend = backend
 
     def device(self) -> DeviceInfo:
-        """Returns the device of the backend."""
-        return self.backend.device()
+        """Returns the device of the backend, in its power mode."""
+        return device_here(self.backend)
 
     def specs(self, asked: SpecRequest, on_progress: Progress = silent) -> LatencyTable:
         """Returns the latency of every spec (``measure.table``)."""

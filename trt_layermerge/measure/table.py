@@ -21,6 +21,7 @@ from trt_layermerge.core.conv import ConvSpec, Spec
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.tables import LatencyEntry, LatencyTable
 from trt_layermerge.errors import DeviceError
+from trt_layermerge.measure.conditions import device_here
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.measure.store import LatencyStore
 from trt_layermerge.measure.timing import Timing, time_models
@@ -66,7 +67,8 @@ def measure_specs(
     """
     unique = list(dict.fromkeys(specs))
     entries: dict[Spec, LatencyEntry] = {}
-    with LatencyStore(store_path, backend.device()) as store:
+    device = device_here(backend)
+    with LatencyStore(store_path, device) as store:
         for spec in unique:
             known = store.get(spec, precision, batch)
             if known is not None:
@@ -78,7 +80,7 @@ def measure_specs(
             if on_progress is not None:
                 on_progress(len(entries), len(unique))
     table = {(spec, precision, batch): entries[spec] for spec in unique}
-    return LatencyTable(backend.device(), table, notes={"rounds": rounds})
+    return LatencyTable(device, table, notes={"rounds": rounds})
 
 
 def chunks(specs: Sequence[Spec]) -> Iterator[list[Spec]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trt_layermerge.core.device import PRECISIONS, Precision
 from trt_layermerge.core.jsonio import Json, read_json, write_json
 from trt_layermerge.errors import LatencyGateError, UsageError
+from trt_layermerge.measure.conditions import device_here
 from trt_layermerge.pipeline.benching import bench_elsewhere, bench_here, wall_clock
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.deployed import CALIBRATION
@@ -20,12 +21,15 @@ SIDES = ("original", "merged", "speedup", "low", "high")
 
 def _settings(context: Context) -> Json:
     measure = context.recipe.measure
-    away = measure.recorded or measure.host is not None
+    if measure.recorded or measure.host is not None:
+        where: Json | list[Any] = [measure.host, measure.recorded]
+    else:
+        where = device_here(context.backend).to_json()
     return {
         "precision": measure.precision,
         "precisions": timed_precisions(context),
         "batch": measure.batch,
-        "where": [measure.host, measure.recorded] if away else context.backend.device().to_json(),
+        "where": where,
         "trust_engine": context.trust_engine,
     }
 
