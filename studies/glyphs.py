@@ -35,7 +35,8 @@ Tell = Callable[[str], None]
 
 
 def perform(settings: Settings, job: Job, clock: Clock) -> Json:
-    """Does one job, perhaps in a process of its own."""
+    """Does one job on one thread, perhaps in a process of its own."""
+    torch.set_num_threads(1)
     if isinstance(job, TableJob):
         return make_table(settings, job, clock)
     return train(settings, job, clock)
@@ -57,7 +58,7 @@ def run_study(
     clock = clock or Clock()
     journal = Journal.open(settings.work / JOURNAL, "glyphs", settings.identity())
     for network in settings.networks:
-        _note(settings, network, journal)
+        note_network(settings, network, journal)
         tell(f"{network.name}: latencies")
         make_latencies(settings, network, clock)
     study = _Study(settings, journal, clock, until, tell, workers)
@@ -134,7 +135,7 @@ class _Study:
         )
 
 
-def _note(settings: Settings, network: Network, journal: Journal) -> None:
+def note_network(settings: Settings, network: Network, journal: Journal) -> None:
     """Writes down what a network's results depend on, or refuses what it was begun with.
 
     Raises:
@@ -183,7 +184,7 @@ def parser() -> argparse.ArgumentParser:
     names, default = [arm.name for arm in ARMS], [arm.name for arm in ARMS if arm.default]
     known = [network.name for network in NETWORKS]
     add = found.add_argument
-    add("--work", type=Path, default=Path("runs/studies/glyphs"), metavar="DIR")
+    add("--work", type=Path, default=Path("runs/studies"), metavar="DIR")
     add("--data", type=Path, metavar="DIR", help="train.npz, val.npz, test.npz; shipped by default")
     add("--networks", nargs="+", choices=known, default=known)
     add("--only", nargs="+", choices=names, default=default, metavar="ARM", help=", ".join(names))
@@ -201,7 +202,6 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the study; returns 0 when it is complete, 1 on an error and 3 when time was over."""
     options = parser().parse_args(arguments)
-    torch.set_num_threads(1)
     minutes = options.budget_minutes
     clock = Clock(time.time() + 60 * minutes if minutes is not None else None)
     try:

@@ -15,7 +15,8 @@ from studies.settings import Arm, Settings, open_context, with_values
 from studies.workers import Clock
 from trt_layermerge.core.jsonio import Json, read_lines, sha256_json, write_bytes
 from trt_layermerge.finetune.evaluate import accuracy
-from trt_layermerge.finetune.loop import DivergedError, finetune
+from trt_layermerge.finetune.loop import finetune
+from trt_layermerge.finetune.losses import DivergedError
 from trt_layermerge.merge import RelaxedNet, relax
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.repaired import repaired

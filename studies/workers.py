@@ -12,8 +12,6 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import TypeVar
 
-import torch
-
 from trt_layermerge.errors import DeviceError
 from trt_layermerge.pipeline.options import NullReporter
 
@@ -152,7 +150,6 @@ def _collect(
 
 def _work(answer: Connection, perform: Perform[J, R], job: J, clock: Clock) -> None:
     """Does one job in a process of its own."""
-    torch.set_num_threads(1)
     try:
         answer.send(("done", perform(job, clock)))
     except OutOfTimeError:

@@ -1,0 +1,175 @@
+"""What the rows of the glyph study say, before it is put into words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from studies.packed import unpack
+from studies.planning import TOLERANCE
+from studies.settings import ARMS
+from studies.statistics import Grouped, Interval
+from trt_layermerge.core.jsonio import Json
+from trt_layermerge.errors import UsageError
+
+Hits = NDArray[np.bool_]
+
+ARM_STARTS = {arm.name: arm.start for arm in ARMS}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm at one wanted speed-up of one network.
+
+    Attributes:
+        arm: Its name.
+        wanted: The speed-up that was asked for.
+        plans: Rows of its plans: one, or one for each seed.
+        speedups: Their measured speed-ups.
+        trainings: Rows of its trainings by seed.
+        rate: Learning rate that was chosen.
+        hits: Which test images the trained networks get right, ``(seeds, N)``.
+        untrained: The same before training, ``(plans, N)``.
+    """
+
+    arm: str
+    wanted: float
+    plans: list[Json]
+    speedups: list[float]
+    trainings: list[Json]
+    rate: float
+    hits: Hits
+    untrained: Hits
+
+    @property
+    def speedup(self) -> float:
+        """Measured speed-up, the mean over the plans."""
+        return float(np.mean(self.speedups))
+
+    @property
+    def on_target(self) -> bool:
+        """Whether every plan measured within the tolerance of the wanted latency."""
+        return all(abs(self.wanted / s - 1) <= TOLERANCE for s in self.speedups)
+
+    @property
+    def val(self) -> float:
+        """Accuracy on ``val`` after training, the mean over the seeds."""
+        return float(np.mean([row["val"] for row in self.trainings]))
+
+
+class NetworkFigures:
+    """The results of one network."""
+
+    def __init__(self, rows: list[Json], name: str, rates: list[float], tuned_at: float) -> None:
+        self.name, self._rates, self._tuned_at = name, rates, tuned_at
+        self._rows = [row for row in rows if row.get("network") == name]
+        self.facts = self._of("network")[0]
+
+    def _of(self, kind: str) -> list[Json]:
+        return [row for row in self._rows if row["kind"] == kind]
+
+    @property
+    def tables(self) -> list[Json]:
+        """Rows of the importance tables."""
+        return self._of("table")
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """Label of every test image."""
+        return unpack(self._of("images")[0]["labels"])
+
+    @cached_property
+    def grouped(self) -> Grouped:
+        """The test images by font."""
+        return Grouped(unpack(self._of("images")[0]["groups"]))
+
+    @cached_property
+    def by(self) -> str:
+        """What joins images into groups."""
+        return str(self._of("images")[0]["by"])
+
+    @cached_property
+    def _tests(self) -> Mapping[tuple[object, ...], Hits]:
+        return {
+            (r["plan"], r["start"], r["rate"], r["seed"]): unpack(r["classes"]) == self.labels
+            for r in self._of("test")
+        }
+
+    @cached_property
+    def original(self) -> Hits:
+        """Which test images the original gets right, ``(1, N)``."""
+        return self._tests[None, None, None, None][None]
+
+    @cached_property
+    def device(self) -> str:
+        """Where latency was measured."""
+        return str(self._of("latency")[0]["device"])
+
+    @cached_property
+    def original_ms(self) -> float:
+        """Latency of the original."""
+        return float(self._of("latency")[0]["original_ms"])
+
+    @cached_property
+    def cells(self) -> dict[tuple[str, float], Cell]:
+        """Every arm at every speed-up, in the order in which they were planned."""
+        wanted = dict.fromkeys((row["arm"], row["speedup"]) for row in self._of("plan"))
+        return {key: self._cell(*key) for key in wanted}
+
+    def _cell(self, arm: str, wanted: float) -> Cell:
+        plans = [r for r in self._of("plan") if (r["arm"], r["speedup"]) == (arm, wanted)]
+        measured = {r["plan"]: float(r["speedup"]) for r in self._of("latency")}
+        start, rate = ARM_STARTS[arm], self.rate(arm)
+        rows = {(r["plan"], r["start"], r["rate"], r["seed"]): r for r in self._of("training")}
+        seeds = sorted({r["seed"] for r in self._of("training")})
+        by_seed = {seed: _pick(plans, seed) for seed in seeds}
+        keys = [(plan["plan"], start, rate, seed) for seed, plan in by_seed.items()]
+        missing = [key for key in keys if key not in rows or key not in self._tests]
+        if missing:
+            raise UsageError(
+                f"{self.name} {arm} at {wanted:g}x lacks the training or test {missing[0]}; "
+                "finish the study first (python -m studies.glyphs)"
+            )
+        before = [self._tests[plan["plan"], start, None, None] for plan in plans]
+        return Cell(
+            arm,
+            wanted,
+            plans,
+            [measured[plan["plan"]] for plan in plans],
+            [rows[key] for key in keys],
+            rate,
+            np.stack([self._tests[key] for key in keys]),
+            np.stack(before),
+        )
+
+    def rate(self, arm: str) -> float:
+        """Returns the learning rate that an arm chose on ``val``, the lowest of equals."""
+        rows = self._of("training")
+        seed = min(row["seed"] for row in rows)
+        plans = [row for row in self._of("plan") if row["arm"] == arm]
+        near = min((row["speedup"] for row in plans), key=lambda s: abs(s - self._tuned_at))
+        plan = _pick([row for row in plans if row["speedup"] == near], seed)["plan"]
+        found = {
+            row["rate"]: row["val"]
+            for row in rows
+            if (row["plan"], row["start"], row["seed"]) == (plan, ARM_STARTS[arm], seed)
+            and row["rate"] in self._rates
+        }
+        return float(max(sorted(found), key=lambda rate: found[rate]))
+
+    def accuracy(self, hits: Hits) -> Interval:
+        """Returns accuracy with its interval."""
+        return self.grouped.accuracy(hits)
+
+    def against(self, first: Hits, second: Hits) -> Interval:
+        """Returns how much more accurate the first is."""
+        return self.grouped.difference(first, second)
+
+
+def _pick(plans: list[Json], seed: int) -> Json:
+    """Returns the plan that a seed trains: its own, or the only one."""
+    return next((plan for plan in plans if plan["pick"] == seed and len(plans) > 1), plans[0])

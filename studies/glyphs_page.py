@@ -1,0 +1,197 @@
+"""``docs/results/glyphs.md``: the glyph study in words, tables and a plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from studies.figures import Cell, NetworkFigures
+from studies.planning import TOLERANCE
+from studies.settings import ARMS
+from studies.statistics import SAMPLES, Interval
+from trt_layermerge.core.jsonio import Json, read_lines
+
+AIMS = {
+    ("resnet20", 1.5): 0.0,
+    ("resnet20", 2.0): 0.5,
+    ("resnet20", 2.8): 1.5,
+    ("mobilenet_v2", 1.5): 1.0,
+    ("mobilenet_v2", 2.0): 2.0,
+}
+"""Most points that ours was meant to lose."""
+
+ABOUT = {arm.name: arm.about for arm in ARMS}
+PLOT = "glyphs.svg"
+
+
+def read_glyphs(path: Path) -> tuple[Json, list[NetworkFigures], list[Json]]:
+    """Returns header, figures by network and all rows of a result file."""
+    header, rows = read_lines(path, "glyphs")
+    settings = header["settings"]
+    names = [row["network"] for row in rows if row["kind"] == "network"]
+    networks = [NetworkFigures(rows, n, settings["rates"], settings["tuned_at"]) for n in names]
+    return header, networks, rows
+
+
+def glyphs_page(path: Path) -> str:
+    """Returns the page of a result file, as Markdown."""
+    header, networks, rows = read_glyphs(path)
+    lines = ["# Accuracy at equal measured latency", "", *_how(header, rows, networks)]
+    for network in networks:
+        lines += ["", *_network(network)]
+    return "\n".join(lines) + "\n"
+
+
+def made_by(command: str, header: Json, rows: list[Json]) -> str:
+    """Returns a sentence about command, machine, versions and commits of a study."""
+    sessions = [row for row in rows if row["kind"] == "session"]
+    commits = ", ".join(dict.fromkeys(f"`{row['commit']}`" for row in sessions))
+    found = header["versions"]
+    libraries = ", ".join(f"{name} {found[name]}" for name in ("python", "torch", "onnxruntime"))
+    loads = [row["load"] for row in sessions]
+    return (
+        f"Made by `python -m {command}` in {len(sessions)} sessions at {commits}, on "
+        f"{header['cpu']} with {header['cores']} cores; {libraries}; load average at the start of "
+        f"a session {min(loads):.1f} to {max(loads):.1f}."
+    )
+
+
+def _how(header: Json, rows: list[Json], networks: list[NetworkFigures]) -> list[str]:
+    settings = header["settings"]
+    arms = list(dict.fromkeys(row["arm"] for row in rows if row["kind"] == "plan"))
+    rates = ", ".join(f"{rate:g}" for rate in settings["rates"])
+    return [
+        made_by("studies.glyphs", header, rows)
+        + " Results: `data/glyphs.jsonl`; this page: `python -m studies.report`.",
+        "",
+        f"Every arm's plan is the best that it finds at the wanted *measured* latency of the whole "
+        f"network (± {TOLERANCE:.0%}), or the nearest that it has; `!` marks where that is farther "
+        "away, so that the row does not compare. The speed-ups below come from one last run in "
+        "which all plans of a network were timed in turns with the original. Every arm is trained "
+        "with the same images, epochs, augmentation and distillation, and chose its learning rate "
+        f"among {rates} on `val`, with the first seed at {settings['tuned_at']:g}x. `test` was "
+        "opened once for each network, after everything was chosen.",
+        "",
+        "Intervals are 95 % of "
+        f"{SAMPLES:,} bootstrap replicates that draw fonts and seeds anew; differences are paired "
+        "by image. Few seeds make the part of the seeds too small. Tables and plans other than "
+        "`random` come from seed 0 alone: what another seed would choose is not in the intervals.",
+        "",
+        "| arm | what it is |",
+        "|---|---|",
+        *(f"| {arm} | {ABOUT[arm]} |" for arm in arms),
+        "",
+        *(f"![Accuracy against measured speed-up]({PLOT})" for _ in networks[:1]),
+    ]
+
+
+def _network(network: NetworkFigures) -> list[str]:
+    original = network.accuracy(network.original)
+    data = network.facts
+    lines = [
+        f"## {network.name}",
+        "",
+        f"The original has {_share(original)} on the {len(network.labels):,} test images of "
+        f"{len(np.unique(network.grouped.groups)):,} {network.by}s and takes "
+        f"{network.original_ms:.4f} ms on {network.device}. {data['epochs']} epochs each; SHA-256 "
+        f"of train, val, test: "
+        + ", ".join(f"`{value[:12]}`" for value in data["data_sha256"].values())
+        + ".",
+    ]
+    for wanted in dict.fromkeys(cell.wanted for cell in network.cells.values()):
+        cells = [cell for cell in network.cells.values() if cell.wanted == wanted]
+        lines += ["", *_budget(network, wanted, cells)]
+    return [*lines, "", *_untrained(network), "", *_cost(network)]
+
+
+def _budget(network: NetworkFigures, wanted: float, cells: list[Cell]) -> list[str]:
+    ours = next((cell for cell in cells if cell.arm == "ours"), None)
+    lines = [
+        f"### {network.name}, {wanted:g}x" if wanted > 1 else f"### {network.name}, not replaced",
+        "",
+        "| arm | measured | convolutions | rate | val | test, trained | seeds | points lost "
+        "| ours minus this |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for cell in cells:
+        lost = network.against(network.original, cell.hits)
+        lead = network.against(ours.hits, cell.hits) if ours and cell is not ours else None
+        seeds = " / ".join(f"{share:.1%}" for share in cell.hits.mean(1))
+        lines.append(
+            f"| {cell.arm} | {_speedups(cell)} | {_counts(cell)} | {cell.rate:g} "
+            f"| {cell.val:.1%} | {_share(network.accuracy(cell.hits))} | {seeds} "
+            f"| {_points(lost)} | {_points(lead) if lead else '-'} |"
+        )
+    return [*lines, "", *_verdict(network, wanted, ours, cells)] if ours else lines
+
+
+def _verdict(network: NetworkFigures, wanted: float, ours: Cell, cells: list[Cell]) -> list[str]:
+    """Returns whom ours beats, who beats ours, and whether the aim was reached."""
+    sorted_out: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell is ours:
+            continue
+        lead = network.against(ours.hits, cell.hits)
+        word = "more" if lead.mean > 0 else "less" if lead.mean < 0 else "neither more nor less"
+        sure = "clearly" if lead.clear else "within the interval"
+        where = "" if cell.on_target and ours.on_target else ", not at equal latency"
+        sorted_out.setdefault(f"{word} accurate than", []).append(f"{cell.arm} ({sure}{where})")
+    said = "; ".join(f"{word} {', '.join(who)}" for word, who in sorted_out.items())
+    sentence = f"Ours is {said}." if said else ""
+    aim = AIMS.get((network.name, wanted))
+    if aim is not None:
+        lost = 100 * network.against(network.original, ours.hits).mean
+        reached = "reached" if lost <= aim else "not reached"
+        sentence += f" The aim, at most {aim:g} points lost, is {reached}: {lost:+.2f}."
+    return [sentence.strip()]
+
+
+def _untrained(network: NetworkFigures) -> list[str]:
+    lines = [
+        f"### {network.name}, before training",
+        "",
+        "The same plans as training finds them: no labels, no training, only repairs that are "
+        "solved in closed form where the arm starts with them.",
+        "",
+        "| arm | wanted | measured | test |",
+        "|---|---|---|---|",
+    ]
+    return lines + [
+        f"| {cell.arm} | {cell.wanted:g}x | {_speedups(cell)} "
+        f"| {_share(network.accuracy(cell.untrained))} |"
+        for cell in network.cells.values()
+    ]
+
+
+def _cost(network: NetworkFigures) -> list[str]:
+    seconds = [row["seconds"] for cell in network.cells.values() for row in cell.trainings]
+    tables = "; ".join(
+        f"{row['entries']} entries of the {row['tables']} table in {row['seconds']:.0f} s "
+        f"({row['seconds'] / max(1, row['entries']):.2f} s each)"
+        for row in network.tables
+    )
+    return [
+        f"Cost on one core: {tables}; one training {min(seconds):.0f} to {max(seconds):.0f} s. "
+        "Other work on the machine lengthens these."
+    ]
+
+
+def _speedups(cell: Cell) -> str:
+    low, high = min(cell.speedups), max(cell.speedups)
+    text = f"{low:.2f}x" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f}-{high:.2f}x"
+    return text if cell.on_target else f"{text} !"
+
+
+def _counts(cell: Cell) -> str:
+    counts = sorted({plan["convs"] for plan in cell.plans})
+    return "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+
+
+def _share(found: Interval) -> str:
+    return f"{found.mean:.1%} [{found.low:.1%}, {found.high:.1%}]"
+
+
+def _points(found: Interval) -> str:
+    low, high = 100 * found.low, 100 * found.high
+    return f"{100 * found.mean:+.2f} [{low:+.2f}, {high:+.2f}]"

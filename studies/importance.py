@@ -1,0 +1,185 @@
+"""How well two ways to score a candidate agree with themselves, with each other, and with plans.
+
+    python -m studies.importance
+
+scores the same candidates by ``calibrate`` and by the paper's short trainings under several seeds,
+sums single losses against the joint loss of random plans, and compares the two objectives. The same
+command continues after an interruption. Tables are shared with ``studies.glyphs``: let one of the
+two work at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+import torch
+
+from studies.candidates import Method, Scoring, additivity, objectives, score
+from studies.glyphs import note_network
+from studies.journal import Journal
+from studies.planning import TableJob, make_latencies, make_table
+from studies.settings import ARMS, NETWORKS, ROOT, Settings, open_context
+from studies.workers import Clock, OutOfTimeError, run_jobs
+from trt_layermerge.core.jsonio import Json
+from trt_layermerge.errors import LayerMergeError
+
+PUBLISHED = ROOT / "docs" / "results" / "data" / "importance.jsonl"
+JOURNAL = "importance.jsonl"
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Joint losses of whole plans of a network."""
+
+    network: str
+    plans: int
+
+
+Job = TableJob | Scoring | Joint
+
+
+def perform(settings: Settings, job: Job, clock: Clock) -> list[Json]:
+    """Returns the rows of one job on one thread, perhaps from a process of its own."""
+    torch.set_num_threads(1)
+    if isinstance(job, TableJob):
+        return [{"kind": "table", **make_table(settings, job, clock)}]
+    if isinstance(job, Scoring):
+        return score(settings, job, clock)
+    context = open_context(settings, settings.network(job.network), "full")
+    found = additivity(context, job.network, job.plans)
+    clock.check()
+    return [*found, *objectives(context, job.network)]
+
+
+def jobs_of(settings: Settings, count: int, plans: int) -> list[Job]:
+    """Returns everything that is to do, tables before what needs them."""
+    names = [network.name for network in settings.networks]
+    tables: list[Job] = [TableJob(name, "full") for name in names]
+    scorings: list[Job] = [
+        Scoring(name, method, seed, count)
+        for seed in settings.seeds
+        for method in get_args(Method)
+        for name in names
+    ]
+    return [*tables, *(Joint(name, plans) for name in names), *scorings]
+
+
+def run_study(
+    settings: Settings,
+    count: int,
+    plans: int,
+    workers: int = 1,
+    clock: Clock | None = None,
+    tell: Tell = print,
+) -> Journal:
+    """Returns the results when nothing is left to do.
+
+    Args:
+        settings: Networks, seeds and folder.
+        count: Candidates of each network.
+        plans: Random plans of each network.
+        workers: Processes.
+        clock: When to stop.
+        tell: Is told the progress.
+
+    Raises:
+        OutOfTimeError: If the time is over first; what was done is on the disk.
+        UsageError: If the folder was begun with other settings.
+    """
+    clock = clock or Clock()
+    identity = {"candidates": count, "plans": plans, "changes": dict(settings.changes)}
+    journal = Journal.open(settings.work / JOURNAL, "importance-study", identity)
+    for network in settings.networks:
+        note_network(settings, network, journal)
+        tell(f"{network.name}: latencies")
+        make_latencies(settings, network, clock)
+    wanted, began = jobs_of(settings, count, plans), time.monotonic()
+
+    def pending() -> list[Job]:
+        left = [job for job in wanted if _name(job) not in _done(journal)]
+        waiting = {job.network for job in left if isinstance(job, TableJob)}
+        return [job for job in left if not (isinstance(job, Joint) and job.network in waiting)]
+
+    def record(job: Job, rows: list[Json]) -> None:
+        for row in rows:
+            journal.add(**row)
+        journal.add(kind="done", job=_name(job))
+        left = len(pending())
+        tell(f"{_name(job)}: {len(rows)} rows; {left} jobs left, {_minutes(began):.0f} minutes in")
+
+    run_jobs(pending, partial(perform, settings), record, workers, clock)
+    return journal
+
+
+def _name(job: Job) -> str:
+    if isinstance(job, Scoring):
+        return job.name
+    return f"{job.network}-{'joint' if isinstance(job, Joint) else job.tables}"
+
+
+def _done(journal: Journal) -> set[str]:
+    return {str(row["job"]) for row in journal.of("done")}
+
+
+def _minutes(began: float) -> float:
+    return (time.monotonic() - began) / 60
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns what can be typed."""
+    found = argparse.ArgumentParser(
+        prog="python -m studies.importance",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    known = [network.name for network in NETWORKS]
+    add = found.add_argument
+    add("--work", type=Path, default=Path("runs/studies"), metavar="DIR")
+    add("--data", type=Path, metavar="DIR", help="train.npz, val.npz, test.npz; shipped by default")
+    add("--networks", nargs="+", choices=known, default=known)
+    add("--candidates", type=int, default=36, metavar="N", help="of each network")
+    add("--plans", type=int, default=24, metavar="N", help="random plans of each network")
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
+    add("--workers", type=int, choices=(1, 2), default=1, help="processes")
+    add("--budget-minutes", type=float, metavar="M", help="stop cleanly after so long")
+    add("--publish", type=Path, default=PUBLISHED, metavar="FILE", help="where results go")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the study; returns 0 when it is complete, 1 on an error and 3 when time was over."""
+    options = parser().parse_args(arguments)
+    minutes = options.budget_minutes
+    clock = Clock(time.time() + 60 * minutes if minutes is not None else None)
+    settings = Settings(
+        work=options.work,
+        networks=tuple(n for n in NETWORKS if n.name in options.networks),
+        arms=tuple(arm for arm in ARMS if arm.name == "ours"),
+        seeds=tuple(options.seeds),
+        data=options.data.resolve() if options.data else None,
+    )
+    tell: Tell = partial(print, flush=True)
+    try:
+        count, plans = options.candidates, options.plans
+        journal = run_study(settings, count, plans, options.workers, clock, tell)
+    except OutOfTimeError:
+        print("the time is over; the same command continues")
+        return 3
+    except LayerMergeError as error:
+        print(error)
+        return 1
+    journal.copy_to(options.publish)
+    print(f"{options.publish} written; now: python -m studies.report")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

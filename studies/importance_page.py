@@ -1,0 +1,167 @@
+"""``docs/results/importance.md``: the importance study in words, tables and a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, median
+
+import numpy as np
+
+from studies.glyphs_page import made_by
+from studies.statistics import across, agreement
+from trt_layermerge.core.jsonio import Json, read_lines
+from trt_layermerge.measure.fit import rank_correlation
+
+METHODS = ("calibrate", "finetune")
+PLOT = "importance.svg"
+
+Repeats = list[list[float]]
+"""Deltas of the same candidates in the same order, one list a seed."""
+
+
+def importance_page(path: Path) -> str:
+    """Returns the page of a result file, as Markdown."""
+    header, rows = read_lines(path, "importance-study")
+    names = [row["network"] for row in rows if row["kind"] == "network"]
+    lines = [
+        "# Two ways to score a block, compared",
+        "",
+        made_by("studies.importance", header, rows)
+        + " Results: `data/importance.jsonl`; this page: `python -m studies.report`.",
+        "",
+        "`calibrate` repairs a block in closed form and takes the KL divergence of the network's "
+        "answers from the original's, without labels or training. `finetune` is the paper's "
+        "protocol on the study's images: one short training with this block replaced, then the "
+        "change of accuracy on images held out of `train`. Both score the same candidates, drawn "
+        "evenly over the kinds. A seed decides which training images are held out or fitted on, "
+        "and all that is random in scoring.",
+        "",
+        f"![Loss of whole plans against the sum of their single losses]({PLOT})",
+    ]
+    for name in names:
+        lines += ["", *_network(name, [row for row in rows if row.get("network") == name])]
+    return "\n".join(lines) + "\n"
+
+
+def repeats(rows: Sequence[Json], method: str, kind: str | None = None) -> Repeats:
+    """Returns what a method says of every candidate, of one kind or of all, by seed."""
+    wanted = [r for r in rows if r["kind"] == "score" and r["method"] == method]
+    wanted = [r for r in wanted if kind in (None, r["candidate"])]
+    seeds = sorted({row["seed"] for row in wanted})
+    keys = sorted({row["key"] for row in wanted})
+    found = {(row["seed"], row["key"]): float(row["delta"]) for row in wanted}
+    return [[found[seed, key] for key in keys] for seed in seeds]
+
+
+def _network(name: str, rows: list[Json]) -> list[str]:
+    return [
+        f"## {name}",
+        "",
+        *_agreement(rows),
+        "",
+        *_cost(rows),
+        "",
+        *_additivity(rows),
+        "",
+        *_objectives(rows),
+    ]
+
+
+def _agreement(rows: list[Json]) -> list[str]:
+    kinds = list(dict.fromkeys(row["candidate"] for row in rows if row["kind"] == "score"))
+    lines = [
+        "### Rank correlation (Spearman), mean and range over pairs of seeds",
+        "",
+        "| candidates | n | finetune with itself | calibrate with itself | calibrate with finetune "
+        "| means over seeds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kind in (None, *kinds):
+        ours, papers = (repeats(rows, method, kind) for method in METHODS)
+        together = rank_correlation(_means(ours), _means(papers))
+        lines.append(
+            f"| {kind or 'all'} | {len(ours[0])} | {_range(agreement(papers))} "
+            f"| {_range(agreement(ours))} | {_range(across(ours, papers))} | {together:.2f} |"
+        )
+    return [
+        *lines,
+        "",
+        "No measure can agree with another better than it agrees with itself.",
+    ]
+
+
+def _means(found: Repeats) -> list[float]:
+    return [mean(values) for values in zip(*found, strict=True)]
+
+
+def _range(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    return f"{mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def _cost(rows: list[Json]) -> list[str]:
+    lines = [
+        "### Cost of one entry on one core, in seconds",
+        "",
+        "| method | median | slowest | once, before the first |",
+        "|---|---|---|---|",
+    ]
+    for method in METHODS:
+        scored = [r for r in rows if r["kind"] == "score" and r["method"] == method]
+        seconds = [row["seconds"] for row in scored]
+        once = median({row["seed"]: row["prepared_s"] for row in scored}.values())
+        lines.append(f"| {method} | {median(seconds):.2f} | {max(seconds):.2f} | {once:.1f} |")
+    return lines
+
+
+def _additivity(rows: list[Json]) -> list[str]:
+    plans = [row for row in rows if row["kind"] == "plan"]
+    summed, joint = [row["sum"] for row in plans], [row["joint"] for row in plans]
+    ratios = [b / a for a, b in zip(summed, joint, strict=True) if a > 0]
+    blocks = sorted(row["blocks"] for row in plans)
+    return [
+        "### Does the sum of single losses tell the loss of a plan?",
+        "",
+        f"{len(plans)} random plans of {blocks[0]} to {blocks[-1]} blocks, repaired in sequence, "
+        f"KL in nats {min(joint):.3f} to {max(joint):.3f}: Spearman "
+        f"{rank_correlation(summed, joint):.3f} between sum and joint loss; joint / sum "
+        f"{median(ratios):.2f} in the median, {min(ratios):.2f} to {max(ratios):.2f}.",
+    ]
+
+
+def _objectives(rows: list[Json]) -> list[str]:
+    found = {(row["share"], row["form"]): row for row in rows if row["kind"] == "objective"}
+    lines = [
+        "### The plans that each objective prefers, at equal predicted latency",
+        "",
+        "`delta` maximises Σ Δ (the least ΣKL), `exp` the published Σ exp(Δ), which adds about 1 "
+        "for every block that is left, whatever it is. Scores by `calibrate`; joint KL after "
+        "repairs in sequence, before any training.",
+        "",
+        "| latency, at most | delta: joint KL | convolutions with an activation "
+        "| exp: joint KL | convolutions with an activation |",
+        "|---|---|---|---|---|",
+    ]
+    for share in dict.fromkeys(share for share, _ in found):
+        cells = [
+            f"{row['joint']:.3f} | {row['nonlinear']}"
+            for form in ("delta", "exp")
+            if (row := found.get((share, form))) is not None
+        ]
+        lines.append(f"| {share:.0%} | {' | '.join(cells)} |")
+    return lines
+
+
+def plan_points(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns summed and joint losses of the random plans by network."""
+    _, rows = read_lines(path, "importance-study")
+    plans = [row for row in rows if row["kind"] == "plan"]
+    return {
+        name: (
+            np.array([row["sum"] for row in plans if row["network"] == name]),
+            np.array([row["joint"] for row in plans if row["network"] == name]),
+        )
+        for name in dict.fromkeys(row["network"] for row in plans)
+    }

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from studies.glyphs import parser, run_study, settings_of
+from studies.journal import Journal
+from studies.planning import nearest
+from studies.report import write_pages
+from studies.training import JOURNAL
+from studies.workers import Clock, OutOfTimeError
+from tests.studies.conftest import tiny_settings
+from trt_layermerge.core.jsonio import Json
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.errors import UsageError
+from trt_layermerge.pipeline.closing import Finalist
+from trt_layermerge.pipeline.networks import Measured
+
+ROOT = Path(__file__).parents[2]
+
+
+def quiet(text: str) -> None:
+    """Listens to nobody."""
+
+
+@pytest.fixture(scope="module")
+def complete(project: Path) -> Path:
+    """Folder of a complete study, done without interruption."""
+    run_study(tiny_settings(project, project / "complete"), tell=quiet)
+    return project / "complete"
+
+
+def outcome(work: Path) -> list[Json]:
+    """Everything that a study found, in an order of its own and without times."""
+    rows = Journal.open(work / JOURNAL, "glyphs", tiny_settings(work, work).identity()).rows
+    kept = [{k: v for k, v in r.items() if k != "seconds"} for r in rows if r["kind"] != "session"]
+    return sorted(kept, key=str)
+
+
+def test_a_complete_study_has_every_training_once_and_a_page(complete: Path) -> None:
+    rows = outcome(complete)
+    kinds = [row["kind"] for row in rows]
+    # ours: two rates and another seed; random: two rates with its first plan, one with its second
+    assert kinds.count("plan") == 3
+    assert kinds.count("training") == 6
+    assert kinds.count("test") == 1 + 3 + 4  # the original, starts, what counts
+    assert kinds.count("latency") == len({r["plan"] for r in rows if r["kind"] == "plan"})
+    journal = Journal.open(
+        complete / JOURNAL, "glyphs", tiny_settings(complete, complete).identity()
+    )
+    journal.copy_to(complete / "docs/data/glyphs.jsonl")
+    page, _ = write_pages(complete / "docs")
+    assert "### tiny, 1.3x" in page.read_text()
+
+
+def test_a_complete_study_is_not_done_again(complete: Path, project: Path) -> None:
+    before = outcome(complete)
+    run_study(tiny_settings(project, complete), tell=quiet)
+    assert outcome(complete) == before
+
+
+def test_a_killed_study_continues_to_the_same_end(complete: Path, project: Path) -> None:
+    work = project / "killed"
+    code = (
+        "import sys; from pathlib import Path; from studies.glyphs import run_study; "
+        "from tests.studies.conftest import tiny_settings; "
+        "run_study(tiny_settings(Path(sys.argv[1]), Path(sys.argv[2])), 1)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(project), str(work)], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    journal = work / JOURNAL
+    while process.poll() is None:
+        if journal.exists() and journal.read_text().count('"kind": "training"') >= 2:
+            process.kill()
+        time.sleep(0.02)
+    process.wait()
+    trained = journal.read_text().count('"kind": "training"')
+    assert 2 <= trained < 6, "it was to be killed in between"
+    with journal.open("a") as file:
+        file.write('{"kind": "train')  # and while it wrote
+    run_study(tiny_settings(project, work), tell=quiet)
+    assert outcome(work) == outcome(complete)
+
+
+def test_when_the_time_is_over_it_stops_and_says_so(project: Path) -> None:
+    with pytest.raises(OutOfTimeError):
+        run_study(tiny_settings(project, project / "late"), clock=Clock(time.time()), tell=quiet)
+
+
+def test_other_settings_or_epochs_do_not_mix(complete: Path, project: Path) -> None:
+    settings = tiny_settings(project, complete)
+    with pytest.raises(UsageError, match="another rates"):
+        run_study(replace(settings, rates=(0.1,)), tell=quiet)
+    longer = tuple(replace(network, epochs=3) for network in settings.networks)
+    with pytest.raises(UsageError, match="another epochs"):
+        run_study(replace(settings, networks=longer), tell=quiet)
+
+
+def test_what_can_be_typed() -> None:
+    typed = ["--epochs", "resnet20=7", "--only", "ours", "depth", "--speedups", "1.5", "2.8"]
+    found = settings_of(parser().parse_args(typed))
+    assert {n.name: n.epochs for n in found.networks} == {"resnet20": 7, "mobilenet_v2": 8}
+    assert [arm.name for arm in found.arms] == ["ours", "depth"]
+    assert found.tuned_at == 1.5
+    every = settings_of(parser().parse_args(["--epochs", "3"]))
+    assert {n.epochs for n in every.networks} == {3}
+
+
+def finalist(ms: float, score: float) -> Finalist:
+    plan: Any = MergePlan((), score=score)
+    return Finalist(plan, ms, Measured(plan, ms, 1 / ms, ms))
+
+
+def test_the_best_plan_within_the_tolerance_else_the_nearest() -> None:
+    near = [finalist(0.985, -3.0), finalist(1.019, -2.0), finalist(1.021, -1.0)]
+    assert nearest(near, 1.0) is near[1]
+    far = [finalist(0.9, -3.0), finalist(1.08, -2.0), finalist(1.5, -1.0)]
+    assert nearest(far, 1.0) is far[1]

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from studies.glyphs_page import glyphs_page, read_glyphs
+from studies.importance_page import importance_page
+from studies.report import PAGES, RESULTS, write_pages
+from tests.studies import invented
+from trt_layermerge.core.jsonio import write_lines
+from trt_layermerge.errors import UsageError
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    write_lines(tmp_path / "data/glyphs.jsonl", "glyphs", invented.HEADER, invented.rows())
+    write_lines(
+        tmp_path / "data/importance.jsonl", "importance-study", invented.HEADER, invented.scores()
+    )
+    return tmp_path
+
+
+def test_figures_of_the_glyph_study_by_hand(results: Path) -> None:
+    _, (network,), _ = read_glyphs(results / "data/glyphs.jsonl")
+    ours, paper = network.cells["ours", 2.0], network.cells["paper", 2.0]
+    assert (ours.rate, paper.rate) == (0.006, 0.002)  # the best on val; the lowest of equals
+    assert ours.hits.mean(1).tolist() == [6 / 8, 7 / 8]
+    assert paper.hits.mean(1).tolist() == [4 / 8, 4 / 8]
+    assert ours.val == pytest.approx(0.8)
+    assert (ours.on_target, paper.on_target) == (True, False)
+    # Both fonts have the same two wrong images under the paper's plan.
+    assert network.accuracy(paper.hits).low == network.accuracy(paper.hits).high == 0.5
+    lead = network.against(ours.hits, paper.hits)
+    assert lead.mean == pytest.approx(0.3125)
+    # Worst: seed 0 alone, which is wrong once in each font; best: seed 1 and the second font.
+    assert (lead.low, lead.high) == pytest.approx((0.25, 0.5))
+
+
+def test_the_page_says_what_the_results_say(results: Path) -> None:
+    page = glyphs_page(results / "data/glyphs.jsonl")
+    assert "| ours | 2.01x | 9 | 0.006 | 80.0% | 81.2% [" in page
+    assert "| paper | 1.90x ! | 9 | 0.002 | 60.0% | 50.0% [50.0%, 50.0%] | 50.0% / 50.0% |" in page
+    assert "+31.25 [+25.00, +50.00]" in page
+    assert "Ours is more accurate than paper (clearly, not at equal latency)." in page
+    assert "The original has 87.5% [75.0%, 100.0%] on the 8 test images of 2 fonts" in page
+    assert "4 entries of the full table in 2 s (0.50 s each); one training 3 to 7 s" in page
+
+
+def test_a_study_that_is_not_finished_has_no_page(results: Path) -> None:
+    rows = [r for r in invented.rows() if (r["kind"], r.get("seed")) != ("test", 1)]
+    path = results / "data/glyphs.jsonl"
+    write_lines(path, "glyphs", invented.HEADER, rows)
+    with pytest.raises(UsageError, match="finish the study first"):
+        glyphs_page(path)
+
+
+def test_the_page_of_the_importance_study_by_hand(results: Path) -> None:
+    page = importance_page(results / "data/importance.jsonl")
+    # finetune: ranks 4 3 1 2 against 1 2 3 4 give 1 − 6 · 18 / 60 = −0.8; with calibrate's
+    # 4 3 2 1 they give 0.8 and −1; the means −.25 −.25 −.3 −.2 have ranks 2.5 2.5 1 4: −0.32.
+    assert (
+        "| all | 4 | -0.80 (-0.80 to -0.80) | 1.00 (1.00 to 1.00) | -0.10 (-1.00 to 0.80) | -0.32 |"
+        in page
+    )
+    assert "| fit | 2 | -1.00 (-1.00 to -1.00) |" in page
+    assert "| finetune | 8.00 | 8.00 | 1.5 |" in page
+    assert "3 random plans of 1 to 4 blocks" in page
+    assert (
+        "Spearman 1.000 between sum and joint loss; joint / sum 1.00 in the median, 1.00 to 1.50"
+        in page
+    )
+    assert "| 75% | 0.250 | 5 | 0.500 | 5 |" in page
+
+
+def test_pages_and_plots_are_the_same_when_written_again(results: Path) -> None:
+    written = write_pages(results)
+    first = {path: path.read_bytes() for path in written}
+    assert [path.name for path in written] == [
+        "glyphs.md",
+        "glyphs.svg",
+        "importance.md",
+        "importance.svg",
+    ]
+    assert {path: path.read_bytes() for path in write_pages(results)} == first
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_committed_pages_are_what_their_results_give(page: object) -> None:
+    from studies.report import Page
+
+    assert isinstance(page, Page)
+    data = RESULTS / "data" / page.data
+    if not data.exists():
+        assert not (RESULTS / page.name).exists(), "a page without results was typed by hand"
+        pytest.skip(f"{page.data} has no results yet")
+    assert (RESULTS / page.name).read_text(encoding="utf-8") == page.write(data)
+    assert (RESULTS / page.plot).exists()

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from studies.settings import ARMS, Network, Settings
+from studies.training import Training, chosen_rate, due
+from trt_layermerge.core.jsonio import Json
+
+OURS, EXP, RANDOM = (
+    next(a for a in ARMS if a.name == name) for name in ("ours", "ours-exp", "random")
+)
+SETTINGS = Settings(
+    Path("work"), (Network("net", Path("net.yaml"), 3),), (OURS,), seeds=(0, 1), rates=(0.1, 0.2)
+)
+
+
+def plan(arm: str, speedup: float, name: str, pick: int = 0) -> Json:
+    return {"network": "net", "arm": arm, "speedup": speedup, "pick": pick, "plan": name}
+
+
+def job(name: str, rate: float, seed: int) -> Training:
+    return Training("net", name, "repair", rate, seed)
+
+
+PLANS = [plan("ours", 1.5, "a"), plan("ours", 2.0, "b")]
+
+
+def test_rates_are_tried_first_at_the_speed_up_nearest_to_two() -> None:
+    jobs, total = due(SETTINGS, PLANS, {})
+    assert jobs == [job("b", 0.1, 0), job("b", 0.2, 0)]
+    assert total == 5  # two rates, and three more of the two speed-ups with two seeds
+
+
+def test_without_plans_nothing_is_due() -> None:
+    assert due(SETTINGS, [], {}) == ([], 0)
+
+
+def test_the_chosen_rate_trains_everything_else_and_is_not_trained_twice() -> None:
+    done: dict[Training, Json] = {job("b", 0.1, 0): {"val": 0.7}}
+    assert chosen_rate(SETTINGS, "net", OURS, PLANS, done) is None
+    done[job("b", 0.2, 0)] = {"val": 0.8}
+    jobs, total = due(SETTINGS, PLANS, done)
+    assert jobs == [job("a", 0.2, 0), job("a", 0.2, 1), job("b", 0.2, 1)]
+    assert total == 5
+
+
+def test_of_equal_rates_the_lowest_is_chosen() -> None:
+    done: dict[Training, Json] = {job("b", rate, 0): {"val": 0.7} for rate in (0.2, 0.1)}
+    assert chosen_rate(SETTINGS, "net", OURS, PLANS, done) == 0.1
+
+
+def test_arms_with_the_same_plan_and_start_share_trainings() -> None:
+    both = replace(SETTINGS, arms=(OURS, EXP))
+    plans = [*PLANS, plan("ours-exp", 1.5, "c"), plan("ours-exp", 2.0, "b")]
+    jobs, _ = due(both, plans, {})
+    assert jobs == [job("b", 0.1, 0), job("b", 0.2, 0)]
+
+
+def test_random_plans_differ_by_seed() -> None:
+    random = replace(SETTINGS, arms=(RANDOM,), speedups=(2.0,))
+    plans = [plan("random", 2.0, "r", 0), plan("random", 2.0, "s", 1)]
+    done: dict[Training, Json] = {job("r", rate, 0): {"val": rate} for rate in (0.1, 0.2)}
+    assert due(random, plans, done)[0] == [job("s", 0.2, 1)]
