@@ -92,7 +92,7 @@ BEGUN = [
     ("--model {project}/nets.py:none", USAGE, "nets.py has no factory 'none'"),
     ("--model no.such.package:net", USAGE, "cannot import no.such.package"),
     ("--model resnet18", USAGE, "names no network; type timm:NAME"),
-    ("--model net.onnx", UNSUPPORTED, "only torch networks can be made shallower"),
+    ("--model net.onnx", USAGE, "there is no ONNX file"),
     ("--model {project}/nets.py:undecided", UNSUPPORTED, "control flow.*pass the backbone"),
     ("--model {project}/nets.py:Basic", USAGE, "cannot make .*TypeError"),
     ("--model {project}/nets.py:greedy", CORRUPT, "do not fit the network: .* is missing"),

@@ -22,6 +22,7 @@ from trt_layermerge.errors import (
 )
 from trt_layermerge.finetune.augment import shift
 from trt_layermerge.finetune.data import LabelledData, batches, draw, open_data, split
+from trt_layermerge.finetune.images import Framing
 
 Make = Callable[..., LabelledData]
 
@@ -186,7 +187,7 @@ def test_a_plain_array_is_no_archive(tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["npz:absent.npz", "imagefolder:absent", "absent.py:make"])
 def test_missing_sources(source: str) -> None:
     with pytest.raises(UsageError, match="there is no"):
-        open_data(source, PREPROCESS, size=(4, 4))
+        open_data(source, PREPROCESS, framing=Framing((4, 4)))
 
 
 @pytest.mark.parametrize("source", ["", "npz:", "data.npz", "tar:x", ":make"])
@@ -206,25 +207,25 @@ def _folder(path: Path) -> None:
 def test_image_folder_resizes_and_crops_the_centre(tmp_path: Path) -> None:
     _folder(tmp_path / "d")
     (tmp_path / "d" / "a" / "notes.txt").write_text("no image")
-    data = open_data(f"imagefolder:{tmp_path / 'd'}", PREPROCESS, size=(6, 6))
+    data = open_data(f"imagefolder:{tmp_path / 'd'}", PREPROCESS, framing=Framing((6, 6)))
     images, labels = data.batch(torch.tensor([0, 1]))
     assert data.class_names == ("a", "b")
     assert labels.tolist() == [0, 1]
     expected = PREPROCESS(np.stack([np.full((6, 6, 3), v, np.uint8) for v in (100, 200)]))
     np.testing.assert_array_equal(images.numpy(), expected)
-    small = open_data(f"imagefolder:{tmp_path / 'd'}", PREPROCESS, size=(3, 2))
+    small = open_data(f"imagefolder:{tmp_path / 'd'}", PREPROCESS, framing=Framing((3, 2)))
     assert small.batch(torch.tensor([1]))[0].shape == (1, 3, 3, 2)
 
 
 def test_image_folder_refusals(tmp_path: Path) -> None:
     (tmp_path / "empty" / "a").mkdir(parents=True)
     with pytest.raises(UsageError, match="no images"):
-        open_data(f"imagefolder:{tmp_path / 'empty'}", PREPROCESS, size=(4, 4))
+        open_data(f"imagefolder:{tmp_path / 'empty'}", PREPROCESS, framing=Framing((4, 4)))
     _folder(tmp_path / "d")
     with pytest.raises(UsageError, match="rows and columns"):
         open_data(f"imagefolder:{tmp_path / 'd'}", PREPROCESS)
     (tmp_path / "d" / "a" / "one.png").write_bytes(b"not an image")
-    data = open_data(f"imagefolder:{tmp_path / 'd'}", PREPROCESS, size=(4, 4))
+    data = open_data(f"imagefolder:{tmp_path / 'd'}", PREPROCESS, framing=Framing((4, 4)))
     with pytest.raises(CorruptInputError, match=r"one\.png"):
         data.batch(torch.tensor([0]))
 
@@ -284,15 +285,15 @@ def test_a_flat_folder_is_images_without_labels(tmp_path: Path) -> None:
     for name, value in (("b.png", 200), ("a.png", 100), ("deep/c.png", 50)):
         Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no image")
-    data = open_data(f"images:{tmp_path}", PREPROCESS, size=(8, 8))
+    data = open_data(f"images:{tmp_path}", PREPROCESS, framing=Framing((8, 8)))
     images, labels = data.batch(torch.arange(3))
     assert (len(data), data.labelled, labels, data.class_names) == (3, False, None, ())
     expected = PREPROCESS(np.array([100, 200, 50], np.uint8)[:, None, None, None].repeat(3, 3))
     np.testing.assert_array_equal(images[:, :, :1, :1].numpy(), expected)
     with pytest.raises(UsageError, match=f"or type images:{tmp_path}"):
         (tmp_path / "deep" / "c.png").unlink()
-        open_data(f"imagefolder:{tmp_path}", PREPROCESS, size=(8, 8))
+        open_data(f"imagefolder:{tmp_path}", PREPROCESS, framing=Framing((8, 8)))
     with pytest.raises(UsageError, match="has no images"):
-        open_data(f"images:{tmp_path / 'deep'}", PREPROCESS, size=(8, 8))
+        open_data(f"images:{tmp_path / 'deep'}", PREPROCESS, framing=Framing((8, 8)))
     with pytest.raises(UsageError, match="check the name after images:"):
-        open_data(f"images:{tmp_path / 'none'}", PREPROCESS, size=(8, 8))
+        open_data(f"images:{tmp_path / 'none'}", PREPROCESS, framing=Framing((8, 8)))

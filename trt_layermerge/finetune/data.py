@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -13,7 +12,10 @@ from torch import Tensor
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.errors import UsageError
 from trt_layermerge.finetune.augment import Augment
-from trt_layermerge.finetune.sources import read_dataset, read_folder, read_images, read_npz
+from trt_layermerge.finetune.folders import read_folder
+from trt_layermerge.finetune.images import Framing
+from trt_layermerge.finetune.names import parse_name
+from trt_layermerge.finetune.sources import read_dataset, read_npz
 
 LIMIT_SEED = 0
 
@@ -69,42 +71,34 @@ def open_data(
     source: str,
     preprocess: Preprocess,
     limit: int | None = None,
-    size: tuple[int, int] | None = None,
+    framing: Framing | None = None,
 ) -> LabelledData:
     """Returns the images that a name stands for.
 
     Args:
         source: ``npz:FILE`` (``images`` uint8 ``(N, H, W, C)``, ``labels`` int64, optional
             ``class_names``; or ``images`` alone), ``imagefolder:DIR`` (one sub-folder per class),
-            ``images:DIR`` (all images below it, without labels) or ``FILE.py:FACTORY`` (called
-            without arguments, returns a torch Dataset of normalised float images ``(C, H, W)`` and
-            labels).
+            ``imagefolder:DIR?list=FILE`` (only the images of a list) or ``?without=FILE`` (all
+            others), ``images:DIR`` (all images below it, without labels) or ``FILE.py:FACTORY``
+            (called without arguments, returns a torch Dataset of normalised float images
+            ``(C, H, W)`` and labels).
         preprocess: How 8-bit images become inputs; a Dataset's images are taken as they are.
         limit: Keep this many images, drawn without replacement with a fixed seed, in order.
-        size: Rows and columns of the input; needed for folders, whose images are resized on
-            their shorter side and cropped at the centre.
+        framing: How images of folders become those of one size; needed for these alone.
 
     Raises:
         UsageError: If the name is not understood, or nothing is there.
         CorruptInputError: If the file is damaged or its arrays have the wrong form.
         UntrustedInputError: If reading it would execute code.
     """
-    kind, separator, rest = source.partition(":")
+    name = parse_name(source)
     data: LabelledData
-    if kind == "npz" and rest:
-        data = read_npz(Path(rest), preprocess)
-    elif kind == "imagefolder" and rest:
-        data = read_folder(Path(rest), preprocess, size)
-    elif kind == "images" and rest:
-        data = read_images(Path(rest), preprocess, size)
-    elif separator and source.rpartition(":")[0].endswith(".py"):
-        file, _, factory = source.rpartition(":")
-        data = read_dataset(Path(file), factory)
+    if name.kind == "npz":
+        data = read_npz(name.path, preprocess)
+    elif name.kind == "python":
+        data = read_dataset(name.path, name.factory)
     else:
-        raise UsageError(
-            f"{source!r} names no data; type npz:FILE, imagefolder:DIR, images:DIR or "
-            "FILE.py:FACTORY"
-        )
+        data = read_folder(name, preprocess, framing)
     return data if limit is None else draw(data, limit, LIMIT_SEED)
 
 

@@ -1,4 +1,4 @@
-"""Readers of images: an npz archive, a folder of images, a Dataset of the user's own."""
+"""Readers of images: an npz archive, and a Dataset of the user's own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pickle
 import zipfile
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +23,6 @@ from trt_layermerge.errors import (
     UntrustedInputError,
     UsageError,
 )
-
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".gif", ".tif"})
-DECODERS = 4
-"""Threads that decode the images of one batch."""
 
 
 @dataclass(frozen=True)
@@ -55,36 +50,6 @@ class ArrayData:
         )
         scaled = self.pixels[indices].float().mul_(torch.tensor(self.preprocess.scale))
         return scaled.sub_(mean).div_(std), _at(self.labels, indices)
-
-
-@dataclass(frozen=True)
-class FolderData:
-    """Image files, decoded when asked for."""
-
-    files: tuple[Path, ...]
-    labels: Tensor | None
-    class_names: tuple[str, ...]
-    preprocess: Preprocess
-    size: tuple[int, int]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    @property
-    def labelled(self) -> bool:
-        """Whether there are labels."""
-        return self.labels is not None
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Returns images and labels.
-
-        Raises:
-            CorruptInputError: If a file cannot be decoded.
-        """
-        files = [self.files[i] for i in indices.tolist()]
-        with ThreadPoolExecutor(DECODERS) as pool:
-            pixels = list(pool.map(lambda file: _decode(file, self.size), files))
-        return torch.from_numpy(self.preprocess(np.stack(pixels))), _at(self.labels, indices)
 
 
 @dataclass(frozen=True)
@@ -210,68 +175,8 @@ def _npz_errors(path: Path) -> Iterator[None]:
         raise _malformed(path, str(error) or type(error).__name__) from error
 
 
-def read_folder(path: Path, preprocess: Preprocess, size: tuple[int, int] | None) -> FolderData:
-    """Returns the images below a folder; sub-folders in alphabetical order are the classes.
-
-    Raises:
-        UsageError: If there is no such folder, no image in it, or no ``size``.
-    """
-    size = _sized(path, size, "imagefolder")
-    classes = sorted(p for p in path.iterdir() if p.is_dir())
-    found = [
-        (file, label) for label, folder in enumerate(classes) for file in _images_below(folder)
-    ]
-    if not found:
-        raise UsageError(
-            f"{path} has no images in sub-folders; put those of each class into a folder of its "
-            f"own, or type images:{path} for images without labels"
-        )
-    files, labels = zip(*found, strict=True)
-    return FolderData(files, torch.tensor(labels), tuple(p.name for p in classes), preprocess, size)
-
-
-def read_images(path: Path, preprocess: Preprocess, size: tuple[int, int] | None) -> FolderData:
-    """Returns all images below a folder, in alphabetical order, without labels.
-
-    Raises:
-        UsageError: If there is no such folder, no image in it, or no ``size``.
-    """
-    size = _sized(path, size, "images")
-    files = tuple(_images_below(path))
-    if not files:
-        raise UsageError(f"{path} has no images (png, jpg, bmp, webp, ...); name a folder of some")
-    return FolderData(files, None, (), preprocess, size)
-
-
-def _sized(path: Path, size: tuple[int, int] | None, kind: str) -> tuple[int, int]:
-    """Returns the size of the input, if it is known and the folder exists."""
-    if size is None:
-        raise UsageError(f"{kind}:{path} needs the rows and columns of the network's input")
-    if not path.is_dir():
-        raise UsageError(f"there is no folder {path}; check the name after {kind}:")
-    return size
-
-
-def _images_below(folder: Path) -> Iterator[Path]:
-    files = sorted(folder.rglob("*"))
-    return (f for f in files if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
-
-
 def _at(labels: Tensor | None, indices: Tensor) -> Tensor | None:
     return None if labels is None else labels[indices]
-
-
-def _decode(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Returns RGB pixels ``(H, W, 3)``: the shorter side resized to cover, the centre kept."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            # fit() scales until the frame is covered, then crops the centre.
-            fitted = ImageOps.fit(image.convert("RGB"), size[::-1], Image.Resampling.BILINEAR)
-            return np.asarray(fitted, dtype=np.uint8)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _malformed(path, str(error)) from error
 
 
 def read_dataset(file: Path, factory: str) -> DatasetData:

@@ -13,10 +13,11 @@ from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.graph_file import load_graph
-from trt_layermerge.core.jsonio import Json, damage, read_lines, sha256_file
+from trt_layermerge.core.jsonio import damage, read_lines
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
 from trt_layermerge.errors import CorruptInputError, UsageError
+from trt_layermerge.pipeline.data_files import data_inputs as data_inputs
 from trt_layermerge.pipeline.folder import RunFolder
 from trt_layermerge.pipeline.options import Reporter
 from trt_layermerge.pipeline.recipe import Recipe
@@ -146,11 +147,13 @@ class Context:
 
         from trt_layermerge.finetune.data import open_data
 
-        source: str | None = getattr(self.recipe.data, split)
+        section = self.recipe.data
+        source: str | None = getattr(section, split)
         if source is None:
             return None
         channels, rows, columns = self.recipe.model.input[1:]
-        data = open_data(source, self.recipe.data.preprocess.build(), size=(rows, columns))
+        framing = section.preprocess.framing(rows, columns)
+        data = open_data(source, section.preprocess.build(), framing=framing)
         found = tuple(data.batch(torch.arange(1))[0].shape[1:])
         if found != (channels, rows, columns):
             raise CorruptInputError(
@@ -223,25 +226,3 @@ def images_of(data: LabelledData, count: int | None = None) -> Tensor:
     import torch
 
     return data.batch(torch.arange(len(data) if count is None else min(count, len(data))))[0]
-
-
-def data_inputs(source: str | None) -> Json:
-    """Returns what tells a data set from another one: its name, and hashes or sizes of files."""
-    if source is None:
-        return {"source": None}
-    kind, _, rest = source.partition(":")
-    if kind in ("imagefolder", "images"):
-        if not Path(rest).is_dir():
-            raise UsageError(f"there is no folder {rest}; check the name after {kind}:")
-        files = sorted(p for p in Path(rest).rglob("*") if p.is_file())
-        return {
-            "source": source,
-            "files": [[str(p.relative_to(rest)), p.stat().st_size] for p in files],
-        }
-    path = Path(rest if kind == "npz" else source.rpartition(":")[0])
-    if kind != "npz" and path.suffix != ".py":
-        raise UsageError(
-            f"{source!r} names no data; type npz:FILE, imagefolder:DIR, images:DIR or "
-            "FILE.py:FACTORY"
-        )
-    return {"source": source, "sha256": sha256_file(path)}

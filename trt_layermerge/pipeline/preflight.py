@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from trt_layermerge.errors import MissingDependencyError, UsageError
 from trt_layermerge.pipeline.context import Context, data_inputs
+from trt_layermerge.pipeline.data_files import refuse_overlaps
 
 
 def preflight(context: Context) -> None:
@@ -23,6 +24,8 @@ def preflight(context: Context) -> None:
     from trt_layermerge.pipeline.stages.finetune import training_recipe
     from trt_layermerge.pipeline.stages.importance import scoring_recipe
 
+    data = context.recipe.data
+    refuse_overlaps({"train": data.train, "val": data.val, "test": data.test})
     device_named(context.recipe.device)
     if context.recipe.scale.workers > 1 and find_spec("ray") is None:
         raise MissingDependencyError("ray", "scoring by several workers", "ray")
@@ -41,4 +44,4 @@ def preflight(context: Context) -> None:
     preset_of(context)
     _ = context.calibration
     context.data("val")
-    data_inputs(context.recipe.data.test)
+    data_inputs(data.test)

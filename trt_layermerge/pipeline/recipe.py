@@ -12,6 +12,7 @@ from pydantic import ValidationError, model_validator
 
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import CorruptInputError, UsageError
+from trt_layermerge.finetune.names import parse_name
 from trt_layermerge.pipeline.sections import (
     ONNX,
     PRETRAINED,
@@ -173,7 +174,7 @@ def _absolute(value: str, folder: Path, *, bare: bool) -> str:
     if bare or value.endswith(ONNX):
         return value if value == PRETRAINED else normpath(folder / value)
     if scheme in ("npz", "imagefolder", "images"):
-        return f"{scheme}:{normpath(folder / rest)}"
+        return str(parse_name(value).below(folder))
     if scheme.endswith(".py") and colon:
         return f"{normpath(folder / scheme)}:{rest}"
     return value

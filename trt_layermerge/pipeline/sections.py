@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.preprocess import Preprocess
+from trt_layermerge.finetune.images import Framing, Interpolation
 
 PRETRAINED = "pretrained"
 ONNX = ".onnx"
@@ -61,19 +62,33 @@ class ModelSection(Section):
 
 
 class PreprocessSection(Section):
-    """``y = (x · scale − mean) / std`` on 8-bit RGB."""
+    """``y = (x · scale − mean) / std`` on 8-bit RGB, after images of folders got one size.
+
+    Attributes:
+        scale: Factor of the bytes.
+        mean: Subtracted, per channel.
+        std: Divides, per channel.
+        crop_pct: Share of a resized image that is kept, in each direction; its centre.
+        interpolation: How images are resized.
+    """
 
     scale: float = 1 / 255
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    crop_pct: Annotated[float, Field(gt=0, le=1)] = 1.0
+    interpolation: Interpolation = "bilinear"
 
     def build(self) -> Preprocess:
         """Returns the preprocessing itself."""
         return Preprocess(self.scale, self.mean, self.std)
 
+    def framing(self, rows: int, columns: int) -> Framing:
+        """Returns how images of any size become inputs of that size."""
+        return Framing((rows, columns), self.crop_pct, self.interpolation)
+
 
 class DataSection(Section):
-    """Which images: ``npz:FILE``, ``imagefolder:DIR``, ``images:DIR`` or ``FILE.py:FACTORY``.
+    """Which images: a name, as ``finetune.names`` understands it.
 
     Without labels (``images:DIR``, or an npz file of ``images`` alone) the original network is the
     only teacher, and no accuracy is reported.

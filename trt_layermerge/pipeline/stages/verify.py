@@ -9,6 +9,7 @@ from trt_layermerge.core.jsonio import Json, read_json, write_json
 from trt_layermerge.errors import AccuracyGateError
 from trt_layermerge.pipeline.built import built_engines, engine_hashes, wanted_precisions
 from trt_layermerge.pipeline.context import Context, data_inputs, images_of
+from trt_layermerge.pipeline.data_files import same_files
 from trt_layermerge.pipeline.deployed import CALIBRATION, ENGINE_REMAINDER, STEMS
 from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.sections import DataSection
@@ -73,17 +74,10 @@ def _gate(context: Context) -> None:
 
 def seen_before(data: DataSection) -> list[str]:
     """Returns a sentence for each set that has the very same files as ``test``."""
-
-    def content(source: str | None) -> Json:
-        found = data_inputs(source)
-        if source is not None and source.startswith(("npz:", "imagefolder:", "images:")):
-            del found["source"]  # another name for the same files
-        return found
-
     return [
         f"accuracy on unseen images was not measured: test and {name} are the same files"
         for name, source in (("train", data.train), ("val", data.val))
-        if data.test is not None and content(source) == content(data.test)
+        if same_files(source, data.test)
     ]
 
 
