@@ -13,11 +13,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from tests.backends.fake_cuda import FakeCudaRuntime, fake_pycuda
 from tests.backends.fake_engine import FakeContext, FakeEngine, fake_library
 from tests.backends.fake_tensorrt import VERSIONS, Strict
 from tests.deploy.bundles import contents, network, with_plan
 from trt_layermerge.core.jsonio import sha256_bytes
+from trt_layermerge.deploy.bundle.contents import TARGETS
 from trt_layermerge.deploy.bundle.folder import write_bundle
 from trt_layermerge.deploy.bundle.render import VERIFY, render
 from trt_layermerge.deploy.machine import Machine
@@ -70,7 +70,7 @@ def changed(bundle, role, data):
     (bundle / "manifest.json").write_text(json.dumps(body))
 
 
-@pytest.mark.parametrize("target", ["plain", "triton", "deepstream", "isaac-ros"])
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("max_batch", [None, 4])
 def test_passes_with_numpy_and_onnx_runtime_alone(target, max_batch, tmp_path):
     given = with_plan(
@@ -208,14 +208,63 @@ class AnsweringContext(FakeContext):
         return True
 
 
-class Runtime(FakeCudaRuntime):
-    """What ``verify.py`` asks of cuda-python, with its wrapping enumerations."""
+class Driver:
+    """libcuda as ctypes sees it, on a GPU of compute capability 8.7 whose memory is the host's.
 
-    cudaMemcpyKind = staticmethod(int)
-    cudaDeviceAttr = staticmethod(int)
+    Attributes:
+        calls: Names of the functions that were called.
+        fails: Error code by function.
+        capability: Value by attribute.
+    """
 
-    def cudaDeviceGetAttribute(self, attribute, device):
-        return 0, {75: 8, 76: 7}[attribute]
+    def __init__(self):
+        self.calls, self.fails, self.memory = [], {}, {}
+        self.capability = {75: 8, 76: 7}
+        self.current = None
+
+    def __getattr__(self, name):
+        function = getattr(Driver, f"do_{name}")
+
+        def call(*arguments):
+            self.calls.append(name)
+            if name not in ("cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain"):
+                assert self.current == 77 or name in ("cuCtxSetCurrent", "cuDeviceGetAttribute")
+            return self.fails.get(name) or function(self, *arguments) or 0
+
+        return call
+
+    def do_cuInit(self, flags):
+        assert flags == 0
+
+    def do_cuDeviceGet(self, out, ordinal):
+        out._obj.value = 5 + ordinal
+
+    def do_cuDevicePrimaryCtxRetain(self, out, device):
+        assert device.value == 5
+        out._obj.value = 77
+
+    def do_cuCtxSetCurrent(self, context):
+        self.current = context.value
+
+    def do_cuDeviceGetAttribute(self, out, attribute, device):
+        assert device.value == 5
+        out._obj.value = self.capability[attribute]
+
+    def do_cuMemAlloc_v2(self, out, size):
+        buffer = ctypes.create_string_buffer(size.value)
+        out._obj.value = ctypes.addressof(buffer)
+        self.memory[out._obj.value] = buffer
+
+    def do_cuMemcpyHtoD_v2(self, target, source, size):
+        assert target.value in self.memory and isinstance(target, ctypes.c_uint64)
+        ctypes.memmove(target.value, source.value, size.value)
+
+    def do_cuMemcpyDtoH_v2(self, target, source, size):
+        assert source.value in self.memory and isinstance(source, ctypes.c_uint64)
+        ctypes.memmove(target.value, source.value, size.value)
+
+    def do_cuCtxSynchronize(self):
+        return 0
 
 
 @pytest.fixture
@@ -226,8 +275,7 @@ def given():
 @pytest.fixture
 def machine(given):
     """Returns the modules that can be imported on a fake Orin."""
-    runtime = Runtime()
-    engine = Answering(runtime, given.samples.inputs, given.samples.outputs["fp16"])
+    engine = Answering(Driver(), given.samples.inputs, given.samples.outputs["fp16"])
     return machine_of(engine)
 
 
@@ -240,9 +288,9 @@ def machine_of(engine, version="10.3.0"):
     module.Logger.log = lambda self, level, text: None
     return SimpleNamespace(
         engine=engine,
-        runtime=engine.runtime,
+        driver=engine.runtime,
         tensorrt=module,
-        modules={"tensorrt": module, "cuda.bindings.runtime": engine.runtime},
+        modules={"tensorrt": module},
     )
 
 
@@ -258,12 +306,15 @@ def on(machine, bundle, *options, capsys):
             raise ImportError(f"No module named {name!r}")
         return modules[name]
 
-    def no_library(name):
-        raise OSError(f"{name}: cannot open shared object file")
+    def load(name):
+        if machine.driver is None:
+            raise OSError(f"{name}: cannot open shared object file")
+        assert name == "libcuda.so.1"
+        return machine.driver
 
     verify.importlib = SimpleNamespace(import_module=import_module)
     verify.ctypes = SimpleNamespace(**vars(ctypes))
-    verify.ctypes.CDLL = getattr(machine, "library", no_library)
+    verify.ctypes.CDLL = load
     code = verify.main(list(options))
     return code, *capsys.readouterr()
 
@@ -280,13 +331,14 @@ def test_the_engine_runs_on_every_version(given, tmp_path, version, capsys):
     engine = given.engine
     built = replace(engine, sidecar=replace(engine.sidecar, library_version=version))
     write_bundle(tmp_path / "b", render(replace(given, engine=built), "plain"))
-    fake = Answering(Runtime(), given.samples.inputs, given.samples.outputs["fp16"])
+    fake = Answering(Driver(), given.samples.inputs, given.samples.outputs["fp16"])
     code, out, _ = on(
         machine_of(fake, version), tmp_path / "b", "--require-engine", "--time", capsys=capsys
     )
     assert code == 0
     assert "the engine differs by 0.0e+00" in out and "was not run" not in out
-    assert fake.runtime.calls.count("cudaMemcpy") == 2 * (2 + 60)
+    assert fake.runtime.calls.count("cuMemcpyHtoD_v2") == 2 + 60
+    assert fake.runtime.calls.count("cuMemcpyDtoH_v2") == 2 + 60
 
 
 def test_an_engine_that_computes_something_else_is_5(machine, orin, capsys):
@@ -303,48 +355,15 @@ def test_a_required_engine_needs_no_onnx_runtime(machine, orin, capsys):
     assert "The ONNX model in ONNX Runtime was not run" in out
 
 
-@pytest.mark.parametrize("way", ["pycuda", "library"])
-def test_the_other_ways_to_cuda(machine, orin, way, capsys):
-    machine.modules["cuda.bindings.runtime"] = None
-    if way == "pycuda":
-        machine.modules["pycuda.driver"] = fake_pycuda(machine.runtime)
-    else:
-        machine.library = lambda name: Library(machine.runtime)
-    code, out, err = on(machine, orin, "--require-engine", capsys=capsys)
-    assert code == 0, err
-    assert "the engine differs by 0.0e+00" in out
-
-
-class Library:
-    """libcudart as ctypes sees it, over a fake runtime."""
-
-    def __init__(self, runtime):
-        self.runtime = runtime
-
-    def cudaDeviceGetAttribute(self, out, attribute, device):
-        given = attribute.value, device.value
-        status, out._obj.value = self.runtime.cudaDeviceGetAttribute(*given)
-        return status
-
-    def cudaMalloc(self, out, size):
-        status, out._obj.value = self.runtime.cudaMalloc(size.value)
-        return status
-
-    def cudaMemcpy(self, target, source, size, kind):
-        given = target.value, source.value, size.value, kind.value
-        return self.runtime.cudaMemcpy(*given)[0]
-
-    def cudaDeviceSynchronize(self):
-        return 0
-
-
 @pytest.mark.parametrize(
     ("what", "words"),
     [
         ("version", r"built with tensorrt 10.3.0, not 10.9.0; type trt-layermerge rebuild"),
         ("gpu", "built for compute capability 8.7, not 8.6; type trt-layermerge rebuild"),
-        ("driver", "no NVIDIA driver or GPU (cuda-python, CUDA error 35)"),
-        ("memory", "cudaMalloc failed with CUDA error 2"),
+        ("driver", "there is no NVIDIA driver (libcuda.so.1: cannot open shared object file)"),
+        ("device", "cuInit failed with CUDA error 100"),
+        ("memory", "cuMemAlloc_v2 failed with CUDA error 2"),
+        ("context", "there is not enough memory on the GPU to run it"),
         ("plan", "it cannot be loaded here; type trt-layermerge rebuild"),
         ("run", "TensorRT could not run it"),
     ],
@@ -355,11 +374,15 @@ def test_an_engine_that_does_not_fit_is_left_out_with_the_reason(
     if what == "version":
         machine.tensorrt.__version__ = "10.9.0"
     elif what == "gpu":
-        machine.runtime.cudaDeviceGetAttribute = lambda a, d: (0, {75: 8, 76: 6}[a])
+        machine.driver.capability = {75: 8, 76: 6}
     elif what == "driver":
-        machine.runtime.fails = {"cudaDeviceGetAttribute": 35}
+        machine.driver = None
+    elif what == "device":
+        machine.driver.fails = {"cuInit": 100}
     elif what == "memory":
-        machine.runtime.fails = {"cudaMalloc": 2}
+        machine.driver.fails = {"cuMemAlloc_v2": 2}
+    elif what == "context":
+        machine.engine.create_execution_context = lambda: None
     elif what == "plan":
         machine.tensorrt.Runtime = lambda logger: SimpleNamespace(
             deserialize_cuda_engine=lambda plan: None
@@ -377,9 +400,9 @@ def test_an_engine_that_does_not_fit_is_left_out_with_the_reason(
 def test_compatible_engines_are_tried_elsewhere(given, tmp_path, capsys):
     made = with_plan(given, hardware_compatible=True, version_compatible=True)
     write_bundle(tmp_path / "b", render(made, "plain"))
-    fake = Answering(Runtime(), given.samples.inputs, given.samples.outputs["fp16"])
+    fake = Answering(Driver(), given.samples.inputs, given.samples.outputs["fp16"])
     machine = machine_of(fake, VERSIONS[-2])
-    fake.runtime.cudaDeviceGetAttribute = lambda a, d: (0, {75: 8, 76: 9}[a])
+    fake.runtime.capability = {75: 8, 76: 9}
     assert on(machine, tmp_path / "b", "--require-engine", capsys=capsys)[0] == 0
 
 
@@ -402,11 +425,17 @@ def test_names_nothing_of_the_package(bundle):
 
 
 @pytest.mark.slow
-def test_passes_in_a_fresh_environment_with_numpy_and_onnxruntime(bundle, tmp_path):
+def test_all_pass_in_a_fresh_environment_with_numpy_and_onnxruntime(tmp_path):
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     quiet = ["--quiet", "--disable-pip-version-check"]
     subprocess.run([python, "-m", "pip", "install", *quiet, "numpy", "onnxruntime"], check=True)
-    done = subprocess.run([python, bundle / VERIFY, "--time"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "differs by" in done.stdout
+    given = with_plan(
+        contents(normalise=True, softmax=True), library="tensorrt_rtx", machine=Machine()
+    )
+    for target in TARGETS:
+        write_bundle(tmp_path / target, render(given, target))
+        command = [python, tmp_path / target / VERIFY, "--time"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "differs by" in done.stdout

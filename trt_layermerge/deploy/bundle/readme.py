@@ -33,7 +33,7 @@ A network made shallower by trt-layermerge: `recipe.yaml` tells how, `manifest.j
 python3 verify.py
 ```
 
-needs numpy and TensorRT (with cuda-python, pycuda or the CUDA runtime), or numpy and ONNX Runtime.
+needs numpy, and TensorRT with a GPU or ONNX Runtime.
 It compares the hash of every file with `manifest.json`, runs what can be run here on two inputs
 ({samples}) and compares the outputs with those in `expected.npz`. It ends with 0 if all is well,
 4 if nothing can be run here, 5 if an output is wrong and 7 if a file was changed.

@@ -3,7 +3,7 @@
 
 It stands alone and runs on Python 3.8. It needs numpy and one of
 
-- TensorRT (or TensorRT-RTX), with cuda-python, pycuda or the CUDA runtime library;
+- TensorRT (or TensorRT-RTX) on a machine with an NVIDIA GPU;
 - ONNX Runtime.
 
 Exit codes: 0 as it should be; 4 nothing can be run here, or not the engine with
@@ -13,9 +13,7 @@ Exit codes: 0 as it should be; 4 nothing can be run here, or not the engine with
 from __future__ import annotations
 
 import argparse
-import atexit
 import ctypes
-import glob
 import hashlib
 import importlib
 import io
@@ -36,9 +34,7 @@ ENGINE = "the engine"
 REBUILD = "type trt-layermerge rebuild"
 AGAIN = "take the bundle again from where it was made"
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
-TO_DEVICE, TO_HOST = 1, 2
-NO_DRIVER = (35, 100)
-RESULTS: dict[str, Any] = {"cudaMalloc": ctypes.c_void_p, "cudaDeviceGetAttribute": ctypes.c_int}
+DRIVER = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 
 
 class Refused(Exception):
@@ -83,140 +79,63 @@ def checked_files(manifest: dict[str, Any]) -> dict[str, bytes]:
     return files
 
 
-class Runtime:
-    """The CUDA runtime, by whatever leads to it.
+class Cuda:
+    """The first GPU, by the driver's own library, which is wherever a GPU works."""
 
-    Args:
-        name: Of the way that leads to it.
-        call: Calls a function of the runtime by name; returns its error code and its result.
-    """
+    def __init__(self) -> None:
+        """Raises ``Unavailable``."""
+        try:
+            self._driver = ctypes.CDLL(DRIVER)
+        except OSError as error:
+            raise Unavailable(f"there is no NVIDIA driver ({error})") from error
+        self._device, context = ctypes.c_int(), ctypes.c_void_p()
+        self._call("cuInit", 0)
+        self._call("cuDeviceGet", ctypes.byref(self._device), 0)
+        # The context that TensorRT uses too.
+        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), self._device)
+        self._call("cuCtxSetCurrent", context)
 
-    def __init__(self, name: str, call: Callable[..., tuple[int, Any]]) -> None:
-        self._name, self._call = name, call
-
-    def _checked(self, function: str, *arguments: Any) -> Any:
-        code, result = self._call(function, *arguments)
-        if code in NO_DRIVER:
-            raise Unavailable(f"no NVIDIA driver or GPU ({self._name}, CUDA error {code})")
+    def _call(self, function: str, *arguments: Any) -> None:
+        code = getattr(self._driver, function)(*arguments)
         if code:
-            raise Unavailable(f"{function} failed with CUDA error {code} ({self._name})")
-        return result
+            raise Unavailable(f"{function} failed with CUDA error {code}")
 
     def capability(self) -> str:
-        """Returns the compute capability of the first GPU, such as ``8.7``."""
-        major = self._checked("cudaDeviceGetAttribute", CAPABILITY_MAJOR, 0)
-        return f"{major}.{self._checked('cudaDeviceGetAttribute', CAPABILITY_MINOR, 0)}"
+        """Returns the compute capability, such as ``8.7``."""
+        numbers = []
+        for attribute in (CAPABILITY_MAJOR, CAPABILITY_MINOR):
+            number = ctypes.c_int()
+            self._call("cuDeviceGetAttribute", ctypes.byref(number), attribute, self._device)
+            numbers.append(str(number.value))
+        return ".".join(numbers)
 
     def allocate(self, size: int) -> int:
         """Returns the address of new memory on the GPU, which the end of the process frees."""
-        return int(self._checked("cudaMalloc", size))
+        address = ctypes.c_uint64()
+        self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(size))
+        return address.value
 
     def upload(self, array: Any, address: int) -> None:
         """Copies an array to the GPU."""
-        self._checked("cudaMemcpy", address, array.ctypes.data, array.nbytes, TO_DEVICE)
+        source, size = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
+        self._call("cuMemcpyHtoD_v2", ctypes.c_uint64(address), source, size)
 
     def download(self, address: int, array: Any) -> None:
         """Copies from the GPU into an array."""
-        self._checked("cudaMemcpy", array.ctypes.data, address, array.nbytes, TO_HOST)
+        target, size = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
+        self._call("cuMemcpyDtoH_v2", target, ctypes.c_uint64(address), size)
 
     def wait(self) -> None:
         """Waits until the GPU is done."""
-        self._checked("cudaDeviceSynchronize")
+        self._call("cuCtxSynchronize")
 
 
-def find_cuda() -> Any:
-    """Returns the first way to CUDA that works. Raises ``Unavailable`` with all reasons."""
-    reasons = []
-    for way in (from_cuda_python, from_pycuda, from_library):
-        try:
-            cuda = way()
-            cuda.capability()
-            return cuda
-        except Exception as error:  # each binding has errors of its own
-            reasons.append(str(error).strip().partition("\n")[0])
-    raise Unavailable(f"there is no working CUDA: {'; '.join(reasons)}")
-
-
-def from_cuda_python() -> Runtime:
-    """Returns the runtime by cuda-python, whose functions return a tuple with the code first."""
-    runtime = imported("cuda.bindings.runtime", "cuda.cudart")
-
-    def call(function: str, *arguments: Any) -> tuple[int, Any]:
-        given = list(arguments)
-        if function == "cudaMemcpy":
-            given[3] = runtime.cudaMemcpyKind(given[3])
-        elif function == "cudaDeviceGetAttribute":
-            given[0] = runtime.cudaDeviceAttr(given[0])
-        code, *result = getattr(runtime, function)(*given)
-        return int(code), result[0] if result else None
-
-    return Runtime("cuda-python", call)
-
-
-def from_pycuda() -> Runtime:
-    """Returns what pycuda has of the same, on the context that the CUDA runtime uses too."""
-    driver = imported("pycuda.driver")
-    driver.init()
-    device, memory = driver.Device(0), []
-    context = device.retain_primary_context()
-    context.push()
-    atexit.register(context.pop)  # pycuda aborts a process that ends with a context
-
-    def call(function: str, *arguments: Any) -> tuple[int, Any]:
-        if function == "cudaDeviceGetAttribute":
-            return 0, device.compute_capability()[arguments[0] == CAPABILITY_MINOR]
-        if function == "cudaMalloc":
-            memory.append(driver.mem_alloc(*arguments))
-            return 0, int(memory[-1])
-        if function == "cudaMemcpy":
-            target, source, size, kind = arguments
-            here = source if kind == TO_DEVICE else target
-            host = np.frombuffer((ctypes.c_char * size).from_address(here), np.uint8)
-            if kind == TO_DEVICE:
-                return 0, driver.memcpy_htod(target, host)
-            return 0, driver.memcpy_dtoh(host, source)
-        return 0, context.synchronize()
-
-    return Runtime("pycuda", call)
-
-
-def from_library() -> Runtime:
-    """Returns the runtime by its shared library, which JetPack and wheels of TensorRT bring."""
-    library = cuda_library()
-
-    def call(function: str, *arguments: Any) -> tuple[int, Any]:
-        # On 64-bit machines an int is passed as the lower half of a size.
-        given: list[Any] = [ctypes.c_size_t(value) for value in arguments]
-        if function not in RESULTS:
-            return getattr(library, function)(*given), None
-        result = RESULTS[function]()
-        return getattr(library, function)(ctypes.byref(result), *given), result.value
-
-    return Runtime("the CUDA runtime library", call)
-
-
-def cuda_library() -> Any:
-    """Returns libcudart: the system's, or that of a wheel. Raises ``Unavailable``."""
-    names = ["libcudart.so", *(f"libcudart.so.{version}" for version in ("13", "12", "11.0"))]
-    for folder in sys.path:
-        names += sorted(glob.glob(os.path.join(folder, "nvidia", "*", "lib", "libcudart.so*")))
-    for name in names:
-        try:
-            return ctypes.CDLL(name)
-        except OSError:
-            continue
-    raise Unavailable("libcudart was not found")
-
-
-def imported(*names: str) -> Any:
-    """Returns the first module that can be imported. Raises ``Unavailable``."""
-    why = ""
-    for name in names:
-        try:
-            return importlib.import_module(name)
-        except Exception as error:  # TensorRT without its libraries fails in several ways
-            why = str(error).partition("\n")[0]
-    raise Unavailable(why)
+def imported(name: str) -> Any:
+    """Returns a module. Raises ``Unavailable``."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # TensorRT without its libraries fails in several ways
+        raise Unavailable(str(error).partition("\n")[0]) from error
 
 
 def open_engine(manifest: dict[str, Any], files: dict[str, bytes]) -> Callable[[Any], Any]:
@@ -236,7 +155,7 @@ def open_engine(manifest: dict[str, Any], files: dict[str, bytes]) -> Callable[[
     built, here, settings = sidecar["library_version"], library.__version__, sidecar["settings"]
     if built != here and not settings.get("version_compatible"):
         raise Unavailable(f"it was built with {sidecar['library']} {built}, not {here}; {REBUILD}")
-    cuda = find_cuda()
+    cuda = Cuda()
     wanted, found = sidecar["compute_capability"], cuda.capability()
     if wanted not in (None, found) and not settings.get("hardware_compatible"):
         raise Unavailable(f"it was built for compute capability {wanted}, not {found}; {REBUILD}")
@@ -247,13 +166,15 @@ def open_engine(manifest: dict[str, Any], files: dict[str, bytes]) -> Callable[[
 
 
 def load_plan(
-    runtime: Any, cuda: Any, plan: bytes, interface: dict[str, Any]
+    runtime: Any, cuda: Cuda, plan: bytes, interface: dict[str, Any]
 ) -> Callable[[Any], Any]:
     """Returns a serialised engine, which is code, ready to run. Raises ``Unavailable``."""
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise Unavailable(f"it cannot be loaded here; {REBUILD}")
     context = engine.create_execution_context()
+    if context is None:
+        raise Unavailable("there is not enough memory on the GPU to run it")
     shape = (interface["batch"], *interface["image"])
     output = np.empty((shape[0], interface["classes"]), np.float32)
     source, target = cuda.allocate(4 * int(np.prod(shape))), cuda.allocate(output.nbytes)
@@ -375,7 +296,7 @@ def main(arguments: list[str] | None = None) -> int:
         return fail(CORRUPT, f"{error}; {AGAIN}")
     except Wrong as error:
         return fail(WRONG, f"{error}; do not deploy it: build it again ({REBUILD})")
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError) as error:
         return fail(CORRUPT, f"manifest.json is damaged ({error!r}); {AGAIN}")
     if not found or (options.require_engine and ENGINE not in found):
         return fail(DEVICE, f"{title}: {'; '.join(left)}")
