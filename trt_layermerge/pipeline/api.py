@@ -21,6 +21,7 @@ from trt_layermerge.pipeline.options import (
     RunOptions,
 )
 from trt_layermerge.pipeline.preflight import preflight
+from trt_layermerge.pipeline.pretrained import completed
 from trt_layermerge.pipeline.recipe import dump_recipe, load_recipe
 from trt_layermerge.pipeline.stage import Stage, perform
 from trt_layermerge.pipeline.stages.finetune import assist
@@ -107,7 +108,7 @@ def open_run(recipe: Path | None, options: RunOptions, reporter: Reporter) -> Co
             f"there is no run {options.run!r} in {options.runs_dir} yet; begin it with a recipe "
             "(--recipe FILE, or: trt-layermerge run RECIPE.yaml) or with --model"
         )
-    chosen = load_recipe(source, options.overrides)
+    chosen = completed(load_recipe(source, options.overrides))
     context = Context(chosen, folder, reporter, options.trust_engine)
     if not remembered.is_file() and first():
         remember(context)
