@@ -13,6 +13,8 @@ import pytest
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.errors import CorruptInputError, UsageError
 from trt_layermerge.measure.agent.jobs import load_manifest, read_model
+from trt_layermerge.measure.agent.telemetry import DeviceState, GpuClock
+from trt_layermerge.measure.conditions import not_comparable
 from trt_layermerge.measure.jobs import (
     Job,
     Protocol,
@@ -108,6 +110,34 @@ def test_answers_come_back_by_key(tmp_path: Path) -> None:
     assert (original.ms, plan.ms, plan.method) == (3.0, 1.5, "graph")
     failed = found.answers["c"].entry()
     assert (failed.ms, failed.error) == (math.inf, "out of memory")
+
+
+def test_what_the_device_was_like_comes_along(tmp_path: Path) -> None:
+    def state(mhz: float, **more: Any) -> Any:
+        return {"gpu_clock_mhz": mhz, "power_mode": "15W", "missing": {"power_w": "none"}, **more}
+
+    rows = [
+        row("a", [2.0, 1.0], before=state(306), after=state(624)),
+        row("b", [2.0, 1.0], before=state(620), after=state(612, throttled=True)),
+        row("c", None),
+    ]
+    rows[0]["models"][0]["enqueue_ms"] = 0.25
+    facts = {"gpu_clock_range_mhz": [306, 624], "gpu_clock_locked": False}
+    found = read_measurements(answers(tmp_path / "r", rows, facts=facts))
+    a, b, c = (found.answers[key] for key in "abc")
+    assert [timing.enqueue_ms for timing in a.timings] == [0.25, None]
+    assert a.after == DeviceState(624, power_mode="15W", missing={"power_w": "none"})
+    assert c.before == c.after == DeviceState()
+    seen = found.conditions([a, b])
+    assert (seen.before, seen.after) == (a.before, b.after)
+    assert (seen.clock.value, seen.cores) == (GpuClock(306, (306, 624), False), None)
+    told = not_comparable(DeviceInfo("tensorrt", "10.3", "Orin"), seen)
+    assert "306 MHz of 306 to 624, not locked" in told[0] and "throttled" in told[1]
+
+    reason = {"missing": {"gpu_clock": "no nvidia-smi"}}
+    unknown = read_measurements(answers(tmp_path / "r", [row("a", [1.0])], facts=reason))
+    seen = unknown.conditions([unknown.answers["a"]])
+    assert (seen.clock.value, seen.clock.reason) == (None, "no nvidia-smi")
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from tests.pipeline import tiny
 from trt_layermerge.backends.fake import FakeBackend
 from trt_layermerge.core.jsonio import write_json
 from trt_layermerge.errors import DeviceError, LatencyGateError, UntrustedInputError
+from trt_layermerge.measure.agent.sources import Reading
+from trt_layermerge.measure.agent.telemetry import DeviceState, GpuClock
+from trt_layermerge.measure.conditions import Conditions
 from trt_layermerge.measure.meter import BackendMeter, Failed
 from trt_layermerge.pipeline import benching
 from trt_layermerge.pipeline.api import run_stage
@@ -122,7 +126,10 @@ class Elsewhere(BackendMeter):
 
     def networks(self, original: bytes, others: Any, *rest: Any) -> Any:
         self.asked += 1
-        return super().networks(original, others, *rest)
+        found = super().networks(original, others, *rest)
+        clock = Reading(GpuClock(624, (624, 624), True))
+        seen = Conditions(DeviceState(624), DeviceState(624 - self.asked), clock, cores=None)
+        return [replace(outcome, conditions=seen) for outcome in found]
 
 
 def test_another_device_is_asked_for_every_precision(
@@ -136,7 +143,10 @@ def test_another_device_is_asked_for_every_precision(
     assert [pair["precision"] for pair in body["precisions"]] == ["fp32", "fp16"]
     assert meter.asked == 2 and body["untimed"] == []
     assert body["merged"]["p50_ms"] == here["merged"]["p50_ms"]
-    assert "agent" in body["power_note"] and "agent" in body["conditions"]["gpu_clock"]
+    assert "agent" in body["power_note"]
+    assert body["conditions"]["gpu_clock"] == "624 MHz of 624 to 624, locked"
+    assert body["conditions"]["after"]["gpu_clock_mhz"] == 622  # of the second pair
+    assert body["conditions"]["cores"] is None
 
 
 def test_a_network_that_fails_elsewhere_is_the_fault_of_the_device(

@@ -40,7 +40,7 @@ class Conditions:
         after: The same, right after the last run.
         clock: What is known of the GPU's clock and its limits.
         others: Cores that other programs used on average meanwhile, or None if unknown.
-        cores: Cores of the host.
+        cores: Cores of the host, or None if unknown.
         governor: What governs the processor's clock, or None if unknown.
     """
 
@@ -48,7 +48,7 @@ class Conditions:
     after: DeviceState = field(default_factory=DeviceState)
     clock: Reading[GpuClock] = field(default_factory=lambda: Reading(None, "not looked at"))
     others: float | None = None
-    cores: int = field(default_factory=lambda: os.cpu_count() or 1)
+    cores: int | None = field(default_factory=os.cpu_count)
     governor: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -108,9 +108,10 @@ def not_comparable(device: DeviceInfo, found: Conditions) -> tuple[str, ...]:
     clock = clock_of(device)
     if clock == "gpu":
         return tuple(filter(None, (_free_clock(found), _throttled(found), _other_mode(found))))
-    if clock == "wall" and found.others is not None and found.others > BUSY_SHARE * found.cores:
+    others, cores = found.others, found.cores or 1
+    if clock == "wall" and others is not None and others > BUSY_SHARE * cores:
         return (
-            f"other programs used {found.others:.1f} of {found.cores} cores meanwhile, and the "
+            f"other programs used {others:.1f} of {cores} cores meanwhile, and the "
             "wall clock counts waiting for a core; close them",
         )
     return ()

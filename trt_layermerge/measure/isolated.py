@@ -151,7 +151,7 @@ class AgentMeter:
         protocol = Protocol(self.backend, rounds=rounds, burst_ms=BURST_MS)
         all_jobs = (job for pair in jobs for job in pair)
         found = self._measure("networks", all_jobs, protocol, None, on_progress)
-        return [beside([found.answers[job.key] for job in pair]) for pair in jobs]
+        return [beside([found.answers[job.key] for job in pair], found) for pair in jobs]
 
     def _measure(
         self,
@@ -207,12 +207,13 @@ def pair_jobs(original: bytes, other: bytes, builds: int, label: str = "network"
     return [Job(f"original and {label}", (original, other), build) for build in range(builds)]
 
 
-def beside(answers: Sequence[Answer]) -> Outcome:
-    """Returns the answers to all builds of a pair of networks as one outcome."""
-    timed = tuple((a.timings[0], a.timings[1]) for a in answers if a.error is None)
-    if not timed:
+def beside(answers: Sequence[Answer], found: Measurements) -> Outcome:
+    """Returns the answers to all builds of a pair of networks, some of ``found``, as one."""
+    good = [answer for answer in answers if answer.error is None]
+    if not good:
         return Failed(answers[0].error or "it was not measured")
-    return Beside(timed)
+    pairs = tuple((answer.timings[0], answer.timings[1]) for answer in good)
+    return Beside(pairs, found.conditions(good))
 
 
 def run_here(folder: Path, on_progress: Progress) -> None:

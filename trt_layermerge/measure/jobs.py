@@ -8,8 +8,8 @@ and names itself by a hash of its content, so that answers can be told to belong
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ from trt_layermerge.core.jsonio import (
     write_json,
 )
 from trt_layermerge.core.tables import LatencyEntry
+from trt_layermerge.measure.agent.sources import Reading
+from trt_layermerge.measure.agent.telemetry import DeviceState, GpuClock
+from trt_layermerge.measure.conditions import Conditions
 from trt_layermerge.measure.timing import Timing
 
 MANIFEST, RESULTS = "manifest.json", "results.jsonl"
@@ -136,11 +139,15 @@ class Answer:
         timings: One timing of each of its models, from the same rounds; empty where it failed.
         error: Why it failed, or None.
         seconds: How long it took in all.
+        before: State of the device.
+        after: The same, right after it.
     """
 
     timings: tuple[Timing, ...]
     error: str | None
     seconds: float = 0.0
+    before: DeviceState = field(default_factory=DeviceState)
+    after: DeviceState = field(default_factory=DeviceState)
 
     def entry(self) -> LatencyEntry:
         """Returns the entry of a job with one model, for the latency table."""
@@ -171,6 +178,19 @@ class Measurements:
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Returns those of the keys that have no answer, good or bad."""
         return [key for key in keys if key not in self.answers]
+
+    def conditions(self, answers: Sequence[Answer]) -> Conditions:
+        """Returns what the device was like before the first and after the last of some jobs."""
+        before, after = answers[0].before, answers[-1].after
+        return Conditions(before, after, self._clock(before.gpu_clock_mhz), cores=None)
+
+    def _clock(self, now_mhz: float | None) -> Reading[GpuClock]:
+        """Returns what is known of the GPU's clock. Raises ``ValueError`` for what is no range."""
+        if now_mhz is None:
+            return Reading(None, str(self.facts.get("missing", {}).get("gpu_clock", "not told")))
+        span = self.facts.get("gpu_clock_range_mhz")
+        low_high = None if span is None else (float(span[0]), float(span[1]))
+        return Reading(GpuClock(now_mhz, low_high, self.facts.get("gpu_clock_locked")))
 
 
 def read_measurements(path: Path) -> Measurements:
@@ -220,12 +240,13 @@ def _drift(clock: Mapping[int, float]) -> float | None:
 def _answer(row: Json, factor: float) -> Answer:
     """Returns the answer of a row, its latencies multiplied by ``factor``."""
     seconds = float(row["seconds"])
+    states = [DeviceState.from_json(row[when]) for when in ("before", "after")]
     if row["error"] is not None:
-        return Answer((), str(row["error"]), seconds)
+        return Answer((), str(row["error"]), seconds, *states)
     timings = tuple(_timing(model, factor) for model in row["models"])
     if not timings or len({timing.rounds for timing in timings}) > 1:
         raise ValueError("networks of one job were not timed in the same rounds")
-    return Answer(timings, None, seconds)
+    return Answer(timings, None, seconds, *states)
 
 
 def _timing(model: Json, factor: float) -> Timing:
@@ -233,4 +254,6 @@ def _timing(model: Json, factor: float) -> Timing:
     medians, runs = ([float(ms) * factor for ms in model[k]] for k in ("round_ms", "runs_ms"))
     if not medians or not runs or not all(0 < ms < math.inf for ms in (*medians, *runs)):
         raise ValueError("a latency is not a positive number")
-    return Timing(tuple(medians), tuple(runs), str(model["method"]))
+    launch = model.get("enqueue_ms")
+    enqueue_ms = None if launch is None else float(launch)
+    return Timing(tuple(medians), tuple(runs), str(model["method"]), enqueue_ms)

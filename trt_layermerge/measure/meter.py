@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Protocol, TypeAlias
@@ -13,7 +13,7 @@ from trt_layermerge.core.conv import Spec
 from trt_layermerge.core.device import DeviceInfo, Precision
 from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.measure.bench import BURST_MS
-from trt_layermerge.measure.conditions import device_here
+from trt_layermerge.measure.conditions import Conditions, device_here
 from trt_layermerge.measure.table import Progress, measure_specs
 from trt_layermerge.measure.timing import Timing, speedup, time_models
 
@@ -24,9 +24,11 @@ class Beside:
 
     Attributes:
         builds: Timings of the original and of the network, from the same rounds.
+        conditions: The device before the first and after the last build, where it was looked at.
     """
 
     builds: tuple[tuple[Timing, Timing], ...]
+    conditions: Conditions = field(default_factory=Conditions)
 
     @property
     def original_ms(self) -> float:

@@ -17,6 +17,7 @@ from trt_layermerge.pipeline.deployed import deployed_model
 
 if TYPE_CHECKING:
     from trt_layermerge.measure.bench import Bench, Pair
+    from trt_layermerge.measure.conditions import Conditions
     from trt_layermerge.measure.energy import Energy
     from trt_layermerge.measure.timing import Timing
 
@@ -63,16 +64,17 @@ def bench_elsewhere(context: Context, precisions: Sequence[Precision]) -> Bench:
     Raises:
         DeviceError: If the device is not there, or cannot build or run one of them.
     """
-    from trt_layermerge.measure.agent.sources import Reading
     from trt_layermerge.measure.bench import ROUNDS, assemble
-    from trt_layermerge.measure.conditions import Conditions
     from trt_layermerge.measure.meter import Failed
     from trt_layermerge.measure.timing import speedup
+
+    seen: list[Conditions] = []
 
     def pair(first: bytes, second: bytes) -> tuple[Timing, Timing]:
         (outcome,) = context.meter.networks(first, [second], ROUNDS)
         if isinstance(outcome, Failed):
             raise DeviceError(outcome.error)
+        seen.append(outcome.conditions)
         return outcome.builds[0]
 
     rest, measure = context.remainder, context.recipe.measure
@@ -83,7 +85,7 @@ def bench_elsewhere(context: Context, precisions: Sequence[Precision]) -> Bench:
         result = replace(result, int8=(rest, speedup(*pair(models[rest][1], models["int8"][1]))))
     return replace(
         result,
-        conditions=Conditions(clock=Reading(None, "the results of the agent have it")),
+        conditions=replace(seen[0], after=seen[-1].after),
         power_note="the agent reads power before and after each job only",
     )
 

@@ -206,7 +206,7 @@ class Recorded:
     def outcomes(self, role: Role) -> dict[Changes, Outcome]:
         """Returns what came of the networks of a role."""
         return {
-            network.changed: beside([answers.answers[key] for key in network.keys])
+            network.changed: beside([answers.answers[key] for key in network.keys], answers)
             for network, answers in self._networks()
             if network.role == role
         }

@@ -10,7 +10,7 @@ from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.errors import DeviceError
 from trt_layermerge.measure.agent import jetson
 from trt_layermerge.measure.agent.sources import LOCAL, Reading, Sources
-from trt_layermerge.measure.agent.telemetry import gpu_clock, power_mode
+from trt_layermerge.measure.agent.telemetry import GpuClock, gpu_clock, power_mode
 
 
 def read_facts(device: DeviceInfo, sources: Sources = LOCAL) -> dict[str, Any]:
@@ -22,6 +22,7 @@ def read_facts(device: DeviceInfo, sources: Sources = LOCAL) -> dict[str, Any]:
         "jetpack": jetson.release(sources),
         "power_mode": power_mode(sources),
         "gpu_clock_range_mhz": _clock_range(clock),
+        "gpu_clock_locked": _locked(clock),
         "gpu_clock": Reading(str(clock.value) if clock.value else None, clock.reason),
     }
     return {
@@ -50,7 +51,13 @@ def _cuda(device: DeviceInfo) -> Reading[str]:
         return Reading(None, str(error))
 
 
-def _clock_range(clock: Reading[Any]) -> Reading[list[float]]:
+def _locked(clock: Reading[GpuClock]) -> Reading[bool]:
+    if clock.value is None:
+        return Reading(None, clock.reason)
+    return Reading(clock.value.locked, "nvidia-smi does not tell whether it is")
+
+
+def _clock_range(clock: Reading[GpuClock]) -> Reading[list[float]]:
     if clock.value is None:
         return Reading(None, clock.reason)
     if clock.value.range_mhz is None:

@@ -5,7 +5,7 @@ Nothing here needs root, nothing is changed, and every question is bounded in ti
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Dict, Mapping
 
 from trt_layermerge.measure.agent import jetson, nvidia_smi
@@ -40,6 +40,12 @@ class DeviceState:
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-ready mapping."""
         return {**asdict(self), "missing": dict(self.missing)}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any] | None) -> DeviceState:
+        """Returns the state that ``to_json`` wrote; what it lacks, or all of it, is None."""
+        told = data or {}
+        return DeviceState(**{f.name: told[f.name] for f in fields(DeviceState) if f.name in told})
 
 
 @dataclass(frozen=True)
