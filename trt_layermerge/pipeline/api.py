@@ -24,7 +24,6 @@ from trt_layermerge.pipeline.preflight import preflight
 from trt_layermerge.pipeline.pretrained import completed
 from trt_layermerge.pipeline.recipe import dump_recipe, load_recipe
 from trt_layermerge.pipeline.stage import Stage, perform
-from trt_layermerge.pipeline.stages.finetune import assist
 from trt_layermerge.pipeline.together import first, joined, only_alone
 
 
@@ -80,6 +79,8 @@ def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) 
     with joined(name, context.recipe.device) as together:
         if together is not None and together.ranks.index > 0:
             if together.wait():
+                from trt_layermerge.pipeline.stages.finetune import assist
+
                 assist(context, together.ranks)
             return {}
         return _do(stage(name), replace(context, together=together))
