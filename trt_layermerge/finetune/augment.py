@@ -13,7 +13,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.errors import UsageError
+from trt_layermerge.finetune.randaugment import RandAugment
 
 Augment: TypeAlias = Callable[[Tensor, Generator], Tensor]
 
@@ -184,14 +186,21 @@ KINDS: dict[str, Callable[[float], Augment]] = {
 }
 """Augmentation by name; a recipe writes ``name:amount``, or ``flip`` alone."""
 
+RANDAUGMENT = "randaugment"
 
-def parse_augment(names: Sequence[str]) -> Augment | None:
+
+def parse_augment(names: Sequence[str], preprocess: Preprocess | None = None) -> Augment | None:
     """Returns the named augmentations one after the other, or None where there are none.
+
+    Args:
+        names: Each ``kind:amount``; besides ``KINDS`` there is ``randaugment:MAGNITUDE``, by timm.
+        preprocess: What made the images of bytes; needed by ``randaugment`` alone.
 
     Raises:
         UsageError: If a name or amount is not understood.
+        MissingDependencyError: If timm is needed and not installed.
     """
-    steps = [_parse_one(name) for name in names]
+    steps = [_parse_one(name, preprocess) for name in names]
     if not steps:
         return None
 
@@ -203,15 +212,17 @@ def parse_augment(names: Sequence[str]) -> Augment | None:
     return apply
 
 
-def _parse_one(name: str) -> Augment:
+def _parse_one(name: str, preprocess: Preprocess | None) -> Augment:
     kind, _, amount = name.partition(":")
     try:
         value = float(amount or (0.5 if kind == "flip" else "nan"))
         if not 0 <= value < math.inf:
             raise ValueError(value)
+        if kind == RANDAUGMENT:
+            return RandAugment(value, preprocess)
         return KINDS[kind](value)
     except (KeyError, ValueError) as error:
-        known = ", ".join(f"{k}:AMOUNT" for k in KINDS)
+        known = ", ".join(f"{k}:AMOUNT" for k in (*KINDS, RANDAUGMENT))
         raise UsageError(f"augmentation {name!r} is not understood; known: {known}") from error
 
 

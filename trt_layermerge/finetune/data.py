@@ -158,5 +158,12 @@ def batches(
         yield (augment(images, generator) if augment else images), labels
 
 
+def preprocess_of(data: object) -> Preprocess | None:
+    """Returns what makes inputs of a set's bytes, also of parts of it; None where nobody knows."""
+    inner = getattr(data, "data", None)
+    found = getattr(data, "preprocess", None) if inner is None else preprocess_of(inner)
+    return found if isinstance(found, Preprocess) else None
+
+
 def _permutation(count: int, seed: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))

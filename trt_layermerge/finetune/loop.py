@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from trt_layermerge.core.jsonio import damage
 from trt_layermerge.errors import UsageError
 from trt_layermerge.finetune.augment import parse_augment
-from trt_layermerge.finetune.data import LabelledData, batches
+from trt_layermerge.finetune.data import LabelledData, batches, preprocess_of
 from trt_layermerge.finetune.device import device_named
 from trt_layermerge.finetune.evaluate import accuracy, check_labels
 from trt_layermerge.finetune.losses import checked, taught, training_loss
@@ -193,7 +193,7 @@ class _Training:
                 f"{ranks.count} processes cannot share batches of {self.batch} images; start fewer"
             )
         self.steps = len(train) // self.batch
-        self.augment = own_augment(parse_augment(recipe.augment), ranks)
+        self.augment = own_augment(parse_augment(recipe.augment, preprocess_of(train)), ranks)
         self.optimiser = make_optimiser(student, recipe)
         self.mean: Tensors = {}
         if recipe.ema_decay is not None:

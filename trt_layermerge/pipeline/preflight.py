@@ -19,6 +19,8 @@ def preflight(context: Context) -> None:
         CorruptInputError: If images cannot be used.
         DeviceError: If the device is not there, or Ray is not installed where it is asked for.
     """
+    from trt_layermerge.finetune.augment import parse_augment
+    from trt_layermerge.finetune.data import preprocess_of
     from trt_layermerge.finetune.device import device_named
     from trt_layermerge.pipeline.stages.calibrate import preset_of
     from trt_layermerge.pipeline.stages.finetune import training_recipe
@@ -29,7 +31,7 @@ def preflight(context: Context) -> None:
     device_named(context.recipe.device)
     if context.recipe.scale.workers > 1 and find_spec("ray") is None:
         raise MissingDependencyError("ray", "scoring by several workers", "ray")
-    training_recipe(context)
+    training = training_recipe(context)
     if context.recipe.importance.method == "finetune" and not context.train.labelled:
         raise UsageError(
             "importance.method finetune scores by accuracy, and the training images have no "
@@ -43,5 +45,7 @@ def preflight(context: Context) -> None:
         )
     preset_of(context)
     _ = context.calibration
+    if training is not None:
+        parse_augment(training.augment, preprocess_of(context.train))
     context.data("val")
     data_inputs(data.test)
