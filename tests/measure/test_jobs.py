@@ -18,6 +18,7 @@ from trt_layermerge.measure.conditions import not_comparable
 from trt_layermerge.measure.jobs import (
     Job,
     Protocol,
+    drift_words,
     read_keys,
     read_measurements,
     write_jobs,
@@ -167,6 +168,11 @@ def test_latencies_are_brought_to_one_clock(tmp_path: Path) -> None:
     assert found.drift == pytest.approx(0.3 / 1.1, rel=1e-12)
     once = read_measurements(answers(tmp_path / "r", rows[:3]))
     assert once.answers["b"].entry().ms == 11.0 and once.drift is None
+
+
+def test_drift_beyond_the_limit_says_what_to_do() -> None:
+    assert drift_words(0.012) == "the sentinel network drifted by 1.2%, which was divided out"
+    assert "drifted by 10.0%" in drift_words(0.1) and "sudo jetson_clocks" in drift_words(0.1)
 
 
 def test_the_power_mode_is_part_of_the_device(tmp_path: Path) -> None:

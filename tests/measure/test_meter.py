@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +26,7 @@ from trt_layermerge.measure import conditions
 from trt_layermerge.measure.agent.fake import SCRIPT, FakeBackend
 from trt_layermerge.measure.agent.sources import Reading
 from trt_layermerge.measure.agent.zipapp import write_zipapp
-from trt_layermerge.measure.isolated import AgentMeter, follow, run_here
+from trt_layermerge.measure.isolated import AgentMeter, run_here
 from trt_layermerge.measure.meter import BackendMeter, Beside, Failed, Meter, SpecRequest
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.measure.ssh import SshAgent
@@ -253,8 +252,6 @@ def test_an_agent_that_answers_too_little_is_told(tmp_path: Path) -> None:
 def test_an_agent_that_does_not_start_says_why(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^there is no backend 'nothing'"):
         AgentMeter("nothing", tmp_path, run_here).device()
-    with pytest.raises(DeviceError, match="cannot start"):
-        follow(["/nonexistent/program"], lambda done, total: None)
 
 
 def test_where_there_is_no_device_another_one_is_thought_of(tmp_path: Path) -> None:
@@ -273,20 +270,6 @@ def test_the_error_of_an_agent_keeps_its_kind(tmp_path: Path) -> None:
 
     with pytest.raises(CorruptInputError, match=r"is damaged: .*export the jobs again$"):
         AgentMeter("fake", tmp_path, damaging).networks(b"original", [b"one"], 3)
-
-
-def test_what_a_command_says_is_told_apart(tmp_path: Path) -> None:
-    said = "1/2 a, 3 s left\nnoise\nerror: CUDA failed with\nerror: 35. Type this\n2/2 b\n"
-    steps: list[tuple[int, int]] = []
-    command = [sys.executable, "-c", f"import sys; sys.stderr.write({said!r}); sys.exit(4)"]
-    ended = follow(command, lambda done, total: steps.append((done, total)))
-    assert steps == [(1, 2), (2, 2)]
-    assert ended.code == 4
-    assert ended.said == "noise | error: CUDA failed with | error: 35. Type this"
-    assert ended.complaint == "CUDA failed with error: 35. Type this"
-
-    killed = follow([sys.executable, "-c", "print('an error: no')"], lambda done, total: None)
-    assert (killed.code, killed.said, killed.complaint) == (0, "an error: no", "")
 
 
 def test_a_backend_that_refuses_everything_says_so(tmp_path: Path) -> None:

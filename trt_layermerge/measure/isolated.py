@@ -7,14 +7,9 @@ the same jobs asked for again continue in the same folder.
 
 from __future__ import annotations
 
-import re
 import shutil
-import signal
-import subprocess
 import sys
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
@@ -24,12 +19,14 @@ from trt_layermerge.core.device import DeviceInfo, Precision
 from trt_layermerge.core.tables import LatencyEntry, LatencyTable
 from trt_layermerge.errors import CorruptInputError, DeviceError, LayerMergeError, error_of
 from trt_layermerge.measure.bench import BURST_MS
+from trt_layermerge.measure.command import follow
 from trt_layermerge.measure.jobs import (
     RESULTS,
     Answer,
     Job,
     Measurements,
     Protocol,
+    drift_words,
     read_keys,
     read_measurements,
     write_jobs,
@@ -45,9 +42,6 @@ AGENT_PROTOCOL = "agent 1"
 Agent: TypeAlias = Callable[[Path, Progress], None]
 """Works through a folder of jobs, continuing what is begun; raises ``DeviceError``."""
 
-_STEP = re.compile(r"(\d+)/(\d+) ")
-_ERROR = "error: "
-_PATIENCE_S = 20.0
 _ELSEWHERE = "To measure on another device, give latency --ssh HOST or --export-jobs DIR"
 
 
@@ -128,7 +122,7 @@ class AgentMeter:
                 f"{found.device}; leave its power mode alone and type the same command again"
             )
         if found.drift is not None:
-            self.on_note(f"the sentinel network drifted by {100 * found.drift:.1f} %")
+            self.on_note(drift_words(found.drift))
         return entries
 
     def networks(
@@ -232,64 +226,3 @@ def run_here(folder: Path, on_progress: Progress) -> None:
             f"the measuring process ended with code {ended.code} and said: {ended.said}; type the "
             "same command again to continue"
         )
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended.
-
-    Attributes:
-        code: Its exit code.
-        said: Its last lines that are no progress.
-        complaint: The paragraph that the agent ended with, or nothing where it did not end so.
-    """
-
-    code: int
-    said: str
-    complaint: str
-
-
-def follow(command: Sequence[str], on_progress: Progress) -> Ended:
-    """Runs a command and passes on its progress, ``DONE/TOTAL …`` on a line; returns how it ended.
-
-    An interrupted caller interrupts the command too, and waits for it.
-
-    Raises:
-        DeviceError: If there is no such command.
-    """
-    said: deque[str] = deque(maxlen=5)
-    complaint: list[str] = []
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-    except OSError as error:
-        raise DeviceError(f"cannot start {command[0]}: {error.strerror}; install it") from error
-    with process:
-        try:
-            for line in process.stdout or ():
-                if step := _STEP.match(line):
-                    on_progress(int(step[1]), int(step[2]))
-                elif line.strip():
-                    said.append(line.strip())
-                    if complaint or line.startswith(_ERROR):
-                        complaint.append(line.strip())
-        except BaseException:
-            _end(process)
-            raise
-    paragraph = " ".join(complaint)[len(_ERROR) :]
-    return Ended(process.returncode, " | ".join(said) or "nothing", paragraph)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """Interrupts a process as Ctrl-C does, so that it ends its own children; then ends it."""
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(_PATIENCE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()

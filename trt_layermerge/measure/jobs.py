@@ -32,7 +32,7 @@ from trt_layermerge.core.tables import LatencyEntry
 from trt_layermerge.measure.agent.sources import Reading
 from trt_layermerge.measure.agent.telemetry import DeviceState, GpuClock
 from trt_layermerge.measure.conditions import Conditions
-from trt_layermerge.measure.timing import Timing
+from trt_layermerge.measure.timing import DRIFT_LIMIT, Timing
 
 MANIFEST, RESULTS = "manifest.json", "results.jsonl"
 
@@ -221,6 +221,17 @@ def read_measurements(path: Path) -> Measurements:
 def entry_of(timing: Timing) -> LatencyEntry:
     """Returns a timing as the entry of a latency table."""
     return LatencyEntry(timing.ms, timing.p10_ms, timing.p90_ms, timing.samples)
+
+
+def drift_words(drift: float) -> str:
+    """Returns what a user should know of how far a sentinel's latencies lie apart."""
+    words = f"the sentinel network drifted by {drift:.1%}, which was divided out"
+    if drift <= DRIFT_LIMIT:
+        return words
+    return (
+        f"{words} as far as possible; lock the clocks (sudo jetson_clocks on a Jetson, else sudo "
+        "nvidia-smi -lgc MHZ,MHZ), keep the device cool and measure anew"
+    )
 
 
 def _factors(clock: Mapping[int, float], count: int) -> list[float]:

@@ -21,6 +21,7 @@ from trt_layermerge.measure.jobs import (
     Job,
     Measurements,
     Protocol,
+    drift_words,
     read_measurements,
     write_jobs,
 )
@@ -184,7 +185,7 @@ def import_measurements(options: RunOptions, path: Path, reporter: Reporter | No
     _check(context, found, path)
     write_bytes(imported_path(context.folder.root, found.manifest), path.read_bytes())
     if found.drift is not None:
-        context.reporter.note(f"the sentinel network drifted by {100 * found.drift:.1f} %")
+        context.reporter.note(drift_words(found.drift))
     return run_stage("latency", options, reporter)
 
 
