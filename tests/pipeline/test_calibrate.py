@@ -117,6 +117,7 @@ def test_layers_left_in_float_are_named(runs: Path) -> None:
     assert [a - b for a, b in zip(before, pairs(), strict=True)] == [4, 2]
     with pytest.raises(UsageError, match=r"keep_float names .'/none'"):
         calibrate(runs, options={"keep_float": ["/none"]})
+    assert "/none" not in (runs / "tiny" / "recipe.yaml").read_text()  # it does not stick
 
 
 CLIPPED = {"images": 32, "method": "percentile", "percentile": 50, "max_float_layers": 0}

@@ -18,6 +18,7 @@ from tests.quantize.graphs import (
 from trt_layermerge.errors import CorruptInputError, UnsupportedModelError, UsageError
 from trt_layermerge.quantize.qdq import (
     activations,
+    check_names,
     quantizable,
     quantize_model,
     scale_of,
@@ -209,6 +210,16 @@ def test_a_wrong_scale_is_seen():
     assert error({**RESIDUAL_RANGES, "r1": 18 / 16}) > 0.3 * np.abs(reference).max()
 
 
+def test_unknown_names_are_refused_with_what_is_near():
+    known = [f"/blocks/{i}/conv1/Conv" for i in range(30)]
+    check_names(known[:3], known)
+    with pytest.raises(UsageError, match=r"none of the 30 nodes.*near it is /blocks/7/conv1/Conv"):
+        check_names(["/blocks/7/conv1/conv"], known)
+    with pytest.raises(UsageError, match=r"they are like /blocks/0/conv1/Conv") as caught:
+        check_names(["classifier"], known)
+    assert len(str(caught.value)) < 400
+
+
 def test_ranges_that_do_not_fit_are_refused():
     model = residual()
     with pytest.raises(CorruptInputError, match=r"no range of 'r1'.*another network"):
@@ -216,7 +227,7 @@ def test_ranges_that_do_not_fit_are_refused():
     for bad in (np.nan, np.inf, -1.0):
         with pytest.raises(CorruptInputError, match="range of 'f' is"):
             quantize_model(model, {**RESIDUAL_RANGES, "f": bad})
-    with pytest.raises(UsageError, match=r"\['secnd'\], but .* first, depth, sum, head"):
+    with pytest.raises(UsageError, match=r"\['secnd'\], and none of the 4 nodes"):
         quantize_model(model, RESIDUAL_RANGES, ["secnd"])
 
 

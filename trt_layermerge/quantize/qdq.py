@@ -18,6 +18,7 @@ make them, which TensorRT accepts.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
 from typing import TypeAlias
 
 import numpy as np
@@ -39,6 +40,8 @@ LEVELS = 127
 HALF_MAX = float(np.finfo(np.float16).max)
 SMALLEST_SCALE = 2.0**-24
 """The smallest float16."""
+
+NAMES_SHOWN = 5
 
 
 def quantizable(model: bytes) -> tuple[str, ...]:
@@ -215,7 +218,10 @@ def check_names(names: Collection[str], known: Collection[str]) -> None:
     """Raises ``UsageError`` if a name is not among those of the quantisable nodes."""
     strangers = sorted(set(names) - set(known))
     if strangers:
+        near = [match for name in strangers for match in get_close_matches(name, known)]
+        some = ", ".join(near or list(known)[:NAMES_SHOWN])
         raise UsageError(
-            f"keep_float names {strangers[:5]}, but the nodes that can be quantised are "
-            f"{', '.join(known)}"
+            f"keep_float names {strangers[:NAMES_SHOWN]}, and none of the {len(known)} nodes that "
+            f"can be quantised is called so; {'near it is' if near else 'they are like'} {some} "
+            "(all stand under layers in calibration.json of a run at int8)"
         )

@@ -49,10 +49,12 @@ def _settings(context: Context) -> Json:
     if not context.recipe.int8:
         return {"int8": False}
     data = context.recipe.data
-    epochs = context.recipe.calibrate.qat_epochs
+    epochs, preset = context.recipe.calibrate.qat_epochs, preset_of(context)
+    if preset.keep_float:  # before the run remembers a mistyped name
+        _presets(preset, _masters(context))
     return {
         "int8": True,
-        "preset": preset_of(context).to_json(),
+        "preset": preset.to_json(),
         "train": data_inputs(data.train),
         "val": data_inputs(data.val),
         "preprocess": data.preprocess.model_dump(mode="json"),
@@ -67,8 +69,8 @@ def _run(context: Context) -> tuple[str, ...]:
         return (CALIBRATION,)
     from trt_layermerge.quantize.table import CalibrationTable
 
-    masters = {n: (context.folder / master_name(n, "fp32")).read_bytes() for n in NETWORKS}
-    presets, images = _presets(preset_of(context), masters), _images(context)
+    masters, images = _masters(context), _images(context)
+    presets = _presets(preset_of(context), masters)
     networks: Json = {}
     qat = None
     for done, network in enumerate(NETWORKS):
@@ -94,6 +96,10 @@ def _run(context: Context) -> tuple[str, ...]:
     write_json(path, "calibrations", body)
     trained = (TRAINED,) if qat is not None else ()
     return (CALIBRATION, *(master_name(network, "int8") for network in NETWORKS), *trained)
+
+
+def _masters(context: Context) -> dict[Network, bytes]:
+    return {n: (context.folder / master_name(n, "fp32")).read_bytes() for n in NETWORKS}
 
 
 def _presets(preset: Preset, masters: Mapping[Network, bytes]) -> dict[Network, Preset]:
