@@ -83,6 +83,8 @@ def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) 
 
                 assist(context, together.ranks)
             return {}
+        if together is not None:
+            context.reporter.note(f"{together.ranks.count} processes train together")
         return _do(stage(name), replace(context, together=together))
 
 
