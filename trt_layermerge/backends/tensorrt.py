@@ -19,6 +19,7 @@ from trt_layermerge.backends.tensorrt_config import (
 )
 from trt_layermerge.backends.tensorrt_failures import cannot_build, cannot_parse, cannot_start
 from trt_layermerge.backends.tensorrt_log import BuildLog
+from trt_layermerge.backends.tensorrt_opset import check_opset
 from trt_layermerge.backends.tensorrt_options import (
     BuildOptions,
     Profile,
@@ -196,6 +197,7 @@ def _started(api: TensorRTApi, log: BuildLog) -> trt.Builder:
 def _parsed(
     api: TensorRTApi, builder: trt.Builder, model: bytes, log: BuildLog
 ) -> trt.INetworkDefinition:
+    check_opset(api, model)
     network = builder.create_network(api.network_flags())
     parser: trt.OnnxParser = api.module.OnnxParser(network, log.sink)
     parsed = parser.parse(model)
