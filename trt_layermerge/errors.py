@@ -47,14 +47,18 @@ class StickyDeviceError(DeviceError):
 
 
 class MissingDependencyError(DeviceError):
-    """An optional package that the requested work needs is not installed."""
+    """An optional package that the requested work needs is not installed.
+
+    Attributes:
+        package: Its name.
+        what: What needs it, as a sentence without what to type.
+    """
 
     def __init__(self, package: str, purpose: str, extra: str) -> None:
         """Names the package, what needs it, and the extra that installs it."""
-        super().__init__(
-            f"{purpose} needs the package {package!r}, which is not installed; "
-            f"type: pip install 'trt-layermerge[{extra}]'"
-        )
+        self.package = package
+        self.what = f"{purpose} needs the package {package!r}, which is not installed"
+        super().__init__(f"{self.what}; type: pip install 'trt-layermerge[{extra}]'")
 
 
 class AccuracyGateError(LayerMergeError):

@@ -15,10 +15,10 @@ from trt_layermerge.backends import Runner
 from trt_layermerge.backends.cuda_runtime import RuntimeCuda
 from trt_layermerge.backends.tensorrt_runner import EngineRunner
 from trt_layermerge.core.jsonio import sha256_bytes
-from trt_layermerge.errors import DeviceError, StickyDeviceError, UsageError
+from trt_layermerge.errors import DeviceError, MissingDependencyError, StickyDeviceError, UsageError
 from trt_layermerge.measure.agent.fake import FakeBackend, FakeRunner
 from trt_layermerge.measure.agent.sources import Answer, Sources
-from trt_layermerge.measure.agent.worker import answer_to, measure, open_backend
+from trt_layermerge.measure.agent.worker import answer_to, measure, open_backend, words_of
 
 BARE = Sources(Path("/nowhere"), lambda command: Answer(None, errors="no such command"))
 
@@ -159,6 +159,18 @@ def test_a_model_that_is_not_the_hashed_one_is_never_opened(
     assert set(answer) == {"fatal", "code"}
     assert answer["code"] == 7
     assert "has not the hash" in answer["fatal"]
+
+
+def test_a_missing_package_is_named_as_this_machine_gets_it(tmp_path: Path) -> None:
+    """The agent's one file is no package with extras, and on a Jetson pip has no TensorRT."""
+    error = MissingDependencyError("tensorrt", "building engines", "tensorrt")
+    what = "building engines needs the package 'tensorrt', which is not installed; type: "
+    assert words_of(error, BARE) == f"{what}pip install tensorrt"
+    (tmp_path / "proc/device-tree").mkdir(parents=True)
+    (tmp_path / "proc/device-tree/model").write_text("NVIDIA Jetson Orin Nano")
+    there = words_of(error, Sources(tmp_path, BARE.ask))
+    assert there.startswith(f"{what}sudo apt install nvidia-jetpack")
+    assert words_of(DeviceError("no driver"), BARE) == "no driver"
 
 
 def test_backends_by_name(tmp_path: Path) -> None:

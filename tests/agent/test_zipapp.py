@@ -180,6 +180,33 @@ def test_it_runs_with_numpy_and_nothing_else(pyz: Path, tmp_path: Path) -> None:
     )
 
 
+def test_every_module_of_it_is_importable_with_numpy_alone(pyz: Path, tmp_path: Path) -> None:
+    """Each in turn, in an order that hides no missing import: no library is looked for as yet."""
+    names = [n[:-3] for n in zipfile.ZipFile(pyz).namelist() if n.startswith("trt_layermerge/")]
+    modules = [n.replace("/__init__", "").replace("/", ".") for n in names]
+    assert len(modules) > 30
+    code = (
+        f"import sys; sys.path.insert(0, {str(pyz)!r})\n"
+        "from importlib import import_module\n"
+        f"for name in {modules!r}:\n"
+        "    for known in [m for m in sys.modules if m.startswith('trt_layermerge')]:\n"
+        "        del sys.modules[known]\n"
+        "    import_module(name)\n"
+        "    assert str(import_module('trt_layermerge').__file__).startswith(sys.path[0])\n"
+    )
+    python = old_python() or sys.executable
+    done = subprocess.run(
+        [python, "-W", "error", "-c", code],
+        env=blocked_environment(tmp_path),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def old_python() -> str | None:
     """Returns a Python 3.8 or 3.9 that has numpy, if there is one."""
     paths = filter(None, map(shutil.which, ("python3.8", "python3.9")))

@@ -58,7 +58,7 @@ def serve(folder: Path, backend_name: str, parent: int, sources: Sources = LOCAL
         device = usual.device()
         facts = read_facts(device, sources)
     except LayerMergeError as error:
-        _answer(answers, {"fatal": f"{error}{_on_jetson(error, sources)}", "code": error.exit_code})
+        _answer(answers, {"fatal": words_of(error, sources), "code": error.exit_code})
         return error.exit_code
     _answer(answers, {"device": device.to_json(), "facts": facts})
     for line in sys.stdin:
@@ -70,11 +70,13 @@ def serve(folder: Path, backend_name: str, parent: int, sources: Sources = LOCAL
     return 0
 
 
-def _on_jetson(error: LayerMergeError, sources: Sources) -> str:
-    """Returns what a Jetson needs in place of a package from pip."""
-    if isinstance(error, MissingDependencyError) and is_jetson(sources):
-        return ". On a Jetson that fails: type sudo apt install nvidia-jetpack instead"
-    return ""
+def words_of(error: LayerMergeError, sources: Sources = LOCAL) -> str:
+    """Returns what an error says here, where the package has no extras or pip has no TensorRT."""
+    if not isinstance(error, MissingDependencyError):
+        return str(error)
+    if is_jetson(sources):
+        return f"{error.what}; type: sudo apt install nvidia-jetpack (pip has none for a Jetson)"
+    return f"{error.what}; type: pip install {error.package}"
 
 
 def open_backend(name: str, timing_cache: Path | None) -> Backend:
