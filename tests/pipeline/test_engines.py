@@ -21,13 +21,13 @@ from trt_layermerge.core.device import DeviceInfo, Precision
 from trt_layermerge.core.jsonio import write_json
 from trt_layermerge.deploy import engines
 from trt_layermerge.deploy.machine import Machine
-from trt_layermerge.deploy.sidecar import Origin, sidecar_path, write_engine
+from trt_layermerge.deploy.sidecar import Network, Origin, sidecar_path, write_engine
 from trt_layermerge.errors import AccuracyGateError, DeviceError, UntrustedInputError
 from trt_layermerge.export.batch import with_batch, with_dynamic_batch
 from trt_layermerge.export.fp16 import to_precision
 from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.deployed import Network, deployed_model
+from trt_layermerge.pipeline.deployed import deployed_model
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
 from trt_layermerge.pipeline.subjects import bisect_command
 

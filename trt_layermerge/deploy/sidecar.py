@@ -34,6 +34,7 @@ KIND = "engine"
 Network: TypeAlias = Literal["original", "merged"]
 Shape: TypeAlias = tuple[int, ...]
 STEMS: Mapping[Network, str] = {"original": "original", "merged": "model"}
+"""Names of a network's files, ONNX and engines, without what follows the first dot."""
 
 
 @dataclass(frozen=True)

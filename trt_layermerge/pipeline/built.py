@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from trt_layermerge.core.device import PRECISIONS, Precision
 from trt_layermerge.core.jsonio import damage, read_json, sha256_file
+from trt_layermerge.deploy.sidecar import Network
 from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.deployed import Network
 
 
 @dataclass(frozen=True)

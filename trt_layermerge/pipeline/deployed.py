@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
-
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_bytes
+from trt_layermerge.deploy.sidecar import STEMS, Network
 from trt_layermerge.errors import CorruptInputError, UsageError
 from trt_layermerge.pipeline.context import Context
-
-Network: TypeAlias = Literal["original", "merged"]
-
-STEMS: dict[Network, str] = {"original": "original", "merged": "model"}
-"""Names of the files by network, without what follows the first dot."""
 
 ENGINE_REMAINDER: Precision = "fp16"
 """The float type of what int8 leaves in TensorRT's engines."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trt_layermerge.core.device import PRECISIONS, DeviceInfo, Precision
 from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_bytes, sha256_file
+from trt_layermerge.deploy.sidecar import STEMS
 from trt_layermerge.errors import CorruptInputError, DeviceError, UntrustedInputError
 from trt_layermerge.pipeline.built import Built, built_engines, wanted_precisions
 from trt_layermerge.pipeline.context import Context
@@ -17,7 +18,6 @@ from trt_layermerge.pipeline.deployed import (
     CALIBRATION,
     ENGINE_REMAINDER,
     RUNTIME_REMAINDER,
-    STEMS,
     deployed_model,
     weights_name,
 )
@@ -65,7 +65,7 @@ def contents_of(context: Context, baked: Baked) -> Contents:
         labels=(train.class_names or None) if train is not None else None,
         samples=_samples(context, baked, face, runnable),
         recipe=dump_recipe(recipe),
-        build=_build_options(context),
+        build={"engine": recipe.build.engine, **recipe.build.options.for_builder()},
         weights_sha256=sha256_file(context.folder / weights_name(context, precision)),
         seed=context.seed,
         calibration=(context.folder / CALIBRATION).read_text("utf-8") if "int8" in models else None,
@@ -145,19 +145,6 @@ def sample_inputs(context: Context, *, normalised: bool) -> tuple[NDArray[np.flo
     mean, std = (np.asarray(v).reshape(-1, 1, 1) for v in (preprocess.mean, preprocess.std))
     raw = np.rint((images * std + mean) / preprocess.scale).clip(0, 255)
     return raw.astype(np.float32), source
-
-
-def _build_options(context: Context) -> dict[str, Any]:
-    section = context.recipe.build
-    mib = section.options.workspace_mib
-    return {
-        "engine": section.engine,
-        "workspace_bytes": None if mib is None else mib << 20,
-        "optimization_level": section.options.optimization_level,
-        "tf32": section.options.tf32,
-        "hardware_compatible": section.options.hardware_compatible,
-        "version_compatible": section.options.version_compatible,
-    }
 
 
 def _accuracy(context: Context) -> dict[str, float]:

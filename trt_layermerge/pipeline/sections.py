@@ -295,6 +295,12 @@ class EngineOptions(Section):
     version_compatible: bool = False
     free_io_formats: bool = False
 
+    def for_builder(self) -> dict[str, Any]:
+        """Returns the same under the names that ``BuildOptions`` has, JSON-ready."""
+        mib = self.workspace_mib
+        rest = self.model_dump(exclude={"workspace_mib"})
+        return {"workspace_bytes": None if mib is None else mib << 20, **rest}
+
 
 class BuildSection(Section):
     """Which engines are built.

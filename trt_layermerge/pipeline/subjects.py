@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import write_bytes
+from trt_layermerge.deploy.sidecar import STEMS
 from trt_layermerge.pipeline.built import Built, built_engines, wanted_precisions
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.deployed import (
     ENGINE_REMAINDER,
     RUNTIME_REMAINDER,
-    STEMS,
     deployed_model,
 )
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from trt_layermerge.backends.tensorrt import build_engine
 from trt_layermerge.backends.tensorrt_api import TensorRTApi
-from trt_layermerge.backends.tensorrt_options import BuildOptions
+from trt_layermerge.backends.tensorrt_options import BuildOptions, default_timing_cache
 from trt_layermerge.core.jsonio import sha256_bytes
 from trt_layermerge.deploy.bundle.contents import Contents, Engine
 from trt_layermerge.deploy.machine import this_machine
@@ -27,7 +26,7 @@ STORED = (
 and outputs of a bundle are plain arrays whatever would be faster."""
 
 
-def with_engine(contents: Contents, api: TensorRTApi, timing_cache: Path | None = None) -> Contents:
+def with_engine(contents: Contents, api: TensorRTApi) -> Contents:
     """Returns the contents with an engine built by this library for this machine.
 
     Raises:
@@ -35,7 +34,7 @@ def with_engine(contents: Contents, api: TensorRTApi, timing_cache: Path | None 
         LayerMergeError: What ``build_engine`` raises.
     """
     model = contents.models[contents.precision]
-    options = _options(contents, timing_cache)
+    options = _options(contents)
     built = build_engine(model, contents.precision, api=api, options=options)
     origin = Origin(
         onnx_sha256=sha256_bytes(model),
@@ -49,7 +48,7 @@ def with_engine(contents: Contents, api: TensorRTApi, timing_cache: Path | None 
     return replace(contents, engine=engine, why_no_engine=None)
 
 
-def _options(contents: Contents, timing_cache: Path | None) -> BuildOptions:
+def _options(contents: Contents) -> BuildOptions:
     face = contents.interface
     profile = None
     if face.max_batch is not None:
@@ -57,7 +56,7 @@ def _options(contents: Contents, timing_cache: Path | None) -> BuildOptions:
         profile = {face.input: (shapes[0], shapes[1], shapes[2])}
     stored: Mapping[str, Any] = {n: v for n, v in contents.build.items() if n in STORED}
     try:
-        return BuildOptions(**stored, profile=profile, timing_cache=timing_cache)
+        return BuildOptions(**stored, profile=profile, timing_cache=default_timing_cache())
     except TypeError as error:
         raise CorruptInputError(
             f"the build options of the bundle cannot be used ({error}); take it again"

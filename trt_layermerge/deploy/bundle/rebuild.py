@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from trt_layermerge.backends.tensorrt_api import load_api
-from trt_layermerge.backends.tensorrt_options import default_timing_cache
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.deploy.bundle.contents import Contents, Target
@@ -37,7 +36,7 @@ def rebuild(folder: Path, library: str | None = None, precision: Precision | Non
     target, before = read_bundle(folder)
     wanted = replace(before, precision=precision or before.precision)
     api = load_api(library or _library(before))
-    after = with_engine(wanted, api, default_timing_cache())
+    after = with_engine(wanted, api)
     write_bundle(folder, render(after, target))
     return summary(folder, target, after)
 

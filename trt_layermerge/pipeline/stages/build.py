@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json, read_json, sha256_file, write_json
+from trt_layermerge.deploy.sidecar import STEMS, Network
 from trt_layermerge.errors import DeviceError, UnsupportedModelError
 from trt_layermerge.pipeline.context import Context, data_inputs
 from trt_layermerge.pipeline.deployed import (
     CALIBRATION,
     ENGINE_REMAINDER,
-    STEMS,
-    Network,
     deployed_model,
     master_name,
     weights_name,
@@ -117,16 +116,8 @@ def build_options(context: Context, model: bytes) -> BuildOptions:
     profile = None
     if dynamic_batch(model):
         profile = batch_shapes(model, 1, batch, section.max_batch or batch)
-    wanted = section.options
     return BuildOptions(
-        workspace_bytes=wanted.workspace_mib and wanted.workspace_mib << 20,
-        optimization_level=wanted.optimization_level,
-        tf32=wanted.tf32,
-        timing_cache=default_timing_cache(),
-        hardware_compatible=wanted.hardware_compatible,
-        version_compatible=wanted.version_compatible,
-        profile=profile,
-        free_io_formats=wanted.free_io_formats,
+        **section.options.for_builder(), timing_cache=default_timing_cache(), profile=profile
     )
 
 

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_layermerge.core.jsonio import Json, read_json, sha256_bytes, write_bytes, write_json
+from trt_layermerge.deploy.sidecar import Network
 from trt_layermerge.errors import AccuracyGateError, UsageError
 from trt_layermerge.pipeline.context import Context, data_inputs
-from trt_layermerge.pipeline.deployed import CALIBRATION, MERGED, TRAINED, Network, master_name
+from trt_layermerge.pipeline.deployed import CALIBRATION, MERGED, TRAINED, master_name
 from trt_layermerge.pipeline.qat import train_rounded
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.pipeline.stages.finetune import save_weights

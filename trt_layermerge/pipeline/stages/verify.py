@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trt_layermerge.core.jsonio import Json, read_json, write_json
+from trt_layermerge.deploy.sidecar import STEMS
 from trt_layermerge.errors import AccuracyGateError
 from trt_layermerge.pipeline.built import built_engines, engine_hashes, wanted_precisions
 from trt_layermerge.pipeline.context import Context, data_inputs, images_of
 from trt_layermerge.pipeline.data_files import same_files
-from trt_layermerge.pipeline.deployed import CALIBRATION, ENGINE_REMAINDER, STEMS
+from trt_layermerge.pipeline.deployed import CALIBRATION, ENGINE_REMAINDER
 from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.sections import DataSection
 from trt_layermerge.pipeline.stage import Stage
