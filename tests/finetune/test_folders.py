@@ -298,6 +298,8 @@ def test_damaged_lists_are_refused(lists: tuple[Path, Path, Path], change: objec
         "imagefolder:d?without=x/l.txt",
         "images:d",
         "a.py:make",
+        "hf:d",
+        "hf:d?split=train",
     ],
 )
 def test_names_are_written_as_they_are_read(name: str, tmp_path: Path) -> None:
@@ -317,6 +319,7 @@ def test_names_are_written_as_they_are_read(name: str, tmp_path: Path) -> None:
         "python:a",
         "images:",
         "a.py:",
+        "hf:d?list=a",
     ],
 )
 def test_names_that_mean_nothing(name: str) -> None:

@@ -92,7 +92,8 @@ class ModelOptions:
     train: Annotated[
         str | None,
         _option(
-            "Training data: imagefolder:DIR, images:DIR, npz:FILE or FILE.py:FACTORY.", panel=_MODEL
+            "Training data: imagefolder:DIR, images:DIR, npz:FILE, hf:DIR or FILE.py:FACTORY.",
+            panel=_MODEL,
         ),
         Key("data.train"),
     ] = None

@@ -13,6 +13,7 @@ from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.errors import UsageError
 from trt_layermerge.finetune.augment import Augment
 from trt_layermerge.finetune.folders import read_folder
+from trt_layermerge.finetune.hugging_face import read_saved
 from trt_layermerge.finetune.images import Framing
 from trt_layermerge.finetune.names import parse_name
 from trt_layermerge.finetune.sources import read_dataset, read_npz
@@ -79,9 +80,9 @@ def open_data(
         source: ``npz:FILE`` (``images`` uint8 ``(N, H, W, C)``, ``labels`` int64, optional
             ``class_names``; or ``images`` alone), ``imagefolder:DIR`` (one sub-folder per class),
             ``imagefolder:DIR?list=FILE`` (only the images of a list) or ``?without=FILE`` (all
-            others), ``images:DIR`` (all images below it, without labels) or ``FILE.py:FACTORY``
-            (called without arguments, returns a torch Dataset of normalised float images
-            ``(C, H, W)`` and labels).
+            others), ``images:DIR`` (all images below it, without labels), ``hf:DIR?split=NAME``
+            (saved by Hugging Face's datasets) or ``FILE.py:FACTORY`` (called without arguments,
+            returns a torch Dataset of normalised float images ``(C, H, W)`` and labels).
         preprocess: How 8-bit images become inputs; a Dataset's images are taken as they are.
         limit: Keep this many images, drawn without replacement with a fixed seed, in order.
         framing: How images of folders become those of one size; needed for these alone.
@@ -97,6 +98,8 @@ def open_data(
         data = read_npz(name.path, preprocess)
     elif name.kind == "python":
         data = read_dataset(name.path, name.factory)
+    elif name.kind == "hf":
+        data = read_saved(name.path, name.split, preprocess, framing)
     else:
         data = read_folder(name, preprocess, framing)
     return data if limit is None else draw(data, limit, LIMIT_SEED)

@@ -10,10 +10,10 @@ from urllib.parse import parse_qsl
 
 from trt_layermerge.errors import UsageError
 
-Kind: TypeAlias = Literal["npz", "imagefolder", "images", "python"]
+Kind: TypeAlias = Literal["npz", "imagefolder", "images", "hf", "python"]
 FORMS = (
     "npz:FILE, imagefolder:DIR, imagefolder:DIR?list=FILE, imagefolder:DIR?without=FILE, "
-    "images:DIR or FILE.py:FACTORY"
+    "images:DIR, hf:DIR?split=NAME or FILE.py:FACTORY"
 )
 
 
@@ -27,6 +27,7 @@ class DataName:
         listed: List of the only images that count.
         without: List of images that do not count.
         factory: Function of a Python file.
+        split: Part of a saved dataset.
     """
 
     kind: Kind
@@ -34,12 +35,13 @@ class DataName:
     listed: Path | None = None
     without: Path | None = None
     factory: str = ""
+    split: str | None = None
 
     def __str__(self) -> str:
         if self.kind == "python":
             return f"{self.path}:{self.factory}"
-        options = (("list", self.listed), ("without", self.without))
-        query = "&".join(f"{key}={path}" for key, path in options if path is not None)
+        options = (("list", self.listed), ("without", self.without), ("split", self.split))
+        query = "&".join(f"{key}={value}" for key, value in options if value is not None)
         return f"{self.kind}:{self.path}" + (f"?{query}" if query else "")
 
     def below(self, folder: Path) -> DataName:
@@ -64,12 +66,15 @@ def parse_name(source: str) -> DataName:
         return DataName("python", Path(file), factory=factory)
     if kind not in get_args(Kind) or kind == "python" or not rest:
         raise UsageError(f"{source!r} names no data; type {FORMS}")
-    if kind != "imagefolder":
+    if kind in ("npz", "images"):
         return DataName("npz" if kind == "npz" else "images", Path(rest))
     path, asked, query = rest.partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
-    known = options.keys() <= {"list", "without"} and all(options.values())
+    allowed = {"split"} if kind == "hf" else {"list", "without"}
+    known = options.keys() <= allowed and all(options.values())
     if len(options) != bool(asked) or not known or not path:
         raise UsageError(f"{source!r} is not understood; type {FORMS}")
+    if kind == "hf":
+        return DataName("hf", Path(path), split=options.get("split"))
     listed, without = (Path(options[k]) if options.get(k) else None for k in ("list", "without"))
     return DataName("imagefolder", Path(path), listed, without)

@@ -82,4 +82,6 @@ def _sizes(name: DataName) -> Json:
 def _images(name: DataName) -> list[Path]:
     if not name.path.is_dir():
         raise UsageError(f"there is no folder {name.path}; check the name after {name.kind}:")
+    if name.kind == "hf":
+        return sorted(path for path in name.path.rglob("*") if path.is_file())
     return list(images_below(name.path))

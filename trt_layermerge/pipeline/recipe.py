@@ -173,7 +173,7 @@ def _absolute(value: str, folder: Path, *, bare: bool) -> str:
     scheme, colon, rest = value.partition(":")
     if bare or value.endswith(ONNX):
         return value if value == PRETRAINED else normpath(folder / value)
-    if scheme in ("npz", "imagefolder", "images"):
+    if scheme in ("npz", "imagefolder", "images", "hf"):
         return str(parse_name(value).below(folder))
     if scheme.endswith(".py") and colon:
         return f"{normpath(folder / scheme)}:{rest}"

@@ -1,0 +1,106 @@
+"""Datasets of Hugging Face's library that lie in a local folder (``save_to_disk``)."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trt_layermerge.core.preprocess import Preprocess
+from trt_layermerge.errors import CorruptInputError, MissingDependencyError, UsageError
+from trt_layermerge.finetune.images import Framing, decode_all
+
+
+@dataclass(frozen=True)
+class RowData:
+    """Rows with an image and, perhaps, a label; images are decoded as files are.
+
+    Attributes:
+        rows: The dataset, whose images are left as bytes.
+        image: Column of the images.
+        label: Column of the labels, or None.
+        class_names: Name of every label.
+        name: Whence they are.
+        preprocess: From pixels to inputs.
+        framing: From files to pixels.
+    """
+
+    rows: Any
+    image: str
+    label: str | None
+    class_names: tuple[str, ...]
+    name: Path
+    preprocess: Preprocess
+    framing: Framing
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels."""
+        return self.label is not None
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns images and labels. Raises ``CorruptInputError`` if an image is damaged."""
+        chosen = self.rows[indices.tolist()]
+        contents = [
+            (Path(cell["path"] or f"{self.name}, row {i}"), cell["bytes"])
+            for i, cell in zip(indices.tolist(), chosen[self.image], strict=True)
+        ]
+        pixels = decode_all(contents, self.framing)
+        labels = None if self.label is None else torch.tensor(chosen[self.label])
+        return torch.from_numpy(self.preprocess(pixels)), labels
+
+
+def read_saved(
+    path: Path, split: str | None, preprocess: Preprocess, framing: Framing | None
+) -> RowData:
+    """Returns the images of a saved dataset; its only column of images and of class labels count.
+
+    Raises:
+        MissingDependencyError: If ``datasets`` is not installed.
+        UsageError: If there is no such folder or split, no column of images, or no ``framing``.
+        CorruptInputError: If the folder holds no saved dataset.
+    """
+    if framing is None:
+        raise UsageError(f"hf:{path} needs the rows and columns of the network's input")
+    if not path.is_dir():
+        raise UsageError(f"there is no folder {path}; save the dataset there with save_to_disk")
+    try:
+        library = importlib.import_module("datasets")
+    except ImportError as error:
+        raise MissingDependencyError("datasets", f"hf:{path}", "huggingface") from error
+    try:
+        found = library.load_from_disk(str(path))
+    except Exception as error:  # arrow, json and the file system each have their own
+        raise CorruptInputError(f"{path} holds no saved dataset: {error}") from error
+    rows = _rows(found, path, split)
+    images = [k for k, kind in rows.features.items() if isinstance(kind, library.Image)]
+    labels = [k for k, kind in rows.features.items() if isinstance(kind, library.ClassLabel)]
+    if len(images) != 1 or len(labels) > 1:
+        raise UsageError(
+            f"{path} has {len(images)} columns of images and {len(labels)} of class labels; keep "
+            "one of images and at most one of labels (select_columns, cast_column)"
+        )
+    label = labels[0] if labels else None
+    names = tuple(rows.features[label].names) if label else ()
+    raw = rows.cast_column(images[0], library.Image(decode=False))
+    return RowData(raw, images[0], label, names, path, preprocess, framing)
+
+
+def _rows(found: Any, path: Path, split: str | None) -> Any:
+    """Returns the rows of a split, or of a dataset without splits."""
+    splits = list(found) if isinstance(found, dict) else []
+    if split is None and not splits:
+        return found
+    if split not in splits:
+        raise UsageError(
+            f"hf:{path} has {'the splits ' + ', '.join(splits) if splits else 'no splits'}; "
+            f"type hf:{path}" + (f"?split={splits[0]}" if splits else "")
+        )
+    return found[split]
