@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from studies.journal import Journal
 from studies.settings import Arm, Network, Settings, Tables, open_context, with_values
@@ -13,21 +14,27 @@ from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.conv import spec_from_json
 from trt_layermerge.core.jsonio import Json, read_lines, sha256_json
 from trt_layermerge.core.plan import MergePlan
-from trt_layermerge.core.tables import ImportanceTable
+from trt_layermerge.core.tables import ImportanceTable, LatencyTable
 from trt_layermerge.measure.fit import Observation
 from trt_layermerge.pipeline import api
-from trt_layermerge.pipeline.choosing import choose, priced, tools_of
-from trt_layermerge.pipeline.closing import BudgetMissedError, Finalist
+from trt_layermerge.pipeline.choosing import choose, tools_of
+from trt_layermerge.pipeline.closing import BudgetMissedError, Finalist, Tools
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.folder import stage_seconds
-from trt_layermerge.pipeline.networks import Measured, measure_plans, sample_plans, useful
+from trt_layermerge.pipeline.networks import measure_plans, sample_plans, useful
+from trt_layermerge.pipeline.objective import priced
 from trt_layermerge.pipeline.stage import perform
+from trt_layermerge.search import Mode
+from trt_layermerge.search.solve import allowed
 
 TOLERANCE = 0.02
 """Largest relative difference from the wanted latency that counts as equal."""
 
-SAMPLES, MEASURED = 4000, 8
-"""Random plans that are drawn, and how many of them, the nearest by prediction, are measured."""
+SAMPLES, MEASURED, DRAWS = 4000, 8, 3
+"""Random plans that are drawn; how many, the nearest by prediction, are measured; how often."""
+
+SHORTLIST, AGAIN = 6, 3
+"""Plans that are measured a second time before one is taken, and how much longer."""
 
 FINAL_ROUNDS = 60
 
@@ -90,7 +97,7 @@ def find_plan(context: Context, network: str, arm: Arm, speedup: float, pick: in
         plan = MergePlan.of(context.graph, [])
         found = Finalist(plan, original_ms, None)
     elif arm.mode == "random":
-        found = random_plan(context, original_ms, target_ms, pick)
+        found = random_plan(context, target_ms, pick)
     else:
         found = chosen_plan(context, arm, original_ms, networks, target_ms)
     return {
@@ -126,49 +133,114 @@ def chosen_plan(
     networks: Sequence[Observation],
     target_ms: float,
 ) -> Finalist:
-    """Returns the plan that the pipeline's search comes to, or a measured one that is nearer.
+    """Returns the plan that the pipeline's search comes to, or one that is nearer to the target.
 
-    The search looks for the best plan that is no slower than wanted. Where that is more than
-    ``TOLERANCE`` faster, or there is none, the nearest of all that it measured is taken.
+    The search looks for the best plan that is no slower than wanted, which may be much faster. To
+    compare at equal latency, the best that measures about as wanted is then taken, though the arm's
+    own score would prefer the faster one; where there is none, the nearest.
     """
     search = context.recipe.search
-    objective = search.objective.model_copy(update={"form": arm.form})
-    changes = {"mode": arm.mode, "objective": objective}
-    if arm.form == "auto":
-        del changes["objective"]
+    changes: Json = {"mode": arm.mode}
+    if arm.form != "auto":
+        changes["objective"] = search.objective.model_copy(update={"form": arm.form})
     context = with_values(context, search=search.model_copy(update=changes))
     tools = tools_of(context, original_ms, networks)
     try:
         choice = choose(context, tools, original_ms, target_ms)
+        measured, closed = choice.measured, choice.closed
+        if measured is not None and abs(measured.ms / target_ms - 1) <= TOLERANCE:
+            return Finalist(choice.chosen.plan, choice.chosen.predicted_ms, measured)
     except BudgetMissedError as missed:
-        return nearest(missed.closed.finalists, target_ms)
-    measured = choice.measured
-    assert measured is not None
-    if measured.ms >= target_ms * (1 - TOLERANCE):
-        return Finalist(choice.chosen.plan, choice.chosen.predicted_ms, measured)
-    return nearest(choice.closed.finalists, target_ms)
+        closed = missed.closed
+    found = closed.finalists
+    if not _close(found, target_ms):
+        usable = [c for c in context.candidates if allowed(c, search_mode(arm))]
+        found = drawn_about(context, usable, tools, original_ms, target_ms, found, 0)
+    plans = [f.plan for f in sorted(found, key=partial(_order, target_ms))[:SHORTLIST]]
+    again = _measured(context, plans, original_ms, AGAIN * context.recipe.measure.rounds)
+    return nearest(again, target_ms)
+
+
+def search_mode(arm: Arm) -> Mode:
+    """Returns the mode of the search that an arm uses."""
+    return arm.mode if arm.mode in ("depth", "layer") else "layermerge"
+
+
+def _order(target_ms: float, finalist: Finalist) -> tuple[float, float]:
+    """Puts plans within the tolerance first, the best score before others; then the nearest."""
+    off = abs(finalist.ms / target_ms - 1)
+    return (0.0, -(finalist.plan.score or 0.0)) if off <= TOLERANCE else (off, 0.0)
 
 
 def nearest(finalists: Iterable[Finalist], target_ms: float) -> Finalist:
     """Returns the best plan within the tolerance, or the one nearest to it where none is."""
-
-    def rank(finalist: Finalist) -> tuple[float, float]:
-        off = abs(finalist.ms / target_ms - 1)
-        return (0.0, -(finalist.plan.score or 0.0)) if off <= TOLERANCE else (off, 0.0)
-
-    return min(finalists, key=rank)
+    return min(finalists, key=partial(_order, target_ms))
 
 
-def random_plan(context: Context, original_ms: float, target_ms: float, seed: int) -> Finalist:
+def _measured(
+    context: Context, plans: Sequence[MergePlan], original_ms: float, rounds: int
+) -> list[Finalist]:
+    """Returns plans with their measured latencies."""
+    if not plans:
+        return []
+    _, found = measure_plans(context, plans, original_ms, rounds)
+    return [Finalist(m.plan, m.plan.latency_ms or m.ms, m) for m in found]
+
+
+def drawn_near(
+    context: Context,
+    candidates: Sequence[Candidate],
+    table: LatencyTable,
+    target_ms: float,
+    seed: int,
+) -> list[MergePlan]:
+    """Returns random plans of some candidates, those predicted nearest to a latency first."""
+    measure, graph = context.recipe.measure, context.graph
+    faster = useful(graph, candidates, table, measure.precision, measure.batch)
+    known = [c for c in faster if c in context.importance]
+    plans = {p.candidates: p for p in sample_plans(graph, known, SAMPLES, 1000 + seed)}
+    priced_plans = [priced(context, table, plan) for plan in plans.values()]
+    return sorted(priced_plans, key=lambda p: abs((p.latency_ms or 0.0) / target_ms - 1))
+
+
+def random_plan(context: Context, target_ms: float, seed: int) -> Finalist:
     """Returns a plan that was drawn blindly among those of about the wanted latency."""
-    measure, graph, table = context.recipe.measure, context.graph, context.latency
-    faster = useful(graph, context.candidates, table, measure.precision, measure.batch)
-    drawn = sample_plans(graph, faster, SAMPLES, 1000 + seed)
-    plans = [priced(context, table, plan) for plan in drawn]
-    plans.sort(key=lambda plan: abs((plan.latency_ms or 0.0) / target_ms - 1))
-    _, measured = measure_plans(context, plans[:MEASURED], original_ms, measure.rounds)
-    best: Measured = min(measured, key=lambda m: abs(m.ms / target_ms - 1))
-    return Finalist(best.plan, best.plan.latency_ms or 0.0, best)
+    original_ms, networks = seen_networks(context)
+    tools = tools_of(context, original_ms, networks)
+    found = drawn_about(context, context.candidates, tools, original_ms, target_ms, [], seed)
+    return min(found, key=lambda f: abs(f.ms / target_ms - 1))
+
+
+def drawn_about(
+    context: Context,
+    candidates: Sequence[Candidate],
+    tools: Tools,
+    original_ms: float,
+    target_ms: float,
+    known: Sequence[Finalist],
+    seed: int,
+) -> list[Finalist]:
+    """Returns known plans and random ones, until one measures about as wanted.
+
+    Each of ``DRAWS`` rounds corrects the predictions by what was measured before it.
+    """
+    found, rounds = list(known), AGAIN * context.recipe.measure.rounds
+    for _ in range(DRAWS):
+        table = tools.fit([f.measured for f in found if f.measured is not None])
+        tried = {f.plan.candidates for f in found}
+        plans = drawn_near(context, candidates, table, target_ms, seed)
+        new = [plan for plan in plans if plan.candidates not in tried][:MEASURED]
+        if not new:
+            break
+        found += _measured(context, new, original_ms, rounds)
+        if _close(found, target_ms):
+            break
+    return found
+
+
+def _close(found: Iterable[Finalist], target_ms: float) -> bool:
+    """Whether a plan measured within the tolerance."""
+    return any(abs(f.ms / target_ms - 1) <= TOLERANCE for f in found)
 
 
 def seen_networks(context: Context) -> tuple[float, list[Observation]]:

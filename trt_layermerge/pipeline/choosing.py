@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from trt_layermerge.core.plan import MergePlan
@@ -20,9 +20,11 @@ from trt_layermerge.pipeline.closing import (
     predict,
 )
 from trt_layermerge.pipeline.context import Context
+from trt_layermerge.pipeline.joint import JointScores, widen
 from trt_layermerge.pipeline.networks import Measured, measure_plans, specs_of
+from trt_layermerge.pipeline.objective import frontier_of, priced, published
 from trt_layermerge.pipeline.recorded import Recorded
-from trt_layermerge.search import Frontier, Objective, frontier
+from trt_layermerge.search import Frontier
 
 Ranked: TypeAlias = tuple[Finalist, float | None]
 """A finalist with its joint loss, if that was worked out."""
@@ -60,12 +62,16 @@ def choose(context: Context, tools: Tools, original_ms: float, budget_ms: float)
     if not closed.meeting(limit_ms):
         context.reporter.note("the budget is met only without its headroom")
         limit_ms = budget_ms
+    scores = JointScores(context)
+    if search.samples and not published(context):
+        widen(context, tools, closed, limit_ms, scores)
     meeting = closed.meeting(limit_ms)
     context.reporter.note(
         f"{len(closed.finalists)} networks built and measured, "
         f"{len(meeting)} of them within {limit_ms:.4g} ms"
     )
-    ranked = _rank(context, meeting[: search.finalists])
+    wholes = [f for f in meeting[search.finalists :] if f.plan.candidates in scores.known]
+    ranked = _rank(context, [*meeting[: search.finalists], *wholes], scores)
     for finalist, _ in ranked:
         again = _measure_again(context, finalist.plan, original_ms)
         took_ms = _took_ms(context, again)
@@ -194,7 +200,7 @@ def tools_of(context: Context, original_ms: float, before: Sequence[Observation]
         original_ms: The original's latency in the run's first measurement.
         before: The networks that ``latency`` measured.
     """
-    measure, search = context.recipe.measure, context.recipe.search
+    measure = context.recipe.measure
     bare = LatencyTable.load(context.folder / "latency_bare.jsonl")
 
     def fit(measured: Sequence[Measured]) -> LatencyTable:
@@ -202,16 +208,7 @@ def tools_of(context: Context, original_ms: float, before: Sequence[Observation]
         return fit_latency(bare, [*before, *seen], measure.precision, measure.batch)
 
     def points(table: LatencyTable) -> Frontier:
-        return frontier(
-            context.graph,
-            context.candidates,
-            table,
-            context.importance,
-            precision=measure.precision,
-            batch=measure.batch,
-            mode=search.mode,
-            objective=_objective(context),
-        )
+        return frontier_of(context, table)
 
     def build(plans: Sequence[MergePlan]) -> Sequence[Measured]:
         return measure_plans(context, plans, original_ms, measure.rounds)[1]
@@ -222,43 +219,18 @@ def tools_of(context: Context, original_ms: float, before: Sequence[Observation]
     return Tools(fit, points, build, price)
 
 
-def _objective(context: Context) -> Objective:
-    wanted = context.recipe.search.objective
-    if wanted.form != "auto":
-        return Objective(wanted.form, wanted.capacity)
-    return Objective("exp" if _published(context) else "delta", wanted.capacity)
-
-
-def _published(context: Context) -> bool:
-    """Whether the table, whatever the recipe says by now, was made by the paper's protocol."""
-    return context.importance.notes.get("method") == "finetune"
-
-
-def _rank(context: Context, meeting: list[Finalist]) -> list[Ranked]:
+def _rank(
+    context: Context, meeting: list[Finalist], scores: JointScores | None = None
+) -> list[Ranked]:
     """Returns the finalists with their true joint loss after sequential repair, the best first.
 
     The table adds up losses of single replacements; here each network is repaired whole and
     scored on the images that the table was scored on. Under the paper's protocol, and for a single
     finalist, the order of the table stays and the joint loss is None.
     """
-    if _published(context) or len(meeting) == 1:
+    if published(context) or len(meeting) == 1:
         return [(finalist, None) for finalist in meeting]
-    from trt_layermerge.pipeline.repaired import joint_delta
-
-    capacity = context.recipe.search.objective.capacity
-    scores = []
-    for count, finalist in enumerate(meeting):
-        context.reporter.progress("scoring finalists", count, len(meeting))
-        reward = capacity * sum(c.nonlinear for c in finalist.plan.candidates)
-        scores.append(joint_delta(context, finalist.plan) + reward)
-    context.reporter.progress("scoring finalists", len(meeting), len(meeting))
-    order = sorted(range(len(meeting)), key=lambda i: -scores[i])
-    return [(meeting[i], scores[i]) for i in order]
-
-
-def priced(context: Context, table: LatencyTable, plan: MergePlan) -> MergePlan:
-    """Returns a plan with its predicted latency and its score."""
-    measure, objective = context.recipe.measure, _objective(context)
-    costs = (table.cost_ms(c, measure.precision, measure.batch) for c in plan.candidates)
-    score = sum(objective.value(c, context.importance[c]) for c in plan.candidates)
-    return replace(plan, latency_ms=table.overhead_ms + sum(costs), score=score)
+    scores = scores or JointScores(context)
+    values = scores.of([finalist.plan for finalist in meeting], "scoring finalists")
+    order = sorted(range(len(meeting)), key=lambda i: -values[i])
+    return [(meeting[i], values[i]) for i in order]

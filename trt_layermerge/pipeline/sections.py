@@ -179,6 +179,8 @@ class SearchSection(Section):
         limits: Bounds on candidates.
         finalists: Plans built whole and measured in each round of the loop.
         loops: Rounds of the loop at most.
+        samples: Plans drawn around the best one, repaired and scored whole; those that lose less
+            together than the best sum of single losses are measured too. 0 trusts the sums.
         headroom: Share of the budget that the measured network must stay below it, since the next
             measurement will differ a little.
     """
@@ -191,6 +193,7 @@ class SearchSection(Section):
     limits: LimitsSection = LimitsSection()
     finalists: Count = 4
     loops: Count = 4
+    samples: Annotated[int, Field(ge=0)] = 16
     headroom: Annotated[float, Field(ge=0, lt=1)] = 0.02
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trt_layermerge.search.candidates import Limits, enumerate_candidates
 from trt_layermerge.search.chain import Frontier, Option, Solution, chain_frontier, solve_chain
+from trt_layermerge.search.nearby import nearby_plans
 from trt_layermerge.search.solve import Mode, Objective, frontier, plan_of, solve
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "chain_frontier",
     "enumerate_candidates",
     "frontier",
+    "nearby_plans",
     "plan_of",
     "solve",
     "solve_chain",

@@ -9,10 +9,11 @@ from trt_layermerge.core.conv import spec_from_json
 from trt_layermerge.core.jsonio import Json, damage, read_json, read_lines, write_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.measure.fit import Observation
-from trt_layermerge.pipeline.choosing import Choice, choose, choose_recorded, priced, tools_of
+from trt_layermerge.pipeline.choosing import Choice, choose, choose_recorded, tools_of
 from trt_layermerge.pipeline.closing import BudgetMissedError, Closed
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.folder import outdated, unfinished
+from trt_layermerge.pipeline.objective import priced
 from trt_layermerge.pipeline.recorded import source_of
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.pipeline.versions import versions
