@@ -17,6 +17,7 @@ from trt_layermerge.errors import (
     DeviceError,
     LayerMergeError,
     UnsupportedModelError,
+    UntrustedInputError,
     UsageError,
 )
 from trt_layermerge.pipeline.api import open_run, run_stage
@@ -164,6 +165,20 @@ def test_what_failed_is_tried_again_when_it_is_asked_for(
     reporter = tiny.Recorder()
     run_stage("build", RunOptions("tiny", runs), reporter)
     assert reporter.stages("skip") == ("build",)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{}")])
+def test_an_engine_without_its_sidecar_is_built_again(
+    runs: Path, damage: Callable[[Path], object]
+) -> None:
+    """As the refusal to load it tells to type."""
+    [row, _] = build(runs, precisions=["fp32"])
+    plan = runs / "tiny" / row["plan"]
+    damage(plan.with_suffix(".json"))
+    with pytest.raises(UntrustedInputError, match="build --run tiny"):
+        check_engine(plan)
+    build(runs, precisions=["fp32"])
+    assert check_engine(plan) is not None
 
 
 def test_an_option_that_the_library_lacks_ends_the_stage(runs: Path) -> None:

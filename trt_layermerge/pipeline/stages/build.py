@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING
 
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json, read_json, sha256_file, write_json
-from trt_layermerge.deploy.sidecar import STEMS, Network
-from trt_layermerge.errors import DeviceError, UnsupportedModelError
+from trt_layermerge.deploy.sidecar import STEMS, Network, check_engine
+from trt_layermerge.errors import (
+    CorruptInputError,
+    DeviceError,
+    UnsupportedModelError,
+    UntrustedInputError,
+    UsageError,
+)
+from trt_layermerge.pipeline.built import built_engines
 from trt_layermerge.pipeline.context import Context, data_inputs
 from trt_layermerge.pipeline.deployed import (
     CALIBRATION,
@@ -141,11 +148,21 @@ def _result(context: Context) -> Json:
 
 
 def _settled(context: Context) -> bool:
-    """Whether every engine was built: the device may have been busy, or short of memory."""
-    path = context.folder / "build.json"
-    return not path.is_file() or not any(
-        row["error"] for row in read_json(path, "build")["engines"]
-    )
+    """Whether every engine was built, and belongs to its sidecar.
+
+    When it was not, the device may have been busy, or short of memory. Sidecars are none of the
+    stage's outputs, since later stages add to them.
+    """
+    if not (context.folder / "build.json").is_file():
+        return True
+    try:
+        engines = built_engines(context)
+        for built in engines:
+            if built.plan is not None:
+                check_engine(context.folder / built.plan)
+    except (UsageError, CorruptInputError, UntrustedInputError):
+        return False
+    return all(built.plan is not None for built in engines)
 
 
 READS = ("original.onnx", "model.onnx", "merged.safetensors", CALIBRATION)
