@@ -51,7 +51,7 @@ def made_by(command: str, header: Json, rows: list[Json]) -> str:
     libraries = ", ".join(f"{name} {found[name]}" for name in ("python", "torch", "onnxruntime"))
     loads = [row["load"] for row in sessions]
     return (
-        f"Made by `python -m {command}` in {len(sessions)} sessions at {commits}, on "
+        f"Made by `python -m {command}` at {commits} ({len(sessions)} sessions in all) on "
         f"{header['cpu']} with {header['cores']} cores; {libraries}; load average at the start of "
         f"a session {min(loads):.1f} to {max(loads):.1f}."
     )
@@ -66,9 +66,11 @@ def _how(header: Json, rows: list[Json], networks: list[NetworkFigures]) -> list
         + " Results: `data/glyphs.jsonl`; this page: `python -m studies.report`.",
         "",
         f"Every arm's plan is the best that it finds at the wanted *measured* latency of the whole "
-        f"network (± {TOLERANCE:.0%}), or the nearest that it has; `!` marks where that is farther "
-        "away, so that the row does not compare. The speed-ups below come from one last run in "
-        "which all plans of a network were timed in turns with the original. Every arm is trained "
+        f"network (± {TOLERANCE:.0%}), even where its own score prefers a faster one, or the "
+        "nearest that it has; `!` marks where that is farther away. Only arms that measure within "
+        f"{2 * TOLERANCE:.0%} of ours are compared with it in words. The speed-ups "
+        "below come from one last run in which all plans of a network were timed in turns with the "
+        "original. Every arm is trained "
         "with the same images, epochs, augmentation and distillation, and chose its learning rate "
         f"among {rates} on `val`, with the first seed at {settings['tuned_at']:g}x. `test` was "
         "opened once for each network, after everything was chosen.",
@@ -128,23 +130,29 @@ def _budget(network: NetworkFigures, wanted: float, cells: list[Cell]) -> list[s
 
 def _verdict(network: NetworkFigures, wanted: float, ours: Cell, cells: list[Cell]) -> list[str]:
     """Returns whom ours beats, who beats ours, and whether the aim was reached."""
-    sorted_out: dict[str, list[str]] = {}
+    said: dict[str, list[str]] = {}
+    apart = []
     for cell in cells:
         if cell is ours:
             continue
+        if abs(cell.speedup / ours.speedup - 1) > 2 * TOLERANCE:
+            apart.append(f"{cell.arm} ({cell.speedup:.2f}x)")
+            continue
         lead = network.against(ours.hits, cell.hits)
-        word = "more" if lead.mean > 0 else "less" if lead.mean < 0 else "neither more nor less"
-        sure = "clearly" if lead.clear else "within the interval"
-        where = "" if cell.on_target and ours.on_target else ", not at equal latency"
-        sorted_out.setdefault(f"{word} accurate than", []).append(f"{cell.arm} ({sure}{where})")
-    said = "; ".join(f"{word} {', '.join(who)}" for word, who in sorted_out.items())
-    sentence = f"Ours is {said}." if said else ""
+        word = "more" if lead.mean > 0 else "less" if lead.mean < 0 else "exactly as"
+        sure = "" if lead.clear else ", but not clearly: zero is within the interval"
+        said.setdefault(f"{word} accurate {'as' if word[0] == 'e' else 'than'}", []).append(
+            f"{cell.arm} ({100 * lead.mean:+.2f} points{sure})"
+        )
+    sentences = [f"Ours is {how} {', '.join(who)}." for how, who in said.items()]
+    if apart:
+        sentences.append(f"Not at equal latency, so not compared: {', '.join(apart)}.")
     aim = AIMS.get((network.name, wanted))
     if aim is not None:
         lost = 100 * network.against(network.original, ours.hits).mean
         reached = "reached" if lost <= aim else "not reached"
-        sentence += f" The aim, at most {aim:g} points lost, is {reached}: {lost:+.2f}."
-    return [sentence.strip()]
+        sentences.append(f"The aim, at most {aim:g} points lost, is {reached}: {lost:+.2f}.")
+    return [" ".join(sentences)]
 
 
 def _untrained(network: NetworkFigures) -> list[str]:

@@ -87,7 +87,8 @@ def _agreement(rows: list[Json]) -> list[str]:
     return [
         *lines,
         "",
-        "No measure can agree with another better than it agrees with itself.",
+        "Chance in each lowers their agreement: the most to be expected of two measures is about "
+        "the geometric mean of how far each agrees with itself.",
     ]
 
 

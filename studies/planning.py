@@ -30,7 +30,7 @@ from trt_layermerge.search.solve import allowed
 TOLERANCE = 0.02
 """Largest relative difference from the wanted latency that counts as equal."""
 
-SAMPLES, MEASURED, DRAWS = 4000, 8, 3
+SAMPLES, MEASURED, DRAWS = 1000, 8, 3
 """Random plans that are drawn; how many, the nearest by prediction, are measured; how often."""
 
 SHORTLIST, AGAIN = 6, 3

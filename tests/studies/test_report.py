@@ -42,9 +42,27 @@ def test_the_page_says_what_the_results_say(results: Path) -> None:
     assert "| ours | 2.01x | 9 | 0.006 | 80.0% | 81.2% [" in page
     assert "| paper | 1.90x ! | 9 | 0.002 | 60.0% | 50.0% [50.0%, 50.0%] | 50.0% / 50.0% |" in page
     assert "+31.25 [+25.00, +50.00]" in page
-    assert "Ours is more accurate than paper (clearly, not at equal latency)." in page
+    assert "Not at equal latency, so not compared: paper (1.90x)." in page
     assert "The original has 87.5% [75.0%, 100.0%] on the 8 test images of 2 fonts" in page
     assert "4 entries of the full table in 2 s (0.50 s each); one training 3 to 7 s" in page
+
+
+def test_arms_at_equal_latency_are_compared_in_words(results: Path) -> None:
+    path = results / "data/glyphs.jsonl"
+    rows = [{**r, "speedup": 1.99} if r.get("ms") == 0.263 else r for r in invented.rows()]
+    write_lines(path, "glyphs", invented.HEADER, rows)
+    assert "Ours is more accurate than paper (+31.25 points)." in glyphs_page(path)
+    swapped = [
+        {**r, "classes": invented.classes((0, 1, 4) if r["plan"] == "aaaa" else (0, 4))}
+        if r["kind"] == "test" and r["seed"] is not None
+        else r
+        for r in rows
+    ]
+    write_lines(path, "glyphs", invented.HEADER, swapped)
+    assert (
+        "Ours is less accurate than paper (-12.50 points, but not clearly: zero is within the "
+        "interval)." in glyphs_page(path)
+    )
 
 
 def test_a_study_that_is_not_finished_has_no_page(results: Path) -> None:
