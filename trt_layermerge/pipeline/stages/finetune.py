@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from trt_layermerge.finetune.loop import EpochRow
     from trt_layermerge.finetune.ranks import Ranks
 
+STATE = "finetune.state.safetensors"
+
 
 def _settings(context: Context) -> Json:
     data = context.recipe.data
@@ -59,7 +61,6 @@ def _run(context: Context) -> tuple[str, ...]:
     rows: list[Json] = []
     if recipe is not None:
         views, schedule = aids(context, network, recipe)
-        state = context.folder / "finetune.state.safetensors"
 
         def tell(row: EpochRow) -> None:
             context.reporter.progress("fine-tuning", row.epoch, recipe.epochs)
@@ -72,7 +73,7 @@ def _run(context: Context) -> tuple[str, ...]:
             teacher=context.model,
             views=views,
             schedule=schedule,
-            state_path=state,
+            state_path=context.folder / STATE,
             identity=sha256_json(_settings(context)),
             on_epoch=tell,
             device=context.recipe.device,
@@ -122,6 +123,7 @@ def assist(context: Context, ranks: Ranks) -> None:
             teacher=context.model,
             views=views,
             schedule=schedule,
+            state_path=context.folder / STATE,  # which the first process reads for all
             ranks=ranks,
         )
 
