@@ -58,6 +58,7 @@ def test_files_and_fields(plan, tmp_path):
     assert body == {
         "schema": "trt-layermerge/engine@1",
         "plan_sha256": sha256_bytes(PLAN),
+        "plan_bytes": len(PLAN),
         "network": "merged",
         "precision": "fp16",
         "library": "tensorrt",
@@ -92,6 +93,7 @@ def test_what_is_written_is_read(plan, build, origin):
     assert data == PLAN
     assert sidecar == Sidecar(
         sha256_bytes(PLAN),
+        len(PLAN),
         "merged",
         "fp16",
         "tensorrt",
@@ -167,6 +169,7 @@ def test_damaged_sidecars_never_end_in_a_traceback(plan):
         ("profile", {"input": [[1, 3, 32, 32]]}),
         ("profile", None),
         ("plan_sha256", 5),
+        ("plan_bytes", "many"),
         ("build_seconds", float("nan")),
         ("inputs", [1, 2]),
         ("outputs", {"logits": "x"}),

@@ -53,7 +53,8 @@ def test_both_networks_at_every_precision(runs: Path) -> None:
         sidecar = check_engine(plan)
         assert sidecar is not None
         assert sidecar.plan_sha256 == row["plan_sha256"] == sha256_file(plan)
-        assert plan.stat().st_size == row["plan_bytes"]
+        assert plan.stat().st_size == row["plan_bytes"] == sidecar.plan_bytes
+        assert sidecar.build_seconds == pytest.approx(row["seconds"], abs=0.001)
         assert (sidecar.network, sidecar.precision) == (row["network"], row["precision"])
         assert sidecar.origin.onnx_sha256 == sha256_file(folder / f"{stem}.onnx")
         assert sidecar.inputs == {"input": (1, 3, 16, 16)}

@@ -65,6 +65,7 @@ class Sidecar:
 
     Attributes:
         plan_sha256: Hash of the serialised engine.
+        plan_bytes: Its size.
         network: ``original`` or ``merged``.
         precision: What the types of its network are.
         library: ``tensorrt`` or ``tensorrt_rtx``.
@@ -83,6 +84,7 @@ class Sidecar:
     """
 
     plan_sha256: str
+    plan_bytes: int
     network: Network
     precision: Precision
     library: str
@@ -114,6 +116,7 @@ class Sidecar:
         labels = origin["labels"]
         return Sidecar(
             plan_sha256=_text(body["plan_sha256"]),
+            plan_bytes=int(body["plan_bytes"]),
             network=body["network"],
             precision=body["precision"],
             library=_text(body["library"]),
@@ -174,6 +177,7 @@ def describe(
     """Returns the sidecar of an engine that was just built, neither verified nor timed."""
     return Sidecar(
         plan_sha256=sha256_bytes(build.plan),
+        plan_bytes=len(build.plan),
         network=network,
         precision=build.precision,
         library=build.library,
