@@ -68,6 +68,7 @@ def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | No
 def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) -> Json:
     """Does one stage of a run, if it is not up to date and settled, and returns its result.
 
+    ``latency`` brings ``inspect`` along, which takes seconds.
     Of several processes that were launched together, the first one does so; the others help it and
     return nothing.
 
@@ -89,6 +90,8 @@ def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) 
 
 
 def _do(needed: Stage, context: Context) -> Json:
+    if needed.name == "latency":  # where measuring on another device begins
+        perform(stage("inspect"), context, before=lambda: remember(context))
     again = not needed.settled(context)
     perform(needed, context, again=again, before=lambda: remember(context))
     remember(context)
