@@ -21,7 +21,7 @@ class BuildSite:
         gpu: Name and compute capability of the GPU, or None where there is none.
         no_gpu: Why there is none, or None.
         free_bytes: Memory that is free, or None where nobody tells.
-        memory: Which memory that is: ``GPU`` or ``host``.
+        memory: Which memory that is: ``GPU``, ``host``, or ``shared`` on a Jetson.
         jetson: Whether this is a Jetson, where CPU and GPU share their memory.
     """
 
@@ -38,15 +38,22 @@ class BuildSite:
 
 
 def look_around() -> BuildSite:
-    """Returns what is here now; memory is looked up anew each time."""
+    """Returns what is here now; memory is looked up anew each time.
+
+    On a Jetson CUDA counts pages that the system merely caches files in as taken, although it gives
+    them up when asked (CUDA for Tegra, on ``cudaMemGetInfo``); the kernel's own count is used where
+    it is higher.
+    """
     jetson = _TEGRA_RELEASE.exists()
     try:
         cuda = find_cuda()
         gpu = f"{cuda.device_name()}, compute capability {cuda.compute_capability()}"
-        free = cuda.free_memory()
+        free, memory = cuda.free_memory(), "GPU"
     except DeviceError as error:
         return BuildSite(None, str(error), host_memory(), "host", jetson)
-    return BuildSite(gpu, None, free, "GPU", jetson)
+    if jetson:
+        free, memory = max(free, host_memory() or 0), "shared"
+    return BuildSite(gpu, None, free, memory, jetson)
 
 
 def host_memory() -> int | None:
