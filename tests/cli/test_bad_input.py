@@ -114,7 +114,11 @@ BEGUN = [
     ("--train imagefolder:{bad}/photos", USAGE, "has no images in sub-folders"),
     ("--train npz:{bad}/one.npz", USAGE, "holds a single image.*give more"),
     ("--train npz:{bad}/half.npz", CORRUPT, "half.npz cannot be used"),
-    ("--train npz:{bad}/unlabelled.npz", CORRUPT, "must hold the arrays images and labels"),
+    (
+        "--train npz:{bad}/unlabelled.npz --set finetune.options.distill_weight=0",
+        USAGE,
+        "distill_weight",
+    ),
     ("--train npz:{bad}/objects.npz", CORRUPT, "pickled objects"),
     ("--train npz:{bad}/gray.npz", USAGE, "1 channels"),
     ("--train npz:{bad}/small.npz", CORRUPT, "small.npz are inputs of shape .3, 8, 8."),
@@ -194,12 +198,12 @@ def test_a_run_does_not_begin_with_what_cannot_be_done(
 
 
 TABLES = [
-    ("candidates.jsonl", "latency"),
+    ("candidates.jsonl", "importance"),
     ("latency.jsonl", "search"),
     ("importance.jsonl", "importance"),
     ("importance.jsonl", "search"),
     ("plan.json", "merge"),
-    ("graph.json", "latency"),
+    ("graph.json", "importance"),
     ("networks.jsonl", "search"),
     ("latency.sqlite", "latency"),
     ("relaxed.safetensors", "merge"),

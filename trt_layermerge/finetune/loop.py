@@ -158,6 +158,11 @@ def _check(
             "the recipe compares values within the networks (feature_weight), but they are not "
             "given (views); set feature_weight to 0"
         )
+    check_labels(recipe, train)
+
+
+def check_labels(recipe: FinetuneRecipe, train: LabelledData) -> None:
+    """Refuses to learn from labels where there are none. Raises ``UsageError``."""
     if recipe.distill_weight < 1 and not train.labelled:
         raise UsageError(
             "the training images have no labels, so only the original network can teach; set "
