@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from trt_layermerge.core.jsonio import read_lines
 from trt_layermerge.errors import UsageError
@@ -23,12 +24,8 @@ from trt_layermerge.pipeline.recipe import load_recipe
 PAGE = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8")
 LOCAL = PAGE.partition("\n### On a cluster")[0] + PAGE.partition("\n## Fine-tuning")[2]
 
-LOSS_TOLERANCE, ACCURACY_TOLERANCE = 0.1, 0.05
-"""Within these of one process, the loss relative.
-
-By one process, six seeds (0 to 5) end with losses from 0.212 to 0.270 (after one epoch: 0.335 to
-0.522) and accuracies from 0.938 to 1; seed 0, which is compared, with 0.225 and 0.969.
-"""
+ACCURACY_TOLERANCE = 0.05
+"""Six seeds (0 to 5) of one process end with accuracies from 0.938 to 1, on 64 images."""
 
 
 def command(verb: str) -> str:
@@ -37,8 +34,8 @@ def command(verb: str) -> str:
     return next(text.strip() for text in blocks if f" {verb} --run mine" in text)
 
 
-def shell(typed: str, folder: Path) -> str:
-    """Runs a command of the page with one thread a process; returns what it prints."""
+def shell(typed: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a command of the page with one thread a process."""
     found = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     found |= {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -51,7 +48,7 @@ def shell(typed: str, folder: Path) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done
 
 
 @pytest.fixture
@@ -78,26 +75,44 @@ def test_two_workers_write_the_table_of_one_process(folder: Path, one_thread: No
     # As after an interruption: the last of some entries is half written.
     header, *rows = alone.splitlines(keepends=True)
     table.write_bytes(b"".join([header, *rows[3:5], rows[9][:20]]))
-    assert json.loads(shell(command("importance"), folder))["entries"] == len(rows) > 20
+    assert json.loads(shell(command("importance"), folder).stdout)["entries"] == len(rows) > 20
     assert table.read_bytes() == alone
 
 
-def test_two_processes_train_as_well_as_one(folder: Path) -> None:
+def in_halves(norm: nn.BatchNorm2d, images: Tensor) -> Tensor:
+    """Normalises each half of a batch by itself, as two processes do."""
+    halves = images.tensor_split(2) if norm.training else (images,)
+    return torch.cat([nn.modules.batchnorm._BatchNorm.forward(norm, half) for half in halves])
+
+
+def test_two_processes_train_as_one_that_normalises_halves(
+    folder: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("accelerate")
-    mine = folder / "runs" / "mine"
-    header, rows = read_lines(mine / "finetune.jsonl", "finetune")
+    mine, alone = folder / "runs" / "mine", folder / "runs" / "alone"
+    _, plain = read_lines(mine / "finetune.jsonl", "finetune")
     for name in ("finetune.state.safetensors", "relaxed.safetensors", "finetune.jsonl"):
         (mine / name).unlink()
-    printed = json.loads(shell(command("finetune"), folder))  # one result, of the first process
+    shutil.copytree(mine, alone)
+    done = shell(command("finetune"), folder)
+    assert "2 processes train together" in done.stderr
+    printed = json.loads(done.stdout)  # one result, of the first process
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", in_halves)
+    run_stage("finetune", RunOptions("alone", folder / "runs"))
+    header, rows = read_lines(alone / "finetune.jsonl", "finetune")
     again, trained = read_lines(mine / "finetune.jsonl", "finetune")
     assert again == header
-    assert [row["epoch"] for row in trained] == [1, 2]
-    assert trained[-1]["loss"] == pytest.approx(rows[-1]["loss"], rel=LOSS_TOLERANCE)
-    assert trained[-1]["loss"] != rows[-1]["loss"]  # it was not done by one
-    assert printed["val_accuracy"] == trained[-1]["val_accuracy"]
-    assert printed["val_accuracy"] == pytest.approx(
-        rows[-1]["val_accuracy"], abs=ACCURACY_TOLERANCE
+    # Ten steps of AdamW on sums in another order; seen: 4e-7. Whole batches normalised: 0.6.
+    for row, expected in zip(trained, rows, strict=True):
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    figures = (
+        f"is {trained[-1]['loss']:.3f}, not {plain[-1]['loss']:.3f}, and the accuracy the same"
     )
+    assert figures in " ".join(PAGE.split())
+    # Running statistics are averaged by the one, and follow half after half in the other.
+    for expected in (rows[-1], plain[-1]):
+        accuracy = pytest.approx(expected["val_accuracy"], abs=ACCURACY_TOLERANCE)
+        assert printed["val_accuracy"] == trained[-1]["val_accuracy"] == accuracy
 
 
 def test_only_training_is_launched_by_several(
