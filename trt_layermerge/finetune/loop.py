@@ -158,10 +158,10 @@ def _check(
             "the recipe compares values within the networks (feature_weight), but they are not "
             "given (views); set feature_weight to 0"
         )
-    check_labels(recipe, train)
+    check_teaching(recipe, train)
 
 
-def check_labels(recipe: FinetuneRecipe, train: LabelledData) -> None:
+def check_teaching(recipe: FinetuneRecipe, train: LabelledData) -> None:
     """Refuses to learn from labels where there are none. Raises ``UsageError``."""
     if recipe.distill_weight < 1 and not train.labelled:
         raise UsageError(

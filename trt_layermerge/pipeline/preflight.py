@@ -22,7 +22,7 @@ def preflight(context: Context) -> None:
     from trt_layermerge.finetune.augment import parse_augment
     from trt_layermerge.finetune.data import preprocess_of
     from trt_layermerge.finetune.device import device_named
-    from trt_layermerge.finetune.loop import check_labels
+    from trt_layermerge.finetune.loop import check_teaching
     from trt_layermerge.pipeline.stages.calibrate import preset_of
     from trt_layermerge.pipeline.stages.finetune import training_recipe
     from trt_layermerge.pipeline.stages.importance import scoring_recipe
@@ -47,7 +47,7 @@ def preflight(context: Context) -> None:
     preset_of(context)
     _ = context.calibration
     if training is not None:
-        check_labels(training, context.train)
+        check_teaching(training, context.train)
         parse_augment(training.augment, preprocess_of(context.train))
     context.data("val")
     data_inputs(data.test)
