@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any, Protocol, cast
 
 from trt_layermerge.backends.base import Array
+from trt_layermerge.backends.host import board_name
 from trt_layermerge.errors import (
     DeviceError,
     MissingDependencyError,
@@ -146,6 +147,12 @@ def find_cuda(binding: str | None = None) -> Cuda:
             errors.append(error)
     # What is installed and fails tells more than what is not installed.
     raise next((e for e in errors if not isinstance(e, MissingDependencyError)), errors[0])
+
+
+def gpu_name(cuda: Cuda) -> str:
+    """Returns the name of the GPU, on a Jetson with its board's: all Orins are just ``Orin``."""
+    board = board_name()
+    return cuda.device_name() if board is None else f"{cuda.device_name()} of {board}"
 
 
 def driver_problem() -> str | None:

@@ -1,16 +1,28 @@
-"""What the host's processor calls itself."""
+"""What the host's processor and board call themselves."""
 
 from __future__ import annotations
 
 import platform
 from pathlib import Path
 
+_CPUINFO = Path("/proc/cpuinfo")
+_BOARD = Path("/proc/device-tree/model")
+
+
+def board_name() -> str | None:
+    """Returns the model of the board, such as ``NVIDIA Jetson Orin Nano …``; None on a PC."""
+    try:
+        return _BOARD.read_text(encoding="utf-8", errors="replace").strip("\0 \n") or None
+    except OSError:
+        return None
+
 
 def cpu_name() -> str:
-    """Returns the processor's model, such as ``AMD EPYC (x86_64)``."""
+    """Returns the processor's model, such as ``AMD EPYC (x86_64)``, or the board that it is on."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else platform.processor() or 'CPU'} ({platform.machine()})"
+    name = models[0] if models else board_name() or platform.processor() or "CPU"
+    return f"{name} ({platform.machine()})"

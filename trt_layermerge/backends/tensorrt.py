@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from trt_layermerge.backends.base import Runner
-from trt_layermerge.backends.cuda import find_cuda
+from trt_layermerge.backends.cuda import find_cuda, gpu_name
 from trt_layermerge.backends.tensorrt_api import TensorRTApi, load_api
 from trt_layermerge.backends.tensorrt_cache import TimingCache
 from trt_layermerge.backends.tensorrt_config import (
@@ -152,7 +152,7 @@ class TensorRTBackend:
         settings = f"compute capability {cuda.compute_capability()}, CUDA {cuda.version()}"
         if self._options.tf32:
             settings += ", TF32"
-        return DeviceInfo(self.name, self._api.version, cuda.device_name(), settings)
+        return DeviceInfo(self.name, self._api.version, gpu_name(cuda), settings)
 
     def precisions(self) -> tuple[Precision, ...]:
         """Returns all of them: the types in the graph decide."""

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from trt_layermerge.backends.cuda import find_cuda
+from trt_layermerge.backends.cuda import find_cuda, gpu_name
 from trt_layermerge.errors import DeviceError
 
 _TEGRA_RELEASE = Path("/etc/nv_tegra_release")
@@ -47,7 +47,7 @@ def look_around() -> BuildSite:
     jetson = _TEGRA_RELEASE.exists()
     try:
         cuda = find_cuda()
-        gpu = f"{cuda.device_name()}, compute capability {cuda.compute_capability()}"
+        gpu = f"{gpu_name(cuda)}, compute capability {cuda.compute_capability()}"
         free, memory = cuda.free_memory(), "GPU"
     except DeviceError as error:
         return BuildSite(None, str(error), host_memory(), "host", jetson)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trt_layermerge.backends.cuda import find_cuda
+from trt_layermerge.backends.cuda import find_cuda, gpu_name
 from trt_layermerge.errors import DeviceError
 
 _TEGRA_RELEASE = Path("/etc/nv_tegra_release")
@@ -18,7 +18,7 @@ class Machine:
     """GPU, CUDA and Jetson release of one machine.
 
     Attributes:
-        gpu: Name of the GPU.
+        gpu: Name of the GPU, on a Jetson with its board's.
         compute_capability: Such as ``8.7``.
         cuda: Version of the CUDA runtime.
         jetpack: Release of Linux for Tegra, which tells JetPack; None off Jetson.
@@ -45,7 +45,7 @@ def this_machine(power_mode: str | None = None) -> Machine:
     gpu = capability = cuda_version = None
     try:
         cuda = find_cuda()
-        gpu, capability = cuda.device_name(), cuda.compute_capability()
+        gpu, capability = gpu_name(cuda), cuda.compute_capability()
         cuda_version = cuda.version()
     except DeviceError as error:
         missing = dict.fromkeys(("gpu", "compute_capability", "cuda"), str(error))
