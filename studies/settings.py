@@ -135,8 +135,8 @@ ARMS = (
 )
 
 NETWORKS = (
-    Network("resnet20", ROOT / "engines" / "recipes" / "glyphs-resnet20-cpu.yaml", 20),
-    Network("mobilenet_v2", ROOT / "engines" / "recipes" / "glyphs-mobilenetv2-cpu.yaml", 8),
+    Network("resnet20", ROOT / "engines" / "recipes" / "glyphs-resnet20-cpu.yaml", 100),
+    Network("mobilenet_v2", ROOT / "engines" / "recipes" / "glyphs-mobilenetv2-cpu.yaml", 30),
 )
 
 

@@ -106,7 +106,7 @@ def test_other_settings_or_epochs_do_not_mix(complete: Path, project: Path) -> N
 def test_what_can_be_typed() -> None:
     typed = ["--epochs", "resnet20=7", "--only", "ours", "depth", "--speedups", "1.5", "2.8"]
     found = settings_of(parser().parse_args(typed))
-    assert {n.name: n.epochs for n in found.networks} == {"resnet20": 7, "mobilenet_v2": 8}
+    assert {n.name: n.epochs for n in found.networks} == {"resnet20": 7, "mobilenet_v2": 30}
     assert [arm.name for arm in found.arms] == ["ours", "depth"]
     assert found.tuned_at == 1.5
     every = settings_of(parser().parse_args(["--epochs", "3"]))
