@@ -20,6 +20,8 @@ from trt_layermerge.errors import (
     UntrustedInputError,
     UsageError,
 )
+from trt_layermerge.measure.agent import telemetry
+from trt_layermerge.measure.agent.sources import Reading
 from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
 from trt_layermerge.pipeline.stages.build import build_options
@@ -166,6 +168,14 @@ def test_what_failed_is_tried_again_when_it_is_asked_for(
     reporter = tiny.Recorder()
     run_stage("build", RunOptions("tiny", runs), reporter)
     assert reporter.stages("skip") == ("build",)
+
+
+def test_the_power_mode_stands_in_the_sidecar(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telemetry, "power_mode", lambda: Reading("25W"))
+    for row in build(runs, precisions=["fp32"]):
+        sidecar = check_engine(runs / "tiny" / row["plan"])
+        assert sidecar is not None
+        assert sidecar.machine.power_mode == "25W"
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{}")])

@@ -95,13 +95,15 @@ def _build(context: Context, network: Network, precision: Precision) -> Json:
     from trt_layermerge.deploy.machine import this_machine
     from trt_layermerge.deploy.record import build_record
     from trt_layermerge.deploy.sidecar import write_engine
+    from trt_layermerge.measure.agent.telemetry import power_mode
 
     folder, chosen = context.folder, context.recipe.build.engine
     api = load_api(None if chosen == "auto" else chosen)
     model = deployed_model(context, network, precision, ENGINE_REMAINDER)
     build = build_engine(model, precision, api=api, options=build_options(context, model))
     origin = _origin(context, network, precision)
-    plan = write_engine(folder / "engines", build, origin, this_machine(), network)
+    machine = this_machine(power_mode().value)
+    plan = write_engine(folder / "engines", build, origin, machine, network)
     context.reporter.note(
         f"{precision} engine of the {network} network: {len(build.plan):,} bytes by "
         f"{build.library} {build.version} in {build.seconds:.1f} s"
