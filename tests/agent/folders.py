@@ -38,7 +38,6 @@ def body(folder: Path, jobs: Mapping[str, Sequence[str]], **changes: Any) -> Jso
         "rounds": 3,
         "burst_ms": 0.5,
         "timeout_s": 20,
-        "builds": 1,
         "sentinel": None,
         "sentinel_every": 4,
         "jobs": listed,

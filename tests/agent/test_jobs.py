@@ -19,14 +19,13 @@ from trt_layermerge.measure.jobs import Job, Protocol, write_jobs
 
 
 def test_a_folder_is_read_as_it_was_written(tmp_path: Path) -> None:
-    body = folders.body(tmp_path, {"a": ["one"], "b": ["one", "two"]}, sentinel="a", builds=2)
-    body["jobs"][1]["builds"] = 3
+    body = folders.body(tmp_path, {"a": ["one"], "b": ["one", "two"]}, sentinel="a")
     manifest = load_manifest(folders.write(tmp_path, body))
     assert (manifest.backend, manifest.rounds, manifest.burst_ms) == ("fake", 3, 0.5)
     assert (manifest.timeout_s, manifest.sentinel, manifest.sentinel_every) == (20, "a", 4)
-    assert [(j.key, j.label, j.builds) for j in manifest.jobs.values()] == [
-        ("a", "label of a", 2),
-        ("b", "label of b", 3),
+    assert [(j.key, j.label, len(j.models)) for j in manifest.jobs.values()] == [
+        ("a", "label of a", 1),
+        ("b", "label of b", 2),
     ]
     assert read_model(tmp_path, manifest.jobs["b"].models[1]) == folders.model("two")
 
@@ -48,9 +47,8 @@ def test_what_the_exporter_writes_is_taken(tmp_path: Path) -> None:
 def test_models_that_are_built_again_are_built_anew(tmp_path: Path) -> None:
     """A second build of the same network would otherwise take over the kernels of the first."""
     body = folders.body(tmp_path, {"a": ["x"], "b": ["x", "y"], "c": ["x", "y"], "d": ["z"]})
-    body["jobs"][3]["builds"] = 2
     manifest = load_manifest(folders.write(tmp_path, body))
-    assert [job.anew for job in manifest.jobs.values()] == [False, True, True, True]
+    assert [job.anew for job in manifest.jobs.values()] == [False, True, True, False]
 
 
 def change(*path: Any, to: Any) -> Callable[[Json], None]:
@@ -75,7 +73,6 @@ MODEL = ("jobs", 0, "models", 0)
         change("rounds", to=True),
         change("burst_ms", to=float("nan")),
         change("timeout_s", to=0),
-        change("builds", to=10**6),
         change("sentinel", to="nobody"),
         change("sentinel", to="b"),
         change("sentinel_every", to=0),
@@ -83,7 +80,6 @@ MODEL = ("jobs", 0, "models", 0)
         change("jobs", 0, "key", to="b"),
         change("jobs", 0, "key", to=7),
         change("jobs", 0, "models", to=[]),
-        change("jobs", 0, "builds", to=0),
         change(*MODEL, "sha256", to="00"),
         change(*MODEL, "sha256", to="Z" * 64),
         change(*MODEL, "file", to="../secret.onnx"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +14,29 @@ from tests.backends.fake_cuda import FakeCudaRuntime
 from tests.backends.fake_engine import FakeEngine, fake_library
 from trt_layermerge.backends import Runner
 from trt_layermerge.backends.cuda_runtime import RuntimeCuda
+from trt_layermerge.backends.tensorrt_api import FLAVORS
 from trt_layermerge.backends.tensorrt_runner import EngineRunner
 from trt_layermerge.core.jsonio import sha256_bytes
 from trt_layermerge.errors import DeviceError, MissingDependencyError, StickyDeviceError, UsageError
-from trt_layermerge.measure.agent.fake import FakeBackend, FakeRunner
+from trt_layermerge.measure.agent.fake import FakeBackend
 from trt_layermerge.measure.agent.sources import Answer, Sources
-from trt_layermerge.measure.agent.worker import answer_to, measure, open_backend, words_of
+from trt_layermerge.measure.agent.worker import (
+    answer_all,
+    answer_to,
+    open_backend,
+    words_of,
+)
 
 BARE = Sources(Path("/nowhere"), lambda command: Answer(None, errors="no such command"))
 
 
-class Listed(FakeBackend):
-    """A backend whose builds take the latencies of a list, in turn."""
-
-    def __init__(self, latencies: list[float]) -> None:
-        super().__init__()
-        self.latencies = latencies
-        self.closed: list[float] = []
-
-    def open(self, model: bytes, *, seed: int = 0) -> Runner:
-        runner = FakeRunner(self.latencies.pop(0))
-        closed, ms = self.closed, runner._ms
-
-        class Closing(FakeRunner):
-            def close(self) -> None:
-                closed.append(ms)
-
-        return Closing(ms)
-
-
-def request(folder: Path, *texts: str, builds: int = 1) -> dict[str, Any]:
+def request(folder: Path, *texts: str) -> dict[str, Any]:
     folders.body(folder, {"a": texts})
     models = [
         {"file": f"models/{text}.onnx", "sha256": sha256_bytes(folders.model(text))}
         for text in texts
     ]
-    return {"key": "a", "models": models, "rounds": 4, "burst_ms": 1.0, "builds": builds}
+    return {"key": "a", "models": models, "rounds": 4, "burst_ms": 1.0}
 
 
 def test_an_answer_has_latencies_and_the_device_before_and_after(tmp_path: Path) -> None:
@@ -66,23 +54,34 @@ def test_an_answer_has_latencies_and_the_device_before_and_after(tmp_path: Path)
     assert answer["seconds"] > 0
 
 
-def test_of_several_builds_the_fastest_is_timed_and_all_are_told() -> None:
-    backend = Listed([0.5, 0.3, 0.4, 0.9])
-    first, second = measure([b"a", b"b"], Halves(backend), 2, 3, 0.1)
-    assert (first["build_ms"], first["round_ms"]) == ([0.5, 0.3], [0.3] * 3)
-    assert (second["build_ms"], second["round_ms"]) == ([0.4, 0.9], [0.4] * 3)
-    assert backend.closed[:2] == [0.5, 0.9]  # at once, for their memory; the others at the end
-    assert {0.3, 0.4} <= set(backend.closed)
+def test_builds_that_are_compared_share_no_kernels(tmp_path: Path) -> None:
+    """What several jobs build is built without the timing cache, everything else with it."""
+    usual, anew = Engines(), Engines()
+    asked = request(tmp_path, "x")
+    requests = [{**asked, "anew": flag} for flag in (False, True, True, False, True)]
+    answers = list(answer_all(requests, tmp_path, usual, anew, BARE))
+    assert [answer["error"] for answer in answers] == [None] * 5
+    assert (len(usual.runtimes), len(anew.runtimes)) == (2, 3)
+
+    for cache in (tmp_path, None):
+        backend = open_backend(flavor_here(), cache)
+        assert backend._options.timing_cache == cache  # type: ignore[attr-defined]
 
 
-class Halves:
-    """Passes on what a backend is asked, and nothing else of it."""
+def flavor_here() -> str:
+    """Returns a TensorRT that is installed, whether it runs or not."""
+    found = [name for name in FLAVORS if find_spec(name) is not None]
+    if not found:
+        pytest.skip("there is no TensorRT here")
+    return found[0]
 
-    name, int8_remainder = "halves", "fp32"
 
-    def __init__(self, backend: FakeBackend) -> None:
-        self.open, self.device = backend.open, backend.device
-        self.precisions = backend.precisions
+def test_a_fault_is_the_last_answer(tmp_path: Path) -> None:
+    broken, whole = Engines((700, 8)), Engines()
+    asked = request(tmp_path, "x")
+    requests = [{**asked, "anew": flag} for flag in (True, False, True)]
+    first, second = answer_all(requests, tmp_path, broken, whole, BARE)
+    assert (first["error"], second["sticky"]) == (None, True)
 
 
 TROUBLE: Mapping[str, tuple[Exception, str]] = {
@@ -134,12 +133,10 @@ class Engines(FakeBackend):
 
 def test_engines_are_timed_as_graphs_and_given_back(tmp_path: Path) -> None:
     backend = Engines()
-    answer = answer_to(request(tmp_path, "x", builds=2), tmp_path, backend, BARE)
+    answer = answer_to(request(tmp_path, "x", "y"), tmp_path, backend, BARE)
     assert answer["error"] is None
-    (model,) = answer["models"]
-    assert model["method"] == "graph"
-    assert model["enqueue_ms"] is not None
-    assert len(model["build_ms"]) == 2
+    assert [model["method"] for model in answer["models"]] == ["graph", "graph"]
+    assert all(model["enqueue_ms"] is not None for model in answer["models"])
     assert [runtime.held for runtime in backend.runtimes] == [0, 0]
 
 

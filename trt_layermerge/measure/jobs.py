@@ -98,7 +98,6 @@ def write_jobs(
                 listed[one.key] = _listed(folder, one)
     body: Json = {
         **asdict(protocol),
-        "builds": 1,
         "sentinel": None if watch is None else watch.key,
         "jobs": list(listed.values()),
     }

@@ -95,7 +95,6 @@ class Worker:
         request = {
             "key": job.key,
             "models": [asdict(model) for model in job.models],
-            "builds": job.builds,
             "anew": job.anew,
             "rounds": manifest.rounds,
             "burst_ms": manifest.burst_ms,
@@ -105,7 +104,7 @@ class Worker:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
         except OSError:
             raise self._lost() from None
-        return self._receive(manifest.timeout_s * job.builds * len(job.models))
+        return self._receive(manifest.timeout_s * len(job.models))
 
     def close(self) -> None:
         """Ends the worker and its children at once.

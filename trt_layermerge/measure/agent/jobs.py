@@ -19,7 +19,7 @@ from trt_layermerge.errors import CorruptInputError, UsageError
 MANIFEST = "manifest.json"
 MOST_JOBS = 100_000
 MOST_MODEL_BYTES = 2 << 30
-_MOST_ROUNDS, _MOST_BUILDS, _MOST_SECONDS = 10_000, 100, 7 * 86_400
+_MOST_ROUNDS, _MOST_SECONDS = 10_000, 7 * 86_400
 _FILE = re.compile(r"models/[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.onnx")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -40,15 +40,13 @@ class Job:
         key: What it is called in the results.
         label: What it is, for people.
         models: One model, or two that are timed in turns.
-        builds: How often each model is built; the fastest build is timed.
-        anew: Whether kernels are chosen anew, not taken from earlier builds: so it is for models
-            that are built several times, in this job or in several.
+        anew: Whether kernels are chosen anew, not taken from earlier builds: so it is where several
+            jobs have the same models, to see what building leaves to luck.
     """
 
     key: str
     label: str
     models: tuple[ModelFile, ...]
-    builds: int = 1
     anew: bool = False
 
 
@@ -107,13 +105,12 @@ def load_manifest(folder: Path) -> Manifest:
 
 def _manifest(body: Json) -> Manifest:
     """Returns a manifest. Raises ``ValueError`` and ``KeyError`` for what is malformed."""
-    builds = _number(body, "builds", 1, _MOST_BUILDS)
     listed = body["jobs"]
     if not isinstance(listed, list) or len(listed) > MOST_JOBS:
         raise ValueError(f"jobs must be a list of at most {MOST_JOBS}")
-    read = [_job(item, int(builds)) for item in listed]
+    read = [_job(item) for item in listed]
     often = {models for models, times in Counter(job.models for job in read).items() if times > 1}
-    jobs = {j.key: replace(j, anew=j.builds > 1 or j.models in often) for j in read}
+    jobs = {j.key: replace(j, anew=j.models in often) for j in read}
     if len(jobs) != len(listed):
         raise ValueError("two jobs have the same key")
     sentinel = body["sentinel"]
@@ -131,12 +128,11 @@ def _manifest(body: Json) -> Manifest:
     )
 
 
-def _job(item: Json, builds: int) -> Job:
+def _job(item: Json) -> Job:
     models = tuple(_model(model) for model in item["models"])
     if len(models) not in (1, 2):
         raise ValueError("a job has one model or two")
-    own = int(_number({"builds": builds, **item}, "builds", 1, _MOST_BUILDS))
-    return Job(_text(item["key"]), _text(item["label"]), models, own)
+    return Job(_text(item["key"]), _text(item["label"]), models)
 
 
 def _model(item: Json) -> ModelFile:

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter
-from typing import IO, Any
+from typing import IO, Any, Iterable, Iterator
 
 from trt_layermerge.backends import Backend, Runner
 from trt_layermerge.core.jsonio import Json
@@ -29,7 +29,7 @@ from trt_layermerge.errors import (
 )
 from trt_layermerge.measure.agent.facts import read_facts
 from trt_layermerge.measure.agent.jetson import is_jetson
-from trt_layermerge.measure.agent.jobs import Job, ModelFile, read_model
+from trt_layermerge.measure.agent.jobs import ModelFile, read_model
 from trt_layermerge.measure.agent.sources import LOCAL, Sources
 from trt_layermerge.measure.agent.telemetry import read_state
 from trt_layermerge.measure.timing import Timing, time_runners
@@ -38,7 +38,6 @@ TIMING_CACHE = "timing"
 """Folder, below that of the jobs, of the kernels that were timed."""
 
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
-_TRIAL_ROUNDS = 5
 
 
 def serve(folder: Path, backend_name: str, parent: int, sources: Sources = LOCAL) -> int:
@@ -61,13 +60,10 @@ def serve(folder: Path, backend_name: str, parent: int, sources: Sources = LOCAL
         _answer(answers, {"fatal": words_of(error, sources), "code": error.exit_code})
         return error.exit_code
     _answer(answers, {"device": device.to_json(), "facts": facts})
-    for line in sys.stdin:
-        request = json.loads(line)
-        answer = answer_to(request, folder, anew if request["anew"] else usual, sources)
+    answer: Json = {}
+    for answer in answer_all(map(json.loads, sys.stdin), folder, usual, anew, sources):
         _answer(answers, answer)
-        if answer.get("sticky"):
-            return StickyDeviceError.exit_code
-    return 0
+    return StickyDeviceError.exit_code if answer.get("sticky") else 0
 
 
 def words_of(error: LayerMergeError, sources: Sources = LOCAL) -> str:
@@ -109,27 +105,39 @@ def open_backend(name: str, timing_cache: Path | None) -> Backend:
         ) from error
 
 
+def answer_all(
+    requests: Iterable[Json], folder: Path, usual: Backend, anew: Backend, sources: Sources = LOCAL
+) -> Iterator[Json]:
+    """Yields the answer to each request, the last one that to a fault that ends the process.
+
+    Args:
+        requests: What to measure.
+        folder: The folder of the jobs.
+        usual: Builds what is built once, with the kernels that earlier builds have found.
+        anew: Builds what several jobs build, to compare the builds.
+        sources: What tells of the machine.
+    """
+    for request in requests:
+        answer = answer_to(request, folder, anew if request["anew"] else usual, sources)
+        yield answer
+        if answer.get("sticky"):
+            return
+
+
 def answer_to(request: Json, folder: Path, backend: Backend, sources: Sources = LOCAL) -> Json:
     """Returns what came of one request: latencies or an error, and the device before and after.
 
     ``fatal`` says that the folder must not be used; ``sticky`` that this process cannot go on.
     """
     started, before = perf_counter(), read_state(sources).to_json()
-    job = Job(
-        request["key"],
-        "",
-        tuple(ModelFile(model["file"], model["sha256"]) for model in request["models"]),
-        request["builds"],
-    )
+    files = [ModelFile(model["file"], model["sha256"]) for model in request["models"]]
     answer: Json = {"models": None, "error": None}
     try:
-        models = [read_model(folder, model) for model in job.models]
+        models = [read_model(folder, file) for file in files]
     except CorruptInputError as error:
         return {"fatal": str(error), "code": error.exit_code}
     try:
-        answer["models"] = measure(
-            models, backend, job.builds, request["rounds"], request["burst_ms"]
-        )
+        answer["models"] = measure(models, backend, request["rounds"], request["burst_ms"])
     except LayerMergeError as error:
         answer.update(error=str(error), sticky=isinstance(error, StickyDeviceError))
     except MemoryError:
@@ -141,44 +149,26 @@ def answer_to(request: Json, folder: Path, backend: Backend, sources: Sources = 
     return answer
 
 
-def measure(
-    models: list[bytes], backend: Backend, builds: int, rounds: int, burst_ms: float
-) -> list[Json]:
-    """Returns the latencies of models timed in turns, each the fastest of its builds.
+def measure(models: list[bytes], backend: Backend, rounds: int, burst_ms: float) -> list[Json]:
+    """Returns the latencies of models, each built once and all timed in turns.
 
     Raises:
         LayerMergeError: If one cannot be built or run.
     """
-    with ExitStack() as stack:
-        chosen = [_fastest_build(model, backend, builds, burst_ms, stack) for model in models]
-        timings = time_runners([runner for runner, _ in chosen], rounds=rounds, burst_ms=burst_ms)
-        return [_row(timing, about) for timing, (_, about) in zip(timings, chosen)]
-
-
-def _fastest_build(
-    model: bytes, backend: Backend, builds: int, burst_ms: float, stack: ExitStack
-) -> tuple[Runner, Json]:
-    """Returns the fastest of some builds, and what is to be said of all of them."""
     runners: list[Runner] = []
-    trials: list[float] = []
     seconds: list[float] = []
-    for _ in range(builds):
-        started = perf_counter()
-        runner = stack.enter_context(backend.open(model))
-        seconds.append(round(perf_counter() - started, 3))
-        if builds == 1:
-            return runner, {"build_s": seconds[0]}
-        trials.append(time_runners([runner], rounds=_TRIAL_ROUNDS, burst_ms=burst_ms)[0].ms)
-        runners.append(runner)
-        for slower in (r for r, ms in zip(runners, trials) if ms > min(trials)):
-            slower.close()
-    best = trials.index(min(trials))
-    return runners[best], {"build_s": seconds[best], "build_ms": trials}
+    with ExitStack() as stack:
+        for model in models:
+            started = perf_counter()
+            runners.append(stack.enter_context(backend.open(model)))
+            seconds.append(round(perf_counter() - started, 3))
+        timings = time_runners(runners, rounds=rounds, burst_ms=burst_ms)
+    return [_row(timing, build_s) for timing, build_s in zip(timings, seconds)]
 
 
-def _row(timing: Timing, about: Json) -> Json:
+def _row(timing: Timing, build_s: float) -> Json:
     rounded = {k: [round(ms, 7) for ms in getattr(timing, k)] for k in ("round_ms", "runs_ms")}
-    return {**asdict(timing), **rounded, "build_ms": [timing.ms], **about}
+    return {**asdict(timing), **rounded, "build_s": build_s}
 
 
 def _die_with(parent: int) -> None:
