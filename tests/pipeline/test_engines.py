@@ -29,7 +29,7 @@ from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.deployed import deployed_model
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
-from trt_layermerge.pipeline.subjects import bisect_command
+from trt_layermerge.pipeline.verifying import bisect_command
 
 GPU = Machine("A GPU", "8.7", "12.6", "L4T 36.4.3", "25W")
 FILES: dict[Network, str] = {"original": "original.onnx", "merged": "model.onnx"}

@@ -22,7 +22,7 @@ from trt_layermerge.pipeline.deployed import (
     weights_name,
 )
 from trt_layermerge.pipeline.recipe import dump_recipe
-from trt_layermerge.pipeline.subjects import onnx_name
+from trt_layermerge.pipeline.verifying import onnx_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,7 +15,7 @@ from trt_layermerge.pipeline.deployed import CALIBRATION, ENGINE_REMAINDER
 from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.sections import DataSection
 from trt_layermerge.pipeline.stage import Stage
-from trt_layermerge.pipeline.subjects import leave_models, onnx_name, subjects
+from trt_layermerge.pipeline.verifying import leave_models, onnx_name, subjects
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
