@@ -18,10 +18,10 @@ from trt_layermerge.core.conv import Spec
 from trt_layermerge.core.device import DeviceInfo, Precision
 from trt_layermerge.core.tables import LatencyEntry, LatencyTable
 from trt_layermerge.errors import CorruptInputError, DeviceError, LayerMergeError, error_of
+from trt_layermerge.measure.agent.results import RESULTS
 from trt_layermerge.measure.bench import BURST_MS
 from trt_layermerge.measure.command import follow
 from trt_layermerge.measure.jobs import (
-    RESULTS,
     Answer,
     Job,
     Measurements,

@@ -29,12 +29,11 @@ from trt_layermerge.core.jsonio import (
     write_json,
 )
 from trt_layermerge.core.tables import LatencyEntry
+from trt_layermerge.measure.agent.jobs import MANIFEST, manifest_id
 from trt_layermerge.measure.agent.sources import Reading
 from trt_layermerge.measure.agent.telemetry import DeviceState, GpuClock
 from trt_layermerge.measure.conditions import Conditions
 from trt_layermerge.measure.timing import DRIFT_LIMIT, Timing
-
-MANIFEST, RESULTS = "manifest.json", "results.jsonl"
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def write_jobs(
         "sentinel": None if watch is None else watch.key,
         "jobs": list(listed.values()),
     }
-    identity = sha256_json({"schema": schema_name("jobs"), **body})
+    identity = manifest_id({"schema": schema_name("jobs"), **body})
     write_json(folder / MANIFEST, "jobs", {"id": identity, **body})
     return identity
 

@@ -15,8 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trt_layermerge.errors import DeviceError, UsageError, error_of
+from trt_layermerge.measure.agent.jobs import MANIFEST
+from trt_layermerge.measure.agent.results import RESULTS
 from trt_layermerge.measure.command import follow
-from trt_layermerge.measure.jobs import MANIFEST, RESULTS, read_keys
+from trt_layermerge.measure.jobs import read_keys
 from trt_layermerge.measure.meter import silent
 from trt_layermerge.measure.table import Progress
 

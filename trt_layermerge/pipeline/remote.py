@@ -15,9 +15,11 @@ from trt_layermerge.core.conv import Spec
 from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_file, write_bytes
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.errors import UsageError
+from trt_layermerge.measure.agent.results import RESULTS
+from trt_layermerge.measure.agent.zipapp import NAME as AGENT
+from trt_layermerge.measure.agent.zipapp import write_zipapp
 from trt_layermerge.measure.isolated import pair_jobs
 from trt_layermerge.measure.jobs import (
-    RESULTS,
     Job,
     Measurements,
     Protocol,
@@ -40,8 +42,6 @@ from trt_layermerge.pipeline.recorded import (
     imported_path,
 )
 from trt_layermerge.pipeline.stage import perform
-
-AGENT = "trt-layermerge-agent.pyz"
 
 
 @dataclass
@@ -68,8 +68,6 @@ def export_jobs(options: RunOptions, directory: Path, reporter: Reporter | None 
         UsageError: If the folder is not empty, or nothing is left to measure.
         DeviceError: If it cannot be written.
     """
-    from trt_layermerge.measure.agent.zipapp import write_zipapp
-
     if directory.is_dir() and any(directory.iterdir()):
         raise UsageError(f"{directory} is not empty; name a folder that is, or a new one")
     context = open_run(options.recipe, options, reporter or NullReporter())
