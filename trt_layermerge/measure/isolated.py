@@ -1,8 +1,9 @@
 """Measuring through a folder of jobs: what crashes, hangs or eats the memory costs one entry.
 
 The agent works through the folder, in a child process here (``run_here``) or on another device
-(``measure.ssh``), and each job in a process of its own. What an interrupted agent finished is kept:
-the same jobs asked for again continue in the same folder.
+(``measure.ssh``), and builds and times in a process apart from itself, which it replaces where a
+job breaks it. What an interrupted agent finished is kept: the same jobs asked for again continue in
+the same folder.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ class AgentMeter:
         builds: int = 1,
         on_progress: Progress = silent,
     ) -> list[Outcome]:
-        """Returns each network's timing beside the original's, each pair in a process of its own.
+        """Returns each network's timing beside the original's, pair by pair.
 
         A network of which some builds fail counts by those that do not.
 
