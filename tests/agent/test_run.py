@@ -307,6 +307,15 @@ def test_two_agents_do_not_work_in_one_folder(
     run_jobs(folder)
 
 
+def test_results_of_another_backend_are_not_taken_for_its_own(tmp_path: Path) -> None:
+    """As when somebody tried the agent with its fake first; also where nothing is left to do."""
+    folder = folders.write(tmp_path, folders.body(tmp_path, {"a": ["x"]}, backend="tensorrt"))
+    run_jobs(folder, backend="fake")
+    with pytest.raises(UsageError, match=r"backend: it was fake and is now tensorrt, .* mv "):
+        run_jobs(folder)
+    run_jobs(folder, backend="fake")
+
+
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     folder = folders.singles(tmp_path, 1)
     (folder / agent_run.LOCK).mkdir()
@@ -323,7 +332,7 @@ class ScriptedWorker:
         mode = self.modes.pop(0)
         if mode is None:
             raise WorkerLost("it does not start")
-        self.device = DeviceInfo("tensorrt", "10.3", "Orin")
+        self.device = DeviceInfo("fake", "1", "Orin")
         self.facts: Json = {"power_mode": mode, "missing": {}}
 
     def measure(self, job: object, manifest: object) -> Json:

@@ -56,6 +56,15 @@ class Results:
         if self.header.get("manifest") != manifest.id:
             raise self._refusal("the jobs", str(self.header.get("manifest")), manifest.id)
 
+    def check_backend(self) -> None:
+        """Raises ``UsageError`` if what was measured was measured with another backend."""
+        if self.header is None:
+            return
+        with damage(self.path):
+            before = str(self.header["device"]["backend"])
+        if before != self._manifest.backend:
+            raise self._refusal("the backend", before, self._manifest.backend)
+
     def begin(self, device: DeviceInfo, facts: Mapping[str, Any]) -> None:
         """Writes the header, or checks that the device is the one of the header.
 
@@ -104,7 +113,7 @@ class Results:
         return UsageError(
             f"{self.path} was begun with another state of {what}: it was {before} and is now "
             f"{now}, and such latencies do not compare. Restore it (power mode: sudo nvpmodel -m "
-            f"NUMBER), or measure anew: mv {self.path} {moved}"
+            f"NUMBER, backend: --backend NAME), or measure anew: mv {self.path} {moved}"
         )
 
 

@@ -102,6 +102,7 @@ def run_jobs(
         manifest = replace(manifest, backend=backend)
     with only_agent(folder) as lock:
         results = Results(folder, manifest)
+        results.check_backend()
         schedule = Schedule(manifest, results.rows)
         if results.header is None or schedule.next() is not None:
             _check_models(folder, manifest, schedule)

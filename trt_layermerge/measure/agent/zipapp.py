@@ -38,7 +38,8 @@ _MAIN = '''"""Starts the agent."""
 import sys
 
 if sys.version_info < (3, 8):
-    sys.exit("error: the agent needs Python 3.8 or newer; type: python3.8 " + sys.argv[0])
+    sys.stderr.write("error: the agent needs Python 3.8; type: python3.8 %s\\n" % sys.argv[0])
+    sys.exit(4)
 
 from trt_layermerge.measure.agent.__main__ import main
 
