@@ -205,7 +205,11 @@ def page(chosen: Setting, tried: list[str], final: list[str]) -> list[str]:
         "sequence by least squares (*repair*), then trained by a few steps of Adam towards the "
         "original's values on the 2,000 shipped training images, whose labels are not used "
         "(`finetune: {preset: none, reconstruct: {...}}`). Batch 64, running statistics fixed. "
-        "Seconds are those that repair and reconstruction spent on their core.",
+        "Seconds are those that repair and reconstruction spent on their core. 256 of the images "
+        "are held out, to undo a reconstruction that does not help. The originals were trained on "
+        "these very images, with labels, among 10,000 others; unseen ones may serve better or "
+        "worse. A long fine-tuning by the original's answers alone, without labels too, goes "
+        "further: [the demo's plan, trained](glyphs-demo.md).",
         "",
         "## Chosen on `val`, without its labels",
         "",
@@ -215,6 +219,12 @@ def page(chosen: Setting, tried: list[str], final: list[str]) -> list[str]:
         "| setting | " + " | ".join(f"{n}: KL | accuracy | s" for n in names) + " |",
         "|---|" + "---|" * (3 * len(names)),
         *tried,
+        "",
+        "`each` trains one block after the other, as is usual for quantised blocks, `blocks` all "
+        "changed blocks together, `network` everything with them. Where a block is a single "
+        "convolution, least squares has already found its best before the activation, so `each` "
+        "has little to add; what helps is that blocks, and what stands between them, correct each "
+        "other.",
         "",
         f"Chosen: {chosen}, by the mean divergence of both networks.",
         "",
