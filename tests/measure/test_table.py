@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from trt_layermerge.backends import Runner
 from trt_layermerge.backends.fake import FakeBackend
 from trt_layermerge.core.conv import AddSpec, ConvSpec, Spec
-from trt_layermerge.errors import CorruptInputError
+from trt_layermerge.errors import CorruptInputError, StickyDeviceError, UnsupportedModelError
 from trt_layermerge.measure import LatencyStore, measure_specs
 from trt_layermerge.measure.table import CHUNK_BYTES, CHUNK_SPECS, chunks
 
@@ -76,6 +77,37 @@ def test_a_hundred_failures_spare_the_others(tmp_path: Path) -> None:
     for number, (key, entry) in enumerate(table.entries.items()):
         assert entry.error == (None if number % 2 else f"no {key[0]}")
         assert math.isfinite(entry.ms) == bool(number % 2)
+
+
+class Raising(FakeBackend):
+    """Raises an error for every network with a kernel of five."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def open(self, model: bytes, *, seed: int = 0) -> Runner:
+        if b"k5x5" in model:
+            raise self.error
+        return super().open(model, seed=seed)
+
+
+def test_a_network_that_the_library_does_not_know_costs_one_entry(tmp_path: Path) -> None:
+    """TensorRT's adapter tells such a network apart from a device that fails."""
+    backend = Raising(UnsupportedModelError("no importer for Frobnicate"))
+    table = measure_specs(SPECS, backend, "fp32", 1, tmp_path / "s", rounds=3)
+    for (spec, *_), entry in table.entries.items():
+        assert (entry.error is not None) == ("k5x5" in str(spec))
+        assert entry.error in (None, "no importer for Frobnicate")
+
+
+def test_a_process_that_lost_its_gpu_takes_no_network_for_broken(tmp_path: Path) -> None:
+    with pytest.raises(StickyDeviceError, match="illegal access"):
+        measure_specs(
+            SPECS, Raising(StickyDeviceError("illegal access")), "fp32", 1, tmp_path / "s", rounds=3
+        )
+    table = measure_specs(SPECS, FakeBackend(), "fp32", 1, tmp_path / "s", rounds=3)
+    assert all(entry.error is None for entry in table.entries.values())
 
 
 def test_chunks_are_bounded_and_complete() -> None:

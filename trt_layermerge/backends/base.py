@@ -94,6 +94,8 @@ class Backend(Protocol):
 
         Raises:
             DeviceError: If the model cannot be parsed or built; carries the collected messages.
+            UnsupportedModelError: The same, where the library names what it does not know.
+            CorruptInputError: The same, where the bytes are no ONNX model at all.
         """
         ...
 

@@ -20,7 +20,7 @@ from trt_layermerge.backends import Backend
 from trt_layermerge.core.conv import ConvSpec, Spec
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.tables import LatencyEntry, LatencyTable
-from trt_layermerge.errors import DeviceError
+from trt_layermerge.errors import DeviceError, StickyDeviceError, UnsupportedModelError
 from trt_layermerge.measure.conditions import device_here
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.measure.store import LatencyStore
@@ -62,7 +62,7 @@ def measure_specs(
 
     Raises:
         CorruptInputError: If the store is damaged.
-        DeviceError: If the store cannot be written.
+        DeviceError: If the store cannot be written, or this process can no longer use the GPU.
         UsageError: If precision or batch cannot be measured.
     """
     unique = list(dict.fromkeys(specs))
@@ -111,6 +111,9 @@ def measure_chunk(
 
     Where one fails, each is tried alone, so that the others are spared, and so is one that failed
     only because the others held the memory.
+
+    Raises:
+        StickyDeviceError: If this process can no longer use the GPU.
     """
     rest = backend.int8_remainder
     models = [spec_model(spec, precision, batch, rest) for spec in specs]
@@ -118,7 +121,9 @@ def measure_chunk(
         timings = time_models(
             models, backend, rounds=rounds, burst_ms=0, passes=PASSES, limit_ms=LIMIT_MS
         )
-    except DeviceError as error:
+    except StickyDeviceError:
+        raise  # nothing else would run in this process either, and be taken for broken
+    except (DeviceError, UnsupportedModelError) as error:
         if len(specs) == 1:
             return {specs[0]: LatencyEntry(math.inf, error=str(error))}
         alone = (measure_chunk([spec], backend, precision, batch, rounds) for spec in specs)
