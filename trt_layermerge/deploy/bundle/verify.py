@@ -200,6 +200,7 @@ def open_onnx(manifest: dict[str, Any], files: dict[str, bytes]) -> Callable[[An
     interface = manifest["interface"]
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # int8 as it is written
     model = files[manifest["roles"]["onnxruntime"]]
     try:
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
