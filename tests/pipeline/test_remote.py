@@ -15,7 +15,9 @@ from tests.measure import fake_ssh
 from tests.measure.answering import Answering
 from tests.pipeline import tiny
 from trt_layermerge.backends import get_backend
+from trt_layermerge.core.candidate import original_candidate
 from trt_layermerge.core.device import DeviceInfo
+from trt_layermerge.core.graph_file import load_graph
 from trt_layermerge.core.jsonio import read_lines
 from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.errors import CorruptInputError, InfeasibleBudgetError, UsageError
@@ -24,6 +26,7 @@ from trt_layermerge.measure.agent.sources import Reading
 from trt_layermerge.pipeline import context as context_module
 from trt_layermerge.pipeline.api import run_stage
 from trt_layermerge.pipeline.options import STAGES, RunOptions
+from trt_layermerge.pipeline.recorded import Exported, exported_path
 from trt_layermerge.pipeline.remote import export_jobs, import_measurements
 
 MODE = "no clock, power mode 15W"
@@ -133,6 +136,31 @@ def test_a_block_that_failed_there_is_no_obstacle(finished: Path, tmp_path: Path
     notes = [note for note in listener.notes if "could not be measured" in note]
     assert len(notes) == (1 if lost else 0)
     assert result["networks"] == 5 - lost
+
+
+def test_a_network_with_a_block_that_fails_alone_fits_nothing(
+    finished: Path, tmp_path: Path
+) -> None:
+    """The random networks were drawn before anybody knew that the block would fail."""
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    told = export_jobs(ask(runs, finished / "tiny.yaml"), out)
+    exported = Exported.load(exported_path(runs / "tiny", told["manifest"]))
+    used = [{s for c in network.changed for s in c.costs} for network in exported.networks]
+    original = {spec for c in exported.networks[0].changed for spec in c.costs}
+    graph = load_graph(runs / "tiny" / "graph.json")
+    units = (original_candidate(graph, unit.index) for unit in graph.units)
+    original |= {spec for c in units for spec in c.costs}
+    broken = next(spec for specs in used for spec in specs if spec not in original)
+    lost = sum(broken in specs for specs in used)
+    listener = tiny.Recorder()
+    answer(out, broken={str(broken): "no tactic"})
+    result = import_measurements(ask(runs), out / "results.jsonl", listener)
+    assert result["failed"] == [str(broken)]
+    assert result["networks"] == 5 - lost < 5
+    (note,) = [note for note in listener.notes if "left out" in note]
+    assert f"{lost} of 5 networks" in note and "no tactic" in note
+    run_stage("importance", ask(runs))
+    assert run_stage("search", ask(runs))["predicted_ms"] is not None
 
 
 def cut_off(path: Path, lines: int) -> None:

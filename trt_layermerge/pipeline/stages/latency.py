@@ -82,7 +82,30 @@ def _networks(
             f"{len(failed)} of {len(measured)} networks could not be measured and are left out; "
             f"the first said: {failed[0]}"
         )
-    return reference_ms, [m for m in measured if m.error is None]
+    return reference_ms, _explained(context, [m for m in measured if m.error is None], bare)
+
+
+def _explained(context: Context, measured: list[Measured], bare: LatencyTable) -> list[Measured]:
+    """Returns the networks all of whose blocks have a latency; all, where that leaves none.
+
+    Where the networks were drawn before anything was measured, a block may run in a network that
+    cannot run alone.
+    """
+    measure = context.recipe.measure
+
+    def failure(network: Measured) -> str | None:
+        keys = ((spec, measure.precision, measure.batch) for spec in specs_of(network.plan))
+        entries = map(bare.entries.__getitem__, keys)
+        return next((entry.error for entry in entries if entry.error is not None), None)
+
+    errors = [error for error in map(failure, measured) if error is not None]
+    if not errors or len(errors) == len(measured):
+        return measured
+    context.reporter.note(
+        f"{len(errors)} of {len(measured)} networks contain a block that could not be timed alone, "
+        f"and are left out; the first said: {errors[0]}"
+    )
+    return [network for network in measured if failure(network) is None]
 
 
 def _result(context: Context) -> Json:
