@@ -23,7 +23,8 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line (default: of this process) and returns its exit code."""
     options = _parser().parse_args(arguments)
-    _end_in_order()
+    if options.worker is None:  # a worker is ended by its parent
+        _end_in_order()
     try:
         return _work(options)
     except LayerMergeError as error:
