@@ -133,6 +133,7 @@ def test_a_plan_shows_what_changes_and_the_totals() -> None:
 
 def test_a_calibration_shows_what_int8_loses_and_what_stays_in_float() -> None:
     source = {"source": "val", "images": 64}
+    kept = ["/blocks/blocks.10/layers/layers.6/Conv", "/head/Gemm"]
     rows = [
         {
             "network": n,
@@ -140,13 +141,15 @@ def test_a_calibration_shows_what_int8_loses_and_what_stays_in_float() -> None:
             "accuracy_int8": 0.97,
             "agreement": 0.99,
             "keep_float": k,
+            "layers": [{}] * 31,
         }
-        for n, k in (("original", []), ("merged", ["/head/Gemm"]))
+        for n, k in (("original", []), ("merged", kept))
     ]
     result = {"calibrated_on": source, "judged_on": source, "qat": None, "networks": rows}
-    printed = lines(calibrate_view(result))
-    assert "original 97.50 % 97.00 % 99.00 % –" in printed
-    assert "merged 97.50 % 97.00 % 99.00 % /head/Gemm" in printed
+    printed = lines(calibrate_view(result), width=80)
+    assert "original 97.50 % 97.00 % 99.00 % 0 of 31" in printed
+    assert "merged 97.50 % 97.00 % 99.00 % 2 of 31" in printed
+    assert printed[-2:] == [f"merged, in float {kept[0]}", kept[1]]
     assert "judged on source val, images 64" in printed
     assert lines(calibrate_view({"reason": "nothing is int8"})) == ["reason nothing is int8"]
 

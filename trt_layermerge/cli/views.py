@@ -128,17 +128,20 @@ def calibrate_view(result: Result) -> RenderableType:
         (
             row["network"],
             *(_percent(row[key]) for key in ("accuracy_fp32", "accuracy_int8", "agreement")),
-            row["keep_float"] or None,
+            f"{len(row['keep_float'])} of {len(row['layers'])}",
         )
         for row in result.get("networks", ())
     ]
     if not rows:
         return fields_view(result)
     columns = ("network", "right in fp32", "right in int8", "same answer", "left in float")
-    facts = {key: result[key] for key in ("calibrated_on", "judged_on", "qat")}
-    return Group(
-        table("Int8", columns, rows), fields_view({k: as_text(v) for k, v in facts.items()})
-    )
+    facts = {key: as_text(result[key]) for key in ("calibrated_on", "judged_on", "qat")}
+    facts |= {
+        f"{row['network']}, in float": "\n".join(row["keep_float"])
+        for row in result["networks"]
+        if row["keep_float"]
+    }
+    return Group(table("Int8", columns, rows), fields_view(facts))
 
 
 def _accuracy(side: Result) -> str:
