@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
+from torch import nn
 
 from tests.pipeline import tiny
 from trt_layermerge.backends import get_backend
@@ -273,3 +276,19 @@ def test_training_with_rounding_keeps_what_is_better_and_repeats_itself(
         path.unlink()
     calibrate(runs, qat_epochs=2)
     assert first == {name: (folder / name).read_bytes() for name in names}
+
+
+def test_training_that_loses_is_told_and_not_kept(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(context: Context, *_: Any) -> nn.Module:
+        network = deepcopy(context.merged)
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight.mul_(-1)
+        return network
+
+    monkeypatch.setattr("trt_layermerge.pipeline.stages.calibrate.train_rounded", spoil)
+    qat = calibrate(runs, qat_epochs=1)["qat"]
+    assert qat["accuracy_after"] < qat["accuracy_before"] and not qat["kept"]
+    assert weights_name(context(runs), "int8") == "merged.safetensors"

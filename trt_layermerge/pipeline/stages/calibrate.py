@@ -217,15 +217,14 @@ def _trained(
     free = context.recipe.build.max_batch is not None
     trained = export_bytes(network, context.example, dynamic_batch=free)
     after, _ = images.attempt(trained, ranges, preset)
-    least = images.right(model) - preset.max_accuracy_drop
-    if after is not None and _right(after) < least:  # the float weights lost it, not int8
-        after = None
+    # Training may lose in float already, which the gate of int8 does not see.
+    least = max(images.right(model) - preset.max_accuracy_drop, _right(before) if before else 0.0)
     told: Json = {
         "epochs": context.recipe.calibrate.qat_epochs,
         "accuracy_before": before and before.accuracy_int8,
         "accuracy_after": after and after.accuracy_int8,
     }
-    if after is not None and (before is None or _right(after) >= _right(before)):
+    if after is not None and _right(after) >= least:
         return trained, after, {**told, "kept": True}
     if before is None:
         assert failed is not None
