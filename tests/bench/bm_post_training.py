@@ -4,7 +4,8 @@ Run as ``python -m tests.bench.bm_post_training``; about fifteen minutes on a qu
 same command continues after an interruption. Plans are found once for each network and speed-up.
 How to reconstruct is chosen on ``val`` without its labels: by the divergence of the answers from
 the original's, at the middle speed-up of each network. ``test`` is opened at the end, for that
-setting alone. Writes ``docs/results/post-training.md``.
+setting alone. Writes ``docs/results/data/post-training.jsonl``, a line a trial, and from it
+``docs/results/post-training.md``. Delete the former to measure anew.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from __future__ import annotations
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -33,9 +34,13 @@ from trt_layermerge.pipeline.starts import reconstructed
 ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "runs" / "bm_post_training"
 RESULT = ROOT / "docs" / "results" / "post-training.md"
+TRIALS = ROOT / "docs" / "results" / "data" / "post-training.jsonl"
 SPEEDUPS = {"resnet20": (1.5, 2.0, 2.8), "mobilenetv2": (1.25, 1.5, 2.0)}
 MIDDLE = 1
 SEEDS = (0, 1, 2)
+
+
+Row: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,10 @@ class Trial:
         return network, time.process_time() - started, kept
 
 
+Look: TypeAlias = Callable[[Trial, str], Row]
+"""A trial and a split → what it came to."""
+
+
 def recipe(network: str) -> Path:
     """Returns the recipe of a network."""
     return ROOT / "engines" / "recipes" / f"glyphs-{network}-cpu.yaml"
@@ -114,7 +123,7 @@ def plan(network: str) -> None:
         perform(run, ("search",), **{"search.speedup": speedup})
 
 
-def measure(trial: Trial, split: str) -> dict[str, Any]:
+def measure(trial: Trial, split: str) -> Row:
     """Returns what a trial comes to on a set."""
     context = trial.context()
     network, seconds, kept = trial.network_of(context)
@@ -135,44 +144,50 @@ def measure(trial: Trial, split: str) -> dict[str, Any]:
     }
 
 
-def known(trial: Trial, split: str) -> dict[str, Any]:
+def recorded(trial: Trial, split: str) -> Row:
+    """Returns what a trial came to. Raises ``KeyError`` if it was not measured."""
+    _, rows = read_lines(TRIALS, "post-training")
+    return {row["trial"]: row for row in rows}[f"{trial} {split}"]
+
+
+def known(trial: Trial, split: str) -> Row:
     """Returns what a trial came to, measured if it was not yet."""
-    path = RUNS / "trials.jsonl"
-    if not path.exists():
-        write_lines(path, "post-training", {}, [])
-    _, rows = read_lines(path, "post-training")
-    found = next((row for row in rows if row["trial"] == f"{trial} {split}"), None)
-    if found is None:
+    if not TRIALS.exists():
+        versions = {"python": platform.python_version(), "torch": torch.__version__}
+        write_lines(TRIALS, "post-training", versions, [])
+    try:
+        return recorded(trial, split)
+    except KeyError:
         found = measure(trial, split)
-        append_line(path, found)
+        append_line(TRIALS, found)
         print(trial, split, found, flush=True)
-    return found
+        return found
 
 
-def middle(setting: Setting) -> list[dict[str, Any]]:
+def middle(setting: Setting, look: Look) -> list[Row]:
     """Returns what a setting came to on ``val`` at the middle speed-up of each network."""
     networks = list(SPEEDUPS)[: 1 if setting == LONG else None]
-    return [known(Trial(n, SPEEDUPS[n][MIDDLE], setting), "val") for n in networks]
+    return [look(Trial(n, SPEEDUPS[n][MIDDLE], setting), "val") for n in networks]
 
 
-def choice_table() -> Iterator[str]:
+def choice_table(look: Look) -> Iterator[str]:
     """Yields the rows of what was tried."""
     for setting in (*TRIED, LONG):
         cells = [
             f"{row['divergence']:.3f} | {row['accuracy']:.1%} | {row['seconds']:.0f}"
-            for row in middle(setting)
+            for row in middle(setting, look)
         ]
         cells += ["not tried | |"] * (len(SPEEDUPS) - len(cells))
         yield f"| {setting} | {' | '.join(cells)} |"
 
 
-def final_table(chosen: Setting) -> Iterator[str]:
+def final_table(chosen: Setting, look: Look) -> Iterator[str]:
     """Yields the rows of the chosen setting on ``test``, with three seeds in the middle."""
     for network, speedups in SPEEDUPS.items():
         for number, speedup in enumerate(speedups):
             seeds = SEEDS if number == MIDDLE else SEEDS[:1]
-            alone = known(Trial(network, speedup, REPAIR), "test")
-            rows = [known(Trial(network, speedup, chosen, seed), "test") for seed in seeds]
+            alone = look(Trial(network, speedup, REPAIR), "test")
+            rows = [look(Trial(network, speedup, chosen, seed), "test") for seed in seeds]
             lost = [100 * (row["accuracy"] - row["original"]) for row in rows]
             each = ", ".join(f"{row['accuracy']:.1%}" for row in rows)
             yield (
@@ -187,20 +202,21 @@ def main() -> None:
     torch.set_num_threads(1)
     for network in SPEEDUPS:
         plan(network)
-    costs = {s: mean(row["divergence"] for row in middle(s)) for s in TRIED if s.steps}
+    RESULT.write_text(page(known), encoding="utf-8")
+
+
+def page(look: Look) -> str:
+    """Returns the page of all trials, each looked up when the choice has come to it."""
+    costs = {s: mean(row["divergence"] for row in middle(s, look)) for s in TRIED if s.steps}
     chosen = min(costs, key=lambda s: costs[s])
-    tried, final = list(choice_table()), list(final_table(chosen))
-    RESULT.write_text("\n".join(page(chosen, tried, final)) + "\n", encoding="utf-8")
-
-
-def page(chosen: Setting, tried: list[str], final: list[str]) -> list[str]:
-    """Returns the lines of the page."""
+    tried, final = list(choice_table(look)), list(final_table(chosen, look))
+    versions, _ = read_lines(TRIALS, "post-training")
     names = [f"{n} {x[MIDDLE]:g}x" for n, x in SPEEDUPS.items()]
-    return [
+    lines = [
         "# Less depth without labels and without fine-tuning",
         "",
         "Written by `python -m tests.bench.bm_post_training` with "
-        f"Python {platform.python_version()}, torch {torch.__version__}, one thread. Plans of the "
+        f"Python {versions['python']}, torch {versions['torch']}, one thread. Plans of the "
         "shipped recipes at three speed-ups each, measured on ONNX Runtime; blocks are fitted in "
         "sequence by least squares (*repair*), then trained by a few steps of Adam towards the "
         "original's values on the 2,000 shipped training images, whose labels are not used "
@@ -239,6 +255,7 @@ def page(chosen: Setting, tried: list[str], final: list[str]) -> list[str]:
         "|---|---|---|---|---|---|---|",
         *final,
     ]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
