@@ -9,12 +9,12 @@ over the classes. A network typed in another precision keeps float32 at its ends
 from __future__ import annotations
 
 import numpy as np
-import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from trt_layermerge.core.preprocess import Preprocess
-from trt_layermerge.errors import CorruptInputError, UnsupportedModelError
+from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.export.clean import check
+from trt_layermerge.export.parse import parse_model
 
 PROBABILITIES = "prob"
 _NORMALISED, _LOGITS = "normalised", "logits_before_softmax"
@@ -45,10 +45,7 @@ def bake(model: bytes, preprocess: Preprocess | None, *, softmax: bool) -> bytes
 
 
 def _parse(data: bytes) -> ModelProto:
-    try:
-        model = onnx.load_from_string(data)
-    except Exception as error:  # protobuf's error class differs between its versions
-        raise CorruptInputError(f"these bytes are no ONNX model ({error})") from error
+    model = parse_model(data)
     graph = model.graph
     for kind, values, rank in (("input", graph.input, 4), ("output", graph.output, 2)):
         types = [value.type.tensor_type for value in values]

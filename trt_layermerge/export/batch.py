@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
-from trt_layermerge.errors import CorruptInputError, UnsupportedModelError, UsageError
+from trt_layermerge.errors import UnsupportedModelError, UsageError
+from trt_layermerge.export.parse import parse_model
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -25,7 +26,7 @@ def dynamic_batch(model: bytes) -> bool:
     Raises:
         CorruptInputError: If the bytes are no ONNX model.
     """
-    return any(not _first(value).HasField("dim_value") for value in _inputs(_parse(model)))
+    return any(not _first(value).HasField("dim_value") for value in _inputs(parse_model(model)))
 
 
 def with_dynamic_batch(model: bytes, name: str = "batch") -> bytes:
@@ -35,7 +36,7 @@ def with_dynamic_batch(model: bytes, name: str = "batch") -> bytes:
         CorruptInputError: If the bytes are no ONNX model.
         UnsupportedModelError: If the network froze its batch where it cannot be freed.
     """
-    parsed = _parse(model)
+    parsed = parse_model(model)
     _thaw(parsed)
     for value in _inputs(parsed):
         _first(value).dim_param = name
@@ -52,7 +53,7 @@ def with_batch(model: bytes, batch: int) -> bytes:
     """
     if batch < 1:
         raise UsageError(f"a batch of {batch} is no batch; give 1 or more (--batch)")
-    parsed = _parse(model)
+    parsed = parse_model(model)
     _thaw(parsed)
     for value in _inputs(parsed):
         _first(value).dim_value = batch
@@ -75,7 +76,7 @@ def batch_shapes(
             "build.max_batch that is not below the measured batch"
         )
     found = {}
-    for value in _inputs(_parse(model)):
+    for value in _inputs(parse_model(model)):
         if _first(value).HasField("dim_value"):
             continue
         rest = value.type.tensor_type.shape.dim[1:]
@@ -87,18 +88,6 @@ def batch_shapes(
         tail = tuple(int(dimension.dim_value) for dimension in rest)
         found[value.name] = ((smallest, *tail), (usual, *tail), (largest, *tail))
     return found
-
-
-def _parse(data: bytes) -> ModelProto:
-    try:
-        model = onnx.load_from_string(data)
-    except Exception as error:  # protobuf's error class differs between its versions
-        raise CorruptInputError(
-            f"these bytes are no ONNX model ({error}); export it again"
-        ) from error
-    if not model.graph.node:
-        raise CorruptInputError("the ONNX model has no nodes; export it again")
-    return model
 
 
 def _inputs(model: ModelProto) -> list[ValueInfoProto]:

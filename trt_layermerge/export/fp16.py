@@ -21,7 +21,8 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from trt_layermerge.core.device import Precision
-from trt_layermerge.errors import CorruptInputError, UnsupportedModelError, UsageError
+from trt_layermerge.errors import UnsupportedModelError, UsageError
+from trt_layermerge.export.parse import parse_model
 
 FP16_MAX = float(np.finfo(np.float16).max)
 
@@ -85,14 +86,7 @@ def to_precision(model_bytes: bytes, precision: Precision, keep_io: bool = False
 
 
 def _parse(data: bytes) -> ModelProto:
-    try:
-        model = onnx.load_from_string(data)
-    except Exception as error:  # protobuf's error class differs between its versions
-        raise CorruptInputError(
-            f"these bytes are no ONNX model ({error}); export it again"
-        ) from error
-    if not model.graph.node:
-        raise CorruptInputError("the ONNX model has no nodes; export it again")
+    model = parse_model(data)
     for node in model.graph.node:
         if any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute):
             raise UnsupportedModelError(
