@@ -9,9 +9,8 @@ from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.deploy.bundle.contents import Baked, Contents
 from trt_layermerge.deploy.bundle.layout import (
     Layout,
-    engine_stem,
+    flat_places,
     loadable,
-    onnx_places,
     refuse_within,
 )
 from trt_layermerge.errors import UsageError
@@ -37,13 +36,10 @@ def layout(contents: Contents) -> Layout:
         UsageError: If ``nvinfer`` cannot do what the network expects (``nvinfer_scaling``), the
             network gives logits, or a label holds a semicolon.
     """
-    stem = engine_stem(contents)
-    places = onnx_places(contents, "model.onnx", "onnx/model.int8.portable.onnx")
-    places |= {"engine": f"{stem}.plan", "sidecar": f"{stem}.json"}
     files = {"config_infer.txt": config(contents).encode()}
     if contents.labels is not None:
         files["labels.txt"] = one_line(contents.labels)
-    return Layout(places, _usage(contents), files)
+    return Layout(flat_places(contents), _usage(contents), files)
 
 
 def config(contents: Contents) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from trt_layermerge.deploy.bundle.contents import Contents
-from trt_layermerge.deploy.bundle.layout import Layout, engine_stem, lines, loadable, onnx_places
+from trt_layermerge.deploy.bundle.layout import Layout, flat_places, lines, loadable
 
 FOLDER = "/models"
 
@@ -27,13 +27,10 @@ def layout(contents: Contents) -> Layout:
     Raises:
         UsageError: If a label does not fit into one line.
     """
-    stem = engine_stem(contents)
-    places = onnx_places(contents, "model.onnx", "onnx/model.int8.portable.onnx")
-    places |= {"engine": f"{stem}.plan", "sidecar": f"{stem}.json"}
     files = {"params.yaml": params(contents).encode()}
     if contents.labels is not None:
         files["labels.txt"] = lines(contents.labels)
-    return Layout(places, _usage(contents), files)
+    return Layout(flat_places(contents), _usage(contents), files)
 
 
 def params(contents: Contents) -> str:

@@ -75,6 +75,13 @@ def onnx_places(contents: Contents, typed: str, portable: str) -> dict[Place, st
     return {"onnx": typed, "onnxruntime": portable if contents.precision == "int8" else typed}
 
 
+def flat_places(contents: Contents) -> dict[Place, str]:
+    """Returns where engine and ONNX model lie for a server that is told both by its settings."""
+    stem = engine_stem(contents)
+    places = onnx_places(contents, "model.onnx", "onnx/model.int8.portable.onnx")
+    return {**places, "engine": f"{stem}.plan", "sidecar": f"{stem}.json"}
+
+
 def engine_stem(contents: Contents) -> str:
     """Returns ``model``, or ``model.rtx`` for an engine that a server must not find.
 
