@@ -16,7 +16,7 @@ from trt_layermerge.core.jsonio import damage, sha256_json
 from trt_layermerge.core.tables import LatencyEntry
 from trt_layermerge.errors import CorruptInputError, DeviceError
 
-PROTOCOL = 1
+PROTOCOL = 2
 """How a latency is measured in process; rows of another way are not found."""
 
 _WAIT_S = 60.0
