@@ -10,22 +10,21 @@ weights and results lie in ``--work``; when nothing is left to do, the results a
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 
+from studies.command import conduct, shared_parser
 from studies.journal import Journal
 from studies.planning import TableJob, make_latencies, make_plans, make_table, tables_of
 from studies.settings import ARMS, NETWORKS, ROOT, Network, Settings
 from studies.testing import make_tests
 from studies.training import JOURNAL, Training, done_trainings, due, train
-from studies.workers import Clock, OutOfTimeError, run_jobs
+from studies.workers import Clock, run_jobs
 from trt_layermerge.core.jsonio import Json
-from trt_layermerge.errors import LayerMergeError, UsageError
+from trt_layermerge.errors import UsageError
 
 PUBLISHED = ROOT / "docs" / "results" / "data" / "glyphs.jsonl"
 UNTIL = ("plan", "train", "test")
@@ -176,47 +175,27 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 def parser() -> argparse.ArgumentParser:
     """Returns what can be typed."""
-    found = argparse.ArgumentParser(
-        prog="python -m studies.glyphs",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    found = shared_parser("glyphs", __doc__, PUBLISHED)
     names, default = [arm.name for arm in ARMS], [arm.name for arm in ARMS if arm.default]
-    known = [network.name for network in NETWORKS]
     add = found.add_argument
-    add("--work", type=Path, default=Path("runs/studies"), metavar="DIR")
-    add("--data", type=Path, metavar="DIR", help="train.npz, val.npz, test.npz; shipped by default")
-    add("--networks", nargs="+", choices=known, default=known)
     add("--only", nargs="+", choices=names, default=default, metavar="ARM", help=", ".join(names))
     add("--speedups", nargs="+", type=float, default=[1.5, 2.0], metavar="X")
-    add("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
     add("--rates", nargs="+", type=float, default=[0.002, 0.006, 0.018], metavar="R")
     add("--epochs", nargs="+", default=[], metavar="[NAME=]N", help="of each training")
-    add("--workers", type=int, choices=(1, 2), default=1, help="processes")
-    add("--budget-minutes", type=float, metavar="M", help="stop cleanly after so long")
     add("--until", choices=UNTIL, default="test", help="the last phase")
-    add("--publish", type=Path, default=PUBLISHED, metavar="FILE", help="where results go")
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the study; returns 0 when it is complete, 1 on an error and 3 when time was over."""
     options = parser().parse_args(arguments)
-    minutes = options.budget_minutes
-    clock = Clock(time.time() + 60 * minutes if minutes is not None else None)
-    try:
-        tell: Tell = partial(print, flush=True)
+    tell: Tell = partial(print, flush=True)
+
+    def work(clock: Clock) -> Journal | None:
         journal = run_study(settings_of(options), options.workers, clock, options.until, tell)
-    except OutOfTimeError:
-        print("the time is over; the same command continues")
-        return 3
-    except LayerMergeError as error:
-        print(error)
-        return 1
-    if options.until == "test":
-        journal.copy_to(options.publish)
-        print(f"{options.publish} written; now: python -m studies.report")
-    return 0
+        return journal if options.until == "test" else None
+
+    return conduct(options, work)
 
 
 if __name__ == "__main__":

@@ -15,19 +15,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import get_args
 
 import torch
 
 from studies.candidates import Method, Scoring, additivity, objectives, score
+from studies.command import conduct, shared_parser
 from studies.glyphs import note_network
 from studies.journal import Journal
 from studies.planning import TableJob, make_latencies, make_table
 from studies.settings import ARMS, NETWORKS, ROOT, Settings, open_context
-from studies.workers import Clock, OutOfTimeError, run_jobs
+from studies.workers import Clock, run_jobs
 from trt_layermerge.core.jsonio import Json
-from trt_layermerge.errors import LayerMergeError
 
 PUBLISHED = ROOT / "docs" / "results" / "data" / "importance.jsonl"
 JOURNAL = "importance.jsonl"
@@ -135,50 +134,30 @@ def _minutes(began: float) -> float:
 
 def parser() -> argparse.ArgumentParser:
     """Returns what can be typed."""
-    found = argparse.ArgumentParser(
-        prog="python -m studies.importance",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    known = [network.name for network in NETWORKS]
+    found = shared_parser("importance", __doc__, PUBLISHED)
     add = found.add_argument
-    add("--work", type=Path, default=Path("runs/studies"), metavar="DIR")
-    add("--data", type=Path, metavar="DIR", help="train.npz, val.npz, test.npz; shipped by default")
-    add("--networks", nargs="+", choices=known, default=known)
     add("--candidates", type=int, default=36, metavar="N", help="of each network")
     add("--plans", type=int, default=24, metavar="N", help="random plans of each network")
-    add("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
-    add("--workers", type=int, choices=(1, 2), default=1, help="processes")
-    add("--budget-minutes", type=float, metavar="M", help="stop cleanly after so long")
-    add("--publish", type=Path, default=PUBLISHED, metavar="FILE", help="where results go")
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the study; returns 0 when it is complete, 1 on an error and 3 when time was over."""
     options = parser().parse_args(arguments)
-    minutes = options.budget_minutes
-    clock = Clock(time.time() + 60 * minutes if minutes is not None else None)
-    settings = Settings(
-        work=options.work,
-        networks=tuple(n for n in NETWORKS if n.name in options.networks),
-        arms=tuple(arm for arm in ARMS if arm.name == "ours"),
-        seeds=tuple(options.seeds),
-        data=options.data.resolve() if options.data else None,
-    )
     tell: Tell = partial(print, flush=True)
-    try:
+
+    def work(clock: Clock) -> Journal:
+        settings = Settings(
+            work=options.work,
+            networks=tuple(n for n in NETWORKS if n.name in options.networks),
+            arms=tuple(arm for arm in ARMS if arm.name == "ours"),
+            seeds=tuple(options.seeds),
+            data=options.data.resolve() if options.data else None,
+        )
         count, plans = options.candidates, options.plans
-        journal = run_study(settings, count, plans, options.workers, clock, tell)
-    except OutOfTimeError:
-        print("the time is over; the same command continues")
-        return 3
-    except LayerMergeError as error:
-        print(error)
-        return 1
-    journal.copy_to(options.publish)
-    print(f"{options.publish} written; now: python -m studies.report")
-    return 0
+        return run_study(settings, count, plans, options.workers, clock, tell)
+
+    return conduct(options, work)
 
 
 if __name__ == "__main__":
