@@ -1,0 +1,60 @@
+"""Pages of results say what their recorded figures say."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from tests.bench.results import Page, measured_by
+from trt_layermerge.core.jsonio import Json
+from trt_layermerge.errors import CorruptInputError, UsageError
+
+MODULES: tuple[str, ...] = ()
+"""Benchmarks with a page and recorded figures: each has a ``PAGE``."""
+
+
+def page_of(module: str) -> Page:
+    page = importlib.import_module(f"tests.bench.{module}").PAGE
+    assert isinstance(page, Page)
+    return page
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_page_is_made_of_its_recorded_figures(module: str) -> None:
+    page = page_of(module)
+    assert page.path.read_text(encoding="utf-8") == page.read()
+
+
+def words(header: Json, rows: list[Json]) -> str:
+    return f"{measured_by('bm_words', header)} {header['rounds']} rounds: {rows}\n"
+
+
+def test_a_recorded_page_reads_back_as_written(tmp_path: Path) -> None:
+    page = Page("words", words, tmp_path)
+    page.record({"rounds": 3}, [{"ms": 0.1}])
+    text = page.path.read_text(encoding="utf-8")
+    assert text == page.read()
+    assert text.startswith("Made by `python -m tests.bench.bm_words` at `")
+    assert text.endswith(" 3 rounds: [{'ms': 0.1}]\n")
+
+
+def test_a_page_and_figures_that_differ_are_noticed(tmp_path: Path) -> None:
+    page = Page("words", words, tmp_path)
+    page.record({"rounds": 3}, [{"ms": 0.1}])
+    page.data.write_text(page.data.read_text().replace("0.1", "0.2"))
+    assert page.path.read_text(encoding="utf-8") != page.read()
+
+
+def test_figures_of_another_page_are_refused(tmp_path: Path) -> None:
+    page, other = (Page(name, words, tmp_path) for name in ("words", "other"))
+    page.record({"rounds": 3}, [])
+    other.data.write_text(page.data.read_text())
+    with pytest.raises(CorruptInputError, match="schema"):
+        other.read()
+
+
+def test_a_page_without_figures_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"there is no file .*words\.jsonl"):
+        Page("words", words, tmp_path).read()
