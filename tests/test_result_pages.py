@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import pytest
 
+from tests.bench.pages import MODULES, page_of
 from tests.bench.results import Page, measured_by
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import CorruptInputError, UsageError
-
-MODULES: tuple[str, ...] = ()
-"""Benchmarks with a page and recorded figures: each has a ``PAGE``."""
-
-
-def page_of(module: str) -> Page:
-    page = importlib.import_module(f"tests.bench.{module}").PAGE
-    assert isinstance(page, Page)
-    return page
 
 
 @pytest.mark.parametrize("module", MODULES)

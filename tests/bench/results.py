@@ -52,7 +52,12 @@ class Page:
 
 
 def measured_by(module: str, header: Json) -> str:
-    """Returns a sentence about command, machine, versions and commit of recorded figures."""
+    """Returns a sentence about command, machine, versions and commit of recorded figures.
+
+    Figures that were measured before such things were recorded have a ``note`` instead.
+    """
+    if "note" in header:
+        return str(header["note"])
     found = header["versions"]
     libraries = ", ".join(f"{name} {found[name]}" for name in ("python", "torch", "onnxruntime"))
     return (
