@@ -10,28 +10,28 @@ and ``docs/results/engines.md``. Says nothing about latency or accuracy: nothing
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torchvision
 from safetensors.torch import load_file
 from torch import nn
 
+from studies.settings import ROOT
+from tests.bench.results import Page
 from tests.plans import random_plan
 from trt_layermerge.backends.host import cpu_name
 from trt_layermerge.backends.tensorrt import EngineBuild, build_engine
 from trt_layermerge.backends.tensorrt_api import load_api
 from trt_layermerge.backends.tensorrt_options import BuildOptions
 from trt_layermerge.core.device import PRECISIONS, Precision
-from trt_layermerge.core.jsonio import Json, sha256_bytes
+from trt_layermerge.core.jsonio import Json, read_json, sha256_bytes
 from trt_layermerge.deploy.machine import this_machine
-from trt_layermerge.deploy.record import build_record, write_records
+from trt_layermerge.deploy.record import KIND, build_record, write_records
 from trt_layermerge.deploy.sidecar import Network, Origin, check_engine, write_engine
 from trt_layermerge.export.batch import batch_shapes, with_dynamic_batch
 from trt_layermerge.export.fp16 import to_precision
@@ -42,9 +42,7 @@ from trt_layermerge.quantize.qdq import quantize_model
 from trt_layermerge.quantize.ranges import fixed_ranges
 from trt_layermerge.trace import trace
 
-ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "engines" / "records" / "rtx-cpu-build.json"
-PAGE = ROOT / "docs" / "results" / "engines.md"
 GLYPHS = ROOT / "examples" / "glyphs"
 SEED, BATCHES = 0, (1, 4, 8)
 
@@ -152,9 +150,8 @@ def facts(load: float) -> Json:
     }
 
 
-def page(body: Json) -> str:
+def text(body: Json, found: list[Json]) -> str:
     """Returns the records as a page."""
-    found = body["builds"]
     seconds = sum(row["seconds"] + row["seconds_again"] for row in found)
     lines = [
         "# Engines built without a GPU",
@@ -198,13 +195,13 @@ def page(body: Json) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _recurred(found: list[dict[str, Any]], batch: str) -> str:
+def _recurred(found: list[Json], batch: str) -> str:
     """Returns how many engines of a kind of batch were the same bytes twice, of how many."""
     same = [row["same_bytes_again"] for row in found if row["batch"] == batch]
     return f"{sum(same)} of {len(same)}"
 
 
-def _larger(found: list[dict[str, Any]]) -> int:
+def _larger(found: list[Json]) -> int:
     """Returns how many int8 engines are larger than the fp16 one of their network and batch."""
     sizes = {
         (row["model"], row["network"], row["batch"], row["precision"]): row["plan_bytes"]
@@ -213,7 +210,7 @@ def _larger(found: list[dict[str, Any]]) -> int:
     return sum(size > sizes[(*key[:3], "fp16")] for key, size in sizes.items() if key[3] == "int8")
 
 
-def _line(row: dict[str, Any]) -> str:
+def _line(row: Json) -> str:
     sizes = " | ".join(f"{row[key] / 1e6:.2f} MB" for key in ("plan_bytes", "onnx_bytes"))
     return (
         f"| {row['network']} | {row['precision']} | {row['batch']} | {sizes} | "
@@ -221,12 +218,29 @@ def _line(row: dict[str, Any]) -> str:
     )
 
 
+@dataclass(frozen=True)
+class RecordsPage(Page):
+    """A page that is made of records of builds."""
+
+    @property
+    def data(self) -> Path:
+        """The records."""
+        return RECORDS
+
+    def read(self) -> str:
+        """Returns the text that the records give."""
+        body = read_json(self.data, KIND)
+        return self.text(body, body["builds"])
+
+
+PAGE = RecordsPage("engines", text)
+
+
 def main() -> None:
     """Builds everything and writes records and page."""
     load = os.getloadavg()[0]
-    if "--page" not in sys.argv:
-        write_records(RECORDS, list(rows()), this_machine(), facts(load))
-    PAGE.write_text(page(json.loads(RECORDS.read_text())))
+    write_records(RECORDS, list(rows()), this_machine(), facts(load))
+    PAGE.write()
 
 
 if __name__ == "__main__":
