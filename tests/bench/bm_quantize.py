@@ -7,49 +7,59 @@ Run as ``python -m tests.bench.bm_quantize``; about three minutes on two cores. 
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import mean
+from typing import TypeAlias
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from studies.settings import ROOT
+from tests.bench.results import Page, measured_by
 from tests.quantize.graphs import glyph_images, glyphs
+from trt_layermerge.core.jsonio import Json
 from trt_layermerge.export.fp16 import to_precision
 from trt_layermerge.quantize.choose import Quantized, quantize_within
 from trt_layermerge.quantize.preset import Preset, load_preset
 from trt_layermerge.quantize.session import logits
 from trt_layermerge.quantize.table import CalibrationTable, save_table
 
-ROOT = Path(__file__).parents[2]
-RESULT = ROOT / "docs" / "results" / "int8.md"
 PRESETS = ("default", "minmax", "entropy", "percentile")
 SEEDS = (0, 1, 2)
 NETWORKS = {"resnet20": "resnet20", "mobilenet_v2": "mobilenetv2"}
 """Name in ``examples/glyphs/nets.py``, and in the file of the table."""
+
+Outputs: TypeAlias = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Trial:
     """One calibration of one network."""
 
+    network: str
     name: str
     preset: Preset
     result: Quantized
 
     @property
-    def row(self) -> str:
+    def row(self) -> Json:
         """What ``val`` says about it."""
         found = self.result
         worst = min(found.layers, key=lambda layer: layer.sqnr_db)
-        kept = ", ".join(f"`{name}`" for name in found.keep_float) or "none"
-        return (
-            f"| {self.name} | {self.preset.seed} | {found.accuracy_int8:.1%} "
-            f"| {found.agreement:.1%} | {worst.sqnr_db:.1f} (`{worst.name}`) | {kept} |"
-        )
+        return {
+            "split": "val",
+            "network": self.network,
+            "preset": self.name,
+            "seed": self.preset.seed,
+            "fp32": found.accuracy_fp32,
+            "int8": found.accuracy_int8,
+            "agreement": found.agreement,
+            "worst_db": worst.sqnr_db,
+            "worst_layer": worst.name,
+            "in_float": list(found.keep_float),
+        }
 
 
 def calibrated(network: str, name: str, seed: int) -> Trial:
@@ -59,7 +69,7 @@ def calibrated(network: str, name: str, seed: int) -> Trial:
     images, labels = glyph_images("val")
     batches = [train[preset.sample(len(train))]]
     result = quantize_within(glyphs(network), batches, images, labels, preset)
-    return Trial(name, preset, result)
+    return Trial(network, name, preset, result)
 
 
 def chosen(trials: Sequence[Trial]) -> list[Trial]:
@@ -73,41 +83,44 @@ def chosen(trials: Sequence[Trial]) -> list[Trial]:
     return [trial for trial in trials if trial.name == best]
 
 
-def by_default(model: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
+def by_default(model: bytes, images: Outputs) -> Outputs:
     """Returns the outputs of ONNX Runtime with all its optimisations."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    outputs: NDArray[np.float32] = session.run(None, {"input": images})[0]
+    outputs: Outputs = session.run(None, {"input": images})[0]
     return outputs
 
 
-def tested(network: str, trials: Sequence[Trial]) -> list[str]:
-    """Returns what ``test`` says about the chosen trials."""
+def tested(trial: Trial) -> Json:
+    """Returns what ``test`` says about a chosen trial."""
     images, labels = glyph_images("test")
-    reference = logits(glyphs(network), images).argmax(axis=1)
+    original, model = glyphs(trial.network), trial.result.model
+    half = to_precision(model, "fp16", keep_io=True)
+    reference = logits(original, images).argmax(axis=1)
 
-    def accuracy(outputs: NDArray[np.float32]) -> float:
-        return float((outputs.argmax(axis=1) == labels).mean())
+    def accuracy(run: Callable[[bytes, Outputs], Outputs], network: bytes) -> float:
+        return float((run(network, images).argmax(axis=1) == labels).mean())
 
-    lines = []
-    for trial in trials:
-        model = trial.result.model
-        half = to_precision(model, "fp16", keep_io=True)
-        outputs = logits(model, images)
-        agreement = float((outputs.argmax(axis=1) == reference).mean())
-        lines.append(
-            f"| {network} | {trial.name} | {trial.preset.seed} "
-            f"| {(reference == labels).mean():.1%} | {accuracy(outputs):.1%} "
-            f"| {accuracy(logits(half, images)):.1%} | {accuracy(by_default(model, images)):.1%} "
-            f"| {agreement:.1%} | {len(glyphs(network)):,} / {len(model):,} / {len(half):,} "
-            f"| {len(trial.result.keep_float)} of {len(trial.result.layers)} |"
-        )
-    return lines
+    return {
+        "split": "test",
+        "network": trial.network,
+        "preset": trial.name,
+        "seed": trial.preset.seed,
+        "fp32": accuracy(logits, original),
+        "int8": accuracy(logits, model),
+        "int8_fp16": accuracy(logits, half),
+        "by_default": accuracy(by_default, model),
+        "agreement": float((logits(model, images).argmax(axis=1) == reference).mean()),
+        "bytes": [len(original), len(model), len(half)],
+        "in_float": len(trial.result.keep_float),
+        "layers": len(trial.result.layers),
+    }
 
 
 HEAD = """\
 # INT8 on the glyph networks
 
-Written by `python -m tests.bench.bm_quantize` with Python {python}, ONNX Runtime {runtime}.
+{origin}
+
 Calibrated on images of `train`, drawn with seeds 0, 1 and 2; judged on the 300 images of `val`,
 where a preset may lose one point before layers stay in float. The preset with the best mean
 accuracy on `val` (then agreement) was chosen for each network and opened `test` once.
@@ -140,20 +153,50 @@ The worst layer is the one whose output, quantised alone, has the lowest ratio o
 """
 
 
+def tested_line(row: Json) -> str:
+    """Returns the line of a chosen trial on ``test``."""
+    shares = ("fp32", "int8", "int8_fp16", "by_default", "agreement")
+    return (
+        f"| {row['network']} | {row['preset']} | {row['seed']} "
+        f"| {' | '.join(format(row[name], '.1%') for name in shares)} "
+        f"| {' / '.join(format(size, ',') for size in row['bytes'])} "
+        f"| {row['in_float']} of {row['layers']} |"
+    )
+
+
+def judged_line(row: Json) -> str:
+    """Returns the line of a trial on ``val``."""
+    kept = ", ".join(f"`{name}`" for name in row["in_float"]) or "none"
+    return (
+        f"| {row['preset']} | {row['seed']} | {row['int8']:.1%} | {row['agreement']:.1%} "
+        f"| {row['worst_db']:.1f} (`{row['worst_layer']}`) | {kept} |"
+    )
+
+
+def text(header: Json, rows: list[Json]) -> str:
+    """Returns the page."""
+    parts = [HEAD.format(origin=measured_by("bm_quantize", header))]
+    parts += [tested_line(row) + "\n" for row in rows if row["split"] == "test"]
+    for network in NETWORKS:
+        mine = [row for row in rows if (row["network"], row["split"]) == (network, "val")]
+        parts.append(SECTION.format(network=network, accuracy=mine[0]["fp32"]))
+        parts += [judged_line(row) + "\n" for row in mine]
+    return "".join(parts)
+
+
+PAGE = Page("int8", text)
+
+
 def main() -> None:
     """Calibrates everything, opens ``test`` and writes the page and the tables."""
-    sections, rows = [], []
+    rows = []
     for network, short in NETWORKS.items():
         trials = [calibrated(network, name, seed) for name in PRESETS for seed in SEEDS]
         best = chosen(trials)
-        head = SECTION.format(network=network, accuracy=trials[0].result.accuracy_fp32)
-        sections.append(head + "\n".join(trial.row for trial in trials) + "\n")
-        rows += tested(network, best)
+        rows += [*(trial.row for trial in trials), *map(tested, best)]
         table = CalibrationTable.of(glyphs(network), best[0].preset, best[0].result)
         save_table(ROOT / "calib" / "tables" / f"glyphs-{short}.json", table)
-        print(sections[-1], *rows, sep="\n", flush=True)
-    head = HEAD.format(python=platform.python_version(), runtime=onnxruntime.__version__)
-    RESULT.write_text(head + "\n".join(rows) + "\n" + "".join(sections), encoding="utf-8")
+    PAGE.record({}, rows)
 
 
 if __name__ == "__main__":
