@@ -4,25 +4,26 @@ Run as ``python -m tests.bench.bm_post_training``; about fifteen minutes on a qu
 same command continues after an interruption. Plans are found once for each network and speed-up.
 How to reconstruct is chosen on ``val`` without its labels: by the divergence of the answers from
 the original's, at the middle speed-up of each network. ``test`` is opened at the end, for that
-setting alone. Writes ``docs/results/data/post-training.jsonl``, a line a trial, and from it
-``docs/results/post-training.md``. Delete the former to measure anew.
+setting alone. Trials lie in ``runs/bm_post_training``: delete them to measure anew. Writes
+``docs/results/post-training.md``.
 """
 
 from __future__ import annotations
 
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import mean
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import nn
 
-from trt_layermerge.core.jsonio import append_line, read_lines, write_lines
+from studies.settings import ROOT
+from tests.bench.results import Page, measured_by
+from trt_layermerge.core.jsonio import Json, append_line, read_lines, write_lines
 from trt_layermerge.finetune.evaluate import accuracy
 from trt_layermerge.importance.distance import Distance
 from trt_layermerge.pipeline import api
@@ -31,16 +32,12 @@ from trt_layermerge.pipeline.options import NullReporter, RunOptions
 from trt_layermerge.pipeline.repaired import repaired
 from trt_layermerge.pipeline.starts import reconstructed
 
-ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "runs" / "bm_post_training"
-RESULT = ROOT / "docs" / "results" / "post-training.md"
-TRIALS = ROOT / "docs" / "results" / "data" / "post-training.jsonl"
+TRIALS = RUNS / "trials.jsonl"
+KIND = "post-training"
 SPEEDUPS = {"resnet20": (1.5, 2.0, 2.8), "mobilenetv2": (1.25, 1.5, 2.0)}
 MIDDLE = 1
 SEEDS = (0, 1, 2)
-
-
-Row: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -70,17 +67,29 @@ LONG = Setting("network", 1000, 3e-3)
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting, on the plan of one network and speed-up."""
+    """One setting, on the plan of one network and speed-up, looked at on one split."""
 
     network: str
     speedup: float
     setting: Setting
+    split: str
     seed: int = 0
 
     @property
     def run(self) -> str:
         """Name of the run that holds the plan."""
         return f"{self.network}-{self.speedup:g}x"
+
+    @property
+    def row(self) -> Json:
+        """What names it in a row of results."""
+        return {**asdict(self), "setting": asdict(self.setting)}
+
+    @staticmethod
+    def of(row: Json) -> Trial:
+        """Returns the trial that a row is about."""
+        values = {f.name: row[f.name] for f in fields(Trial)}
+        return Trial(**{**values, "setting": Setting(**row["setting"])})
 
     def context(self) -> Context:
         """Returns the run's context under this setting."""
@@ -99,8 +108,8 @@ class Trial:
         return network, time.process_time() - started, kept
 
 
-Look: TypeAlias = Callable[[Trial, str], Row]
-"""A trial and a split → what it came to."""
+Look: TypeAlias = Callable[[Trial], Json]
+"""A trial → what it came to."""
 
 
 def recipe(network: str) -> Path:
@@ -123,18 +132,18 @@ def plan(network: str) -> None:
         perform(run, ("search",), **{"search.speedup": speedup})
 
 
-def measure(trial: Trial, split: str) -> Row:
-    """Returns what a trial comes to on a set."""
+def measure(trial: Trial) -> Json:
+    """Returns what a trial comes to."""
     context = trial.context()
     network, seconds, kept = trial.network_of(context)
-    data = context.data(split)
+    data = context.data(trial.split)
     assert data is not None
     images = torch.split(images_of(data), 256)
     with torch.no_grad():
         distance = Distance.to([context.model(part) for part in images])
         divergence = distance.of(network(part) for part in images)
     return {
-        "trial": f"{trial} {split}",
+        **trial.row,
         "measured": context.plan.notes["measured_speedup"],
         "original": accuracy(context.model, data),
         "accuracy": accuracy(network, data),
@@ -144,88 +153,92 @@ def measure(trial: Trial, split: str) -> Row:
     }
 
 
-def recorded(trial: Trial, split: str) -> Row:
-    """Returns what a trial came to. Raises ``KeyError`` if it was not measured."""
-    _, rows = read_lines(TRIALS, "post-training")
-    return {row["trial"]: row for row in rows}[f"{trial} {split}"]
-
-
-def known(trial: Trial, split: str) -> Row:
+def known(trial: Trial) -> Json:
     """Returns what a trial came to, measured if it was not yet."""
     if not TRIALS.exists():
-        versions = {"python": platform.python_version(), "torch": torch.__version__}
-        write_lines(TRIALS, "post-training", versions, [])
+        write_lines(TRIALS, KIND, {}, [])
     try:
-        return recorded(trial, split)
+        return looking(read_lines(TRIALS, KIND)[1])(trial)
     except KeyError:
-        found = measure(trial, split)
+        found = measure(trial)
         append_line(TRIALS, found)
-        print(trial, split, found, flush=True)
+        print(found, flush=True)
         return found
 
 
-def middle(setting: Setting, look: Look) -> list[Row]:
-    """Returns what a setting came to on ``val`` at the middle speed-up of each network."""
+def looking(rows: list[Json]) -> Look:
+    """Returns what looks trials up in rows; it raises ``KeyError`` for those that are not there."""
+    return {Trial.of(row): row for row in rows}.__getitem__
+
+
+def middle(setting: Setting) -> list[Trial]:
+    """Returns the trials of a setting on ``val``, at the middle speed-up of each network."""
     networks = list(SPEEDUPS)[: 1 if setting == LONG else None]
-    return [look(Trial(n, SPEEDUPS[n][MIDDLE], setting), "val") for n in networks]
+    return [Trial(n, SPEEDUPS[n][MIDDLE], setting, "val") for n in networks]
+
+
+def choice(look: Look) -> Setting:
+    """Returns the setting whose answers diverge least, by the mean of both networks."""
+    settings = [setting for setting in TRIED if setting.steps]
+    return min(settings, key=lambda s: mean(look(trial)["divergence"] for trial in middle(s)))
+
+
+def finals(chosen: Setting) -> Iterator[tuple[Trial, list[Trial]]]:
+    """Yields repair alone and the chosen setting on ``test``, with three seeds in the middle."""
+    for network, speedups in SPEEDUPS.items():
+        for number, speedup in enumerate(speedups):
+            seeds = SEEDS if number == MIDDLE else SEEDS[:1]
+            yield (
+                Trial(network, speedup, REPAIR, "test"),
+                [Trial(network, speedup, chosen, "test", seed) for seed in seeds],
+            )
 
 
 def choice_table(look: Look) -> Iterator[str]:
-    """Yields the rows of what was tried."""
+    """Yields the lines of what was tried."""
     for setting in (*TRIED, LONG):
+        rows = [look(trial) for trial in middle(setting)]
         cells = [
             f"{row['divergence']:.3f} | {row['accuracy']:.1%} | {row['seconds']:.0f}"
-            for row in middle(setting, look)
+            for row in rows
         ]
         cells += ["not tried | |"] * (len(SPEEDUPS) - len(cells))
         yield f"| {setting} | {' | '.join(cells)} |"
 
 
 def final_table(chosen: Setting, look: Look) -> Iterator[str]:
-    """Yields the rows of the chosen setting on ``test``, with three seeds in the middle."""
-    for network, speedups in SPEEDUPS.items():
-        for number, speedup in enumerate(speedups):
-            seeds = SEEDS if number == MIDDLE else SEEDS[:1]
-            alone = look(Trial(network, speedup, REPAIR), "test")
-            rows = [look(Trial(network, speedup, chosen, seed), "test") for seed in seeds]
-            lost = [100 * (row["accuracy"] - row["original"]) for row in rows]
-            each = ", ".join(f"{row['accuracy']:.1%}" for row in rows)
-            yield (
-                f"| {network} | {alone['measured']:.2f}x | {alone['original']:.1%} "
-                f"| {alone['accuracy']:.1%} | {each} | {mean(lost):+.1f} "
-                f"| {mean(row['seconds'] for row in rows):.0f} |"
-            )
+    """Yields the lines of the chosen setting."""
+    for alone, trained in finals(chosen):
+        first, rows = look(alone), [look(trial) for trial in trained]
+        lost = [100 * (row["accuracy"] - row["original"]) for row in rows]
+        each = ", ".join(f"{row['accuracy']:.1%}" for row in rows)
+        yield (
+            f"| {alone.network} | {first['measured']:.2f}x | {first['original']:.1%} "
+            f"| {first['accuracy']:.1%} | {each} | {mean(lost):+.1f} "
+            f"| {mean(row['seconds'] for row in rows):.0f} |"
+        )
 
 
-def main() -> None:
-    """Finds the plans, chooses on ``val``, opens ``test`` and writes the page."""
-    torch.set_num_threads(1)
-    for network in SPEEDUPS:
-        plan(network)
-    RESULT.write_text(page(known), encoding="utf-8")
-
-
-def page(look: Look) -> str:
-    """Returns the page of all trials, each looked up when the choice has come to it."""
-    costs = {s: mean(row["divergence"] for row in middle(s, look)) for s in TRIED if s.steps}
-    chosen = min(costs, key=lambda s: costs[s])
-    tried, final = list(choice_table(look)), list(final_table(chosen, look))
-    versions, _ = read_lines(TRIALS, "post-training")
+def text(header: Json, rows: list[Json]) -> str:
+    """Returns the page."""
+    look = looking(rows)
+    chosen = choice(look)
     names = [f"{n} {x[MIDDLE]:g}x" for n, x in SPEEDUPS.items()]
     lines = [
         "# Less depth without labels and without fine-tuning",
         "",
-        "Written by `python -m tests.bench.bm_post_training` with "
-        f"Python {versions['python']}, torch {versions['torch']}, one thread. Plans of the "
-        "shipped recipes at three speed-ups each, measured on ONNX Runtime; blocks are fitted in "
-        "sequence by least squares (*repair*), then trained by a few steps of Adam towards the "
-        "original's values on the 2,000 shipped training images, whose labels are not used "
-        "(`finetune: {preset: none, reconstruct: {...}}`). Batch 64, running statistics fixed. "
-        "Seconds are those that repair and reconstruction spent on their core. 256 of the images "
-        "are held out, to undo a reconstruction that does not help. The originals were trained on "
-        "these very images, with labels, among 10,000 others; unseen ones may serve better or "
-        "worse. A long fine-tuning by the original's answers alone, without labels too, goes "
-        "further: [the demo's plan, trained](glyphs-demo.md).",
+        measured_by("bm_post_training", header),
+        "",
+        "One thread. Plans of the shipped recipes at three speed-ups each, measured on ONNX "
+        "Runtime; blocks are fitted in sequence by least squares (*repair*), then trained by a "
+        "few steps of Adam towards the original's values on the 2,000 shipped training images, "
+        "whose labels are not used (`finetune: {preset: none, reconstruct: {...}}`). Batch 64, "
+        "running statistics fixed. Seconds are those that repair and reconstruction spent on "
+        "their core. 256 of the images are held out, to undo a reconstruction that does not "
+        "help. The originals were trained on these very images, with labels, among 10,000 "
+        "others; unseen ones may serve better or worse. A long fine-tuning by the original's "
+        "answers alone, without labels too, goes further: [the demo's plan, "
+        "trained](glyphs-demo.md).",
         "",
         "## Chosen on `val`, without its labels",
         "",
@@ -234,7 +247,7 @@ def page(look: Look) -> str:
         "",
         "| setting | " + " | ".join(f"{n}: KL | accuracy | s" for n in names) + " |",
         "|---|" + "---|" * (3 * len(names)),
-        *tried,
+        *choice_table(look),
         "",
         "`each` trains one block after the other, as is usual for quantised blocks, `blocks` all "
         "changed blocks together, `network` everything with them. Where a block is a single "
@@ -253,9 +266,26 @@ def page(look: Look) -> str:
         "| network | measured speed-up | original | repair alone, seed 0 | reconstructed | "
         "points, mean | s |",
         "|---|---|---|---|---|---|---|",
-        *final,
+        *final_table(chosen, look),
     ]
     return "\n".join(lines) + "\n"
+
+
+PAGE = Page(KIND, text)
+
+
+def main() -> None:
+    """Finds the plans, chooses on ``val``, opens ``test`` and writes the page."""
+    torch.set_num_threads(1)
+    for network in SPEEDUPS:
+        plan(network)
+    for setting in (*TRIED, LONG):
+        for trial in middle(setting):
+            known(trial)
+    for alone, trained in finals(choice(known)):
+        for trial in (alone, *trained):
+            known(trial)
+    PAGE.record({}, read_lines(TRIALS, KIND)[1])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import importlib
 
 from tests.bench.results import Page
 
-MODULES: tuple[str, ...] = ("bm_demo", "bm_engines", "bm_quantize")
+MODULES: tuple[str, ...] = ("bm_demo", "bm_engines", "bm_post_training", "bm_quantize")
 """Benchmarks with a page and recorded figures: each has a ``PAGE``."""
 
 
