@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tests.bench.bm_predict import Outcome, describe, merged, onnx_of, run
+from tests.bench.bm_predict import Outcome, merged, run
+from tests.bench.predict_page import NETWORKS, case_lines
 from trt_layermerge.backends import Backend, get_backend
 from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.core.device import Precision
@@ -21,9 +22,10 @@ from trt_layermerge.core.tables import ImportanceEntry, ImportanceTable
 from trt_layermerge.errors import DeviceError, InfeasibleBudgetError
 from trt_layermerge.measure import speedup, time_models
 from trt_layermerge.measure.spec_model import spec_model
+from trt_layermerge.pipeline.networks import onnx_of
 from trt_layermerge.search import solve
 
-NETWORKS = ("mobilenet_v2", "resnet34")
+DEFAULT = ("mobilenet_v2", "resnet34")
 SPEEDUPS = (1.5, 2.0)
 RESULT = Path(__file__).parents[2] / "docs" / "results" / "gpu.md"
 CHOICES: dict[str, dict[str, str]] = {
@@ -63,14 +65,14 @@ def searched(outcome: Outcome, backend: Backend, precision: Precision) -> list[s
                 outcome.faster,
                 outcome.table,
                 ImportanceTable(entries),
-                outcome.original_ms / wanted,
+                outcome.case.original_ms / wanted,
                 precision=precision,
             )
         except InfeasibleBudgetError as error:
             print(error, flush=True)
     model = outcome.model
     networks = [model, *(merged(model, outcome.graph, plan) for plan in plans.values())]
-    models = [onnx_of(network, precision) for network in networks]
+    models = [onnx_of(network, outcome.example, precision) for network in networks]
     reference, *timings = time_models(models, backend)
     lines = [
         f"Original {reference.ms:.4f} ms, timed by {reference.method}.",
@@ -94,14 +96,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--backend", help="instead of the first that runs on a GPU; writes nothing")
     parser.add_argument("--precision", default="fp16", choices=("fp32", "fp16"))
-    parser.add_argument("--networks", nargs="+", default=NETWORKS)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=DEFAULT)
     given = parser.parse_args()
     precision: Precision = given.precision
     backend = get_backend(given.backend) if given.backend else first_that_runs(precision)
     lines = ["# Latency on a GPU", "", f"Device: {backend.device()}, {precision}, batch 1.", ""]
     for name in given.networks:
         outcome = run(name, "full", backend, precision)
-        found = [*describe(outcome), *searched(outcome, backend, precision)]
+        found = [*case_lines(outcome.case), *searched(outcome, backend, precision)]
         print("\n".join(found), flush=True)
         lines += found
     if not given.backend:

@@ -1,117 +1,143 @@
 """Predicted against measured latency of whole merged networks.
 
-Run as ``python -m tests.bench.bm_predict`` on a quiet machine; a few minutes. For each network:
-trace, measure every candidate's specs, build random plans whole (relaxed, collapsed, exported),
-time them beside the original, fit the table to two thirds and predict the rest. Writes
-``docs/results/latency-prediction.md``. Goals: median error of 5 % or less, worst 10 % or less,
-Spearman 0.95 or more, table within 180 s.
+Run as ``python -m tests.bench.bm_predict`` on a quiet machine. For each network and each set of
+rules: trace, measure every candidate's specs, build random plans whole (relaxed, collapsed,
+exported), time them beside the original, fit the table to two thirds and predict the rest. The same
+command continues after an interruption, case by case; results of other settings are refused, not
+mixed. With all cases measured it writes ``docs/results/data/latency-prediction.jsonl`` and
+``docs/results/latency-prediction.md``; with other settings than the published ones it writes both
+below ``--work``. To measure everything anew, choose another folder (``--work``).
 """
 
 from __future__ import annotations
 
+import argparse
 import os
-import platform
+import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import torch
-import torchvision
-from torch import nn
+from torch import Tensor, nn
 
+from studies.journal import Journal
+from tests.bench.predict_page import CASES, NETWORKS, Case, case_lines, page
+from tests.bench.results import Page
 from trt_layermerge.backends import Backend, get_backend
 from trt_layermerge.core.candidate import Candidate, original_candidate
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.core.unit import Rules
-from trt_layermerge.export.fp16 import to_precision
-from trt_layermerge.export.onnx import export_bytes
+from trt_layermerge.errors import LayerMergeError
 from trt_layermerge.measure import Observation, fit_latency, measure_specs, speedup, time_models
-from trt_layermerge.measure.fit import rank_correlation
+from trt_layermerge.measure.timing import VARIATION_LIMIT
 from trt_layermerge.merge import collapse, relax
-from trt_layermerge.pipeline.networks import sample_plans, specs_of, useful
+from trt_layermerge.pipeline.models import load_network
+from trt_layermerge.pipeline.networks import onnx_of, sample_plans, specs_of, useful
+from trt_layermerge.pipeline.sections import ModelSection
 from trt_layermerge.search import enumerate_candidates
 from trt_layermerge.trace import trace
 
-CASES: tuple[tuple[str, Rules], ...] = (
-    ("resnet18", "paper"),
-    ("resnet18", "full"),
-    ("mobilenet_v2", "paper"),
-    ("mobilenet_v2", "full"),
-)
-FIT, TEST, GROUP, ROUNDS, SEED = 32, 16, 8, 20, 0
-RESULT = Path(__file__).parents[2] / "docs" / "results" / "latency-prediction.md"
+PAGE = Page("latency-prediction", page)
+LIBRARIES = {"efficientnet_lite0": "timm"}
+"""Where a network is from, unless it is torchvision."""
+
+GROUP = 8
+"""Networks that are timed in turns at once, beside the original."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured; by default what is published.
+
+    Attributes:
+        plans: Random plans; every third tests, since they run from hardly to utterly changed.
+        rounds: Bursts of each network.
+        size: Height and width of the input.
+        seed: Seed of the input and the plans.
+    """
+
+    plans: int = 48
+    rounds: int = 20
+    size: int = 224
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one network showed: ms of the original, and of the plans that were kept for testing."""
+    """What one network showed, and what it was shown with."""
 
-    name: str
+    case: Case
     model: nn.Module
+    example: Tensor
     graph: LayerGraph
     faster: list[Candidate]
     table: LatencyTable
-    specs: int
-    table_s: float
-    original_ms: float
-    measured: list[float]
-    predicted: list[float]
-    alone: list[float]
-    promised: dict[str, float]
-
-    def errors(self, predicted: list[float]) -> np.ndarray:
-        """Returns relative errors."""
-        return np.abs(np.array(predicted) / self.measured - 1)
 
 
-def run(name: str, rules: Rules, backend: Backend, precision: Precision = "fp32") -> Outcome:
-    """Returns the outcome for a torchvision network with random weights."""
-    torch.manual_seed(SEED)
-    model = getattr(torchvision.models, name)(weights=None).eval()
-    example = torch.randn(1, 3, 224, 224)
+def run(
+    name: str,
+    rules: Rules,
+    backend: Backend,
+    precision: Precision = "fp32",
+    effort: Effort | None = None,
+) -> Outcome:
+    """Returns the outcome for a network with random weights."""
+    effort = effort or Effort()
+    started = time.perf_counter()
+    noise = torch.Generator().manual_seed(effort.seed)
+    example = torch.randn(1, 3, effort.size, effort.size, generator=noise)
+    model = load_network(ModelSection(name=f"{LIBRARIES.get(name, 'torchvision')}:{name}"))
     graph = trace(model, example)
     candidates = enumerate_candidates(graph, rules)
+    bare, table_s = measure_table(graph, candidates, backend, precision)
+    faster = useful(graph, candidates, bare, precision, 1)
+    plans = sample_plans(graph, faster, effort.plans, effort.seed)
+
+    def build(plan: MergePlan) -> bytes:
+        return onnx_of(merged(model, graph, plan), example, precision)
+
+    original = onnx_of(model, example, precision)
+    original_ms, latencies, noisy = measure(original, plans, build, backend, effort.rounds)
+    seen = [Observation(specs_of(p), ms) for p, ms in zip(plans, latencies, strict=True)]
+    untouched = Observation(specs_of(MergePlan.of(graph, [])), original_ms)
+    fits = [untouched, *(observation for i, observation in enumerate(seen) if i % 3 != 2)]
+    tests = seen[2::3]
+    fitted = fit_latency(bare, fits, precision, 1)
+    case = Case(
+        name=f"{name}-{rules}",
+        specs=len(bare.entries),
+        table_s=table_s,
+        fitted=len(fits),
+        promised=dict(fitted.notes["fit"]),
+        original_ms=original_ms,
+        measured=[o.ms for o in tests],
+        predicted=[predict(fitted, o, precision) for o in tests],
+        alone=[predict(bare, o, precision) for o in tests],
+        noisy=noisy,
+        seconds=time.perf_counter() - started,
+        load=os.getloadavg()[0],
+    )
+    return Outcome(case, model, example, graph, faster, fitted)
+
+
+def measure_table(
+    graph: LayerGraph, candidates: Sequence[Candidate], backend: Backend, precision: Precision
+) -> tuple[LatencyTable, float]:
+    """Returns the latency of everything that a plan may run, and the seconds that it took."""
     originals = [original_candidate(graph, unit.index) for unit in graph.units]
     specs = [spec for c in [*candidates, *originals] for spec in c.costs]
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        bare = measure_specs(specs, backend, precision, 1, Path(folder) / "latency.sqlite")
-        table_s = time.perf_counter() - start
-    # Every third tests, the others fit: sampled plans run from hardly to utterly changed.
-    faster = useful(graph, candidates, bare, precision, 1)
-    plans = sample_plans(graph, faster, FIT + TEST, SEED)
-    models = [onnx_of(merged(model, graph, p), precision) for p in plans]
-    original_ms, latencies = measure(onnx_of(model, precision), models, backend)
-    seen = [Observation(specs_of(p), ms) for p, ms in zip(plans, latencies, strict=True)]
-    untouched = Observation(specs_of(MergePlan.of(graph, [])), original_ms)
-    tests = seen[2::3]
-    fits = [observation for i, observation in enumerate(seen) if i % 3 != 2]
-    fitted = fit_latency(bare, [untouched, *fits], precision, 1)
-    return Outcome(
-        f"{name}, {rules} rules",
-        model,
-        graph,
-        faster,
-        fitted,
-        len(bare.entries),
-        table_s,
-        original_ms,
-        [o.ms for o in tests],
-        [predict(fitted, o, precision) for o in tests],
-        [predict(bare, o, precision) for o in tests],
-        dict(fitted.notes["fit"]),
-    )
-
-
-def onnx_of(model: nn.Module, precision: Precision) -> bytes:
-    """Returns the ONNX model of a network at a precision, inputs and outputs float32."""
-    exported = export_bytes(model, torch.randn(1, 3, 224, 224))
-    return to_precision(exported, precision, keep_io=True)
+        table = measure_specs(specs, backend, precision, 1, Path(folder) / "latency.sqlite")
+        return table, time.perf_counter() - start
 
 
 def merged(model: nn.Module, graph: LayerGraph, plan: MergePlan) -> nn.Module:
@@ -124,69 +150,85 @@ def predict(table: LatencyTable, network: Observation, precision: Precision = "f
     return table.overhead_ms + sum(table[spec, precision, 1] for spec in network.specs)
 
 
-def measure(original: bytes, models: list[bytes], backend: Backend) -> tuple[float, list[float]]:
-    """Returns ms of the original and of each model, groups paired by the original."""
-    original_ms, latencies = 0.0, []
-    for start in range(0, len(models), GROUP):
-        group = [original, *models[start : start + GROUP]]
-        reference, *timings = time_models(group, backend, rounds=ROUNDS)
+def measure(
+    original: bytes,
+    plans: Sequence[MergePlan],
+    build: Callable[[MergePlan], bytes],
+    backend: Backend,
+    rounds: int,
+) -> tuple[float, list[float], int]:
+    """Returns ms of the original and of each plan, and how many networks varied too much.
+
+    Groups are paired by the original, whose latency is that of the first group.
+    """
+    original_ms, latencies, noisy = 0.0, [], 0
+    for start in range(0, len(plans), GROUP):
+        models = [build(plan) for plan in plans[start : start + GROUP]]
+        reference, *timings = time_models([original, *models], backend, rounds=rounds)
         original_ms = original_ms or reference.ms
         latencies += [original_ms / speedup(reference, timing).value for timing in timings]
-    return original_ms, latencies
+        noisy += sum(timing.variation > VARIATION_LIMIT for timing in timings)
+        print(f"  {len(latencies)} of {len(plans)} networks", flush=True)
+    return original_ms, latencies, noisy
 
 
-def describe(outcome: Outcome) -> list[str]:
-    """Returns the Markdown lines of one network."""
-    errors, alone = outcome.errors(outcome.predicted), outcome.errors(outcome.alone)
-    lines = [
-        f"## {outcome.name}",
-        "",
-        f"{outcome.specs} specs measured in {outcome.table_s:.1f} s; original "
-        f"{outcome.original_ms:.2f} ms; fitted to {FIT} plans and the original, tested on "
-        f"{TEST} other plans.",
-        "",
-        "| | median error | worst error | Spearman |",
-        "|---|---|---|---|",
-        row("fitted", errors, rank_correlation(outcome.predicted, outcome.measured)),
-        row("sum of blocks alone", alone, rank_correlation(outcome.alone, outcome.measured)),
-        "",
-        "Errors that the fit itself promised by leaving one network out: median "
-        f"{outcome.promised['median_error']:.1%}, worst {outcome.promised['worst_error']:.1%}.",
-        "",
-        "| measured ms | predicted ms | error |",
-        "|---|---|---|",
-    ]
-    pairs = sorted(zip(outcome.measured, outcome.predicted, strict=True))
-    lines += [f"| {ms:.3f} | {guess:.3f} | {guess / ms - 1:+.1%} |" for ms, guess in pairs]
-    return [*lines, ""]
+def measure_cases(
+    journal: Journal, wanted: Sequence[str], backend: Backend, effort: Effort
+) -> None:
+    """Measures the wanted cases that the journal does not have yet."""
+    for name in wanted:
+        if name in {row["name"] for row in journal.of("case")}:
+            print(f"{name}: measured already", flush=True)
+            continue
+        print(f"{name}: {1 + list(CASES).index(name)} of {len(CASES)}", flush=True)
+        case = run(*CASES[name], backend, effort=effort).case
+        journal.add(kind="case", **case.row())
+        print("\n".join(case_lines(case)), flush=True)
 
 
-def row(label: str, errors: np.ndarray, spearman: float) -> str:
-    """Returns one line of the summary table."""
-    return f"| {label} | {np.median(errors):.1%} | {errors.max():.1%} | {spearman:.3f} |"
+def publish(journal: Journal, target: Page) -> None:
+    """Writes figures and page in the order of the cases, once all are measured."""
+    found = {row["name"]: row for row in journal.of("case")}
+    if len(found) < len(CASES):
+        print(f"{len(found)} of {len(CASES)} cases measured; the page is written when all are")
+        return
+    rows = [*sessions(journal.rows), *(found[name] for name in CASES)]
+    replace(journal, rows=rows).copy_to(target.data)
+    target.write()
+    print(f"{target.path} written")
 
 
-def main() -> None:
-    """Measures both networks and writes the page."""
+def sessions(rows: Sequence[Json]) -> list[Json]:
+    """Returns the sessions in which something was measured."""
+    kinds = ("session", "case")
+    return [row for row, after in pairwise(rows) if (row["kind"], after["kind"]) == kinds]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures what is missing and publishes the whole. Returns 0, or 1 on an error."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--work", type=Path, default=Path("runs/latency-prediction"), metavar="DIR")
+    add("--only", nargs="+", choices=[*NETWORKS, *CASES], metavar="NAME", help="network or case")
+    for name, value in asdict(Effort()).items():
+        add(f"--{name}", type=int, default=value, metavar="N", help=f"{value} is published")
+    given = parser.parse_args(arguments)
+    effort = Effort(given.plans, given.rounds, given.size, given.seed)
     backend = get_backend("onnxruntime")
-    load = os.getloadavg()[0]
-    lines = [
-        "# Predicted against measured latency",
-        "",
-        f"Written by `python -m tests.bench.bm_predict` on {backend.device()}, {os.cpu_count()} "
-        f"cores, Python {platform.python_version()}, torch {torch.__version__}; seed {SEED}, "
-        f"{ROUNDS} rounds, input 1x3x224x224, float32. Load average at the start {load:.2f}.",
-        "",
-    ]
-    for name, rules in CASES:
-        outcome = run(name, rules, backend)
-        lines += describe(outcome)
-        print("\n".join(describe(outcome)), flush=True)
-    load = os.getloadavg()[0]
-    lines += [f"Load average at the end {load:.2f}."]
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    only = given.only or CASES
+    wanted = [name for name, (network, _) in CASES.items() if name in only or network in only]
+    settings: Json = {**asdict(effort), "precision": "fp32", "device": str(backend.device())}
+    try:
+        journal = Journal.open(given.work / "journal.jsonl", PAGE.name, settings)
+        measure_cases(journal, wanted, backend, effort)
+        publish(journal, PAGE if effort == Effort() else replace(PAGE, results=given.work))
+    except LayerMergeError as error:
+        print(error)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
