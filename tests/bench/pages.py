@@ -9,7 +9,13 @@ import importlib
 
 from tests.bench.results import Page
 
-MODULES: tuple[str, ...] = ("bm_demo", "bm_engines", "bm_post_training", "bm_quantize")
+MODULES: tuple[str, ...] = (
+    "bm_demo",
+    "bm_engines",
+    "bm_post_training",
+    "bm_quantize",
+    "bm_tolerances",
+)
 """Benchmarks with a page and recorded figures: each has a ``PAGE``."""
 
 
