@@ -50,7 +50,8 @@ def unoptimised(model: bytes, images: Outputs) -> Outputs:
 def softmax(logits: Outputs) -> Outputs:
     """Returns probabilities."""
     powers: Outputs = np.exp(logits - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
+    probabilities: Outputs = powers / powers.sum(1, keepdims=True)
+    return probabilities
 
 
 def by_pairs(found: Outputs, expected: Outputs) -> NDArray[np.float64]:
