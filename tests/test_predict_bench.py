@@ -70,9 +70,9 @@ def test_figures_by_hand() -> None:
 def test_no_plans_reach_no_goal() -> None:
     assert Figures.of([], []).cells() == "0 | - | - | -"
     lines = text(case(measured=[], predicted=[], alone=[]))
-    assert "- 10 test plans or more: **missed** in 1 of 1 cases: resnet18, full rules (0)." in lines
+    assert "- 10 test plans or more: **missed** in 1 of 1 cases: resnet18-full (no plans)." in lines
     for goal in ("median error of 5 %", "worst error of 10 %"):
-        assert f"- {goal} or less: **missed** in 1 of 1 cases: resnet18, full rules (inf%)" in lines
+        assert f"- {goal} or less: **missed** in 1 of 1 cases: resnet18-full (no plans)" in lines
     assert "- Spearman of 0.95 or more: **missed** in 1 of 1 cases" in lines
 
 
@@ -89,27 +89,23 @@ def test_goals_that_all_reach_are_said() -> None:
     [
         (
             {"predicted": [1.0504 * ms for ms in MEASURED]},
-            "- median error of 5 % or less: **missed** in 1 of 8 cases: resnet18, full rules "
-            "(5.04%).",
+            "- median error of 5 % or less: **missed** in 1 of 8 cases: resnet18-full (5.04%).",
         ),
         (
             {"predicted": [1.1004 * MEASURED[0], *MEASURED[1:]]},
-            "- worst error of 10 % or less: **missed** in 1 of 8 cases: resnet18, full rules "
-            "(10.04%).",
+            "- worst error of 10 % or less: **missed** in 1 of 8 cases: resnet18-full (10.04%).",
         ),
         (
             {"predicted": MEASURED[::-1]},
-            "- Spearman of 0.95 or more: **missed** in 1 of 8 cases: resnet18, full rules "
-            "(-1.0000).",
+            "- Spearman of 0.95 or more: **missed** in 1 of 8 cases: resnet18-full (-1.0000).",
         ),
         (
             {"measured": MEASURED[:9], "predicted": MEASURED[:9], "alone": MEASURED[:9]},
-            "- 10 test plans or more: **missed** in 1 of 8 cases: resnet18, full rules (9).",
+            "- 10 test plans or more: **missed** in 1 of 8 cases: resnet18-full (9).",
         ),
         (
             {"table_s": 180.1},
-            "- table measured within 180 s: **missed** in 1 of 8 cases: resnet18, full rules "
-            "(180.1 s).",
+            "- table measured within 180 s: **missed** in 1 of 8 cases: resnet18-full (180.1 s).",
         ),
     ],
 )
@@ -126,7 +122,7 @@ def test_plans_beyond_are_told_apart_and_counted_too() -> None:
     near, _, both = lines.partition("With them counted:")
     assert "1 of 97 test plans are predicted to be more than 5x as fast." in near
     assert "missed" not in near
-    missed = "**missed** in 1 of 8 cases: resnet18, full rules (75.00%)."
+    missed = "**missed** in 1 of 8 cases: resnet18-full (75.00%)."
     assert f"- worst error of 10 % or less: {missed}" in both
     assert "- median error of 5 % or less: reached in all 8 cases." in both
 

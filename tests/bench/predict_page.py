@@ -156,15 +156,15 @@ def page(header: Json, rows: list[Json]) -> str:
 def summary(cases: Sequence[Case]) -> list[str]:
     """Returns a row for every case, and which goals are reached and which are not."""
     missing = [name for name in CASES if name not in {case.name for case in cases}]
-    near = {case.title: case.figures(case.predicted, far=False) for case in cases}
-    slow = [f"{c.title} ({c.table_s:.1f} s)" for c in cases if c.table_s > TABLE_GOAL_S]
+    near = {case.name: case.figures(case.predicted, far=False) for case in cases}
+    slow = [f"{c.name} ({c.table_s:.1f} s)" for c in cases if c.table_s > TABLE_GOAL_S]
     return [
         f"Whole merged networks, those predicted to be up to {FAR:g}x as fast as the original, and "
         "those beyond:",
         "",
         "| network | plans | median error | worst error | Spearman | beyond | worst error there |",
         "|---|---|---|---|---|---|---|",
-        *(f"| {case.title} | {near[case.title].cells()} | {_beyond(case)} |" for case in cases),
+        *(f"| {case.title} | {near[case.name].cells()} | {_beyond(case)} |" for case in cases),
         "",
         f"Goals, for plans up to {FAR:g}x:",
         "",
@@ -183,7 +183,11 @@ def _beyond(case: Case) -> str:
 
 def _verdict(goal: Goal, figures: dict[str, Figures]) -> str:
     """Returns by which cases a goal is reached, and what came of it elsewhere."""
-    missed = [f"{name} ({goal.value(f)})" for name, f in figures.items() if not goal.reached(f)]
+    missed = [
+        f"{name} ({goal.value(found) if found.plans else 'no plans'})"
+        for name, found in figures.items()
+        if not goal.reached(found)
+    ]
     return _misses(missed, len(figures))
 
 
@@ -205,7 +209,7 @@ def _counted(cases: Sequence[Case]) -> Iterable[str]:
         "plans go that far, a search for an accurate network does not. With them counted:"
     )
     yield ""
-    both = {case.title: case.figures(case.predicted, far=None) for case in cases}
+    both = {case.name: case.figures(case.predicted, far=None) for case in cases}
     for goal in GOALS[1:]:
         yield f"- {goal.words}: {_verdict(goal, both)}"
 
