@@ -12,8 +12,10 @@ from tests.bench.results import Page
 MODULES: tuple[str, ...] = (
     "bm_demo",
     "bm_engines",
+    "bm_int8_latency",
     "bm_post_training",
     "bm_quantize",
+    "bm_speed",
     "bm_tolerances",
 )
 """Benchmarks with a page and recorded figures: each has a ``PAGE``."""
