@@ -9,16 +9,20 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from studies.arms import ARMS, COURSES
 from studies.packed import unpack
 from studies.planning import TOLERANCE
-from studies.settings import ARMS
 from studies.statistics import Grouped, Interval
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import UsageError
 
 Hits = NDArray[np.bool_]
 
-ARM_STARTS = {arm.name: arm.start for arm in ARMS}
+ARM_COURSES = {arm.name: arm.course for arm in ARMS}
+
+
+VARIANT = "ours-"
+"""How the names of arms begin that train the plans of ours in another way."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,16 @@ class Cell:
     def on_target(self) -> bool:
         """Whether every plan measured within the tolerance of the wanted latency."""
         return all(abs(self.wanted / s - 1) <= TOLERANCE for s in self.speedups)
+
+    @property
+    def variant(self) -> bool:
+        """Whether it trains the plans of ours in another way."""
+        return self.arm.startswith(VARIANT)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of start and training on one core, the mean over the seeds."""
+        return float(np.mean([row["start_s"] + row["seconds"] for row in self.trainings]))
 
     @property
     def val(self) -> float:
@@ -95,7 +109,7 @@ class NetworkFigures:
     @cached_property
     def _tests(self) -> Mapping[tuple[object, ...], Hits]:
         return {
-            (r["plan"], r["start"], r["rate"], r["seed"]): unpack(r["classes"]) == self.labels
+            (r["plan"], r["course"], r["rate"], r["seed"]): unpack(r["classes"]) == self.labels
             for r in self._of("test")
         }
 
@@ -123,17 +137,18 @@ class NetworkFigures:
     def _cell(self, arm: str, wanted: float) -> Cell:
         plans = [r for r in self._of("plan") if (r["arm"], r["speedup"]) == (arm, wanted)]
         measured = {r["plan"]: float(r["speedup"]) for r in self._of("latency")}
-        start, rate = ARM_STARTS[arm], self.rate(arm)
-        rows = {(r["plan"], r["start"], r["rate"], r["seed"]): r for r in self._of("training")}
+        course, rate = ARM_COURSES[arm], self.rate(arm)
+        rows = {(r["plan"], r["course"], r["rate"], r["seed"]): r for r in self._of("training")}
         seeds = sorted({r["seed"] for r in self._of("training")})
         by_seed = {seed: _pick(plans, seed) for seed in seeds}
-        keys = [(plan["plan"], start, rate, seed) for seed, plan in by_seed.items()]
+        keys = [(plan["plan"], course, rate, seed) for seed, plan in by_seed.items()]
         missing = [key for key in keys if key not in rows or key not in self._tests]
         if missing:
             raise UsageError(
                 f"{self.name} {arm} at {wanted:g}x lacks the training or test {missing[0]}; "
                 "finish the study first (python -m studies.glyphs)"
             )
+        start = COURSES[course].start
         before = [self._tests[plan["plan"], start, None, None] for plan in plans]
         return Cell(
             arm,
@@ -148,7 +163,8 @@ class NetworkFigures:
 
     def rate(self, arm: str) -> float:
         """Returns the learning rate that an arm chose on ``val``, the lowest of equals."""
-        rows = self._of("training")
+        rows, course = self._of("training"), ARM_COURSES[arm]
+        rates = COURSES[course].rates or self._rates
         seed = min(row["seed"] for row in rows)
         plans = [row for row in self._of("plan") if row["arm"] == arm]
         near = min((row["speedup"] for row in plans), key=lambda s: abs(s - self._tuned_at))
@@ -156,8 +172,8 @@ class NetworkFigures:
         found = {
             row["rate"]: row["val"]
             for row in rows
-            if (row["plan"], row["start"], row["seed"]) == (plan, ARM_STARTS[arm], seed)
-            and row["rate"] in self._rates
+            if (row["plan"], row["course"], row["seed"]) == (plan, course, seed)
+            and row["rate"] in rates
         }
         return float(max(sorted(found), key=lambda rate: found[rate]))
 

@@ -16,10 +16,11 @@ from functools import partial
 
 import torch
 
+from studies.arms import ARMS
 from studies.command import conduct, shared_parser
 from studies.journal import Journal
 from studies.planning import TableJob, make_latencies, make_plans, make_table, tables_of
-from studies.settings import ARMS, NETWORKS, ROOT, Network, Settings
+from studies.settings import NETWORKS, ROOT, Network, Settings
 from studies.testing import make_tests
 from studies.training import JOURNAL, Training, done_trainings, due, train
 from studies.workers import Clock, run_jobs

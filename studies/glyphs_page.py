@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from studies.arms import ARMS
 from studies.figures import Cell, NetworkFigures
 from studies.planning import TOLERANCE
-from studies.settings import ARMS
 from studies.statistics import SAMPLES, Interval
 from trt_layermerge.core.jsonio import Json, read_lines
 
@@ -70,10 +70,11 @@ def _how(header: Json, rows: list[Json], networks: list[NetworkFigures]) -> list
         "nearest that it has; `!` marks where that is farther away. Only arms that measure within "
         f"{2 * TOLERANCE:.0%} of ours are compared with it in words. The speed-ups "
         "below come from one last run in which all plans of a network were timed in turns with the "
-        "original. Every arm is trained "
-        "with the same images, epochs, augmentation and distillation, and chose its learning rate "
-        f"among {rates} on `val`, with the first seed at {settings['tuned_at']:g}x. `test` was "
-        "opened once for each network, after everything was chosen.",
+        "original. Unless its line says otherwise, every arm is trained with the same images, "
+        "epochs, augmentation and distillation (those of the recipe: by the original's answers, "
+        f"without labels). It chose its learning rate among {rates} on `val`, with the first seed "
+        f"at {settings['tuned_at']:g}x. `test` was "
+        "opened once for each finished network, after everything of its arm was chosen.",
         "",
         "Intervals are 95 % of "
         f"{SAMPLES:,} bootstrap replicates that draw fonts and seeds anew; differences are paired "
@@ -103,8 +104,8 @@ def _network(network: NetworkFigures) -> list[str]:
     ]
     for wanted in dict.fromkeys(cell.wanted for cell in network.cells.values()):
         cells = [cell for cell in network.cells.values() if cell.wanted == wanted]
-        lines += ["", *_budget(network, wanted, cells)]
-    return [*lines, "", *_untrained(network), "", *_cost(network)]
+        lines += ["", *_budget(network, wanted, [cell for cell in cells if not cell.variant])]
+    return [*lines, "", *_variants(network), *_untrained(network), "", *_cost(network)]
 
 
 def _budget(network: NetworkFigures, wanted: float, cells: list[Cell]) -> list[str]:
@@ -155,6 +156,32 @@ def _verdict(network: NetworkFigures, wanted: float, ours: Cell, cells: list[Cel
     return [" ".join(sentences)]
 
 
+def _variants(network: NetworkFigures) -> list[str]:
+    """Returns the table of everything that is done to the plans of ours, with its time."""
+    cells = [cell for cell in network.cells.values() if cell.variant or cell.arm == "ours"]
+    if not any(cell.variant for cell in cells):
+        return []
+    lines = [
+        f"### {network.name}, ours chosen or trained in other ways",
+        "",
+        "Seconds are those of start and training on one core, the mean over the seeds; other work "
+        "on the machine lengthens them.",
+        "",
+        "| arm | wanted | measured | rate | val | test | points lost | ours minus this | s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for cell in sorted(cells, key=lambda cell: cell.wanted):
+        ours = network.cells["ours", cell.wanted]
+        lead = "-" if cell is ours else _points(network.against(ours.hits, cell.hits))
+        lines.append(
+            f"| {cell.arm} | {cell.wanted:g}x | {_speedups(cell)} | {cell.rate:g} | {cell.val:.1%} "
+            f"| {_share(network.accuracy(cell.hits))} "
+            f"| {_points(network.against(network.original, cell.hits))} | {lead} "
+            f"| {cell.seconds:.0f} |"
+        )
+    return [*lines, ""]
+
+
 def _untrained(network: NetworkFigures) -> list[str]:
     lines = [
         f"### {network.name}, before training",
@@ -169,11 +196,13 @@ def _untrained(network: NetworkFigures) -> list[str]:
         f"| {cell.arm} | {cell.wanted:g}x | {_speedups(cell)} "
         f"| {_share(network.accuracy(cell.untrained))} |"
         for cell in network.cells.values()
+        if not cell.variant
     ]
 
 
 def _cost(network: NetworkFigures) -> list[str]:
-    seconds = [row["seconds"] for cell in network.cells.values() for row in cell.trainings]
+    cells = [cell for cell in network.cells.values() if not cell.variant]
+    seconds = [row["start_s"] + row["seconds"] for cell in cells for row in cell.trainings]
     tables = "; ".join(
         f"{row['entries']} entries of the {row['tables']} table in {row['seconds']:.0f} s "
         f"({row['seconds'] / max(1, row['entries']):.2f} s each)"

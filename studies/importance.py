@@ -19,12 +19,13 @@ from typing import get_args
 
 import torch
 
+from studies.arms import ARMS
 from studies.candidates import Method, Scoring, additivity, objectives, score
 from studies.command import conduct, shared_parser
 from studies.glyphs import note_network
 from studies.journal import Journal
 from studies.planning import TableJob, make_latencies, make_table
-from studies.settings import ARMS, NETWORKS, ROOT, Settings, open_context
+from studies.settings import NETWORKS, ROOT, Settings, open_context
 from studies.workers import Clock, run_jobs
 from trt_layermerge.core.jsonio import Json
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from studies.arms import ARMS, Arm, Tables
 from studies.journal import Journal
-from studies.settings import Arm, Network, Settings, Tables, open_context, with_values
+from studies.settings import Network, Settings, open_context, with_values
 from studies.workers import Checking, Clock
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.conv import spec_from_json
@@ -76,20 +77,36 @@ def tables_of(settings: Settings) -> tuple[Tables, ...]:
 
 def make_plans(settings: Settings, network: Network, journal: Journal, clock: Clock) -> None:
     """Finds the plans of a network that the journal lacks, then measures all new ones together."""
-    done = {(r["network"], r["arm"], r["speedup"], r["pick"]) for r in journal.of("plan")}
+    choosers = {arm.name: arm.chooser for arm in ARMS}
     for arm in settings.arms:
         for speedup in settings.speedups_of(arm):
             for pick in settings.seeds if arm.mode == "random" else (0,):
-                if (network.name, arm.name, speedup, pick) in done:
+                same = [
+                    row
+                    for row in journal.of("plan")
+                    if (row["network"], row["speedup"], row["pick"])
+                    == (network.name, speedup, pick)
+                    and choosers[row["arm"]] == arm.chooser
+                ]
+                if any(row["arm"] == arm.name for row in same):
                     continue
                 clock.check()
                 context = open_context(settings, network, arm.tables)
-                journal.add(**find_plan(context, network.name, arm, speedup, pick))
+                found = same[0] if same else find_plan(context, network.name, arm, speedup, pick)
+                journal.add(**{**found, "arm": arm.name})
     measure_together(settings, network, journal)
 
 
 def find_plan(context: Context, network: str, arm: Arm, speedup: float, pick: int) -> Json:
-    """Returns a row with the arm's plan for a measured speed-up."""
+    """Returns a row with the arm's plan for a measured speed-up.
+
+    Args:
+        context: The run that holds the arm's tables.
+        network: Name of the network.
+        arm: The method; arms with the same ``chooser`` have the same plans.
+        speedup: What the whole network is to measure.
+        pick: Seed of a random plan.
+    """
     started = time.perf_counter()
     original_ms, networks = seen_networks(context)
     target_ms = original_ms / speedup

@@ -16,6 +16,8 @@ STYLES = {
     "depth": ("#8d6b94", "v"),
     "layer": ("#1f5fa8", "^"),
     "random": ("#7a7a7a", "x"),
+    "ours-post-training": ("#4fb286", "P"),
+    "ours-labels": ("#2e4a3f", "D"),
 }
 OTHER = ("#c9a227", "d")
 
@@ -23,7 +25,8 @@ OTHER = ("#c9a227", "d")
 def glyphs_plot(path: Path) -> str:
     """Returns accuracy on ``test`` against measured speed-up, a panel a network.
 
-    Points are means over seeds with their 95 % intervals, small marks the single seeds.
+    Points are means over seeds with their 95 % intervals, small marks the single seeds. Variants of
+    ours without a style of their own are left to the tables.
     """
     _, networks, _ = read_glyphs(path)
     figure, axes = _panels(len(networks))
@@ -32,6 +35,8 @@ def glyphs_plot(path: Path) -> str:
         axis.axhline(original, color="black", lw=0.8, ls="--", label="original")
         for arm in dict.fromkeys(arm for arm, _ in network.cells):
             cells = [cell for cell in network.cells.values() if cell.arm == arm]
+            if cells[0].variant and arm not in STYLES:
+                continue
             _draw_arm(axis, network, arm, sorted(cells, key=lambda cell: cell.speedup))
         axis.set_title(network.name)
         axis.set_xlabel("measured speed-up of the whole network")

@@ -1,23 +1,20 @@
-"""What a study compares: networks, arms, and everything that must be equal among them."""
+"""What the arms of a study have in common: networks, images, effort, tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from studies.arms import ARMS, Arm, Tables
 from trt_layermerge.core.jsonio import Json, sha256_file
 from trt_layermerge.core.unit import Rules
 from trt_layermerge.pipeline import api
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.options import NullReporter, Reporter, RunOptions
-from trt_layermerge.search import Mode
 
 ROOT = Path(__file__).parents[1]
-
-Tables = Literal["full", "paper"]
-"""Which tables an arm chooses from: all rules scored by ``calibrate``, or the published ones."""
 
 SPLITS = ("train", "val", "test")
 
@@ -45,94 +42,6 @@ class Network:
     recipe: Path
     epochs: int
 
-
-@dataclass(frozen=True)
-class Arm:
-    """One method: what it may choose from, what it rewards, and what training starts with.
-
-    Attributes:
-        name: What it is called in tables.
-        tables: Candidates and importance.
-        mode: Which of them it may use; ``random`` chooses blindly.
-        start: Start of fine-tuning.
-        form: Objective (``search.Objective``), ``auto`` as the pipeline chooses.
-        default: Whether it takes part unless others are named.
-        about: One sentence for the page.
-    """
-
-    name: str
-    tables: Tables
-    mode: Mode | Literal["random", "untouched"]
-    start: Literal["repair", "original"]
-    form: Literal["auto", "delta", "exp"] = "auto"
-    default: bool = True
-    about: str = ""
-
-
-ARMS = (
-    Arm("ours", "full", "layermerge", "repair", about="All rules, `calibrate`, repaired start."),
-    Arm(
-        "paper",
-        "paper",
-        "layermerge",
-        "original",
-        about="The published rules, importance by short trainings, Σ exp(Δ), original start.",
-    ),
-    Arm(
-        "depth",
-        "paper",
-        "depth",
-        "original",
-        about="As `paper`, but only activations are removed (Kim et al., ICML 2023).",
-    ),
-    Arm(
-        "layer",
-        "full",
-        "layer",
-        "repair",
-        about="Only whole convolutions or branches are removed; scored by `calibrate`.",
-    ),
-    Arm(
-        "random",
-        "full",
-        "random",
-        "repair",
-        about="A random plan of all rules for each seed, repaired start.",
-    ),
-    Arm(
-        "paper-repaired",
-        "paper",
-        "layermerge",
-        "repair",
-        default=False,
-        about="The plan of `paper` with our start.",
-    ),
-    Arm(
-        "ours-original",
-        "full",
-        "layermerge",
-        "original",
-        default=False,
-        about="The plan of `ours` with the paper's start.",
-    ),
-    Arm(
-        "ours-exp",
-        "full",
-        "layermerge",
-        "repair",
-        "exp",
-        default=False,
-        about="As `ours`, with the published objective Σ exp(Δ).",
-    ),
-    Arm(
-        "untouched",
-        "full",
-        "untouched",
-        "original",
-        default=False,
-        about="Nothing replaced, trained all the same: what the training itself gives.",
-    ),
-)
 
 NETWORKS = (
     Network("resnet20", ROOT / "engines" / "recipes" / "glyphs-resnet20-cpu.yaml", 100),

@@ -9,16 +9,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from studies.arms import COURSES
 from studies.journal import Journal
 from studies.packed import pack
+from studies.planning import plan_of_row
 from studies.settings import Network, Settings, open_context
 from studies.training import (
-    Start,
     Training,
     chosen_rate,
     done_trainings,
     plan_row,
-    start_of,
     study_context,
     trainings_of,
     weights_of,
@@ -30,6 +30,7 @@ from trt_layermerge.finetune.evaluate import predict
 from trt_layermerge.merge import collapse
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.models import fill
+from trt_layermerge.pipeline.starts import start_network, unfilled
 
 
 def finished(settings: Settings, network: Network, journal: Journal) -> list[Training]:
@@ -55,32 +56,35 @@ def finished(settings: Settings, network: Network, journal: Journal) -> list[Tra
 def make_tests(settings: Settings, network: Network, journal: Journal, clock: Clock) -> None:
     """Writes what every finished network of a study makes of each test image.
 
-    The merged network answers, trained and, for each plan and start, as it was before training.
+    The merged network answers, trained and, for each plan and start, as it was before training
+    (with the first seed).
     """
     jobs = finished(settings, network, journal)
     data = _images(settings, network, journal)
-    before = {(j.network, j.plan, j.start): None for j in jobs}
+    before = {(j.network, j.plan, COURSES[j.course].start): None for j in jobs}
     done = {_key(row) for row in journal.of("test")}
     context = open_context(settings, network, "full")
     if (network.name, None, None, None, None) not in done:
         _test(journal, context.model, data, network.name)
     for name, plan, start in before:
         if (name, plan, start, None, None) not in done:
-            job = Training(name, plan, start, 1.0, 0)
-            model = collapse(start_of(context, plan_row(settings, job), start))
+            job = Training(name, plan, start, 1.0, settings.seeds[0])
+            started = study_context(settings, job)
+            row = plan_row(settings, job)
+            model = collapse(start_network(started, plan_of_row(started, row))[0])
             _test(journal, model, data, name, plan, start)
     for job in jobs:
-        if (job.network, job.plan, job.start, job.rate, job.seed) not in done:
+        if (job.network, job.plan, job.course, job.rate, job.seed) not in done:
             clock.check()
             model = trained(settings, study_context(settings, job), job)
-            _test(journal, model, data, job.network, job.plan, job.start, job.rate, job.seed)
+            _test(journal, model, data, job.network, job.plan, job.course, job.rate, job.seed)
 
 
 def trained(settings: Settings, context: Context, job: Training) -> nn.Module:
     """Returns the merged network of a training."""
-    relaxed = start_of(context, plan_row(settings, job), "original")
-    fill(relaxed, weights_of(settings, job))
-    return collapse(relaxed.eval())
+    network = unfilled(context, plan_of_row(context, plan_row(settings, job)))
+    fill(network, weights_of(settings, job))
+    return collapse(network.eval())
 
 
 def _test(
@@ -89,7 +93,7 @@ def _test(
     data: LabelledData,
     network: str,
     plan: str | None = None,
-    start: Start | None = None,
+    course: str | None = None,
     rate: float | None = None,
     seed: int | None = None,
 ) -> None:
@@ -99,7 +103,7 @@ def _test(
         kind="test",
         network=network,
         plan=plan,
-        start=start,
+        course=course,
         rate=rate,
         seed=seed,
         accuracy=float((classes == labels_of(data)).mean()),
@@ -108,7 +112,7 @@ def _test(
 
 
 def _key(row: dict[str, object]) -> tuple[object, ...]:
-    return tuple(row[name] for name in ("network", "plan", "start", "rate", "seed"))
+    return tuple(row[name] for name in ("network", "plan", "course", "rate", "seed"))
 
 
 def _images(settings: Settings, network: Network, journal: Journal) -> LabelledData:

@@ -6,35 +6,33 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from safetensors.torch import save
 
+from studies.arms import COURSES, Arm
 from studies.planning import plan_of_row
-from studies.settings import Arm, Settings, open_context, with_values
+from studies.settings import Settings, open_context, with_values
 from studies.workers import Clock
 from trt_layermerge.core.jsonio import Json, read_lines, sha256_json, write_bytes
 from trt_layermerge.finetune.evaluate import accuracy
 from trt_layermerge.finetune.loop import finetune
 from trt_layermerge.finetune.losses import DivergedError
-from trt_layermerge.merge import RelaxedNet, relax
 from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.repaired import repaired
+from trt_layermerge.pipeline.sections import FinetuneSection
 from trt_layermerge.pipeline.stages.finetune import training_recipe
+from trt_layermerge.pipeline.starts import aids, start_network
 
 JOURNAL = "results.jsonl"
 """File of a study's results, in its folder."""
 
-Start = Literal["repair", "original"]
-
 
 @dataclass(frozen=True)
 class Training:
-    """One training. Arms whose plans and starts are the same share it."""
+    """One training. Arms whose plans and courses are the same share it."""
 
     network: str
     plan: str
-    start: Start
+    course: str
     rate: float
     seed: int
 
@@ -51,7 +49,7 @@ Done = dict[Training, Json]
 def done_trainings(rows: Iterable[Json]) -> Done:
     """Returns the trainings of a journal's rows."""
     return {
-        Training(r["network"], r["plan"], r["start"], r["rate"], r["seed"]): r
+        Training(r["network"], r["plan"], r["course"], r["rate"], r["seed"]): r
         for r in rows
         if r["kind"] == "training"
     }
@@ -81,7 +79,7 @@ def trainings_of(
         for seed in settings.seeds:
             plan = _plan(plans, network, arm, speedup, seed)
             if plan is not None:
-                found[speedup, seed] = Training(network, plan, arm.start, rate, seed)
+                found[speedup, seed] = Training(network, plan, arm.course, rate, seed)
     return found
 
 
@@ -114,29 +112,35 @@ def train(settings: Settings, job: Training, clock: Clock) -> Json:
         clock: When to stop, after an epoch.
     """
     context = study_context(settings, job)
-    started = time.perf_counter()
-    network = start_of(context, plan_row(settings, job), job.start)
     val = context.data("val")
     assert val is not None
-    recipe = training_recipe(context)
-    assert recipe is not None
+    context.model, context.calibration, context.importance  # noqa: B018 (loaded before)
+    started = time.process_time()
+    network, _ = start_network(context, plan_of_row(context, plan_row(settings, job)))
+    start_s = time.process_time() - started
     before = accuracy(network, val)
-    try:
-        result = finetune(
-            network,
-            context.train,
-            val,
-            recipe,
-            teacher=context.model,
-            state_path=settings.work / "states" / f"{job.name}.safetensors",
-            identity=sha256_json(settings.facts(settings.network(job.network))),
-            on_epoch=lambda _: clock.check(),
-        )
-        history = [round(r.val_accuracy or 0.0, 5) for r in result.history]
-        seconds = sum(r.seconds for r in result.history)
-        after = result.val_accuracy
-    except DivergedError:
-        history, after, seconds = [], 0.0, time.perf_counter() - started
+    after, seconds, history = before, 0.0, []
+    recipe = training_recipe(context)
+    if recipe is not None:
+        views, schedule = aids(context, network, recipe)
+        try:
+            result = finetune(
+                network,
+                context.train,
+                val,
+                recipe,
+                teacher=context.model,
+                views=views,
+                schedule=schedule,
+                state_path=settings.work / "states" / f"{job.name}.safetensors",
+                identity=sha256_json(settings.facts(settings.network(job.network))),
+                on_epoch=lambda _: clock.check(),
+            )
+            history = [round(r.val_accuracy or 0.0, 5) for r in result.history]
+            seconds = sum(r.seconds for r in result.history)
+            after = result.val_accuracy or 0.0
+        except DivergedError:
+            after = 0.0
     write_bytes(
         weights_of(settings, job),
         save({k: v.contiguous() for k, v in network.state_dict().items()}),
@@ -147,6 +151,7 @@ def train(settings: Settings, job: Training, clock: Clock) -> Json:
         "start_val": before,
         "val": after,
         "history": history,
+        "start_s": round(start_s, 1),
         "seconds": round(seconds, 1),
     }
 
@@ -155,17 +160,18 @@ def study_context(settings: Settings, job: Training) -> Context:
     """Returns a context whose recipe trains as the job says.
 
     The same for all arms: both tables hold the same traced network, and repairs are those that
-    ``calibrate`` found best, fitted on the same images.
+    ``calibrate`` found best, fitted on the same images. The seed draws those images too.
     """
     context = open_context(settings, settings.network(job.network), "full")
-    section = context.recipe.finetune
+    own, course = context.recipe.finetune, COURSES[job.course].section
     options = {
-        **section.options,
+        **own.options,
+        **course.get("options", {}),
         "epochs": settings.network(job.network).epochs,
         "lr": job.rate,
-        "seed": job.seed,
     }
-    return with_values(context, finetune=section.model_copy(update={"options": options}))
+    values = {**own.model_dump(), **course, "options": options}
+    return with_values(context, seed=job.seed, finetune=FinetuneSection.model_validate(values))
 
 
 def plan_row(settings: Settings, job: Training) -> Json:
@@ -183,14 +189,6 @@ def weights_of(settings: Settings, job: Training) -> Path:
     return settings.work / "weights" / f"{job.name}.safetensors"
 
 
-def start_of(context: Context, row: Json, start: Start) -> RelaxedNet:
-    """Returns the relaxed network of a plan as training finds it."""
-    plan = plan_of_row(context, row)
-    if start == "repair":
-        return repaired(context, plan)
-    return relax(context.model, context.graph, plan).eval()
-
-
 def _tuning(settings: Settings, network: str, arm: Arm, plans: Sequence[Json]) -> list[Training]:
     """Returns the trainings that an arm chooses its learning rate by."""
     speedup = min(settings.speedups_of(arm), key=lambda s: abs(s - settings.tuned_at))
@@ -198,7 +196,8 @@ def _tuning(settings: Settings, network: str, arm: Arm, plans: Sequence[Json]) -
     plan = _plan(plans, network, arm, speedup, seed)
     if plan is None:
         return []
-    return [Training(network, plan, arm.start, rate, seed) for rate in settings.rates]
+    rates = COURSES[arm.course].rates or settings.rates
+    return [Training(network, plan, arm.course, rate, seed) for rate in rates]
 
 
 def _plan(plans: Sequence[Json], network: str, arm: Arm, speedup: float, seed: int) -> str | None:

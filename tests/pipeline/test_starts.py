@@ -139,7 +139,7 @@ def test_collapsed_blocks_are_trained_as_single_convolutions(runs: Path, start: 
 def test_annealed_activations_are_gone_in_the_end(runs: Path) -> None:
     overrides = {"finetune.start": "original", "finetune.anneal": 0.5}
     context = open_run(None, options(runs, **overrides), NullReporter())
-    network, _ = start_network(context)
+    network, _ = start_network(context, context.plan)
     recipe = training_recipe(context)
     assert recipe is not None
     _, schedule = aids(context, network, recipe)

@@ -4,15 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from studies.settings import ARMS, Network, Settings
+from studies.arms import ARMS
+from studies.settings import Network, Settings
 from tests.pipeline.tiny import write_project
 
 CHANGES = {"measure.networks": 4, "importance.fit_images": 32, "importance.score_images": 32}
 
 
 def tiny_settings(folder: Path, work: Path) -> Settings:
-    """A study of the tiny network, timed by the fake backend: two arms, one speed-up, two seeds."""
-    arms = tuple(arm for arm in ARMS if arm.name in ("ours", "random"))
+    """A study of the tiny network, timed by the fake backend: three arms, a speed-up, two seeds."""
+    arms = tuple(arm for arm in ARMS if arm.name in ("ours", "random", "ours-post-training"))
     return Settings(
         work=work,
         networks=(Network("tiny", folder / "tiny.yaml", 2),),

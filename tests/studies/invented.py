@@ -47,17 +47,24 @@ def plan(arm: str, name: str, pick: int = 0) -> dict[str, Any]:
 
 
 def training(
-    name: str, start: str, rate: float, seed: int, val: float, seconds: float = 3.0
+    name: str, course: str, rate: float, seed: int, val: float, seconds: float = 3.0
 ) -> dict[str, Any]:
     """The row of a training."""
-    key = {"network": "net", "plan": name, "start": start, "rate": rate, "seed": seed}
-    return {"kind": "training", **key, "val": val, "start_val": 0.1, "seconds": seconds}
+    key = {"network": "net", "plan": name, "course": course, "rate": rate, "seed": seed}
+    return {
+        "kind": "training",
+        **key,
+        "val": val,
+        "start_val": 0.1,
+        "start_s": 0.0,
+        "seconds": seconds,
+    }
 
 
-def tested(name: str | None, start: str | None, rate: float | None, seed: int | None) -> Any:
+def tested(name: str | None, course: str | None, rate: float | None, seed: int | None) -> Any:
     """The row of a test."""
     wrong = WRONG.get((name, seed), ()) if name and seed is not None else (7,)
-    key = {"network": "net", "plan": name, "start": start, "rate": rate, "seed": seed}
+    key = {"network": "net", "plan": name, "course": course, "rate": rate, "seed": seed}
     return {"kind": "test", **key, "classes": classes(wrong)}
 
 

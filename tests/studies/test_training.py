@@ -3,9 +3,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from studies.settings import ARMS, Network, Settings
-from studies.training import Training, chosen_rate, due
-from trt_layermerge.core.jsonio import Json
+import pytest
+
+from studies.arms import ARMS, COURSES
+from studies.glyphs import run_study
+from studies.settings import Network, Settings
+from studies.testing import trained
+from studies.training import JOURNAL, Training, chosen_rate, due, study_context, train
+from studies.workers import Clock
+from tests.studies.conftest import tiny_settings
+from trt_layermerge.core.jsonio import Json, read_lines
+from trt_layermerge.finetune.evaluate import accuracy
 
 OURS, EXP, RANDOM = (
     next(a for a in ARMS if a.name == name) for name in ("ours", "ours-exp", "random")
@@ -62,3 +70,37 @@ def test_random_plans_differ_by_seed() -> None:
     plans = [plan("random", 2.0, "r", 0), plan("random", 2.0, "s", 1)]
     done: dict[Training, Json] = {job("r", rate, 0): {"val": rate} for rate in (0.1, 0.2)}
     assert due(random, plans, done)[0] == [job("s", 0.2, 1)]
+
+
+def test_arms_of_the_same_chooser_have_the_same_plans() -> None:
+    ours = {arm.name for arm in ARMS if arm.chooser == OURS.chooser}
+    assert ours == {"ours", *(f"ours-{name}" for name in COURSES if name != "repair")}
+
+
+def test_post_training_has_no_learning_rate_to_choose() -> None:
+    arm = next(a for a in ARMS if a.name == "ours-post-training")
+    jobs, total = due(replace(SETTINGS, arms=(arm,)), [plan(arm.name, 2.0, "b")], {})
+    assert [(job.course, job.rate, job.seed) for job in jobs] == [("post-training", 0.003, 0)]
+    assert total == 1 + 3
+
+
+@pytest.fixture(scope="module")
+def planned(project: Path) -> Settings:
+    """A study whose plans are found."""
+    settings = tiny_settings(project, project / "courses")
+    run_study(settings, until="plan", tell=lambda _: None)
+    return settings
+
+
+@pytest.mark.parametrize("course", COURSES)
+def test_what_is_tested_is_what_was_trained(planned: Settings, course: str) -> None:
+    _, rows = read_lines(planned.work / JOURNAL, "glyphs")
+    name = next(r["plan"] for r in rows if r["kind"] == "plan" and r["arm"] == "ours")
+    job = Training("tiny", name, course, 0.006, 1)
+    row = train(planned, job, Clock())
+    assert len(row["history"]) == (0 if course == "post-training" else 2)
+    context = study_context(planned, job)
+    val = context.data("val")
+    assert val is not None
+    found = accuracy(trained(planned, context, job), val)
+    assert found == pytest.approx(row["val"], abs=1.5 / len(val))  # float32: a tie may fall over

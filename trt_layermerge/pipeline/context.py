@@ -200,12 +200,10 @@ class Context:
 
     def relaxed(self, weights: str | None) -> RelaxedNet:
         """Returns the network that is trained, with the weights of a file of the run."""
-        from trt_layermerge.merge import collapse_early, relax
         from trt_layermerge.pipeline.models import fill
+        from trt_layermerge.pipeline.starts import unfilled
 
-        network = relax(self.model, self.graph, self.plan)
-        if self.recipe.finetune.train == "collapsed":
-            collapse_early(network, None)
+        network = unfilled(self, self.plan)
         if weights is not None:
             fill(network, self.folder / weights)
         return network.eval()

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from trt_layermerge.core.jsonio import Json
+from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.finetune.recipe import FinetuneRecipe
 from trt_layermerge.pipeline.context import Context, images_of
 from trt_layermerge.pipeline.repaired import BATCH, repaired
@@ -21,25 +22,35 @@ HELD_OUT = 256
 """Images at most on which a reconstruction must be better than its start."""
 
 
-def start_network(context: Context) -> tuple[RelaxedNet, Json | None]:
-    """Returns the chosen plan's network before the training, and what reconstruction came to."""
+def start_network(context: Context, plan: MergePlan) -> tuple[RelaxedNet, Json | None]:
+    """Returns a plan's network before the training, and what reconstruction came to."""
     import torch
 
     from trt_layermerge.merge import collapse_early
 
     section = context.recipe.finetune
-    network = repaired(context, context.plan) if section.start == "repair" else bare(context)
+    network = repaired(context, plan) if section.start == "repair" else bare(context, plan)
     told = reconstructed(context, network) if section.reconstruct.steps else None
     if section.train == "collapsed":
         collapse_early(network, torch.split(images_of(context.calibration[0]), BATCH))
     return network, told
 
 
-def bare(context: Context) -> RelaxedNet:
-    """Returns the chosen plan's network with the original weights, all blocks unmerged."""
+def bare(context: Context, plan: MergePlan) -> RelaxedNet:
+    """Returns a plan's network with the original weights, all blocks unmerged."""
     from trt_layermerge.merge import relax
 
-    return relax(context.model, context.graph, context.plan).eval()
+    return relax(context.model, context.graph, plan).eval()
+
+
+def unfilled(context: Context, plan: MergePlan) -> RelaxedNet:
+    """Returns a plan's network as it is trained, for weights to be filled in."""
+    from trt_layermerge.merge import collapse_early
+
+    network = bare(context, plan)
+    if context.recipe.finetune.train == "collapsed":
+        collapse_early(network, None)
+    return network
 
 
 def reconstructed(context: Context, network: RelaxedNet) -> Json:

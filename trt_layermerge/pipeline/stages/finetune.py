@@ -54,7 +54,7 @@ def _run(context: Context) -> tuple[str, ...]:
 
     recipe, section = training_recipe(context), context.recipe.finetune
     _note_what_to_expect(context, recipe)
-    network, reconstruction = start_network(context)
+    network, reconstruction = start_network(context, context.plan)
     save_weights(network, context, "repaired.safetensors")
     val = context.data("val")
     start = known_accuracy(network, val)

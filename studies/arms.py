@@ -1,0 +1,166 @@
+"""The methods that a study compares: what each may choose, and how its plans are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from trt_layermerge.search import Mode
+
+Tables = Literal["full", "paper"]
+"""Which tables an arm chooses from: all rules scored by ``calibrate``, or the published ones."""
+
+Start = Literal["repair", "original"]
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a plan becomes a finished network.
+
+    Attributes:
+        about: One sentence for the page.
+        section: Values of the recipe's ``finetune`` section; its ``options`` are added to those of
+            the recipe.
+        rates: Learning rates to choose from; None for those of the study.
+    """
+
+    about: str
+    section: Mapping[str, Any]
+    rates: tuple[float, ...] | None = None
+
+    @property
+    def start(self) -> Start:
+        """What it starts with."""
+        found: Start = self.section["start"]
+        return found
+
+
+REPAIR, ORIGINAL = {"start": "repair"}, {"start": "original"}
+RECONSTRUCT = {"reconstruct": {"steps": 300}}
+NO_MIXUP = ["affine:10", "shift:2", "permute:1", "invert:0.5"]
+"""The recipe's augmentation without mixup, whose images no label fits."""
+
+COURSES: Mapping[str, Course] = {
+    "repair": Course("Repaired, then trained by the original's answers alone: no labels.", REPAIR),
+    "original": Course("Original weights, the paper's start; then as `repair`.", ORIGINAL),
+    "annealed": Course(
+        "As `original`, with removed activations fading out over half of the training.",
+        {**ORIGINAL, "anneal": 0.5},
+    ),
+    "collapsed": Course(
+        "As `repair`, merged before the training, identity-start BN behind.",
+        {**REPAIR, "train": "collapsed"},
+    ),
+    "reconstructed": Course(
+        "As `repair`, with 300 steps towards the original's values in between.",
+        {**REPAIR, **RECONSTRUCT},
+    ),
+    "features": Course(
+        "As `repair`, with the outputs of changed blocks distilled too.",
+        {**REPAIR, "options": {"feature_weight": 1.0}},
+    ),
+    "labels": Course(
+        "As `repair`, by labels and the original's answers in equal shares; no mixup.",
+        {**REPAIR, "options": {"distill_weight": 0.5, "augment": NO_MIXUP}},
+    ),
+    "labels-only": Course(
+        "As `repair`, by labels alone; no mixup.",
+        {**REPAIR, "options": {"distill_weight": 0.0, "augment": NO_MIXUP}},
+    ),
+    "post-training": Course(
+        "Repaired, then 300 steps towards the original's values: no labels, no fine-tuning.",
+        {**REPAIR, **RECONSTRUCT, "preset": "none"},
+        (3e-3,),
+    ),
+}
+"""Courses by name. The first is the recipe's own."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method: what it may choose from, what it rewards, and how its plans are trained.
+
+    Attributes:
+        name: What it is called in tables; variants of ours begin with ``ours-``.
+        tables: Candidates and importance.
+        mode: Which of them it may use; ``random`` chooses blindly.
+        course: Name in ``COURSES``.
+        form: Objective (``search.Objective``), ``auto`` as the pipeline chooses.
+        default: Whether it takes part unless others are named.
+        about: One sentence for the page.
+    """
+
+    name: str
+    tables: Tables
+    mode: Mode | Literal["random", "untouched"]
+    course: str
+    about: str
+    form: Literal["auto", "delta", "exp"] = "auto"
+    default: bool = True
+
+    @property
+    def chooser(self) -> tuple[str, str, str]:
+        """What decides its plans: arms that have it in common have the same ones."""
+        return self.tables, self.mode, self.form
+
+
+def _ours(course: str, default: bool = False) -> Arm:
+    """Returns the arm that trains the plans of ours in another way."""
+    about = COURSES[course].about
+    return Arm(f"ours-{course}", "full", "layermerge", course, about, default=default)
+
+
+ARMS = (
+    Arm("ours", "full", "layermerge", "repair", "All rules, `calibrate`, repaired start."),
+    Arm(
+        "paper",
+        "paper",
+        "layermerge",
+        "original",
+        "The published rules, importance by short trainings, Σ exp(Δ), original start.",
+    ),
+    Arm(
+        "depth",
+        "paper",
+        "depth",
+        "original",
+        "As `paper`, but only activations are removed (Kim et al., ICML 2023).",
+    ),
+    Arm(
+        "layer",
+        "full",
+        "layer",
+        "repair",
+        "Only whole convolutions or branches are removed; scored by `calibrate`, repaired start.",
+    ),
+    Arm("random", "full", "random", "repair", "A random plan of all rules a seed, repaired start."),
+    Arm(
+        "paper-repaired",
+        "paper",
+        "layermerge",
+        "repair",
+        "The plan of `paper` with our start.",
+        default=False,
+    ),
+    Arm(
+        "ours-exp",
+        "full",
+        "layermerge",
+        "repair",
+        "As `ours`, with the published objective Σ exp(Δ).",
+        form="exp",
+        default=False,
+    ),
+    _ours("post-training", default=True),
+    _ours("labels", default=True),
+    *(_ours(name) for name in COURSES if name not in ("repair", "post-training", "labels")),
+    Arm(
+        "untouched",
+        "full",
+        "untouched",
+        "original",
+        "Nothing replaced, trained all the same: what the training itself gives.",
+        default=False,
+    ),
+)
