@@ -1,13 +1,16 @@
-"""Writes all pages of results anew from their recorded figures: ``python -m tests.bench.pages``.
+"""Writes pages of results, and figures in other documents, from what is recorded.
 
-For when the words of a page have changed; measuring writes its page by itself.
+Run as ``python -m tests.bench.pages`` when something was measured anew (which writes its own page,
+not the documents that quote it), or when the words of a page have changed.
 """
 
 from __future__ import annotations
 
 import importlib
 
+from tests.bench.quotes import quotes
 from tests.bench.results import Page
+from trt_layermerge.core.jsonio import write_text
 
 MODULES: tuple[str, ...] = (
     "bm_demo",
@@ -29,11 +32,14 @@ def page_of(module: str) -> Page:
 
 
 def main() -> None:
-    """Writes every page."""
+    """Writes every page, and the figures in every document that quotes some."""
     for module in MODULES:
         page = page_of(module)
         page.write()
         print(page.path)
+    for quote in quotes():
+        text = quote.path.read_text(encoding="utf-8")
+        write_text(quote.path, quote.updated(text))
 
 
 if __name__ == "__main__":
