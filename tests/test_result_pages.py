@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.pages import MODULES, page_of
-from tests.bench.results import Page, measured_by
+from studies.report import PAGES
+from tests.bench.pages import AWAITED, MODULES, page_of
+from tests.bench.results import RESULTS, Page, measured_by
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import CorruptInputError, UsageError
 
@@ -16,6 +17,23 @@ from trt_layermerge.errors import CorruptInputError, UsageError
 def test_a_page_is_made_of_its_recorded_figures(module: str) -> None:
     page = page_of(module)
     assert page.path.read_text(encoding="utf-8") == page.read()
+
+
+def test_no_page_is_typed_by_hand() -> None:
+    made = {page_of(module).path.name for module in (*MODULES, *AWAITED)}
+    made |= {page.name for page in PAGES}
+    assert {path.name for path in RESULTS.glob("*.md")} <= made
+
+
+@pytest.mark.parametrize("module", AWAITED)
+def test_a_page_whose_figures_are_recorded_is_not_awaited(module: str) -> None:
+    assert not page_of(module).data.exists()
+
+
+def test_every_benchmark_with_a_page_is_known() -> None:
+    folder = RESULTS.parents[1] / "tests" / "bench"
+    having = [p.stem for p in folder.glob("*.py") if "\nPAGE = " in p.read_text(encoding="utf-8")]
+    assert sorted(having) == sorted((*MODULES, *AWAITED))
 
 
 def words(header: Json, rows: list[Json]) -> str:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torchvision
 from safetensors.torch import load_file
 from torch import nn
 
@@ -60,6 +59,8 @@ def glyph_net(name: str) -> nn.Module:
 
 def torchvision_net(name: str) -> nn.Module:
     """Returns a torchvision network with random weights of a seed."""
+    import torchvision
+
     torch.manual_seed(SEED)
     network: nn.Module = torchvision.models.get_model(name, weights=None)
     return network.eval()

@@ -11,13 +11,15 @@ keeps as many convolutions as it can. Writes ``docs/results/gpu.md``.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from dataclasses import asdict
 
 from tests.bench.bm_predict import Outcome, merged, run
-from tests.bench.predict_page import NETWORKS, case_lines
+from tests.bench.predict_page import NETWORKS, Case, case_lines
+from tests.bench.results import Page, measured_by
 from trt_layermerge.backends import Backend, get_backend
 from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.core.device import Precision
+from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.tables import ImportanceEntry, ImportanceTable
 from trt_layermerge.errors import DeviceError, InfeasibleBudgetError
 from trt_layermerge.measure import speedup, time_models
@@ -27,7 +29,6 @@ from trt_layermerge.search import solve
 
 DEFAULT = ("mobilenet_v2", "resnet34")
 SPEEDUPS = (1.5, 2.0)
-RESULT = Path(__file__).parents[2] / "docs" / "results" / "gpu.md"
 CHOICES: dict[str, dict[str, str]] = {
     "tensorrt": {},
     "tensorrt_rtx": {},
@@ -51,8 +52,8 @@ def first_that_runs(precision: Precision) -> Backend:
     raise SystemExit("no backend runs on a GPU here")
 
 
-def searched(outcome: Outcome, backend: Backend, precision: Precision) -> list[str]:
-    """Returns the Markdown lines of plans for a speed-up, promised and measured."""
+def searched(outcome: Outcome, backend: Backend, precision: Precision) -> Json:
+    """Returns plans for a speed-up, promised and measured."""
     entries = {
         c.key: ImportanceEntry(float(len(c.kept) - len(c.block)), "convolutions kept")
         for c in outcome.faster
@@ -74,25 +75,52 @@ def searched(outcome: Outcome, backend: Backend, precision: Precision) -> list[s
     networks = [model, *(merged(model, outcome.graph, plan) for plan in plans.values())]
     models = [onnx_of(network, outcome.example, precision) for network in networks]
     reference, *timings = time_models(models, backend)
+    found = []
+    for (wanted, plan), timing in zip(plans.items(), timings, strict=True):
+        ratio = asdict(speedup(reference, timing))
+        found.append(
+            {"wanted": wanted, "promised_ms": plan.latency_ms, "ms": timing.ms, "speedup": ratio}
+        )
+    doubts = {doubt for timing in (reference, *timings) for doubt in timing.doubts()}
+    return {
+        "original_ms": reference.ms,
+        "method": reference.method,
+        "plans": found,
+        "doubts": sorted(doubts),
+    }
+
+
+def searched_lines(found: Json) -> list[str]:
+    """Returns the Markdown lines of plans for a speed-up."""
     lines = [
-        f"Original {reference.ms:.4f} ms, timed by {reference.method}.",
+        f"Original {found['original_ms']:.4f} ms, timed by {found['method']}.",
         "",
         "| asked for | promised ms | measured ms | error | speed-up (p10 to p90) |",
         "|---|---|---|---|---|",
     ]
-    for (wanted, plan), timing in zip(plans.items(), timings, strict=True):
-        ratio = speedup(reference, timing)
+    for plan in found["plans"]:
+        promised, ms, ratio = plan["promised_ms"], plan["ms"], plan["speedup"]
         lines.append(
-            f"| {wanted:g}x | {plan.latency_ms:.4f} | {timing.ms:.4f} | "
-            f"{plan.latency_ms / timing.ms - 1:+.1%} | "
-            f"{ratio.value:.2f}x ({ratio.p10:.2f} to {ratio.p90:.2f}) |"
+            f"| {plan['wanted']:g}x | {promised:.4f} | {ms:.4f} | {promised / ms - 1:+.1%} "
+            f"| {ratio['value']:.2f}x ({ratio['p10']:.2f} to {ratio['p90']:.2f}) |"
         )
-    doubts = {doubt for timing in (reference, *timings) for doubt in timing.doubts()}
-    return [*lines, "", *(f"- {doubt}" for doubt in sorted(doubts)), ""]
+    return [*lines, "", *(f"- {doubt}" for doubt in found["doubts"])]
+
+
+def text(header: Json, rows: list[Json]) -> str:
+    """Returns the page."""
+    lines = ["# Latency on a GPU", "", measured_by("bm_gpu", header), ""]
+    lines += [f"Device: {header['device']}, {header['precision']}, batch 1."]
+    for row in rows:
+        lines += ["", *case_lines(Case.of(row["case"])), "", *searched_lines(row["searched"])]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+PAGE = Page("gpu", text)
 
 
 def main() -> None:
-    """Measures every network, prints the page, and writes it unless the backend was chosen."""
+    """Measures every network, and writes the page unless the backend was chosen."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--backend", help="instead of the first that runs on a GPU; writes nothing")
     parser.add_argument("--precision", default="fp16", choices=("fp32", "fp16"))
@@ -100,14 +128,15 @@ def main() -> None:
     given = parser.parse_args()
     precision: Precision = given.precision
     backend = get_backend(given.backend) if given.backend else first_that_runs(precision)
-    lines = ["# Latency on a GPU", "", f"Device: {backend.device()}, {precision}, batch 1.", ""]
+    rows = []
     for name in given.networks:
         outcome = run(name, "full", backend, precision)
-        found = [*case_lines(outcome.case), *searched(outcome, backend, precision)]
-        print("\n".join(found), flush=True)
-        lines += found
+        rows.append({"case": outcome.case.row(), "searched": searched(outcome, backend, precision)})
+        print(
+            *case_lines(outcome.case), *searched_lines(rows[-1]["searched"]), sep="\n", flush=True
+        )
     if not given.backend:
-        RESULT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        PAGE.record({"device": str(backend.device()), "precision": precision}, rows)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-import torchvision
 from PIL import Image
 from torch import nn
 
@@ -120,6 +119,8 @@ def photos(width: int, height: int, count: int, gap: float) -> tuple[Work, int]:
 @cache
 def network(name: str) -> nn.Module:
     """Returns a torchvision network with random weights."""
+    import torchvision
+
     torch.manual_seed(0)
     model: nn.Module = getattr(torchvision.models, name)(weights=None)
     return model.eval()
