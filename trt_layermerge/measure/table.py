@@ -2,12 +2,10 @@
 
 Specs take turns run by run, not burst by burst: a spec then finds its weights in far caches or in
 memory, as it does inside a network, rather than where its own last run left them. That its maps are
-cold too, and in the outside world's layout, is what ``measure.fit`` corrects. Worst error of
-prediction over 24 plans, 16 others fitted, ONNX Runtime on a busy host, in turns against bursts of
-2 ms: ResNet-18 4.7 and 7.8 %, MobileNetV2 11.9 and 15.9 %.
+cold too, and in the outside world's layout, is what ``measure.fit`` corrects.
 
-A sentinel network in each chunk, to divide out a drifting clock, was tried and left out: on a busy
-host it brought the median difference between repeated tables from 1.2 % to 1.1 % only.
+A sentinel network in each chunk, to divide out a drifting clock, was tried and left out: even on a
+busy host, repeated tables hardly came closer to each other.
 """
 
 from __future__ import annotations
