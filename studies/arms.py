@@ -87,6 +87,7 @@ class Arm:
         mode: Which of them it may use; ``random`` chooses blindly.
         course: Name in ``COURSES``.
         form: Objective (``search.Objective``), ``auto`` as the pipeline chooses.
+        capacity: Its reward for each convolution that keeps an activation, in the scores' unit.
         default: Whether it takes part unless others are named.
         about: One sentence for the page.
     """
@@ -97,12 +98,13 @@ class Arm:
     course: str
     about: str
     form: Literal["auto", "delta", "exp"] = "auto"
+    capacity: float = 0.0
     default: bool = True
 
     @property
-    def chooser(self) -> tuple[str, str, str]:
+    def chooser(self) -> tuple[str, str, str, float]:
         """What decides its plans: arms that have it in common have the same ones."""
-        return self.tables, self.mode, self.form
+        return self.tables, self.mode, self.form, self.capacity
 
 
 def _ours(course: str, default: bool = False) -> Arm:
@@ -150,6 +152,15 @@ ARMS = (
         "repair",
         "As `ours`, with the published objective Σ exp(Δ).",
         form="exp",
+        default=False,
+    ),
+    Arm(
+        "ours-capacity",
+        "full",
+        "layermerge",
+        "repair",
+        "As `ours`, with 0.1 nat for every convolution that keeps an activation.",
+        capacity=0.1,
         default=False,
     ),
     _ours("post-training", default=True),

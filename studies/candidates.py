@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import partial
 
 import numpy as np
 
@@ -16,13 +16,42 @@ from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.jsonio import Json, append_line, read_lines, sha256_json, write_lines
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.errors import InfeasibleBudgetError
+from trt_layermerge.importance import Scorer
+from trt_layermerge.merge.repair import REPAIRS
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.networks import sample_plans
 from trt_layermerge.pipeline.repaired import joint_delta
 from trt_layermerge.pipeline.stages.importance import scorer_of, to_score
 from trt_layermerge.search import Objective, solve
 
-Method = Literal["calibrate", "finetune"]
+
+@dataclass(frozen=True)
+class Variant:
+    """Another way to calibrate.
+
+    Attributes:
+        about: What it is, for the page.
+        images: To fit on, and to score on; None for as many as usual.
+        repairs: Repairs that are tried; none where a kind has none of them.
+    """
+
+    about: str
+    images: int | None = None
+    repairs: tuple[str, ...] = REPAIRS
+
+
+VARIANTS: Mapping[str, Variant] = {
+    "merged": Variant("merged as it is; not for fits, which are nothing before", repairs=("none",)),
+    "ls-zero": Variant("least squares alone, ridge towards zero", repairs=("none", "ls-zero")),
+    "ls-variance": Variant("least squares, variance matched", repairs=("none", "ls-variance")),
+    "images-64": Variant("64 images to fit on, 64 to score on", images=64),
+    "images-128": Variant("128 and 128 images", images=128),
+    "images-2048": Variant("2,048 and 2,048 images", images=2048),
+}
+"""Ways to calibrate besides the default, by name."""
+
+METHODS = ("calibrate", "finetune")
+"""The default and the paper's protocol."""
 
 SHARES = (0.85, 0.75, 0.65, 0.55, 0.45)
 """Predicted latencies at which objectives are compared, as shares of the original's."""
@@ -33,10 +62,10 @@ REACH = 0.15
 
 @dataclass(frozen=True)
 class Scoring:
-    """The same candidates of a network scored by one method under one seed."""
+    """The same candidates of a network scored by one method or variant under one seed."""
 
     network: str
-    method: Method
+    method: str
     seed: int
     count: int
 
@@ -68,7 +97,8 @@ def score(settings: Settings, job: Scoring, clock: Clock) -> list[Json]:
     """
     context = open_context(settings, settings.network(job.network), "full")
     wanted = drawn(to_score(context), job.count)
-    chosen = published(context, job.seed) if job.method == "finetune" else context
+    if job.method == "merged":
+        wanted = [c for c in wanted if c.kind != "fit"]
     path = settings.work / "scores" / f"{job.name}.jsonl"
     if not path.exists():
         write_lines(path, "scores", {}, ())
@@ -77,12 +107,12 @@ def score(settings: Settings, job: Scoring, clock: Clock) -> list[Json]:
     missing = [c for c in wanted if key_of(c) not in done]
     if not missing:
         return rows
-    started = time.perf_counter()
-    scorer = scorer_of(with_values(chosen, seed=job.seed))()
-    prepared = time.perf_counter() - started
+    started = time.process_time()
+    scorer = scorer_for(context, job)()
+    prepared = time.process_time() - started
     for candidate in missing:
         clock.check()
-        started = time.perf_counter()
+        started = time.process_time()
         entry = scorer.entry(candidate)
         row = {
             "kind": "score",
@@ -93,12 +123,25 @@ def score(settings: Settings, job: Scoring, clock: Clock) -> list[Json]:
             "candidate": candidate.kind,
             "about": str(candidate),
             "delta": entry.delta,
-            "seconds": time.perf_counter() - started,
+            "seconds": time.process_time() - started,
             "prepared_s": prepared,
         }
         append_line(path, row)
         rows.append(row)
     return rows
+
+
+def scorer_for(context: Context, job: Scoring) -> Callable[[], Scorer]:
+    """Returns what makes the scorer of a method or variant under the job's seed."""
+    if job.method == "finetune":
+        return scorer_of(published(context, job.seed))
+    variant = VARIANTS.get(job.method, Variant(""))
+    section = context.recipe.importance
+    if variant.images is not None:
+        images = {"fit_images": variant.images, "score_images": variant.images}
+        section = section.model_copy(update=images)
+    made = scorer_of(with_values(context, seed=job.seed, importance=section))
+    return partial(made, repairs=variant.repairs)
 
 
 def key_of(candidate: Candidate) -> str:

@@ -15,12 +15,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import get_args
 
 import torch
 
 from studies.arms import ARMS
-from studies.candidates import Method, Scoring, additivity, objectives, score
+from studies.candidates import METHODS, VARIANTS, Scoring, additivity, objectives, score
 from studies.command import conduct, shared_parser
 from studies.glyphs import note_network
 from studies.journal import Journal
@@ -66,7 +65,7 @@ def jobs_of(settings: Settings, count: int, plans: int) -> list[Job]:
     scorings: list[Job] = [
         Scoring(name, method, seed, count)
         for seed in settings.seeds
-        for method in get_args(Method)
+        for method in (*METHODS, *VARIANTS)
         for name in names
     ]
     return [*tables, *(Joint(name, plans) for name in names), *scorings]

@@ -157,9 +157,9 @@ def chosen_plan(
     own score would prefer the faster one; where there is none, the nearest.
     """
     search = context.recipe.search
-    changes: Json = {"mode": arm.mode}
-    if arm.form != "auto":
-        changes["objective"] = search.objective.model_copy(update={"form": arm.form})
+    wanted = {"form": arm.form, "capacity": arm.capacity}
+    objective = search.objective.model_copy(update=wanted)
+    changes: Json = {"mode": arm.mode, "objective": objective}
     context = with_values(context, search=search.model_copy(update=changes))
     tools = tools_of(context, original_ms, networks)
     try:

@@ -83,12 +83,24 @@ def test_the_page_of_the_importance_study_by_hand(results: Path) -> None:
     )
     assert "| fit | 2 | -1.00 (-1.00 to -1.00) |" in page
     assert "| finetune | 8.00 | 8.00 | 1.5 |" in page
+    assert "Other ways to calibrate" not in page
     assert "3 random plans of 1 to 4 blocks" in page
     assert (
         "Spearman 1.000 between sum and joint loss; joint / sum 1.00 in the median, 1.00 to 1.50"
         in page
     )
     assert "| 75% | 0.250 | 5 | 0.500 | 5 |" in page
+
+
+def test_other_ways_to_calibrate_by_hand(results: Path) -> None:
+    path = results / "data/importance.jsonl"
+    found = zip((0, 0, 1, 1), "cdcd", (-5.0, -4.0, -4.0, -5.0), strict=True)
+    more = [invented.score("merged", seed, key, delta) for seed, key, delta in found]
+    write_lines(path, "importance-study", invented.HEADER, [*invented.scores(), *more])
+    page = importance_page(path)
+    # Two candidates: ranks are the same or swapped. Seed 0 swaps them, seed 1 does not.
+    assert "| merged | merged as it is; not for fits, which are nothing before | 2 | -1.00" in page
+    assert "| 0.00 (-1.00 to 1.00) |" in page
 
 
 def test_pages_and_plots_are_the_same_when_written_again(results: Path) -> None:

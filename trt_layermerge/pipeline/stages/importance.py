@@ -96,7 +96,7 @@ def _scores(context: Context, candidates: Sequence[Candidate]) -> Scores:
         yield from ((candidate, scorer.entry(candidate)) for candidate in candidates)
 
 
-def scorer_of(context: Context) -> Callable[[], Scorer]:
+def scorer_of(context: Context) -> Callable[..., Scorer]:
     """Returns what makes the scorer of the recipe's method; all that it needs is loaded."""
     section = context.recipe.importance
     if section.method == "finetune":
