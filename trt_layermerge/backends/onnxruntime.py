@@ -130,8 +130,8 @@ class OnnxRuntimeRunner(Runner):
 def _options() -> Any:
     """Returns session options: one thread, in order, no spinning, denormals as zero.
 
-    Q/DQ pairs are computed as they are written. ONNX Runtime's own ways with them fit none of our
-    graphs, take almost twice as long, and move the outputs of a float16 remainder by a sixth.
+    Q/DQ pairs are computed as they are written: ONNX Runtime's own ways with them fit none of our
+    graphs, take longer, and move the outputs of a float16 remainder (``docs/results/int8-latency``).
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
