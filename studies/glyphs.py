@@ -28,7 +28,7 @@ from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import UsageError
 
 PUBLISHED = ROOT / "docs" / "results" / "data" / "glyphs.jsonl"
-UNTIL = ("plan", "train", "test")
+UNTIL = ("tables", "plan", "train", "test")
 
 Job = TableJob | Training
 Tell = Callable[[str], None]
@@ -93,13 +93,15 @@ class _Study:
     def pending(self) -> list[Job]:
         """Returns tables first, the paper's before ours, then trainings."""
         tables = self._missing_tables()
-        if self._until == "plan":
+        if self._until in ("tables", "plan"):
             return list(tables)
         done = done_trainings(self._journal.rows)
         return [*tables, *due(self._settings, self._journal.of("plan"), done)[0]]
 
     def plan(self) -> None:
         """Finds the plans of networks whose tables are complete."""
+        if self._until == "tables":
+            return
         waiting = {job.network for job in self._missing_tables()}
         for network in self._settings.networks:
             if network.name not in waiting:
