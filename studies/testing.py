@@ -26,7 +26,7 @@ from studies.training import (
 from studies.workers import Clock
 from trt_layermerge.errors import UsageError
 from trt_layermerge.finetune.data import LabelledData
-from trt_layermerge.finetune.evaluate import predict
+from trt_layermerge.finetune.evaluate import NotANumberError, predict
 from trt_layermerge.merge import collapse
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.models import fill
@@ -97,8 +97,11 @@ def _test(
     rate: float | None = None,
     seed: int | None = None,
 ) -> None:
-    """Adds one row with the class of every image."""
-    classes = predict(model, data)
+    """Adds one row with the class of every image; a network that diverged is right nowhere."""
+    try:
+        classes = predict(model, data)
+    except NotANumberError:
+        classes = np.full(len(data), -1)
     journal.add(
         kind="test",
         network=network,

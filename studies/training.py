@@ -14,9 +14,9 @@ from studies.planning import plan_of_row
 from studies.settings import Settings, open_context, with_values
 from studies.workers import Clock
 from trt_layermerge.core.jsonio import Json, read_lines, sha256_json, write_bytes
+from trt_layermerge.errors import DivergedError
 from trt_layermerge.finetune.evaluate import accuracy
 from trt_layermerge.finetune.loop import finetune
-from trt_layermerge.finetune.losses import DivergedError
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.sections import FinetuneSection
 from trt_layermerge.pipeline.stages.finetune import training_recipe

@@ -2,6 +2,7 @@
 
 LayerMergeError                 1
 ├── UsageError                  2   wrong option, unknown name, missing file
+│   └── DivergedError           2   a training whose rate was too high
 ├── UnsupportedModelError       3   the network or its input cannot be handled
 ├── DeviceError                 4   device, backend, library or file system
 │   ├── MissingDependencyError  4   an optional package is not installed
@@ -28,6 +29,10 @@ class UsageError(LayerMergeError):
     """An option, a name or a path that cannot be used."""
 
     exit_code = 2
+
+
+class DivergedError(UsageError):
+    """A training whose loss or answers are no longer finite."""
 
 
 class UnsupportedModelError(LayerMergeError):

@@ -117,6 +117,11 @@ def test_a_reconstruction_that_does_not_help_is_undone(runs: Path) -> None:
     assert any("was undone" in note for note in reporter.notes)
     left = load_file(runs / "tiny" / "relaxed.safetensors")
     assert all((repaired[k] == left[k]).all() for k in repaired)
+    diverging = {**wild, "finetune.reconstruct.lr": 1e12, "finetune.reconstruct.steps": 60}
+    result = run_stage("finetune", options(runs, **diverging), reporter)["reconstruction"]
+    assert result["error_after"] is None and not result["kept"]
+    left = load_file(runs / "tiny" / "relaxed.safetensors")
+    assert all((repaired[k] == left[k]).all() for k in repaired)
 
 
 @pytest.mark.parametrize("start", ["original", "repair"])

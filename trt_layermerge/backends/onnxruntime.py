@@ -131,7 +131,7 @@ def _options() -> Any:
     """Returns session options: one thread, in order, no spinning, denormals as zero.
 
     Q/DQ pairs are computed as they are written: ONNX Runtime's own ways with them fit none of our
-    graphs, take longer, and move the outputs of a float16 remainder (``docs/results/int8-latency``).
+    graphs, take longer, and move a float16 remainder's outputs (``docs/results/int8-latency.md``).
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1

@@ -14,6 +14,10 @@ from trt_layermerge.errors import CorruptInputError, UnsupportedModelError, Usag
 from trt_layermerge.finetune.data import LabelledData, batches
 
 
+class NotANumberError(CorruptInputError):
+    """A network that answers with NaN."""
+
+
 def accuracy(model: nn.Module, data: LabelledData, batch: int = 500) -> float:
     """Returns the fraction of images whose largest logit is that of the label.
 
@@ -82,7 +86,7 @@ def _guesses(
                 "only classifiers have one"
             )
         if torch.isnan(logits).any():
-            raise CorruptInputError(
+            raise NotANumberError(
                 "the network's outputs are not numbers (NaN); its weights or the images are damaged"
             )
         if labels is not None:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from trt_layermerge.core.jsonio import damage
-from trt_layermerge.errors import UsageError
+from trt_layermerge.errors import DivergedError, UsageError
 from trt_layermerge.finetune.augment import parse_augment
 from trt_layermerge.finetune.data import LabelledData, batches, preprocess_of
 from trt_layermerge.finetune.device import device_named
-from trt_layermerge.finetune.evaluate import accuracy, check_labels
+from trt_layermerge.finetune.evaluate import NotANumberError, accuracy, check_labels
 from trt_layermerge.finetune.losses import checked, taught, training_loss
 from trt_layermerge.finetune.norms import batch_norms, reestimate
 from trt_layermerge.finetune.optimiser import make_optimiser, optimiser_tensors, restore_optimiser
@@ -299,7 +299,13 @@ class _Training:
     def _accuracy(self, val: LabelledData) -> float:
         """Returns the accuracy on all images, each process judging its part."""
         part = part_of_images(val, self.ranks)
-        hits = round(accuracy(self.student, part) * len(part)) if len(part) else 0
+        try:
+            hits = round(accuracy(self.student, part) * len(part)) if len(part) else 0
+        except NotANumberError as error:
+            raise DivergedError(
+                f"the network's answers are no longer numbers: the training diverged at lr "
+                f"{self.recipe.lr:g}; lower lr, set grad_clip, or lengthen warm-up"
+            ) from error
         return self.ranks.total(hits) / len(val)
 
     def _level(self) -> None:

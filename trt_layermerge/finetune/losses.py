@@ -9,13 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trt_layermerge.errors import CorruptInputError, UsageError
+from trt_layermerge.errors import CorruptInputError, DivergedError
 from trt_layermerge.finetune.evaluate import evaluating
 from trt_layermerge.finetune.recipe import FinetuneRecipe
-
-
-class DivergedError(UsageError):
-    """A training whose loss is no longer finite."""
 
 
 def taught(teacher: nn.Module, images: Tensor) -> tuple[Tensor, ...]:

@@ -12,10 +12,10 @@ from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceEntry
+from trt_layermerge.errors import DivergedError
 from trt_layermerge.finetune.data import LabelledData
 from trt_layermerge.finetune.evaluate import accuracy
 from trt_layermerge.finetune.loop import finetune
-from trt_layermerge.finetune.losses import DivergedError
 from trt_layermerge.finetune.recipe import PRESETS, FinetuneRecipe
 from trt_layermerge.importance.seeds import candidate_seed
 from trt_layermerge.merge.relax import RelaxedNet, relax

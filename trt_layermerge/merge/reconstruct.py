@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from trt_layermerge.errors import UsageError
+from trt_layermerge.errors import DivergedError, UsageError
 from trt_layermerge.merge.block import block_key
 from trt_layermerge.merge.matching import Place, matched, places
 from trt_layermerge.merge.relax import RelaxedNet, retrace
@@ -171,7 +171,7 @@ def _descend(
         chosen = torch.randperm(images, generator=generator)[: how.batch]
         value = loss(chosen)
         if not math.isfinite(float(value.detach())):
-            raise UsageError(
+            raise DivergedError(
                 f"reconstruction diverged at step {step + 1} of {how.steps} with lr {how.lr:g}; "
                 "lower finetune.reconstruct.lr"
             )

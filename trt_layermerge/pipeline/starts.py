@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.errors import DivergedError
 from trt_layermerge.finetune.recipe import FinetuneRecipe
 from trt_layermerge.pipeline.context import Context, images_of
 from trt_layermerge.pipeline.repaired import BATCH, repaired
@@ -70,15 +72,16 @@ def reconstructed(context: Context, network: RelaxedNet) -> Json:
     network.to(device), context.model.to(device)
     start = copy.deepcopy(network.state_dict())
     before = match_error(network, context.model, held)
-    reconstruct(
-        network,
-        context.model,
-        used,
-        how,
-        lambda done, total: context.reporter.progress("reconstructing", done, total),
-    )
-    after = match_error(network, context.model, held)
-    if after >= before:
+
+    def tell(done: int, total: int) -> None:
+        context.reporter.progress("reconstructing", done, total)
+
+    try:
+        reconstruct(network, context.model, used, how, tell)
+        after = match_error(network, context.model, held)
+    except DivergedError:
+        after = math.inf
+    if not after < before:
         network.load_state_dict(start)
         context.reporter.note(
             f"reconstruction was undone: on held-out images its error went from {before:.3f} to "
@@ -88,7 +91,7 @@ def reconstructed(context: Context, network: RelaxedNet) -> Json:
     return {
         "images": len(used),
         "error_before": before,
-        "error_after": after,
+        "error_after": after if math.isfinite(after) else None,
         "kept": after < before,
     }
 
