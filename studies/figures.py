@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studies.arms import ARMS, COURSES
+from studies.choosing import TOLERANCE, is_near
 from studies.packed import unpack
-from studies.planning import TOLERANCE
 from studies.statistics import Grouped, Interval
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import UsageError
@@ -57,7 +57,16 @@ class Cell:
     @property
     def on_target(self) -> bool:
         """Whether every plan measured within the tolerance of the wanted latency."""
-        return all(abs(self.wanted / s - 1) <= TOLERANCE for s in self.speedups)
+        return all(is_near(1 / s, 1 / self.wanted) for s in self.speedups)
+
+    def comparable(self, other: Cell) -> bool:
+        """Whether two cells have about the same latency; each may be off by the tolerance."""
+        return abs(self.speedup / other.speedup - 1) <= 2 * TOLERANCE
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing was replaced."""
+        return not any(plan["candidates"] for plan in self.plans)
 
     @property
     def variant(self) -> bool:
@@ -121,12 +130,12 @@ class NetworkFigures:
     @cached_property
     def device(self) -> str:
         """Where latency was measured."""
-        return str(self._of("latency")[0]["device"])
+        return str(self._of("latency")[-1]["device"])
 
     @cached_property
     def original_ms(self) -> float:
         """Latency of the original."""
-        return float(self._of("latency")[0]["original_ms"])
+        return float(self._of("latency")[-1]["original_ms"])
 
     @cached_property
     def cells(self) -> dict[tuple[str, float], Cell]:

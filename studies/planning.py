@@ -3,41 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from studies.arms import ARMS, Arm, Tables
+from studies.choosing import chosen_plan, random_plan, seen_networks
 from studies.journal import Journal
-from studies.settings import Network, Settings, open_context, with_values
+from studies.settings import Network, Settings, open_context
 from studies.workers import Checking, Clock
 from trt_layermerge.core.candidate import Candidate
-from trt_layermerge.core.conv import spec_from_json
-from trt_layermerge.core.jsonio import Json, read_lines, sha256_json
+from trt_layermerge.core.jsonio import Json, sha256_json
 from trt_layermerge.core.plan import MergePlan
-from trt_layermerge.core.tables import ImportanceTable, LatencyTable
-from trt_layermerge.measure.fit import Observation
+from trt_layermerge.core.tables import ImportanceTable
 from trt_layermerge.pipeline import api
-from trt_layermerge.pipeline.choosing import choose, tools_of
-from trt_layermerge.pipeline.closing import BudgetMissedError, Finalist, Tools
+from trt_layermerge.pipeline.closing import Finalist
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.folder import stage_seconds
-from trt_layermerge.pipeline.networks import measure_plans, sample_plans, useful
-from trt_layermerge.pipeline.objective import priced
+from trt_layermerge.pipeline.networks import measure_plans
 from trt_layermerge.pipeline.stage import perform
-from trt_layermerge.search import Mode
-from trt_layermerge.search.solve import allowed
-
-TOLERANCE = 0.02
-"""Largest relative difference from the wanted latency that counts as equal."""
-
-SAMPLES, MEASURED, DRAWS = 1000, 8, 3
-"""Random plans that are drawn; how many, the nearest by prediction, are measured; how often."""
-
-SHORTLIST, AGAIN = 6, 3
-"""Plans that are measured a second time before one is taken, and how much longer."""
 
 FINAL_ROUNDS = 60
+"""Rounds of the measurement that is reported."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +34,17 @@ class TableJob:
 
 
 def make_table(settings: Settings, job: TableJob, clock: Clock) -> Json:
-    """Returns how large an importance table is and how long its stage took, once it is there."""
+    """Returns how large an importance table is and how long its stage took, once it is there.
+
+    Seconds are None where an earlier process had begun it: the stage knows its own time alone.
+    """
     context = open_context(settings, settings.network(job.network), job.tables, Checking(clock))
+    path = context.folder / "importance.jsonl"
+    before = len(ImportanceTable.load(path).entries) if path.exists() else 0
     perform(api.stage("importance"), context)
-    scored = ImportanceTable.load(context.folder / "importance.jsonl")
-    return {
-        "network": job.network,
-        "tables": job.tables,
-        "entries": len(scored.entries),
-        "seconds": stage_seconds(context.folder)["importance"],
-    }
+    count = len(ImportanceTable.load(path).entries)
+    seconds = stage_seconds(context.folder)["importance"] if before in (0, count) else None
+    return {"network": job.network, "tables": job.tables, "entries": count, "seconds": seconds}
 
 
 def make_latencies(settings: Settings, network: Network, clock: Clock) -> None:
@@ -111,12 +97,11 @@ def find_plan(context: Context, network: str, arm: Arm, speedup: float, pick: in
     original_ms, networks = seen_networks(context)
     target_ms = original_ms / speedup
     if arm.mode == "untouched":
-        plan = MergePlan.of(context.graph, [])
-        found = Finalist(plan, original_ms, None)
+        found, how = Finalist(MergePlan.of(context.graph, []), original_ms, None), "untouched"
     elif arm.mode == "random":
-        found = random_plan(context, target_ms, pick)
+        found, how = random_plan(context, target_ms, pick), "random"
     else:
-        found = chosen_plan(context, arm, original_ms, networks, target_ms)
+        found, how = chosen_plan(context, arm, original_ms, networks, target_ms)
     return {
         "kind": "plan",
         "network": network,
@@ -124,6 +109,7 @@ def find_plan(context: Context, network: str, arm: Arm, speedup: float, pick: in
         "speedup": speedup,
         "pick": pick,
         "plan": plan_id(found.plan),
+        "how": how,
         "predicted_speedup": original_ms / found.predicted_ms,
         "first_speedup": found.measured.ratio if found.measured else 1.0,
         "convs": found.plan.conv_count,
@@ -143,152 +129,25 @@ def plan_of_row(context: Context, row: Json) -> MergePlan:
     return MergePlan.of(context.graph, [Candidate.from_json(c) for c in row["candidates"]])
 
 
-def chosen_plan(
-    context: Context,
-    arm: Arm,
-    original_ms: float,
-    networks: Sequence[Observation],
-    target_ms: float,
-) -> Finalist:
-    """Returns the plan that the pipeline's search comes to, or one that is nearer to the target.
-
-    The search looks for the best plan that is no slower than wanted, which may be much faster. To
-    compare at equal latency, the best that measures about as wanted is then taken, though the arm's
-    own score would prefer the faster one; where there is none, the nearest.
-    """
-    search = context.recipe.search
-    wanted = {"form": arm.form, "capacity": arm.capacity}
-    objective = search.objective.model_copy(update=wanted)
-    changes: Json = {"mode": arm.mode, "objective": objective}
-    context = with_values(context, search=search.model_copy(update=changes))
-    tools = tools_of(context, original_ms, networks)
-    try:
-        choice = choose(context, tools, original_ms, target_ms)
-        measured, closed = choice.measured, choice.closed
-        if measured is not None and abs(measured.ms / target_ms - 1) <= TOLERANCE:
-            return Finalist(choice.chosen.plan, choice.chosen.predicted_ms, measured)
-    except BudgetMissedError as missed:
-        closed = missed.closed
-    found = closed.finalists
-    if not _close(found, target_ms):
-        usable = [c for c in context.candidates if allowed(c, search_mode(arm))]
-        found = drawn_about(context, usable, tools, original_ms, target_ms, found, 0)
-    plans = [f.plan for f in sorted(found, key=partial(_order, target_ms))[:SHORTLIST]]
-    again = _measured(context, plans, original_ms, AGAIN * context.recipe.measure.rounds)
-    return nearest(again, target_ms)
-
-
-def search_mode(arm: Arm) -> Mode:
-    """Returns the mode of the search that an arm uses."""
-    return arm.mode if arm.mode in ("depth", "layer") else "layermerge"
-
-
-def _order(target_ms: float, finalist: Finalist) -> tuple[float, float]:
-    """Puts plans within the tolerance first, the best score before others; then the nearest."""
-    off = abs(finalist.ms / target_ms - 1)
-    return (0.0, -(finalist.plan.score or 0.0)) if off <= TOLERANCE else (off, 0.0)
-
-
-def nearest(finalists: Iterable[Finalist], target_ms: float) -> Finalist:
-    """Returns the best plan within the tolerance, or the one nearest to it where none is."""
-    return min(finalists, key=partial(_order, target_ms))
-
-
-def _measured(
-    context: Context, plans: Sequence[MergePlan], original_ms: float, rounds: int
-) -> list[Finalist]:
-    """Returns plans with their measured latencies."""
-    if not plans:
-        return []
-    _, found = measure_plans(context, plans, original_ms, rounds)
-    return [Finalist(m.plan, m.plan.latency_ms or m.ms, m) for m in found]
-
-
-def drawn_near(
-    context: Context,
-    candidates: Sequence[Candidate],
-    table: LatencyTable,
-    target_ms: float,
-    seed: int,
-) -> list[MergePlan]:
-    """Returns random plans of some candidates, those predicted nearest to a latency first."""
-    measure, graph = context.recipe.measure, context.graph
-    faster = useful(graph, candidates, table, measure.precision, measure.batch)
-    known = [c for c in faster if c in context.importance]
-    plans = {p.candidates: p for p in sample_plans(graph, known, SAMPLES, 1000 + seed)}
-    priced_plans = [priced(context, table, plan) for plan in plans.values()]
-    return sorted(priced_plans, key=lambda p: abs((p.latency_ms or 0.0) / target_ms - 1))
-
-
-def random_plan(context: Context, target_ms: float, seed: int) -> Finalist:
-    """Returns a plan that was drawn blindly among those of about the wanted latency."""
-    original_ms, networks = seen_networks(context)
-    tools = tools_of(context, original_ms, networks)
-    found = drawn_about(context, context.candidates, tools, original_ms, target_ms, [], seed)
-    return min(found, key=lambda f: abs(f.ms / target_ms - 1))
-
-
-def drawn_about(
-    context: Context,
-    candidates: Sequence[Candidate],
-    tools: Tools,
-    original_ms: float,
-    target_ms: float,
-    known: Sequence[Finalist],
-    seed: int,
-) -> list[Finalist]:
-    """Returns known plans and random ones, until one measures about as wanted.
-
-    Each of ``DRAWS`` rounds corrects the predictions by what was measured before it.
-    """
-    found, rounds = list(known), AGAIN * context.recipe.measure.rounds
-    for _ in range(DRAWS):
-        table = tools.fit([f.measured for f in found if f.measured is not None])
-        tried = {f.plan.candidates for f in found}
-        plans = drawn_near(context, candidates, table, target_ms, seed)
-        new = [plan for plan in plans if plan.candidates not in tried][:MEASURED]
-        if not new:
-            break
-        found += _measured(context, new, original_ms, rounds)
-        if _close(found, target_ms):
-            break
-    return found
-
-
-def _close(found: Iterable[Finalist], target_ms: float) -> bool:
-    """Whether a plan measured within the tolerance."""
-    return any(abs(f.ms / target_ms - 1) <= TOLERANCE for f in found)
-
-
-def seen_networks(context: Context) -> tuple[float, list[Observation]]:
-    """Returns the original's latency and the networks that its ``latency`` stage measured."""
-    header, rows = read_lines(context.folder / "networks.jsonl", "networks")
-    found = [
-        Observation(tuple(spec_from_json(s) for s in row["specs"]), float(row["ms"]))
-        for row in rows
-    ]
-    return float(header["original_ms"]), found
-
-
 def measure_together(settings: Settings, network: Network, journal: Journal) -> None:
-    """Measures every plan that has no final latency yet, all in turns with the original.
+    """Measures all plans of a network in turns with the original, once any of them is new.
 
-    What a plan was chosen by flatters it; these are the figures that are reported.
+    What a plan was chosen by flatters it; the last of these figures are the ones that are reported.
     """
-    known = {(row["network"], row["plan"]) for row in journal.of("latency")}
+    known = {row["plan"] for row in journal.of("latency") if row["network"] == network.name}
     context = open_context(settings, network, "full")
-    new = {
+    plans = {
         row["plan"]: plan_of_row(context, row)
         for row in journal.of("plan")
-        if row["network"] == network.name and (network.name, row["plan"]) not in known
+        if row["network"] == network.name
     }
-    if not new:
+    if plans.keys() <= known:
         return
     rounds = max(FINAL_ROUNDS, context.recipe.measure.rounds)
     if context.recipe.measure.backend == "fake":
         rounds = context.recipe.measure.rounds
-    original_ms, measured = measure_plans(context, list(new.values()), None, rounds)
-    for name, found in zip(new, measured, strict=True):
+    original_ms, measured = measure_plans(context, list(plans.values()), None, rounds)
+    for name, found in zip(plans, measured, strict=True):
         journal.add(
             kind="latency",
             network=network.name,

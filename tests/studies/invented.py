@@ -43,6 +43,7 @@ def plan(arm: str, name: str, pick: int = 0) -> dict[str, Any]:
         "pick": pick,
         "plan": name,
         "convs": 9,
+        "candidates": [{}],
     }
 
 

@@ -5,22 +5,17 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from studies.glyphs import parser, run_study, settings_of
 from studies.journal import Journal
-from studies.planning import nearest
 from studies.report import write_pages
 from studies.training import JOURNAL
 from studies.workers import Clock, OutOfTimeError
 from tests.studies.conftest import tiny_settings
 from trt_layermerge.core.jsonio import Json
-from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.errors import UsageError
-from trt_layermerge.pipeline.closing import Finalist
-from trt_layermerge.pipeline.networks import Measured
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,15 +109,3 @@ def test_what_can_be_typed() -> None:
     assert found.tuned_at == 1.5
     every = settings_of(parser().parse_args(["--epochs", "3"]))
     assert {n.epochs for n in every.networks} == {3}
-
-
-def finalist(ms: float, score: float) -> Finalist:
-    plan: Any = MergePlan((), score=score)
-    return Finalist(plan, ms, Measured(plan, ms, 1 / ms, ms))
-
-
-def test_the_best_plan_within_the_tolerance_else_the_nearest() -> None:
-    near = [finalist(0.985, -3.0), finalist(1.019, -2.0), finalist(1.021, -1.0)]
-    assert nearest(near, 1.0) is near[1]
-    far = [finalist(0.9, -3.0), finalist(1.08, -2.0), finalist(1.5, -1.0)]
-    assert nearest(far, 1.0) is far[1]
