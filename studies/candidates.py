@@ -20,9 +20,11 @@ from trt_layermerge.importance import Scorer
 from trt_layermerge.merge.repair import REPAIRS
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.networks import sample_plans
+from trt_layermerge.pipeline.objective import frontier_of
 from trt_layermerge.pipeline.repaired import joint_delta
 from trt_layermerge.pipeline.stages.importance import scorer_of, to_score
-from trt_layermerge.search import Objective, solve
+from trt_layermerge.search import Objective, plan_of, solve
+from trt_layermerge.search.nearby import SPREADS, perturbed
 
 
 @dataclass(frozen=True)
@@ -149,20 +151,39 @@ def key_of(candidate: Candidate) -> str:
     return sha256_json(candidate.to_json())[:12]
 
 
-def additivity(context: Context, network: str, plans: int) -> list[Json]:
-    """Returns the summed single and the joint loss of random plans, repaired in sequence."""
+def random_plans(context: Context, count: int) -> list[MergePlan]:
+    """Returns plans of candidates drawn blindly."""
     scored = [c for c in context.candidates if not c.original and c in context.importance]
-    wanted = sample_plans(context.graph, scored, round(plans / (1 - REACH)), context.seed)[-plans:]
+    return sample_plans(context.graph, scored, round(count / (1 - REACH)), context.seed)[-count:]
+
+
+def near_plans(context: Context, count: int) -> list[MergePlan]:
+    """Returns plans as a search looks at: exact optima of perturbed losses at falling latencies."""
+    whole_ms = _predicted(context, MergePlan.of(context.graph, []))
+    rng = np.random.default_rng(context.seed)
+    plans: dict[tuple[Candidate, ...], MergePlan] = {}
+    for share in np.linspace(SHARES[0], SHARES[-1], count):
+        table = perturbed(context.importance, max(SPREADS), rng)
+        found = frontier_of(context, context.latency, table)
+        overhead_ms = context.latency.overhead_ms
+        plan = plan_of(found.within(share * whole_ms - overhead_ms), overhead_ms)
+        plans[plan.candidates] = plan
+    return list(plans.values())
+
+
+def additivity(context: Context, network: str, plans: Sequence[MergePlan], by: str) -> list[Json]:
+    """Returns the summed single and the joint loss of plans, repaired in sequence."""
     return [
         {
             "kind": "plan",
             "network": network,
+            "by": by,
             "plan": plan_id(plan),
             "blocks": len(plan.changed),
             "sum": -sum(context.importance[c].delta for c in plan.changed),
             "joint": -joint_delta(context, plan),
         }
-        for plan in wanted
+        for plan in plans
     ]
 
 

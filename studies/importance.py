@@ -19,7 +19,16 @@ from functools import partial
 import torch
 
 from studies.arms import ARMS
-from studies.candidates import METHODS, VARIANTS, Scoring, additivity, objectives, score
+from studies.candidates import (
+    METHODS,
+    VARIANTS,
+    Scoring,
+    additivity,
+    near_plans,
+    objectives,
+    random_plans,
+    score,
+)
 from studies.command import conduct, shared_parser
 from studies.glyphs import note_network
 from studies.journal import Journal
@@ -36,10 +45,11 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Joint:
-    """Joint losses of whole plans of a network."""
+    """Joint losses of whole plans of a network, drawn at ``random`` or ``near`` the optimum."""
 
     network: str
     plans: int
+    by: str
 
 
 Job = TableJob | Scoring | Joint
@@ -53,7 +63,9 @@ def perform(settings: Settings, job: Job, clock: Clock) -> list[Json]:
     if isinstance(job, Scoring):
         return score(settings, job, clock)
     context = open_context(settings, settings.network(job.network), "full")
-    found = additivity(context, job.network, job.plans)
+    if job.by == "near":
+        return additivity(context, job.network, near_plans(context, job.plans), job.by)
+    found = additivity(context, job.network, random_plans(context, job.plans), job.by)
     clock.check()
     return [*found, *objectives(context, job.network)]
 
@@ -68,7 +80,8 @@ def jobs_of(settings: Settings, count: int, plans: int) -> list[Job]:
         for method in (*METHODS, *VARIANTS)
         for name in names
     ]
-    return [*tables, *(Joint(name, plans) for name in names), *scorings]
+    joint = [Joint(name, plans, by) for by in ("random", "near") for name in names]
+    return [*tables, *joint, *scorings]
 
 
 def run_study(
@@ -121,7 +134,9 @@ def run_study(
 def _name(job: Job) -> str:
     if isinstance(job, Scoring):
         return job.name
-    return f"{job.network}-{'joint' if isinstance(job, Joint) else job.tables}"
+    if isinstance(job, Joint):
+        return f"{job.network}-{'joint' if job.by == 'random' else job.by}"
+    return f"{job.network}-{job.tables}"
 
 
 def _done(journal: Journal) -> set[str]:

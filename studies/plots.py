@@ -62,7 +62,7 @@ def _draw_arm(axis: Any, network: NetworkFigures, arm: str, cells: list[Cell]) -
 
 
 def importance_plot(path: Path) -> str:
-    """Returns joint against summed losses of random plans, a panel a network."""
+    """Returns joint against summed losses of plans, a panel a network."""
     points = plan_points(path)
     figure, axes = _panels(len(points))
     for axis, (name, (summed, joint)) in zip(axes, points.items(), strict=True):

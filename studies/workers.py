@@ -7,6 +7,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -153,6 +154,7 @@ def _work(answer: Connection, perform: Perform[J, R], job: J, clock: Clock) -> N
     try:
         answer.send(("done", perform(job, clock)))
     except OutOfTimeError:
-        answer.send(("late", None))
+        with suppress(BrokenPipeError):  # nobody listens where the parent is gone
+            answer.send(("late", None))
     except Exception:
         answer.send(("failed", traceback.format_exc()))

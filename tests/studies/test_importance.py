@@ -24,6 +24,7 @@ def test_a_tiny_study_scores_by_every_method_once(project: Path, tmp_path: Path)
         for name in ("calibrate", "images-64")
     }
     assert by_images["calibrate"] != by_images["images-64"]
+    assert {row["by"] for row in journal.of("plan")} == {"random", "near"}
     again = run_study(settings, count=4, plans=4, tell=told.append)
     assert again.of("score") == scores
     journal.copy_to(tmp_path / "importance.jsonl")
