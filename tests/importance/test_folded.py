@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from tests import nets
 from trt_layermerge.importance.folded import folded
-from trt_layermerge.importance.values import record
+from trt_layermerge.importance.segments import record
 from trt_layermerge.trace import trace_network
 
 

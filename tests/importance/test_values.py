@@ -1,35 +1,14 @@
-"""Recording and recomputing values equals running the whole network."""
+"""Values are recorded once as far as memory allows, and are the same whenever they are."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from trt_layermerge.importance.values import (
-    RecordedValues,
-    cached_batch,
-    finish,
-    record,
-    rest_of,
-)
-
-
-class Branched(nn.Module):
-    """A residual, a value that depends on the batch size, and two outputs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 4, 3, padding=1)
-        self.second = nn.Conv2d(4, 4, 3, padding=1)
-        self.third = nn.Conv2d(4, 4, 1)
-        self.scale = nn.Parameter(torch.tensor(1.5))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        a = torch.relu(self.first(x))
-        b = self.second(a) + a
-        c = self.third(torch.relu(b)) * self.scale
-        return c.reshape(x.size(0), -1), a.mean((2, 3))
+from tests.importance.branched import Branched
+from trt_layermerge.importance.segments import Segment, record
+from trt_layermerge.importance.values import RecordedValues, cached_batch
 
 
 @pytest.fixture
@@ -44,41 +23,6 @@ def images() -> Tensor:
 
 
 NAMES = ("x", "first", "relu", "second", "add", "relu_1", "third", "scale", "size")
-
-
-def test_record_gives_the_values_of_a_whole_run(network: fx.GraphModule, images: Tensor) -> None:
-    values = record(network, images, NAMES)
-    own = network.get_submodule
-    with torch.no_grad():
-        a = torch.relu(own("first")(images))
-        b = own("second")(a) + a
-    assert set(values) == set(NAMES)
-    assert torch.equal(values["x"], images)
-    assert torch.equal(values["relu"], a)
-    assert torch.equal(values["add"], b)
-    assert values["size"] == 10
-    assert not values["add"].requires_grad
-
-
-@pytest.mark.parametrize("name", ["x", "first", "relu", "second", "add", "third"])
-def test_finish_equals_a_whole_run(network: fx.GraphModule, images: Tensor, name: str) -> None:
-    rest = rest_of(network, name)
-    values = record(network, images, {*rest.needed, name})
-    with torch.no_grad():
-        expected = network(images)
-    found = finish(network, rest, values)
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    values[name] = values[name] + 1
-    changed = finish(network, rest, values)
-    assert not torch.equal(changed[0], expected[0])
-
-
-def test_only_what_depends_is_run(network: fx.GraphModule) -> None:
-    rest = rest_of(network, "add")
-    assert [n.name for n in rest.nodes] == ["relu_1", "third", "mul", "reshape", "output"]
-    assert rest.needed == {"scale", "size", "mean"}
-    with pytest.raises(KeyError):
-        rest_of(network, "absent")
 
 
 def test_kept_and_recomputed_batches_are_equal(network: fx.GraphModule, images: Tensor) -> None:
@@ -109,18 +53,20 @@ def test_what_was_asked_for_longest_ago_is_forgotten(
     values = RecordedValues(network, images, NAMES, batch=4, limit_bytes=2 * an_image * 10)
     runs: list[list[str]] = []
 
-    def counting(network: fx.GraphModule, part: Tensor, names: list[str]) -> dict[str, object]:
-        runs.append(sorted(names))
-        return record(network, part, names)
+    expected = [record(network, part, NAMES) for part in torch.split(images, 4)]
+    run = Segment.__call__
 
-    monkeypatch.setattr("trt_layermerge.importance.values.record", counting)
+    def counting(self: Segment, values: dict[str, object]) -> dict[str, object]:
+        runs.append(sorted(self.wanted))
+        return run(self, values)
+
+    monkeypatch.setattr(Segment, "__call__", counting)
 
     def ask(*names: str) -> list[list[str]]:
         """Returns what had to be recorded, once for all three batches."""
         runs.clear()
-        for batch, part in zip(values.batches(names), torch.split(images, 4), strict=True):
-            for name in names:
-                assert torch.equal(batch[name], record(network, part, [name])[name])
+        for batch, whole in zip(values.batches(names), expected, strict=True):
+            assert all(torch.equal(batch[name], whole[name]) for name in names)
         assert runs[::3] == runs[1::3] == runs[2::3]
         return runs[::3]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any
 
@@ -17,7 +18,8 @@ from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.importance.distance import Distance
 from trt_layermerge.importance.folded import folded
 from trt_layermerge.importance.seeds import candidate_seed
-from trt_layermerge.importance.values import RecordedValues, finish, record, rest_of
+from trt_layermerge.importance.segments import record, rest_of, segment
+from trt_layermerge.importance.values import RecordedValues
 from trt_layermerge.merge.block import Ports, RelaxedBlock, block_ports, build_block
 from trt_layermerge.merge.relax import retrace
 from trt_layermerge.merge.repair import REPAIRS, Pairs, repair_in_turn
@@ -96,9 +98,9 @@ class CalibrateScorer:
                 "the network takes more than one input, and candidates are scored on images alone; "
                 "wrap it in a module whose forward takes one tensor"
             )
-        self._network = network
         self._repairs, self._seed, self._limit_bytes = tuple(repairs), seed, limit_bytes
         self._rests = {u.nodes.out: rest_of(network, u.nodes.out) for u in graph.units}
+        self._segment = lru_cache(partial(segment, network))
         ends = _block_ends(self._traced)
         context = {name for rest in self._rests.values() for name in rest.needed}
         fit_images, score_images = (
@@ -172,6 +174,7 @@ class CalibrateScorer:
         out = σ(z + (total − target)), with total and target those of the original.
         """
         rest = self._rests[ports.out]
+        finish = self._segment(rest.needed | {ports.out}, ("output",))
         block_ends = candidate.block.start, candidate.block.end
         shortcut = self._traced.graph.open_residual(*block_ends) is not None
         names = {ports.source} | rest.needed | ({ports.total, ports.target} if shortcut else set())
@@ -181,7 +184,7 @@ class CalibrateScorer:
             if shortcut:
                 z = z + (values[ports.total] - values[ports.target])
             values[ports.out] = activation(z) if activation else z
-            yield finish(self._network, rest, values)
+            yield finish(values)["output"]
 
 
 def _block_ends(traced: TracedNetwork) -> frozenset[str]:

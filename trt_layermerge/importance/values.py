@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache, partial
 from math import ceil
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
-Values = dict[str, Any]
+from trt_layermerge.importance.segments import Values, record, segment
 
 CACHE_BYTES = 16 << 20
 """Bytes of the largest value of a batch: more than a processor's cache only makes it wait."""
@@ -19,47 +19,8 @@ CACHE_BYTES = 16 << 20
 MOST_IMAGES = 64
 GROUP_BYTES = 64 << 20
 
-
-@dataclass(frozen=True)
-class Rest:
-    """What follows from one value of a network.
-
-    Attributes:
-        nodes: Every node that depends on it, in order, the output last.
-        needed: Names of the values that these nodes read but do not make, itself left out.
-    """
-
-    nodes: tuple[fx.Node, ...]
-    needed: frozenset[str]
-
-
-def rest_of(network: fx.GraphModule, name: str) -> Rest:
-    """Returns what has to be recomputed when the value ``name`` changes. Raises ``KeyError``."""
-    changed = {_node(network, name)}
-    nodes: list[fx.Node] = []
-    needed: set[str] = set()
-    for node in network.graph.nodes:
-        if changed.isdisjoint(node.all_input_nodes):
-            continue
-        changed.add(node)
-        nodes.append(node)
-        needed.update(n.name for n in node.all_input_nodes)
-    return Rest(tuple(nodes), frozenset(needed - {n.name for n in changed}))
-
-
-def finish(network: fx.GraphModule, rest: Rest, values: Mapping[str, Any]) -> Any:
-    """Returns the network's output, given the changed value and all that ``rest`` needs."""
-    return _run(network, rest.nodes, values, frozenset())["output"]
-
-
-def record(network: fx.GraphModule, images: Tensor, names: Iterable[str]) -> Values:
-    """Returns the values of that name on a batch of images, the rest of the network not run."""
-    wanted = frozenset(names)
-    nodes = list(network.graph.nodes)
-    last = max((i for i, node in enumerate(nodes) if node.name in wanted), default=-1)
-    inputs = {node.name: images for node in nodes if node.op == "placeholder"}
-    recorded = _run(network, [n for n in nodes[: last + 1] if n.name not in inputs], inputs, wanted)
-    return {name: recorded[name] for name in wanted}
+SEGMENTS = 64
+"""Segments that stay compiled: most serve every batch of one candidate, and no other candidate."""
 
 
 class RecordedValues:
@@ -88,7 +49,9 @@ class RecordedValues:
         batch: int | None,
         limit_bytes: int,
     ) -> None:
-        self._network, self._limit_bytes = network, limit_bytes
+        self._limit_bytes = limit_bytes
+        self._segment = lru_cache(SEGMENTS)(partial(segment, network))
+        (self._input,) = (node.name for node in network.graph.find_nodes(op="placeholder"))
         self.bytes_an_image = {
             name: _bytes(value) for name, value in record(network, images[:1], names).items()
         }
@@ -105,7 +68,7 @@ class RecordedValues:
     def batches(self, names: Sequence[str]) -> Iterator[Values]:
         """Yields the named values of every batch, in order."""
         if not self.fits(names):
-            yield from (record(self._network, part, names) for part in self.parts)
+            yield from self._recorded(names)
             return
         missing = [name for name in names if name not in self._kept]
         self._make_room(missing, names)
@@ -154,8 +117,14 @@ class RecordedValues:
 
     def _keep(self, names: Iterable[str]) -> None:
         wanted = list(names)
-        recorded = [record(self._network, part, wanted) for part in self.parts] if wanted else []
+        recorded = list(self._recorded(wanted)) if wanted else []
         self._kept |= {name: [values[name] for values in recorded] for name in wanted}
+
+    def _recorded(self, names: Sequence[str]) -> Iterator[Values]:
+        """Yields the named values of every batch, computed from the images."""
+        found = self._segment(frozenset({self._input}), tuple(names))
+        for part in self.parts:
+            yield found({self._input: part})
 
 
 def cached_batch(bytes_an_image: Iterable[int]) -> int:
@@ -165,31 +134,6 @@ def cached_batch(bytes_an_image: Iterable[int]) -> int:
 
 def _joined(parts: Sequence[Values], names: Sequence[str]) -> Values:
     return {name: torch.cat([part[name] for part in parts]) for name in names}
-
-
-@torch.no_grad()
-def _run(
-    network: fx.GraphModule,
-    nodes: Sequence[fx.Node],
-    values: Mapping[str, Any],
-    keep: frozenset[str],
-) -> Values:
-    """Runs nodes in order; values that no later node reads are dropped, unless kept."""
-    interpreter = fx.Interpreter(network, garbage_collect_values=False)
-    interpreter.env = {n: values[n.name] for n in network.graph.nodes if n.name in values}
-    last_reader = {source: node for node in nodes for source in node.all_input_nodes}
-    for node in nodes:
-        interpreter.env[node] = interpreter.run_node(node)
-        for source in node.all_input_nodes:
-            if last_reader[source] is node and source.name not in keep:
-                interpreter.env.pop(source, None)
-    return {node.name: value for node, value in interpreter.env.items()}
-
-
-def _node(network: fx.GraphModule, name: str) -> fx.Node:
-    """Returns the node of that name. Raises ``KeyError``."""
-    by_name: dict[str, fx.Node] = {node.name: node for node in network.graph.nodes}
-    return by_name[name]
 
 
 def _bytes(value: Any) -> int:

@@ -1,0 +1,127 @@
+"""Parts of a traced network, compiled to plain code: from values that are known to wanted ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx.node import Argument, map_arg
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The operations that lead from some values of a network to others.
+
+    Attributes:
+        given: Names of the values that are read, in the order of ``module``'s arguments.
+        wanted: Names of the values that come out.
+        module: Maps the values given to a tuple of those wanted.
+    """
+
+    given: tuple[str, ...]
+    wanted: tuple[str, ...]
+    module: fx.GraphModule
+
+    @torch.no_grad()
+    def __call__(self, values: Mapping[str, Any]) -> Values:
+        """Returns the wanted values. Raises ``KeyError`` if one that is read is not there."""
+        found = self.module(*(values[name] for name in self.given))
+        return dict(zip(self.wanted, found, strict=True))
+
+
+def segment(network: fx.GraphModule, given: frozenset[str], wanted: tuple[str, ...]) -> Segment:
+    """Returns what computes the wanted values, bit for bit as the network does.
+
+    It holds only what is found on the way back from the wanted values, which ends at given ones.
+    Modules are the network's own, identities are left out, and a value is dropped once it is read.
+
+    Args:
+        network: A traced network in eval mode; left untouched.
+        given: Names of values that will be known; those that are not met are not read.
+        wanted: Names of values, ``output`` for what the network returns.
+
+    Raises:
+        KeyError: If the network has no such value, or reads an input that is not given.
+    """
+    by_name: dict[str, fx.Node] = {node.name: node for node in network.graph.nodes}
+    met = _way_back([by_name[name] for name in wanted], given)
+    nodes = [node for node in network.graph.nodes if node in met]
+    starts = [node for node in nodes if node.name in given]
+    graph = fx.Graph()
+    made: dict[fx.Node, Argument] = {node: graph.placeholder(node.name) for node in starts}
+
+    for node in nodes:
+        if node in made:
+            continue
+        if node.op == "placeholder":
+            raise KeyError(f"the input {node.name} is not given")
+        if node.op == "output" or _is_identity(network, node):
+            made[node] = map_arg(node.args[0], made.__getitem__)
+        else:
+            made[node] = graph.node_copy(node, made.__getitem__)
+    graph.output(tuple(made[by_name[name]] for name in wanted))
+    module = fx.GraphModule(_attributes(network, graph), graph, "Segment")
+    return Segment(tuple(node.name for node in starts), wanted, module)
+
+
+@dataclass(frozen=True)
+class Rest:
+    """What follows from one value of a network.
+
+    Attributes:
+        names: Every value that depends on it, in order, ``output`` last.
+        needed: The values that these are computed from but not among, itself and parameters left
+            out.
+    """
+
+    names: tuple[str, ...]
+    needed: frozenset[str]
+
+
+def rest_of(network: fx.GraphModule, name: str) -> Rest:
+    """Returns what has to be recomputed when the value ``name`` changes. Raises ``KeyError``."""
+    by_name: dict[str, fx.Node] = {node.name: node for node in network.graph.nodes}
+    changed = {by_name[name]: None}
+    read: set[fx.Node] = set()
+    for node in network.graph.nodes:
+        if not changed.keys().isdisjoint(node.all_input_nodes):
+            changed[node] = None
+            read.update(node.all_input_nodes)
+    needed = {node.name for node in read - changed.keys() if node.op != "get_attr"}
+    return Rest(tuple(node.name for node in changed)[1:], frozenset(needed))
+
+
+def record(network: fx.GraphModule, images: torch.Tensor, names: Iterable[str]) -> Values:
+    """Returns the values of that name on a batch of images, the rest of the network not run."""
+    (source,) = network.graph.find_nodes(op="placeholder")
+    return segment(network, frozenset({source.name}), tuple(names))({source.name: images})
+
+
+def _way_back(ends: list[fx.Node], given: frozenset[str]) -> set[fx.Node]:
+    """Returns the nodes that lead to the ends, given ones the first of them."""
+    met: set[fx.Node] = set()
+    waiting = list(ends)
+    while waiting:
+        node = waiting.pop()
+        if node not in met:
+            met.add(node)
+            waiting += [] if node.name in given else node.all_input_nodes
+    return met
+
+
+def _is_identity(network: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op != "call_module" or len(node.args) != 1:
+        return False
+    return type(network.get_submodule(str(node.target))) is nn.Identity
+
+
+def _attributes(network: fx.GraphModule, graph: fx.Graph) -> dict[str, Any]:
+    """Returns what the graph calls or reads of the network, by path."""
+    paths = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
+    return {path: attrgetter(path)(network) for path in paths}
