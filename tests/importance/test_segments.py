@@ -94,3 +94,46 @@ def test_identities_are_left_out_under_both_names() -> None:
     assert torch.equal(values[relu], values[conv].clamp(min=0))
     behind = segment(network, frozenset({identity}), (relu,))
     assert torch.equal(behind({identity: values[identity]})[relu], values[relu])
+
+
+class Activated(nn.Module):
+    """Activations that may overwrite what they read, and others that must not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(3, 3, 1) for _ in range(3))
+        self.act, self.identity = nn.ReLU6(), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        alone = self.act(self.a(self.act(x)))  # not of the input
+        twice = self.b(alone)
+        total = self.act(twice) + twice  # not of what a residual reads
+        row = self.act(total)  # of a sum
+        again = self.act(self.act(self.c(row)))  # not of another activation, which is not known new
+        return self.act(self.identity(again).flatten(1))  # not of a view
+
+
+def test_activations_overwrite_what_nothing_else_reads() -> None:
+    torch.manual_seed(0)
+    model = Activated().eval()
+    network = fx.symbolic_trace(model)
+    x = 4 * torch.randn(2, 3, 4, 4)
+    before = x.clone()
+    with torch.no_grad():
+        expected = model(x)
+    whole = segment(network, frozenset({"x"}), ("output",))
+    assert torch.equal(whole({"x": x})["output"], expected)
+    assert torch.equal(x, before)
+    overwriting = [n for n in whole.module.graph.nodes if str(n.target).startswith("overwriting")]
+    assert [node.name for node in overwriting] == ["act_1", "act_3", "act_4"]
+    assert all(whole.module.get_submodule(str(node.target)).inplace for node in overwriting)
+    assert model.act.inplace is False
+
+    every = tuple(node.name for node in network.graph.nodes)
+    kept = segment(network, frozenset({"x"}), every)({"x": x})
+    for name in every:  # each on its own may overwrite everything on the way to it
+        alone = segment(network, frozenset({"x"}), (name,))({"x": x})[name]
+        assert torch.equal(kept[name], alone), name
+    behind = segment(network, frozenset({"a"}), ("act_1",))({"a": kept["a"]})
+    assert torch.equal(behind["act_1"], kept["act_1"])
+    assert torch.equal(kept["a"], model.a(model.act(x)))

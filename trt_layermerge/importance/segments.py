@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -12,6 +13,12 @@ from torch import fx, nn
 from torch.fx.node import Argument, map_arg
 
 Values = dict[str, Any]
+
+ACTIVATIONS = frozenset({nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.LeakyReLU, nn.SiLU})
+"""What may overwrite its input: one value in, one value out, each from its own place."""
+
+ALLOCATING = frozenset({nn.Conv2d, nn.BatchNorm2d, nn.Linear, operator.add, torch.add})
+"""What puts out a new value, never a view of another one."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,8 @@ def segment(network: fx.GraphModule, given: frozenset[str], wanted: tuple[str, .
     """Returns what computes the wanted values, bit for bit as the network does.
 
     It holds only what is found on the way back from the wanted values, which ends at given ones.
-    Modules are the network's own, identities are left out, and a value is dropped once it is read.
+    Modules are the network's own, identities are left out, a value is dropped once it is read, and
+    activations overwrite what nothing else reads.
 
     Args:
         network: A traced network in eval mode; left untouched.
@@ -122,6 +130,29 @@ def _is_identity(network: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _attributes(network: fx.GraphModule, graph: fx.Graph) -> dict[str, Any]:
-    """Returns what the graph calls or reads of the network, by path."""
-    paths = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
-    return {path: attrgetter(path)(network) for path in paths}
+    """Returns what the graph calls or reads of the network, by path.
+
+    Activations that may overwrite their input become calls of copies that do.
+    """
+    found: dict[str, Any] = {}
+    for node in graph.nodes:
+        if node.op in ("call_module", "get_attr"):
+            attribute = operator.attrgetter(str(node.target))(network)
+            if node.op == "call_module" and _may_overwrite(node, found, attribute):
+                attribute = copy(attribute)
+                attribute.inplace = True
+                node.target = f"overwriting_{node.name}"
+            found[node.target] = attribute
+    return found
+
+
+def _may_overwrite(node: fx.Node, called: dict[str, Any], module: nn.Module) -> bool:
+    """Whether a node is an activation of a new value that nothing else reads."""
+    if type(module) not in ACTIVATIONS or len(node.args) != 1:
+        return False
+    source = node.all_input_nodes[0]
+    if len(source.users) > 1:  # the segment's output is one, for what is wanted
+        return False
+    if source.op == "call_module":
+        return type(called[str(source.target)]) in ALLOCATING
+    return source.op == "call_function" and source.target in ALLOCATING
