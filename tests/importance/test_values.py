@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, fx
@@ -46,36 +49,68 @@ def test_kept_and_recomputed_batches_are_equal(network: fx.GraphModule, images: 
         assert len(group["relu"]) == values.images_within(names, limit) == count
 
 
-def test_what_was_asked_for_longest_ago_is_forgotten(
-    network: fx.GraphModule, images: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    an_image = 4 * 4 * 6 * 5
-    values = RecordedValues(network, images, NAMES, batch=4, limit_bytes=2 * an_image * 10)
-    runs: list[list[str]] = []
-
-    expected = [record(network, part, NAMES) for part in torch.split(images, 4)]
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What segments compute while they run, as ``read>made``."""
+    found: list[str] = []
     run = Segment.__call__
 
-    def counting(self: Segment, values: dict[str, object]) -> dict[str, object]:
-        runs.append(sorted(self.wanted))
+    def noting(self: Segment, values: dict[str, Any]) -> dict[str, Any]:
+        found.append(f"{','.join(self.given)}>{','.join(sorted(self.wanted))}")
         return run(self, values)
 
-    monkeypatch.setattr(Segment, "__call__", counting)
+    monkeypatch.setattr(Segment, "__call__", noting)
+    return found
 
-    def ask(*names: str) -> list[list[str]]:
-        """Returns what had to be recorded, once for all three batches."""
+
+AN_IMAGE = 4 * 4 * 6 * 5
+"""Bytes of any value between two convolutions, for one image."""
+
+
+def asking(
+    network: fx.GraphModule, images: Tensor, runs: list[str], room: int
+) -> Callable[..., list[str]]:
+    """Returns what asks for values, checks them and says what was run for them.
+
+    ``room`` values fit; the images are in three batches.
+    """
+    values = RecordedValues(network, images, NAMES, batch=4, limit_bytes=room * AN_IMAGE * 10)
+    expected = [record(network, part, NAMES) for part in torch.split(images, 4)]
+
+    def ask(*names: str) -> list[str]:
         runs.clear()
         for batch, whole in zip(values.batches(names), expected, strict=True):
             assert all(torch.equal(batch[name], whole[name]) for name in names)
         assert runs[::3] == runs[1::3] == runs[2::3]
+        assert len(values._kept) <= room
         return runs[::3]
 
-    assert ask("first", "relu") == [["first", "relu"]]
-    assert ask("relu", "second") == [["second"]]
+    return ask
+
+
+def test_what_was_asked_for_longest_ago_is_forgotten(
+    network: fx.GraphModule, images: Tensor, runs: list[str]
+) -> None:
+    ask = asking(network, images, runs, room=2)
+    assert ask("first", "relu") == ["x>first,relu"]
+    assert ask("relu", "second") == ["relu>second"]
     assert ask("relu") == []
-    assert ask("first") == [["first"]]  # which makes room by forgetting "second"
+    assert ask("first") == ["x>first"]  # which makes room by forgetting "second"
     assert ask("relu") == []
-    assert ask("second") == [["second"]]
+    assert ask("second") == ["relu>second"]
+
+
+def test_values_are_computed_from_the_nearest_kept_ones(
+    network: fx.GraphModule, images: Tensor, runs: list[str]
+) -> None:
+    ask = asking(network, images, runs, room=1)
+    assert ask("relu") == ["x>relu"]
+    assert ask("add") == ["relu>add"]  # from what leaves meanwhile
+    assert ask("third") == ["add>third"]
+    assert ask("second") == ["x>second"]
+    assert ask("relu_1", "add") == ["x,second>add,relu_1"]  # never kept: together too much
+    assert ask("second") == []
+    assert ask("first", "second") == ["x,second>first,second"]
 
 
 def test_groups_join_batches(

@@ -19,15 +19,19 @@ CACHE_BYTES = 16 << 20
 MOST_IMAGES = 64
 GROUP_BYTES = 64 << 20
 
-SEGMENTS = 64
+SEGMENTS = 16
 """Segments that stay compiled: most serve every batch of one candidate, and no other candidate."""
+
+Columns = dict[str, list[Any]]
+"""Values by name, and batch by batch."""
 
 
 class RecordedValues:
     """Values of a network on fixed images, batch by batch.
 
     What was asked for last is kept as far as memory allows, so that candidates which follow each
-    other share it; if all fits, it is recorded once, in one run.
+    other share it, and what is missing is computed from the nearest kept values, the images at the
+    latest; if all fits, it is recorded once, in one run.
 
     Args:
         network: The traced network, in eval mode.
@@ -57,9 +61,9 @@ class RecordedValues:
         }
         self._images = len(images)
         self.parts = torch.split(images, batch or cached_batch(self.bytes_an_image.values()))
-        self._kept: dict[str, list[Any]] = {}
+        self._kept: Columns = {}
         if self.fits(self.bytes_an_image):
-            self._keep(self.bytes_an_image)
+            self._keep(tuple(self.bytes_an_image), {})
 
     def fits(self, names: Iterable[str]) -> bool:
         """Whether the named values of all images may be kept together."""
@@ -68,16 +72,15 @@ class RecordedValues:
     def batches(self, names: Sequence[str]) -> Iterator[Values]:
         """Yields the named values of every batch, in order."""
         if not self.fits(names):
-            yield from self._recorded(names)
+            yield from self._recorded(names, self._kept)
             return
         missing = [name for name in names if name not in self._kept]
-        self._make_room(missing, names)
-        self._keep(missing)
+        self._keep(missing, self._leaving(missing, names))
         for name in names:  # the one that was asked for last stays longest
             self._kept[name] = self._kept.pop(name)
-        columns = {name: self._kept[name] for name in names}
-        for number in range(len(self.parts)):
-            yield {name: values[number] for name, values in columns.items()}
+        columns = [tuple(self._kept[name]) for name in names]
+        for values in zip(*columns, strict=True):
+            yield dict(zip(names, values, strict=True))
 
     def groups(self, names: Sequence[str], limit_bytes: int) -> Iterator[Values]:
         """Yields the named tensors of as many of the first images as the limit allows, in order.
@@ -108,23 +111,32 @@ class RecordedValues:
     def _bytes(self, names: Iterable[str]) -> int:
         return self._images * sum(self.bytes_an_image[name] for name in names)
 
-    def _make_room(self, missing: Sequence[str], wanted: Sequence[str]) -> None:
-        """Forgets what was asked for longest ago until the missing values fit."""
+    def _leaving(self, missing: Sequence[str], wanted: Sequence[str]) -> Columns:
+        """Takes out what was asked for longest ago until the missing values fit, and returns it."""
+        leaving: Columns = {}
         for name in [name for name in self._kept if name not in wanted]:
             if self.fits([*self._kept, *missing]):
-                return
-            del self._kept[name]
+                break
+            leaving[name] = self._kept.pop(name)
+        return leaving
 
-    def _keep(self, names: Iterable[str]) -> None:
-        wanted = list(names)
-        recorded = list(self._recorded(wanted)) if wanted else []
-        self._kept |= {name: [values[name] for values in recorded] for name in wanted}
+    def _keep(self, names: Sequence[str], leaving: Columns) -> None:
+        """Records values; those that leave are still read, and are dropped batch by batch."""
+        columns: Columns = {name: [] for name in names}
+        recorded = self._recorded(names, self._kept | leaving) if names else ()
+        for number, values in enumerate(recorded):
+            for name, column in columns.items():
+                column.append(values[name])
+            for column in leaving.values():
+                column[number] = None
+        self._kept |= columns
 
-    def _recorded(self, names: Sequence[str]) -> Iterator[Values]:
-        """Yields the named values of every batch, computed from the images."""
-        found = self._segment(frozenset({self._input}), tuple(names))
-        for part in self.parts:
-            yield found({self._input: part})
+    def _recorded(self, names: Sequence[str], known: Columns) -> Iterator[Values]:
+        """Yields the named values of every batch, computed from the nearest known ones."""
+        columns = {self._input: self.parts, **known}
+        found = self._segment(frozenset(columns), tuple(names))
+        for number in range(len(self.parts)):
+            yield found({name: columns[name][number] for name in found.given})
 
 
 def cached_batch(bytes_an_image: Iterable[int]) -> int:
