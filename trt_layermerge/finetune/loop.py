@@ -16,7 +16,7 @@ from trt_layermerge.core.jsonio import damage
 from trt_layermerge.errors import DivergedError, UsageError
 from trt_layermerge.finetune.augment import parse_augment
 from trt_layermerge.finetune.data import LabelledData, batches, preprocess_of
-from trt_layermerge.finetune.device import device_named
+from trt_layermerge.finetune.device import device_named, layout_of
 from trt_layermerge.finetune.evaluate import NotANumberError, accuracy, check_labels
 from trt_layermerge.finetune.losses import checked, taught, training_loss
 from trt_layermerge.finetune.norms import batch_norms, reestimate
@@ -186,10 +186,14 @@ class _Training:
     ) -> None:
         device, (mine, teacher) = ranks.device, answering
         self.run = fingerprint(student, recipe, len(train), teacher is not None, identity)
-        self.student, self.train, self.val = student.to(device), train, val
+        self.layout = layout_of(device)
+        self.student = student.to(device).to(memory_format=self.layout)
+        self.train, self.val = train, val
         self.network = ranks.wrap(mine.to(device))
         listens = recipe.distill_weight > 0 or recipe.feature_weight > 0
-        self.teacher = teacher.to(device) if teacher and listens else None
+        self.teacher = None
+        if teacher and listens:
+            self.teacher = teacher.to(device).to(memory_format=self.layout)
         self.schedule = schedule
         self.recipe, self.device, self.ranks = recipe, device, ranks
         self.batch = min(recipe.batch, len(train))
@@ -245,7 +249,8 @@ class _Training:
             torch.manual_seed(seed + (self.ranks.index << 32))
             for step, (images, labels) in enumerate(pairs, epoch * self.steps):
                 labels = None if labels is None else labels.to(self.device)
-                total += self._step(step, images.to(self.device), labels)
+                images = images.to(self.device, memory_format=self.layout)
+                total += self._step(step, images, labels)
         self._tell((epoch + 1) / self.recipe.epochs)
         self._level()
         seconds = time.perf_counter() - started
@@ -325,6 +330,9 @@ class _Training:
             images = (x.to(self.device) for x, _ in batches(part, self.batch) if len(x))
             reestimate(self.student, images)
             self._level()
+        for network in (self.student, self.teacher):
+            if network is not None:
+                network.to(memory_format=torch.contiguous_format)
         self.student.eval()
 
 

@@ -51,6 +51,6 @@ def restore_optimiser(
     for name, value in tensors.items():
         owner, _, key = name.rpartition("/")
         parameter = parameters[owner]
-        # AdamW counts its steps on the CPU wherever the parameter is.
-        device = torch.device("cpu") if key == "step" else parameter.device
-        optimiser.state[parameter][key] = value.to(device)
+        # AdamW counts its steps on the CPU wherever the parameter is; the rest has its layout.
+        like = None if key == "step" else torch.empty_like(parameter, dtype=value.dtype)
+        optimiser.state[parameter][key] = value.cpu() if like is None else like.copy_(value)
