@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -123,6 +124,29 @@ def test_the_best_of_the_first_images_is_scored_on_all(monkeypatch: pytest.Monke
         entry = screened.entry(candidate)
         alone = scorer(model, graph, repairs=(entry.repair,)).entry(candidate)
         assert entry.delta == pytest.approx(alone.delta, rel=1e-9)
+
+
+def test_joined_batches_score_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, graph, candidates = setting(nets.basic_resnet)
+    monkeypatch.setattr("trt_layermerge.importance.calibrate.SCREEN_IMAGES", 8)
+    deltas, runs = [], []
+    for most in (4, 8, 64):  # 10 images in batches of 4: each alone, by twos, all at once
+        monkeypatch.setattr("trt_layermerge.importance.sizes.MOST_IMAGES", most)
+        joining = scorer(model, graph, repairs=("none",))
+        found = joining._score.joined_batches
+        lengths: list[int] = []
+
+        def noting(names: list[str], *counts: int, f=found, n=lengths) -> Iterator[Any]:
+            for values in f(names, *counts):
+                n.append(len(values[names[0]]))
+                yield values
+
+        monkeypatch.setattr(joining._score, "joined_batches", noting)
+        deltas.append([joining.entry(c).delta for c in candidates if c.kind != "fit"])
+        runs.append(lengths[: {4: 5, 8: 3, 64: 2}[most]])
+    assert runs == [[4, 4, 4, 4, 2], [8, 8, 2], [8, 10]]
+    assert deltas[1] == pytest.approx(deltas[0], rel=1e-9, abs=1e-12)
+    assert deltas[2] == pytest.approx(deltas[0], rel=1e-9, abs=1e-12)
 
 
 def test_only_blocks_without_a_convolution_to_fit_get_new_statistics() -> None:

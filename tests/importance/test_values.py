@@ -11,7 +11,8 @@ from torch import Tensor, fx
 
 from tests.importance.branched import Branched
 from trt_layermerge.importance.segments import Segment, record
-from trt_layermerge.importance.values import RecordedValues, cached_batch
+from trt_layermerge.importance.sizes import MOST_IMAGES
+from trt_layermerge.importance.values import RecordedValues
 
 
 @pytest.fixture
@@ -124,7 +125,13 @@ def test_groups_join_batches(
     assert torch.equal(joined, record(network, images, ["add"])["add"])
 
 
-def test_batches_fit_a_cache() -> None:
-    assert cached_batch([96 * 112 * 112 * 4, 1000]) == 3
-    assert cached_batch([1 << 30]) == 1
-    assert cached_batch([16]) == 64
+def test_batches_are_joined_where_all_is_by_image(network: fx.GraphModule, images: Tensor) -> None:
+    values = RecordedValues(network, images, NAMES, batch=2, limit_bytes=10**9)
+    joined = list(values.joined_batches(["add", "relu"], 3, 4))
+    assert [len(batch["add"]) for batch in joined] == [6, 2]
+    expected = record(network, images[:8], ["add", "relu"])
+    for name, whole in expected.items():
+        assert torch.equal(torch.cat([batch[name] for batch in joined]), whole)
+    assert values.batches_at_a_time(["add"], ["add", "relu"]) == MOST_IMAGES // 2
+    assert values.batches_at_a_time(["add", "size"], ["add"]) == 1
+    assert values.batches_at_a_time(["add", "output"], ["add"]) == 1  # a tuple

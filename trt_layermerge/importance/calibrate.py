@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
-from itertools import islice
 from typing import Any
 
 import torch
@@ -99,10 +98,10 @@ class CalibrateScorer:
                 "wrap it in a module whose forward takes one tensor"
             )
         self._repairs, self._seed, self._limit_bytes = tuple(repairs), seed, limit_bytes
-        self._rests = {u.nodes.out: rest_of(network, u.nodes.out) for u in graph.units}
+        self._rest = lru_cache(partial(rest_of, network))
         self._segment = lru_cache(partial(segment, network))
         ends = _block_ends(self._traced)
-        context = {name for rest in self._rests.values() for name in rest.needed}
+        context = {name for unit in graph.units for name in self._rest(unit.nodes.out).needed}
         fit_images, score_images = (
             images.contiguous(memory_format=torch.channels_last)
             for images in (fit_images, score_images)
@@ -164,27 +163,33 @@ class CalibrateScorer:
         self, candidate: Candidate, block: RelaxedBlock, ports: Ports, parts: int
     ) -> float:
         """Returns the distance on the first batches."""
-        return self._distance.first(parts).of(islice(self._outputs(candidate, block, ports), parts))
+        return self._distance.first(parts).of(self._outputs(candidate, block, ports, parts))
 
     @torch.no_grad()
-    def _outputs(self, candidate: Candidate, block: nn.Module, ports: Ports) -> Iterator[Any]:
-        """Yields the network's outputs with the block in place, batch by batch.
+    def _outputs(
+        self, candidate: Candidate, block: nn.Module, ports: Ports, parts: int
+    ) -> Iterator[Any]:
+        """Yields the network's outputs with the block in place, on each of the first batches.
 
         A residual that began before the block adds its shortcut, which does not change:
         out = σ(z + (total − target)), with total and target those of the original.
         """
-        rest = self._rests[ports.out]
-        finish = self._segment(rest.needed | {ports.out}, ("output",))
+        needed = self._rest(ports.out).needed
+        finish = self._segment(needed | {ports.out}, ("output",))
         block_ends = candidate.block.start, candidate.block.end
         shortcut = self._traced.graph.open_residual(*block_ends) is not None
-        names = {ports.source} | rest.needed | ({ports.total, ports.target} if shortcut else set())
+        names = {ports.source} | needed | ({ports.total, ports.target} if shortcut else set())
         activation = activation_module(candidate.activation) if candidate.activation else None
-        for values in self._score.batches(sorted(names)):
+        together = self._score.batches_at_a_time(
+            names | {"output"}, names.union(self._rest(ports.source).names)
+        )
+        for values in self._score.joined_batches(sorted(names), together, parts):
             z = block(values[ports.source])
             if shortcut:
                 z = z + (values[ports.total] - values[ports.target])
             values[ports.out] = activation(z) if activation else z
-            yield finish(values)["output"]
+            output = finish(values)["output"]
+            yield from output.split(len(self._score.parts[0])) if together > 1 else [output]
 
 
 def _block_ends(traced: TracedNetwork) -> frozenset[str]:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
+from itertools import islice
 from math import ceil
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.node import map_aggregate
 
-from trt_layermerge.importance.segments import Values, record, segment
+from trt_layermerge.importance.segments import Values, segment
+from trt_layermerge.importance.sizes import Sizes, cached_batch
 
-CACHE_BYTES = 16 << 20
-"""Bytes of the largest value of a batch: more than a processor's cache only makes it wait."""
-
-MOST_IMAGES = 64
 GROUP_BYTES = 64 << 20
 
 SEGMENTS = 16
@@ -42,7 +39,8 @@ class RecordedValues:
 
     Attributes:
         parts: The images, batch by batch.
-        bytes_an_image: Bytes of each value, for one image.
+        sizes: The sizes of all values of the network.
+        bytes_an_image: Bytes of each value that may be asked for, for one image.
     """
 
     def __init__(
@@ -56,9 +54,8 @@ class RecordedValues:
         self._limit_bytes = limit_bytes
         self._segment = lru_cache(SEGMENTS)(partial(segment, network))
         (self._input,) = (node.name for node in network.graph.find_nodes(op="placeholder"))
-        self.bytes_an_image = {
-            name: _bytes(value) for name, value in record(network, images[:1], names).items()
-        }
+        self.sizes = Sizes.of(network, images)
+        self.bytes_an_image = {name: self.sizes.bytes_an_image[name] for name in names}
         self._images = len(images)
         self.parts = torch.split(images, batch or cached_batch(self.bytes_an_image.values()))
         self._kept: Columns = {}
@@ -81,6 +78,23 @@ class RecordedValues:
         columns = [tuple(self._kept[name]) for name in names]
         for values in zip(*columns, strict=True):
             yield dict(zip(names, values, strict=True))
+
+    def joined_batches(self, names: Sequence[str], together: int, first: int) -> Iterator[Values]:
+        """Yields the named tensors of the first batches, so many of them joined to one."""
+        batches = islice(self.batches(names), first)
+        while waiting := list(islice(batches, together)):
+            yield waiting[0] if len(waiting) == 1 else _joined(waiting, names)
+
+    def batches_at_a_time(self, names: Iterable[str], computed: Iterable[str]) -> int:
+        """Returns how many batches may be joined.
+
+        Args:
+            names: Values that would be joined or split; 1 is returned if one cannot be.
+            computed: All values that are held or computed meanwhile.
+        """
+        if not self.sizes.batched.issuperset(names):
+            return 1
+        return max(1, self.sizes.images_at_a_time(computed) // len(self.parts[0]))
 
     def groups(self, names: Sequence[str], limit_bytes: int) -> Iterator[Values]:
         """Yields the named tensors of as many of the first images as the limit allows, in order.
@@ -139,22 +153,5 @@ class RecordedValues:
             yield found({name: columns[name][number] for name in found.given})
 
 
-def cached_batch(bytes_an_image: Iterable[int]) -> int:
-    """Returns how many images are computed at a time, by the bytes of each value of one image."""
-    return max(1, min(MOST_IMAGES, CACHE_BYTES // max(1, *bytes_an_image)))
-
-
 def _joined(parts: Sequence[Values], names: Sequence[str]) -> Values:
     return {name: torch.cat([part[name] for part in parts]) for name in names}
-
-
-def _bytes(value: Any) -> int:
-    """Returns the bytes of every tensor in a value."""
-    total = 0
-
-    def count(part: Any) -> None:
-        nonlocal total
-        total += part.numel() * part.element_size() if isinstance(part, Tensor) else 0
-
-    map_aggregate(value, count)
-    return total
