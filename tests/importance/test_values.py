@@ -26,6 +26,9 @@ def images() -> Tensor:
     return torch.randn(10, 3, 6, 5, generator=torch.Generator().manual_seed(1))
 
 
+AN_IMAGE = 4 * 4 * 6 * 5
+"""Bytes of any value between two convolutions, for one image."""
+
 NAMES = ("x", "first", "relu", "second", "add", "relu_1", "third", "scale", "size")
 
 
@@ -38,16 +41,10 @@ def test_kept_and_recomputed_batches_are_equal(network: fx.GraphModule, images: 
     ):
         assert torch.equal(ours["add"], theirs["add"])
         assert ours["size"] == theirs["size"] == len(ours["add"])
-    (whole,) = kept.groups(["relu", "add"], 10**9)
-    assert torch.equal(whole["add"], record(network, images, ["add"])["add"])
-    an_image = 4 * 4 * 6 * 5
-    assert kept.bytes_an_image["add"] == an_image
-    for values, names, limit, count in (
-        (kept, ["relu", "add"], 2 * an_image * 5, 8),
-        (recomputed, ["relu"], 1, 4),
-    ):
-        (group,) = values.groups(names, limit)
-        assert len(group["relu"]) == values.images_within(names, limit) == count
+    assert kept.bytes_an_image["add"] == AN_IMAGE
+    assert kept.batches_within(["relu", "add"], 2 * AN_IMAGE * 5) == 2  # five images: one begun
+    assert kept.batches_within(["relu", "add"], 10**9) == 3
+    assert recomputed.batches_within(["relu"], 1) == 1
 
 
 @pytest.fixture
@@ -62,10 +59,6 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(Segment, "__call__", noting)
     return found
-
-
-AN_IMAGE = 4 * 4 * 6 * 5
-"""Bytes of any value between two convolutions, for one image."""
 
 
 def asking(
@@ -112,17 +105,6 @@ def test_values_are_computed_from_the_nearest_kept_ones(
     assert ask("relu_1", "add") == ["x,second>add,relu_1"]  # never kept: together too much
     assert ask("second") == []
     assert ask("first", "second") == ["x,second>first,second"]
-
-
-def test_groups_join_batches(
-    network: fx.GraphModule, images: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("trt_layermerge.importance.values.GROUP_BYTES", 6 * 4 * 4 * 6 * 5)
-    values = RecordedValues(network, images, NAMES, batch=2, limit_bytes=10**9)
-    groups = list(values.groups(["add"], 10**9))
-    assert [len(group["add"]) for group in groups] == [6, 4]
-    joined = torch.cat([group["add"] for group in groups])
-    assert torch.equal(joined, record(network, images, ["add"])["add"])
 
 
 def test_batches_are_joined_where_all_is_by_image(network: fx.GraphModule, images: Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -151,13 +151,19 @@ class CalibrateScorer:
         if set(methods) <= {"none"}:  # its target may be a value that no repair aims at
             return iter(methods)
         names = ports.source, ports.target
+        used = self._fit.batches_within(names, self._limit_bytes)
+        together = self._fit.batches_at_a_time(names, self._computed(ports, names))
 
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            for values in self._fit.groups(names, self._limit_bytes):
+            for values in self._fit.joined_batches(names, together, used):
                 yield values[names[0]], values[names[1]]
 
-        pairs = Pairs(self._fit.images_within(names, self._limit_bytes), batches)
+        pairs = Pairs(sum(map(len, self._fit.parts[:used])), batches)
         return repair_in_turn(block, pairs, methods, candidate_seed(candidate, self._seed))
+
+    def _computed(self, ports: Ports, names: Iterable[str]) -> set[str]:
+        """Returns the given names and those of all values from where a block starts."""
+        return {*names, *self._rest(ports.source).names}
 
     def _distance_of(
         self, candidate: Candidate, block: RelaxedBlock, ports: Ports, parts: int
@@ -180,9 +186,7 @@ class CalibrateScorer:
         shortcut = self._traced.graph.open_residual(*block_ends) is not None
         names = {ports.source} | needed | ({ports.total, ports.target} if shortcut else set())
         activation = activation_module(candidate.activation) if candidate.activation else None
-        together = self._score.batches_at_a_time(
-            names | {"output"}, names.union(self._rest(ports.source).names)
-        )
+        together = self._score.batches_at_a_time(names | {"output"}, self._computed(ports, names))
         for values in self._score.joined_batches(sorted(names), together, parts):
             z = block(values[ports.source])
             if shortcut:

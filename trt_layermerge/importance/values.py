@@ -14,8 +14,6 @@ from torch import Tensor, fx
 from trt_layermerge.importance.segments import Values, segment
 from trt_layermerge.importance.sizes import Sizes, cached_batch
 
-GROUP_BYTES = 64 << 20
-
 SEGMENTS = 16
 """Segments that stay compiled: most serve every batch of one candidate, and no other candidate."""
 
@@ -96,31 +94,14 @@ class RecordedValues:
             return 1
         return max(1, self.sizes.images_at_a_time(computed) // len(self.parts[0]))
 
-    def groups(self, names: Sequence[str], limit_bytes: int) -> Iterator[Values]:
-        """Yields the named tensors of as many of the first images as the limit allows, in order.
+    def batches_within(self, names: Iterable[str], limit_bytes: int) -> int:
+        """Returns how many of the first batches have these values within a limit, at least one.
 
-        At least one batch is used; batches are joined to ``GROUP_BYTES`` or more.
+        The last one may go beyond it.
         """
-        group = max(1, GROUP_BYTES // self._bytes_an_image(names))
-        room = self.images_within(names, limit_bytes)
-        waiting: list[Values] = []
-        for values in self.batches(names):
-            waiting.append(values)
-            room -= len(values[names[0]])
-            if room <= 0 or sum(len(part[names[0]]) for part in waiting) >= group:
-                yield _joined(waiting, names)
-                waiting = []
-            if room <= 0:
-                return
-
-    def images_within(self, names: Sequence[str], limit_bytes: int) -> int:
-        """Returns how many images ``groups`` uses: whole batches, the last one begun counts."""
-        wanted = min(self._images, limit_bytes // self._bytes_an_image(names))
-        batch = len(self.parts[0])
-        return min(self._images, batch * max(1, ceil(wanted / batch)))
-
-    def _bytes_an_image(self, names: Iterable[str]) -> int:
-        return max(1, sum(self.bytes_an_image[name] for name in names))
+        an_image = max(1, sum(self.bytes_an_image[name] for name in names))
+        images = limit_bytes // an_image
+        return min(len(self.parts), max(1, ceil(images / len(self.parts[0]))))
 
     def _bytes(self, names: Iterable[str]) -> int:
         return self._images * sum(self.bytes_an_image[name] for name in names)
