@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,8 +20,12 @@ from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.export.onnx import export_bytes
 from trt_layermerge.finetune import images
+from trt_layermerge.finetune.loop import finetune
+from trt_layermerge.finetune.recipe import FinetuneRecipe
+from trt_layermerge.finetune.sources import ArrayData
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.merge import collapse, relax, repair
 from trt_layermerge.search import Option, chain_frontier, enumerate_candidates
@@ -164,6 +169,16 @@ def exporting() -> tuple[Work, int]:
     return lambda: export_bytes(merged, torch.zeros(1, 3, 224, 224)), 1
 
 
+def training() -> tuple[Work, int]:
+    """Returns an epoch of four steps of 16 images at 64x64, MobileNetV2 taught by itself."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (64, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    data = ArrayData(pixels, None, None, Preprocess())
+    recipe = FinetuneRecipe(epochs=1, batch=16, distill_weight=1.0)
+    teacher = network("mobilenet_v2")
+    return lambda: finetune(deepcopy(teacher), data, None, recipe, teacher=teacher), 4
+
+
 REFERENCE = Workload("reference: matrix product and Python", reference)
 WORKLOADS = (
     REFERENCE,
@@ -171,6 +186,7 @@ WORKLOADS = (
     Workload("ONNX of a spec, mean of MobileNetV2's", specs_to_onnx),
     Workload("trace and candidates of MobileNetV2", inspect),
     Workload("repair of a block of ResNet-18", repairing),
+    Workload("training step of MobileNetV2, 16 images of 64x64", training),
     Workload("relax and collapse ResNet-18", merging),
     Workload("ONNX of a merged ResNet-18", exporting),
     Workload("JPEG of 500x375 to 224x224", lambda: photos(500, 375, 50, images.GAP)),

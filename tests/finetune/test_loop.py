@@ -327,6 +327,19 @@ def test_fewer_images_than_a_batch(make_data: MakeData, make_net: MakeNet) -> No
     assert len(result.history) == 2
 
 
+def test_a_cpu_trains_channels_last_and_leaves_no_trace_of_it(
+    make_data: MakeData, make_net: MakeNet
+) -> None:
+    student, seen = make_net(), []
+    conv = next(m for m in student.modules() if isinstance(m, nn.Conv2d))
+    conv.register_forward_hook(lambda m, inputs, out: seen.append((inputs[0], out)))
+    finetune(student, make_data(20), None, replace(PLAIN, epochs=1))
+    assert seen and all(
+        t.is_contiguous(memory_format=torch.channels_last) for pair in seen for t in pair
+    )
+    assert all(p.is_contiguous() for p in student.parameters())
+
+
 def test_predictions_by_hand() -> None:
     pixels = torch.zeros(5, 3, 2, 2, dtype=torch.uint8)
     expected = [2, 0, 1, 1, 2]

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.finetune.helpers import PREPROCESS, save_images
-from trt_layermerge.errors import CorruptInputError, UsageError
+from trt_layermerge.errors import CorruptInputError, DivergedError, UsageError
 from trt_layermerge.finetune.data import LabelledData, batches, open_data
 from trt_layermerge.finetune.evaluate import accuracy, known_accuracy
 from trt_layermerge.finetune.loop import finetune
-from trt_layermerge.errors import DivergedError
 from trt_layermerge.finetune.losses import checked, feature_error, training_loss
 from trt_layermerge.finetune.recipe import FinetuneRecipe
 from trt_layermerge.finetune.sources import ArrayData
