@@ -173,7 +173,7 @@ def training() -> tuple[Work, int]:
     """Returns an epoch of four steps of 16 images at 64x64, MobileNetV2 taught by itself."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (64, 3, 64, 64), dtype=torch.uint8, generator=generator)
-    data = ArrayData(pixels, None, None, Preprocess())
+    data = ArrayData(pixels, None, (), Preprocess())
     recipe = FinetuneRecipe(epochs=1, batch=16, distill_weight=1.0)
     teacher = network("mobilenet_v2")
     return lambda: finetune(deepcopy(teacher), data, None, recipe, teacher=teacher), 4
