@@ -156,12 +156,17 @@ def test_only_blocks_without_a_convolution_to_fit_get_new_statistics() -> None:
     assert set(applicable("compose", True)) - set(applicable("fit", True)) == {"none"}
 
 
-def test_the_order_of_scoring_does_not_matter() -> None:
+@pytest.mark.parametrize("values", [1000, 4])
+def test_the_order_of_scoring_does_not_matter(values: int) -> None:
+    """Bit for bit, whatever is kept: so many of the largest values fit."""
     model, graph, candidates = setting(nets.basic_resnet)
-    forward = {c.key: scorer(model, graph).entry(c) for c in candidates}
-    shared = scorer(model, graph)
+    largest = max(scorer(model, graph)._fit.bytes_an_image.values())
+    limit = values * largest * 24
+    forward = {c.key: scorer(model, graph, limit_bytes=limit).entry(c) for c in candidates}
+    shared = scorer(model, graph, limit_bytes=limit)
     backward = {c.key: shared.entry(c) for c in reversed(candidates)}
     assert forward == backward
+    assert shared._fit.fits(shared._fit.bytes_an_image) == (values == 1000)
 
 
 def test_an_interrupted_table_equals_a_whole_one(tmp_path: Path) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from torch import Tensor, fx, nn
 
 from tests import nets
-from trt_layermerge.importance.folded import folded
+from tests.plans import candidates_of
+from trt_layermerge.importance.folded import folded, folded_block
 from trt_layermerge.importance.segments import record
+from trt_layermerge.merge.block import block_ports, build_block
+from trt_layermerge.merge.layers import ConvNorm
 from trt_layermerge.trace import trace_network
 
 
@@ -49,3 +54,25 @@ def test_what_something_else_reads_is_left() -> None:
 
     network = fx.symbolic_trace(Read().eval())
     assert isinstance(folded(network).get_submodule("norm"), nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize("factory", [nets.basic_resnet, nets.mobile])
+def test_a_folded_block_computes_the_same(factory: type[nn.Module]) -> None:
+    x = nets.example(batch=3, seed=1).double()
+    traced = trace_network(factory().double(), x[:1])
+    names = [node.name for node in traced.module.graph.nodes]
+    values = record(traced.module, x, names)
+    candidates = [c for c in candidates_of(traced.graph, random.Random(0)) if c.convs][::5]
+    folds = 0
+    for candidate in candidates:
+        block = build_block(traced, candidate)
+        source = values[block_ports(traced, candidate).source]
+        before = {name: value.clone() for name, value in block.state_dict().items()}
+        with torch.no_grad():
+            expected, found = block(source), folded_block(block)(source)
+        assert torch.allclose(found, expected, rtol=1e-10, atol=1e-12), str(candidate)
+        assert all(torch.equal(value, before[name]) for name, value in block.state_dict().items())
+        units = [m for m in folded_block(block).modules() if isinstance(m, ConvNorm)]
+        assert all(unit.norm is None for unit in units)
+        folds += len(units)
+    assert folds > 5

@@ -15,7 +15,7 @@ from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.tables import ImportanceEntry
 from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.importance.distance import Distance
-from trt_layermerge.importance.folded import folded
+from trt_layermerge.importance.folded import folded, folded_block
 from trt_layermerge.importance.seeds import candidate_seed
 from trt_layermerge.importance.segments import record, rest_of, segment
 from trt_layermerge.importance.values import RecordedValues
@@ -63,7 +63,8 @@ class CalibrateScorer:
         fit_images: Network inputs ``(N, C, H, W)`` to repair on.
         score_images: Network inputs to score on, disjoint from ``fit_images``.
         repairs: Names of the repairs to try.
-        batch: Images a batch, or None for as many as a processor's cache holds.
+        batch: Images a batch, or None for as many as a processor's cache holds of the largest
+            value. Where all values are smaller, more are computed at a time.
         limit_bytes: Memory for recorded values, on each of the two sets. Above it, values are
             recomputed when another block is scored, and a repair uses as many of the first images
             as fit.
@@ -169,7 +170,8 @@ class CalibrateScorer:
         self, candidate: Candidate, block: RelaxedBlock, ports: Ports, parts: int
     ) -> float:
         """Returns the distance on the first batches."""
-        return self._distance.first(parts).of(self._outputs(candidate, block, ports, parts))
+        outputs = self._outputs(candidate, folded_block(block), ports, parts)
+        return self._distance.first(parts).of(outputs)
 
     @torch.no_grad()
     def _outputs(

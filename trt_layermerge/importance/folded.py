@@ -8,6 +8,8 @@ from copy import deepcopy
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from trt_layermerge.merge.layers import ConvNorm
+
 
 def folded(network: fx.GraphModule) -> fx.GraphModule:
     """Returns a copy of a network in eval mode that computes the same, up to rounding.
@@ -29,4 +31,16 @@ def folded(network: fx.GraphModule) -> fx.GraphModule:
             continue
         copy.set_submodule(names[0], fuse_conv_bn_eval(conv, norm))
         copy.set_submodule(names[1], nn.Identity())
+    return copy
+
+
+def folded_block(block: nn.Module) -> nn.Module:
+    """Returns a copy of a block in eval mode that computes the same, up to rounding.
+
+    The normalisation of each of its units is part of the unit's convolution.
+    """
+    copy = deepcopy(block)
+    for unit in copy.modules():
+        if isinstance(unit, ConvNorm) and unit.norm is not None:
+            unit.conv, unit.norm = fuse_conv_bn_eval(unit.conv, unit.norm), None
     return copy
