@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 
 from studies.planning import plan_id
+from studies.refit import RefitScorer
 from studies.settings import Settings, open_context, published, with_values
 from studies.workers import Clock
 from trt_layermerge.core.candidate import Candidate
@@ -18,7 +19,7 @@ from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.errors import InfeasibleBudgetError
 from trt_layermerge.importance import Scorer
 from trt_layermerge.merge.repair import REPAIRS
-from trt_layermerge.pipeline.context import Context
+from trt_layermerge.pipeline.context import Context, images_of
 from trt_layermerge.pipeline.networks import sample_plans
 from trt_layermerge.pipeline.objective import frontier_of
 from trt_layermerge.pipeline.repaired import joint_delta
@@ -35,11 +36,15 @@ class Variant:
         about: What it is, for the page.
         images: To fit on, and to score on; None for as many as usual.
         repairs: Repairs that are tried; none where a kind has none of them.
+        refit: Units behind the block that are fitted anew too; None for the usual scorer.
+        head: Whether the classifier is fitted anew as well.
     """
 
     about: str
     images: int | None = None
     repairs: tuple[str, ...] = REPAIRS
+    refit: int | None = None
+    head: bool = False
 
 
 VARIANTS: Mapping[str, Variant] = {
@@ -49,6 +54,10 @@ VARIANTS: Mapping[str, Variant] = {
     "images-64": Variant("64 images to fit on, 64 to score on", images=64),
     "images-128": Variant("128 and 128 images", images=128),
     "images-2048": Variant("2,048 and 2,048 images", images=2048),
+    "refit-head": Variant("the classifier is fitted anew", refit=0, head=True),
+    "refit-1": Variant("the next unit is fitted anew", refit=1),
+    "refit-1-head": Variant("the next unit and the classifier", refit=1, head=True),
+    "refit-2-head": Variant("the next two units and the classifier", refit=2, head=True),
 }
 """Ways to calibrate besides the default, by name."""
 
@@ -142,8 +151,13 @@ def scorer_for(context: Context, job: Scoring) -> Callable[[], Scorer]:
     if variant.images is not None:
         images = {"fit_images": variant.images, "score_images": variant.images}
         section = section.model_copy(update=images)
-    made = scorer_of(with_values(context, seed=job.seed, importance=section))
-    return partial(made, repairs=variant.repairs)
+    context = with_values(context, seed=job.seed, importance=section)
+    made = partial(scorer_of(context), repairs=variant.repairs)
+    if variant.refit is None:
+        return made
+    fit, judge = (images_of(part) for part in context.calibration)
+    model, graph = context.model, context.graph
+    return lambda: RefitScorer(made(), model, graph, fit, judge, variant.refit or 0, variant.head)
 
 
 def key_of(candidate: Candidate) -> str:
