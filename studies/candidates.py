@@ -57,7 +57,6 @@ VARIANTS: Mapping[str, Variant] = {
     "refit-head": Variant("the classifier is fitted anew", refit=0, head=True),
     "refit-1": Variant("the next unit is fitted anew", refit=1),
     "refit-1-head": Variant("the next unit and the classifier", refit=1, head=True),
-    "refit-2-head": Variant("the next two units and the classifier", refit=2, head=True),
 }
 """Ways to calibrate besides the default, by name."""
 
