@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -237,7 +238,18 @@ def test_a_sentinel_in_between_does_not_hide_that_a_job_takes_the_device_down(
     assert "went down" in folders.table(folder)["k1"]
 
 
+@pytest.fixture
+def heeded(number: signal.Signals) -> Iterator[None]:
+    """Has children heed a signal that is ignored here, as under nohup."""
+    before = signal.getsignal(number)
+    if before is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    signal.signal(number, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.usefixtures("heeded")
 def test_whoever_is_ended_in_order_does_not_blame_the_job(
     tmp_path: Path, number: signal.Signals
 ) -> None:
