@@ -179,7 +179,8 @@ def near_plans(context: Context, count: int) -> list[MergePlan]:
         table = perturbed(context.importance, max(SPREADS), rng)
         found = frontier_of(context, context.latency, table)
         overhead_ms = context.latency.overhead_ms
-        plan = plan_of(found.within(share * whole_ms - overhead_ms), overhead_ms)
+        limit_ms = max(share * whole_ms - overhead_ms, float(found.latency_ms[0]))
+        plan = plan_of(found.within(limit_ms), overhead_ms)
         plans[plan.candidates] = plan
     return list(plans.values())
 

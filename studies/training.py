@@ -16,11 +16,11 @@ from studies.workers import Clock
 from trt_layermerge.core.jsonio import Json, read_lines, sha256_json, write_bytes
 from trt_layermerge.errors import DivergedError
 from trt_layermerge.finetune.evaluate import accuracy
-from trt_layermerge.finetune.loop import finetune
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.sections import FinetuneSection
-from trt_layermerge.pipeline.stages.finetune import training_recipe
-from trt_layermerge.pipeline.starts import aids, start_network
+from trt_layermerge.pipeline.starts import start_network
+from trt_layermerge.pipeline.training import train as train_network
+from trt_layermerge.pipeline.training import training_recipe
 
 JOURNAL = "results.jsonl"
 """File of a study's results, in its folder."""
@@ -122,17 +122,12 @@ def train(settings: Settings, job: Training, clock: Clock) -> Json:
     after, seconds, history = before, 0.0, []
     recipe = training_recipe(context)
     if recipe is not None:
-        views, schedule = aids(context, network, recipe)
         try:
-            result = finetune(
+            result = train_network(
+                context,
                 network,
-                context.train,
-                val,
                 recipe,
-                teacher=context.model,
-                views=views,
-                schedule=schedule,
-                state_path=settings.work / "states" / f"{job.name}.safetensors",
+                settings.work / "states" / f"{job.name}.safetensors",
                 identity=sha256_json(settings.facts(settings.network(job.network))),
                 on_epoch=lambda _: clock.check(),
             )

@@ -1,6 +1,6 @@
 """Time and memory of a whole search: MobileNetV2 at 224, the 391 entries of the paper's rules.
 
-Run as ``python -m tests.bench.bm_search`` on a quiet machine; about a quarter of an hour. The
+Run as ``python -m tests.bench.bm_search`` on an idle machine; about seven minutes. The
 weights are random, since only time and memory are looked at. Stages: candidates, the latency of
 every block on ONNX Runtime, their importance by ``calibrate``, and the frontier of all budgets.
 Goal: 20 minutes and 24 GB for importance on two cores, 256 images to fit on and as many to score

@@ -21,3 +21,7 @@ class Branched(nn.Module):
         b = self.second(a) + a
         c = self.third(torch.relu(b)) * self.scale
         return c.reshape(x.size(0), -1), a.mean((2, 3))
+
+
+NAMES = ("x", "first", "relu", "second", "add", "relu_1", "third", "scale", "size")
+"""Its values before the outputs, by name of the traced node."""

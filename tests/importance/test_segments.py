@@ -6,22 +6,8 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from tests.importance.branched import Branched
+from tests.importance.branched import NAMES
 from trt_layermerge.importance.segments import record, rest_of, segment
-
-
-@pytest.fixture
-def network() -> fx.GraphModule:
-    torch.manual_seed(0)
-    return fx.symbolic_trace(Branched().eval())
-
-
-@pytest.fixture
-def images() -> Tensor:
-    return torch.randn(10, 3, 6, 5, generator=torch.Generator().manual_seed(1))
-
-
-NAMES = ("x", "first", "relu", "second", "add", "relu_1", "third", "scale", "size")
 
 
 def test_record_gives_the_values_of_a_whole_run(network: fx.GraphModule, images: Tensor) -> None:

@@ -9,27 +9,13 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from tests.importance.branched import Branched
+from tests.importance.branched import NAMES
 from trt_layermerge.importance.segments import Segment, record
 from trt_layermerge.importance.sizes import MOST_IMAGES
 from trt_layermerge.importance.values import RecordedValues
 
-
-@pytest.fixture
-def network() -> fx.GraphModule:
-    torch.manual_seed(0)
-    return fx.symbolic_trace(Branched().eval())
-
-
-@pytest.fixture
-def images() -> Tensor:
-    return torch.randn(10, 3, 6, 5, generator=torch.Generator().manual_seed(1))
-
-
 AN_IMAGE = 4 * 4 * 6 * 5
 """Bytes of any value between two convolutions, for one image."""
-
-NAMES = ("x", "first", "relu", "second", "add", "relu_1", "third", "scale", "size")
 
 
 def test_kept_and_recomputed_batches_are_equal(network: fx.GraphModule, images: Tensor) -> None:

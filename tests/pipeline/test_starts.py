@@ -18,8 +18,8 @@ from trt_layermerge.merge import Annealed
 from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
 from trt_layermerge.pipeline.recipe import load_recipe
-from trt_layermerge.pipeline.stages.finetune import training_recipe
-from trt_layermerge.pipeline.starts import aids, start_network
+from trt_layermerge.pipeline.starts import start_network
+from trt_layermerge.pipeline.training import aids, training_recipe
 
 RECONSTRUCT = {
     "finetune.preset": "none",

@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any, Protocol, cast
 
 from trt_layermerge.backends.base import Array
-from trt_layermerge.backends.host import board_name
+from trt_layermerge.backends.host import with_board
 from trt_layermerge.errors import (
     DeviceError,
     MissingDependencyError,
@@ -150,9 +150,8 @@ def find_cuda(binding: str | None = None) -> Cuda:
 
 
 def gpu_name(cuda: Cuda) -> str:
-    """Returns the name of the GPU, on a Jetson with its board's: all Orins are just ``Orin``."""
-    board = board_name()
-    return cuda.device_name() if board is None else f"{cuda.device_name()} of {board}"
+    """Returns the name of the GPU, with its board's on a Jetson."""
+    return with_board(cuda.device_name())
 
 
 def driver_problem() -> str | None:

@@ -17,6 +17,12 @@ def board_name() -> str | None:
         return None
 
 
+def with_board(name: str) -> str:
+    """Returns a GPU's name, on a Jetson with its board's: all Orins are just ``Orin``."""
+    board = board_name()
+    return name if board is None else f"{name} of {board}"
+
+
 def cpu_name() -> str:
     """Returns the processor's model, such as ``AMD EPYC (x86_64)``, or the board that it is on."""
     try:

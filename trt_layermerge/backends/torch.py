@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trt_layermerge.backends.base import Array, Runner, check_inputs, random_inputs
-from trt_layermerge.backends.host import board_name, cpu_name
+from trt_layermerge.backends.host import cpu_name, with_board
 from trt_layermerge.core.device import DeviceInfo, Precision
 from trt_layermerge.errors import DeviceError, UsageError
 
@@ -51,8 +51,7 @@ class TorchBackend:
         """Returns the processor or GPU, and torch's version."""
         if self._device.type == "cpu":
             return DeviceInfo(self.name, torch.__version__, cpu_name(), "eager, 1 thread")
-        board = board_name()
-        name = torch.cuda.get_device_name(self._device) + (f" of {board}" if board else "")
+        name = with_board(torch.cuda.get_device_name(self._device))
         return DeviceInfo(self.name, torch.__version__, name, "eager, cuDNN autotuned, no TF32")
 
     def precisions(self) -> tuple[Precision, ...]:

@@ -51,6 +51,8 @@ def restore_optimiser(
     for name, value in tensors.items():
         owner, _, key = name.rpartition("/")
         parameter = parameters[owner]
-        # AdamW counts its steps on the CPU wherever the parameter is; the rest has its layout.
-        like = None if key == "step" else torch.empty_like(parameter, dtype=value.dtype)
-        optimiser.state[parameter][key] = value.cpu() if like is None else like.copy_(value)
+        if key == "step":  # AdamW counts on the CPU, wherever the parameter is
+            optimiser.state[parameter][key] = value.cpu()
+        else:  # in the device and layout of the parameter
+            like = torch.empty_like(parameter, dtype=value.dtype)
+            optimiser.state[parameter][key] = like.copy_(value)

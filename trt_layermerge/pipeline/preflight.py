@@ -24,8 +24,8 @@ def preflight(context: Context) -> None:
     from trt_layermerge.finetune.device import device_named
     from trt_layermerge.finetune.loop import check_teaching
     from trt_layermerge.pipeline.stages.calibrate import preset_of
-    from trt_layermerge.pipeline.stages.finetune import training_recipe
     from trt_layermerge.pipeline.stages.importance import scoring_recipe
+    from trt_layermerge.pipeline.training import training_recipe
 
     data = context.recipe.data
     refuse_overlaps({"train": data.train, "val": data.val, "test": data.test})

@@ -1,23 +1,18 @@
-"""The network as fine-tuning finds it, and what changes beside its weights while it is trained."""
+"""The network as fine-tuning finds it."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.errors import DivergedError
-from trt_layermerge.finetune.recipe import FinetuneRecipe
 from trt_layermerge.pipeline.context import Context, images_of
 from trt_layermerge.pipeline.repaired import BATCH, repaired
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from trt_layermerge.merge import RelaxedNet
 
 HELD_OUT = 256
@@ -94,17 +89,3 @@ def reconstructed(context: Context, network: RelaxedNet) -> Json:
         "error_after": after if math.isfinite(after) else None,
         "kept": after < before,
     }
-
-
-def aids(
-    context: Context, network: RelaxedNet, recipe: FinetuneRecipe
-) -> tuple[tuple[nn.Module, nn.Module] | None, Callable[[float], None] | None]:
-    """Returns ``views`` and ``schedule`` of the training that the run's recipe describes."""
-    from trt_layermerge.merge import hold_activations, matched, set_linearity
-
-    over = context.recipe.finetune.anneal
-    held = hold_activations(network) if over else ()
-    if over and not held:
-        context.reporter.note("nothing is annealed: the plan keeps no two convolutions of a block")
-    views = matched(network, context.model) if recipe.feature_weight > 0 else None
-    return views, partial(set_linearity, held, over=over) if held else None

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trt_layermerge.core.jsonio import Json, read_lines, sha256_json, write_bytes, write_lines
-from trt_layermerge.finetune.recipe import DEVIATIONS, FinetuneRecipe, preset
+from trt_layermerge.finetune.recipe import DEVIATIONS, FinetuneRecipe
 from trt_layermerge.pipeline.context import Context, data_inputs
 from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.stage import Stage
-from trt_layermerge.pipeline.starts import aids, start_network
+from trt_layermerge.pipeline.starts import start_network
+from trt_layermerge.pipeline.training import train, training_recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,24 +34,8 @@ def _settings(context: Context) -> Json:
     }
 
 
-def training_recipe(context: Context) -> FinetuneRecipe | None:
-    """Returns how to train, or None for no training.
-
-    Where the images have no labels, the original network alone teaches unless the recipe says what
-    share it has.
-    """
-    section = context.recipe.finetune
-    if section.preset == "none":
-        return None
-    values = {**preset(section.preset).to_json(), "seed": context.seed}
-    if not context.train.labelled:
-        values["distill_weight"] = 1.0
-    return FinetuneRecipe.from_json({**values, **section.options})
-
-
 def _run(context: Context) -> tuple[str, ...]:
     from trt_layermerge.finetune.evaluate import known_accuracy
-    from trt_layermerge.finetune.loop import finetune
 
     recipe, section = training_recipe(context), context.recipe.finetune
     _note_what_to_expect(context, recipe)
@@ -60,23 +45,17 @@ def _run(context: Context) -> tuple[str, ...]:
     start = known_accuracy(network, val)
     rows: list[Json] = []
     if recipe is not None:
-        views, schedule = aids(context, network, recipe)
 
         def tell(row: EpochRow) -> None:
             context.reporter.progress("fine-tuning", row.epoch, recipe.epochs)
 
-        result = finetune(
+        result = train(
+            context,
             network,
-            context.train,
-            val,
             recipe,
-            teacher=context.model,
-            views=views,
-            schedule=schedule,
-            state_path=context.folder / STATE,
+            context.folder / STATE,
             identity=sha256_json(_settings(context)),
             on_epoch=tell,
-            device=context.recipe.device,
             ranks=context.together.call() if context.together else None,
         )
         rows = [row.to_json() for row in result.history]
@@ -109,23 +88,10 @@ def _note_what_to_expect(context: Context, recipe: FinetuneRecipe | None) -> Non
 
 def assist(context: Context, ranks: Ranks) -> None:
     """Trains with the process that does this stage, and has begun to train."""
-    from trt_layermerge.finetune.loop import finetune
-
     recipe = training_recipe(context)
     if recipe is not None:
-        network = context.relaxed(None)
-        views, schedule = aids(context, network, recipe)
-        finetune(
-            network,
-            context.train,
-            context.data("val"),
-            recipe,
-            teacher=context.model,
-            views=views,
-            schedule=schedule,
-            state_path=context.folder / STATE,  # which the first process reads for all
-            ranks=ranks,
-        )
+        # the first process reads the state for all
+        train(context, context.relaxed(None), recipe, context.folder / STATE, ranks=ranks)
 
 
 def save_weights(network: nn.Module, context: Context, name: str) -> None:
