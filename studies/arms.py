@@ -88,6 +88,7 @@ class Arm:
         course: Name in ``COURSES``.
         form: Objective (``search.Objective``), ``auto`` as the pipeline chooses.
         capacity: Its reward for each convolution that keeps an activation, in the scores' unit.
+        race: Whether its best plans are trained for some steps, and the one that learns most taken.
         default: Whether it takes part unless others are named.
         about: One sentence for the page.
     """
@@ -99,22 +100,31 @@ class Arm:
     about: str
     form: Literal["auto", "delta", "exp"] = "auto"
     capacity: float = 0.0
+    race: bool = False
     default: bool = True
 
     @property
-    def chooser(self) -> tuple[str, str, str, float]:
+    def chooser(self) -> tuple[str, str, str, float, bool]:
         """What decides its plans: arms that have it in common have the same ones."""
-        return self.tables, self.mode, self.form, self.capacity
+        return self.tables, self.mode, self.form, self.capacity, self.race
 
 
 def _ours(course: str, default: bool = False) -> Arm:
     """Returns the arm that trains the plans of ours in another way."""
     about = COURSES[course].about
-    return Arm(f"ours-{course}", "full", "layermerge", course, about, default=default)
+    name = f"ours-{course}"
+    return Arm(name, "full", "layermerge", course, about, race=True, default=default)
 
 
 ARMS = (
-    Arm("ours", "full", "layermerge", "repair", "All rules, `calibrate`, repaired start."),
+    Arm(
+        "ours",
+        "full",
+        "layermerge",
+        "repair",
+        "All rules, scored by `calibrate`, the best plans raced for 100 steps; repaired start.",
+        race=True,
+    ),
     Arm(
         "paper",
         "paper",
@@ -146,11 +156,19 @@ ARMS = (
         default=False,
     ),
     Arm(
+        "ours-unraced",
+        "full",
+        "layermerge",
+        "repair",
+        "As `ours`, without a race: the plan that loses least before training.",
+        default=False,
+    ),
+    Arm(
         "ours-exp",
         "full",
         "layermerge",
         "repair",
-        "As `ours`, with the published objective Σ exp(Δ).",
+        "As `ours-unraced`, with the published objective Σ exp(Δ).",
         form="exp",
         default=False,
     ),
@@ -159,7 +177,7 @@ ARMS = (
         "full",
         "layermerge",
         "repair",
-        "As `ours`, with 0.1 nat for every convolution that keeps an activation.",
+        "As `ours-unraced`, with 0.1 nat for every convolution that keeps an activation.",
         capacity=0.1,
         default=False,
     ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import numpy as np
 
@@ -15,10 +14,11 @@ from trt_layermerge.core.jsonio import Json, read_lines
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.measure.fit import Observation
+from trt_layermerge.pipeline import race
 from trt_layermerge.pipeline.choosing import choose, tools_of
 from trt_layermerge.pipeline.closing import BudgetMissedError, Closed, Finalist, Tools
 from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.joint import JointScores
+from trt_layermerge.pipeline.joint import FAMILIES, JointScores, contenders
 from trt_layermerge.pipeline.networks import measure_plans, sample_plans, useful
 from trt_layermerge.pipeline.objective import frontier_of, priced, published
 from trt_layermerge.search import plan_of
@@ -48,26 +48,29 @@ def chosen_plan(
 
     The search looks for the best plan that is no slower than wanted, which may be much faster. To
     compare at equal latency, the best one that measures about as wanted is then taken, by the arm's
-    own rule, though that rule would prefer the faster one; where there is none, the nearest.
+    own rule, though that rule would prefer the faster one; where there is none, the nearest. Plans
+    that race are always looked for among those that measure as wanted.
 
     Returns:
         The plan, and how it was found: ``search`` or ``near``.
     """
-    wanted = {"form": arm.form, "capacity": arm.capacity}
     search = context.recipe.search
-    objective = search.objective.model_copy(update=wanted)
-    changes: Json = {"mode": arm.mode, "objective": objective}
-    context = with_values(context, search=search.model_copy(update=changes))
-    tools = tools_of(context, original_ms, networks)
+    objective = search.objective.model_copy(update={"form": arm.form, "capacity": arm.capacity})
+    changes: Json = {"mode": arm.mode, "objective": objective, "race_steps": 0}
+    unraced = with_values(context, search=search.model_copy(update=changes))
+    tools = tools_of(unraced, original_ms, networks)
     try:
-        choice = choose(context, tools, original_ms, target_ms)
+        choice = choose(unraced, tools, original_ms, target_ms)
         measured, closed = choice.measured, choice.closed
-        if measured is not None and is_near(measured.ms, target_ms):
+        if not arm.race and measured is not None and is_near(measured.ms, target_ms):
             chosen = Finalist(choice.chosen.plan, choice.chosen.predicted_ms, measured)
             return chosen, "search"
     except BudgetMissedError as missed:
         closed = missed.closed
-    return near_target(context, tools, closed, original_ms, target_ms), "near"
+    if arm.race:
+        changes["race_steps"] = search.race_steps
+    own = with_values(context, search=search.model_copy(update=changes))
+    return near_target(own, tools, closed, original_ms, target_ms), "near"
 
 
 def near_target(
@@ -76,25 +79,47 @@ def near_target(
     """Returns the best plan by the run's own rule that measures about as wanted, or the nearest.
 
     Beside the finalists of the search, plans are looked at that solve perturbed losses exactly,
-    the best true scores first, in up to ``DRAWS`` rounds of ``MEASURED``, each of which corrects
-    the predictions by what was measured before.
+    the best true scores first, in up to ``DRAWS`` rounds of ``MEASURED`` (of each family, where
+    plans race), each of which corrects the predictions by what was measured before.
     """
     found, rounds = list(closed.finalists), AGAIN * context.recipe.measure.rounds
+    families = FAMILIES if race.wanted(context) else FAMILIES[:1]
     for seed in range(DRAWS):
         table = tools.fit([f.measured for f in found if f.measured is not None])
         tried = {f.plan.candidates for f in found}
-        solved = solved_near(context, table, target_ms, seed)
-        new = [plan for plan in solved if plan.candidates not in tried][:MEASURED]
-        found += _measured(context, new, original_ms, rounds)
-    worth = worth_of(context, [f.plan for f in found if is_near(f.ms, target_ms)])
-    order = partial(_order, target_ms, worth)
-    plans = [f.plan for f in sorted(found, key=order)[:SHORTLIST]]
-    again = _measured(context, plans, original_ms, rounds)
-    return min(again, key=order)
+        new: dict[tuple[Candidate, ...], MergePlan] = {}
+        for kinds in families:
+            solved = solved_near(context, table, target_ms, seed, kinds)
+            untried = [plan for plan in solved if plan.candidates not in tried]
+            new |= {plan.candidates: plan for plan in untried[:MEASURED]}
+        found += _measured(context, list(new.values()), original_ms, rounds)
+    near = [f.plan for f in found if is_near(f.ms, target_ms)]
+    if not near:
+        return min(found, key=lambda f: abs(f.ms / target_ms - 1))
+    again = _measured(context, shortlist(context, near), original_ms, rounds)
+    good = [f for f in again if is_near(f.ms, target_ms)]
+    if not good:
+        return min(again, key=lambda f: abs(f.ms / target_ms - 1))
+    worth = worth_of(context, [f.plan for f in good])
+    return max(good, key=lambda f: worth[f.plan.candidates])
+
+
+def shortlist(context: Context, plans: Sequence[MergePlan]) -> list[MergePlan]:
+    """Returns the plans that may be the best by the run's own rule."""
+    if race.wanted(context):
+        scores = JointScores(context)
+        scores.of(plans, "scoring plans")
+        return contenders(context, plans, scores)
+    worth = worth_of(context, plans)
+    return sorted(plans, key=lambda plan: -worth[plan.candidates])[:SHORTLIST]
 
 
 def solved_near(
-    context: Context, table: LatencyTable, target_ms: float, seed: int
+    context: Context,
+    table: LatencyTable,
+    target_ms: float,
+    seed: int,
+    kinds: Sequence[str] = FAMILIES[0],
 ) -> list[MergePlan]:
     """Returns plans of about a predicted latency, each the best under some perturbed losses.
 
@@ -102,10 +127,11 @@ def solved_near(
     their true scores, the best first.
     """
     plans: dict[tuple[Candidate, ...], MergePlan] = {}
+    offered = [c for c in context.candidates if c.kind in kinds]
     rng = np.random.default_rng(seed)
     for number in range(PERTURBED):
         spread = SPREADS[number % len(SPREADS)]
-        found = frontier_of(context, table, perturbed(context.importance, spread, rng))
+        found = frontier_of(context, table, perturbed(context.importance, spread, rng), offered)
         for index in range(len(found)):
             if is_near(found.latency_ms[index] + table.overhead_ms, target_ms):
                 plan = plan_of(found.solution(index), table.overhead_ms)
@@ -117,27 +143,21 @@ def solved_near(
 def worth_of(context: Context, plans: Sequence[MergePlan]) -> Mapping[tuple[Candidate, ...], float]:
     """Returns how good the run's own rule thinks each plan is.
 
-    As in ``pipeline.choosing``: the joint loss of the repaired network, or under the paper's
-    protocol the score of the table.
+    As in ``pipeline.choosing``: what it learns in a race; without one the joint loss of the
+    repaired network, or under the paper's protocol the score of the table.
     """
     if published(context):
         return {plan.candidates: plan.score or 0.0 for plan in plans}
-    scores = JointScores(context).of(plans, "scoring plans")
+    if race.wanted(context):
+        scores = race.race(context, plans)
+    else:
+        scores = JointScores(context).of(plans, "scoring plans")
     return {plan.candidates: score for plan, score in zip(plans, scores, strict=True)}
 
 
 def is_near(ms: float, target_ms: float) -> bool:
     """Whether a latency counts as equal to the wanted one."""
     return abs(ms / target_ms - 1) <= TOLERANCE
-
-
-def _order(
-    target_ms: float, worth: Mapping[tuple[Candidate, ...], float], finalist: Finalist
-) -> tuple[bool, float]:
-    """Puts plans within the tolerance first, the best before others; then the nearest."""
-    if is_near(finalist.ms, target_ms) and finalist.plan.candidates in worth:
-        return False, -worth[finalist.plan.candidates]
-    return True, abs(finalist.ms / target_ms - 1)
 
 
 def _measured(

@@ -90,6 +90,7 @@ def finetune(
     on_epoch: Callable[[EpochRow], None] | None = None,
     device: str = "cpu",
     ranks: Ranks | None = None,
+    stop_after: int | None = None,
 ) -> FinetuneResult:
     """Returns the history of a training; ``student`` is trained in place, on ``device``.
 
@@ -116,6 +117,7 @@ def finetune(
         ranks: The processes that train together, each calling this with the same arguments and
             computing where its ``device`` says; None for this one alone. Only the first one reads
             and writes the state. A training may be continued by another number of processes.
+        stop_after: Epochs after which it ends early, at a learning rate that is still high.
 
     Raises:
         UsageError: If the recipe distils without a teacher, compares values without ``views`` or
@@ -132,7 +134,8 @@ def finetune(
         answering = views
     training = _Training(student, train, val, recipe, answering, ranks, identity, schedule)
     done = training.resume(state_path) if state_path else 0
-    for epoch in range(done, recipe.epochs):
+    last = recipe.epochs if stop_after is None else min(stop_after, recipe.epochs)
+    for epoch in range(done, last):
         row = training.epoch(epoch)
         if state_path and ranks.index == 0:
             training.save(state_path)

@@ -5,29 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.measure.fit import Observation, fit_latency
+from trt_layermerge.pipeline import race
 from trt_layermerge.pipeline.closing import (
     BudgetMissedError,
     Closed,
     Finalist,
+    Key,
     Tools,
     close_loop,
     missed,
     predict,
 )
 from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.joint import JointScores, widen
+from trt_layermerge.pipeline.joint import JointScores, contenders, widen
 from trt_layermerge.pipeline.networks import Measured, measure_plans, specs_of
 from trt_layermerge.pipeline.objective import frontier_of, priced, published
 from trt_layermerge.pipeline.recorded import Recorded
 from trt_layermerge.search import Frontier
-
-Ranked: TypeAlias = tuple[Finalist, float | None]
-"""A finalist with its joint loss, if that was worked out."""
 
 BUILDS = 3
 """How often the engine of the chosen network is built: builders choose kernels by chance too."""
@@ -35,6 +33,21 @@ BUILDS = 3
 
 UNKNOWN_ERROR = 0.2
 """Relative error of predictions, where too few networks were measured to tell it."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A finalist and what speaks for it.
+
+    Attributes:
+        finalist: The plan, measured or predicted.
+        joint: Minus the loss of the whole repaired network, if that was worked out.
+        learnt: How good it was after the first steps of a training, if it raced.
+    """
+
+    finalist: Finalist
+    joint: float | None = None
+    learnt: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,11 +85,11 @@ def choose(context: Context, tools: Tools, original_ms: float, budget_ms: float)
     )
     wholes = [f for f in meeting[search.finalists :] if f.plan.candidates in scores.known]
     ranked = _rank(context, [*meeting[: search.finalists], *wholes], scores)
-    for finalist, _ in ranked:
-        again = _measure_again(context, finalist.plan, original_ms)
+    for one in ranked:
+        again = _measure_again(context, one.finalist.plan, original_ms)
         took_ms = _took_ms(context, again)
         if took_ms <= budget_ms:
-            return Choice(closed, ranked, finalist, again)
+            return Choice(closed, ranked, one.finalist, again)
         context.reporter.note(
             f"a finalist took {took_ms:.4g} ms when measured again, more than {budget_ms:.4g} ms"
         )
@@ -134,8 +147,8 @@ def choose_recorded(context: Context, tools: Tools, original_ms: float, budget_m
         f"{budget_ms:.4g} ms"
     )
     meeting = [f for f in closed.meeting(math.inf) if f.plan.candidates in within]
-    ranked = _rank(context, meeting[: search.finalists])
-    chosen, _ = ranked[0]
+    ranked = _rank(context, meeting[: search.finalists], JointScores(context))
+    chosen = ranked[0].finalist
     if chosen.measured is not None:
         _tell_builds(context, chosen.measured)
     better = [f for f in _promised(closed, limit_ms) if _score(f) > _score(chosen)]
@@ -180,7 +193,7 @@ def _predicted(context: Context, closed: Closed, limit_ms: float, budget_ms: flo
         f"{Recorded.of(context).remedy}, import the answers (--import FILE) and search again"
     )
     chosen = max(_promised(closed, limit_ms) or promised, key=_score)
-    return Choice(closed, [(chosen, None)], chosen, None)
+    return Choice(closed, [Ranked(chosen)], chosen, None)
 
 
 def _promised(closed: Closed, limit_ms: float) -> list[Finalist]:
@@ -219,18 +232,28 @@ def tools_of(context: Context, original_ms: float, before: Sequence[Observation]
     return Tools(fit, points, build, price)
 
 
-def _rank(
-    context: Context, meeting: list[Finalist], scores: JointScores | None = None
-) -> list[Ranked]:
-    """Returns the finalists with their true joint loss after sequential repair, the best first.
+def _rank(context: Context, meeting: list[Finalist], scores: JointScores) -> list[Ranked]:
+    """Returns the finalists, the best first: those that raced by what they learnt, then the others.
 
     The table adds up losses of single replacements; here each network is repaired whole and
     scored on the images that the table was scored on. Under the paper's protocol, and for a single
-    finalist, the order of the table stays and the joint loss is None.
+    finalist, the order of the table stays.
     """
     if published(context) or len(meeting) == 1:
-        return [(finalist, None) for finalist in meeting]
-    scores = scores or JointScores(context)
-    values = scores.of([finalist.plan for finalist in meeting], "scoring finalists")
-    order = sorted(range(len(meeting)), key=lambda i: -values[i])
-    return [(meeting[i], values[i]) for i in order]
+        return [Ranked(finalist) for finalist in meeting]
+    plans = [finalist.plan for finalist in meeting]
+    joint = dict(
+        zip((p.candidates for p in plans), scores.of(plans, "scoring finalists"), strict=True)
+    )
+    learnt: dict[Key, float] = {}
+    if race.wanted(context):
+        racers = contenders(context, plans, scores)
+        times = race.race(context, racers)
+        learnt = {p.candidates: found for p, found in zip(racers, times, strict=True)}
+    ranked = [Ranked(f, joint[f.plan.candidates], learnt.get(f.plan.candidates)) for f in meeting]
+    return sorted(ranked, key=_merit, reverse=True)
+
+
+def _merit(ranked: Ranked) -> tuple[bool, float]:
+    raced = ranked.learnt is not None
+    return raced, (ranked.learnt if raced else ranked.joint) or 0.0

@@ -8,10 +8,18 @@ from dataclasses import dataclass, field
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
+from trt_layermerge.pipeline import race
 from trt_layermerge.pipeline.closing import Closed, Finalist, Key, Tools
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.objective import frontier_of
 from trt_layermerge.search import nearby_plans, plan_of
+
+FAMILIES = (("compose", "fit", "identity"), ("compose", "identity"), ("identity",))
+"""Kinds of candidates that plans are made of. Fits lose least before training and compound; what
+is only removed loses most, and training brings most of it back."""
+
+RACERS = 3
+"""Plans of each family that race: those with the least joint loss."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class JointScores:
 def widen(
     context: Context, tools: Tools, closed: Closed, limit_ms: float, scores: JointScores
 ) -> None:
-    """Adds to the finalists what was drawn around the best plan and is truly better, measured.
+    """Adds to the finalists what was drawn around the best plans and is worth it, measured.
 
     Args:
         context: The run.
@@ -50,40 +58,49 @@ def widen(
         limit_ms: Latency that the plans are predicted to meet.
         scores: Of whole networks.
     """
-    search = context.recipe.search
-    before = [f.plan for f in closed.meeting(limit_ms)[: search.finalists]]
-    best = max(scores.of(before, "scoring finalists"))
+    before = [f.plan for f in closed.meeting(limit_ms)[: context.recipe.search.finalists]]
+    scores.of(before, "scoring finalists")
     seen = {f.plan.candidates for f in closed.finalists}
     drawn = [p for p in draw(context, closed.table, limit_ms) if p.candidates not in seen]
-    values = scores.of(drawn, "scoring whole networks")
-    better = sorted(
-        ((value, plan) for value, plan in zip(values, drawn, strict=True) if value > best),
-        key=lambda pair: -pair[0],
-    )
+    scores.of(drawn, "scoring whole networks")
+    worth = [p for p in contenders(context, [*before, *drawn], scores) if p.candidates not in seen]
     context.reporter.note(
-        f"{len(drawn)} plans near the best one were scored whole, {len(better)} are better"
+        f"{len(drawn)} plans near the best ones were scored whole, {len(worth)} are worth measuring"
     )
-    plans = [tools.price(closed.table, plan) for _, plan in better[: search.finalists]]
-    if not plans:
+    if not worth:
         return
+    plans = [tools.price(closed.table, plan) for plan in worth]
     for plan, measured in zip(plans, tools.measure(plans), strict=True):
         closed.finalists.append(Finalist(plan, plan.latency_ms or 0.0, measured))
     closed.table = tools.fit(closed.measured)
     closed.frontier = tools.frontier(closed.table)
 
 
-def draw(context: Context, table: LatencyTable, limit_ms: float) -> list[MergePlan]:
-    """Returns plans near the best one within a predicted latency, half of them without fits.
+def contenders(
+    context: Context, plans: Sequence[MergePlan], scores: JointScores
+) -> list[MergePlan]:
+    """Returns the plans that may be the best one: of each family if they race, else of all.
 
-    Fits of single convolutions score well alone and compound when many are chosen.
+    Without a race the joint score decides, and as many are returned as there are finalists.
     """
-    count = context.recipe.search.samples
-    composed = tuple(c for c in context.candidates if c.kind != "fit")
+    best = sorted(plans, key=lambda plan: -scores.known[plan.candidates])
+    if not race.wanted(context):
+        return best[: context.recipe.search.finalists]
+    found: dict[Key, MergePlan] = {}
+    for kinds in FAMILIES:
+        family = [p for p in best if all(c.kind in kinds for c in p.changed)]
+        found |= {plan.candidates: plan for plan in family[:RACERS]}
+    return list(found.values())
+
+
+def draw(context: Context, table: LatencyTable, limit_ms: float) -> list[MergePlan]:
+    """Returns plans near the best one of each family within a predicted latency."""
     plans: dict[Key, MergePlan] = {}
-    for offered, share in ((context.candidates, count - count // 2), (composed, count // 2)):
+    for kinds, share in zip(FAMILIES, shares(context.recipe.search.samples), strict=True):
+        offered = [c for c in context.candidates if c.kind in kinds]
 
         def solve(
-            importance: ImportanceTable, offered: tuple[Candidate, ...] = offered
+            importance: ImportanceTable, offered: Sequence[Candidate] = offered
         ) -> MergePlan | None:
             found = frontier_of(context, table, importance, offered)
             if found.latency_ms[0] + table.overhead_ms > limit_ms:
@@ -93,3 +110,9 @@ def draw(context: Context, table: LatencyTable, limit_ms: float) -> list[MergePl
         near = nearby_plans(solve, context.importance, share, context.seed)
         plans |= {plan.candidates: plan for plan in near}
     return list(plans.values())
+
+
+def shares(count: int) -> list[int]:
+    """Returns how many plans to draw in each family; the first ones get what is left over."""
+    each, more = divmod(count, len(FAMILIES))
+    return [each + (number < more) for number in range(len(FAMILIES))]

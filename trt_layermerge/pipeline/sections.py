@@ -179,8 +179,10 @@ class SearchSection(Section):
         limits: Bounds on candidates.
         finalists: Plans built whole and measured in each round of the loop.
         loops: Rounds of the loop at most.
-        samples: Plans drawn around the best one, repaired and scored whole; those that lose less
-            together than the best sum of single losses are measured too. 0 trusts the sums.
+        samples: Plans drawn around the best ones, repaired and scored whole; those that lose least
+            together are measured too. 0 trusts the sums.
+        race_steps: Steps, an epoch at most, that the best finalists are trained for; the one that
+            learnt most is taken. 0 takes the one that loses least before any training.
         headroom: Share of the budget that the measured network must stay below it, since the next
             measurement will differ a little.
     """
@@ -194,6 +196,7 @@ class SearchSection(Section):
     finalists: Count = 4
     loops: Count = 4
     samples: Annotated[int, Field(ge=0)] = 16
+    race_steps: Annotated[int, Field(ge=0)] = 100
     headroom: Annotated[float, Field(ge=0, lt=1)] = 0.02
 
 

@@ -9,7 +9,7 @@ from trt_layermerge.core.conv import spec_from_json
 from trt_layermerge.core.jsonio import Json, damage, read_json, read_lines, write_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.measure.fit import Observation
-from trt_layermerge.pipeline.choosing import Choice, choose, choose_recorded, tools_of
+from trt_layermerge.pipeline.choosing import Choice, Ranked, choose, choose_recorded, tools_of
 from trt_layermerge.pipeline.closing import BudgetMissedError, Closed
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.folder import outdated, unfinished
@@ -58,18 +58,20 @@ def _networks(context: Context) -> tuple[float, list[Observation]]:
 
 
 def _write(context: Context, choice: Choice, original_ms: float, budget_ms: float) -> None:
-    joint = {finalist.plan.candidates: score for finalist, score in choice.ranked}
+    ranked = {one.finalist.plan.candidates: one for one in choice.ranked}
     rows = [
         {
             "predicted_ms": f.predicted_ms,
             "measured_ms": f.ms if math.isfinite(f.ms) else None,
             "error": f.measured.error if f.measured else None,
             "score": f.plan.score,
-            "joint_score": joint.get(f.plan.candidates),
+            "joint_score": known.joint,
+            "race_score": known.learnt,
             "chosen": f is choice.chosen,
             "candidates": [c.to_json() for c in f.plan.changed],
         }
         for f in choice.closed.finalists
+        for known in [ranked.get(f.plan.candidates, Ranked(f))]
     ]
     _write_frontier(context, choice.closed)
     write_json(context.folder / "finalists.json", "finalists", {"finalists": rows})
