@@ -79,6 +79,16 @@ class Cell:
         return float(np.mean([row["start_s"] + row["seconds"] for row in self.trainings]))
 
     @property
+    def start_val(self) -> float:
+        """Accuracy on ``val`` before training, the mean over the seeds."""
+        return float(np.mean([row["start_val"] for row in self.trainings]))
+
+    @property
+    def first_val(self) -> float:
+        """Accuracy on ``val`` after the first epoch, the mean over the seeds; the end's without."""
+        return float(np.mean([(row["history"] or [row["val"]])[0] for row in self.trainings]))
+
+    @property
     def val(self) -> float:
         """Accuracy on ``val`` after training, the mean over the seeds."""
         return float(np.mean([row["val"] for row in self.trainings]))

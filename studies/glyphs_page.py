@@ -11,6 +11,7 @@ from studies.choosing import TOLERANCE
 from studies.figures import Cell, NetworkFigures
 from studies.statistics import SAMPLES, Interval
 from trt_layermerge.core.jsonio import Json, read_lines
+from trt_layermerge.measure.fit import rank_correlation
 
 AIMS = {
     ("resnet20", 1.5): 0.0,
@@ -108,7 +109,7 @@ def _network(network: NetworkFigures) -> list[str]:
     for wanted in dict.fromkeys(cell.wanted for cell in network.cells.values()):
         cells = [cell for cell in network.cells.values() if cell.wanted == wanted]
         lines += ["", *_budget(network, wanted, [cell for cell in cells if not cell.variant])]
-    return [*lines, "", *_variants(network), *_untrained(network), "", *_cost(network)]
+    return [*lines, "", *_variants(network), *_untrained(network), *_cost(network)]
 
 
 def _budget(network: NetworkFigures, wanted: float, cells: list[Cell]) -> list[str]:
@@ -128,7 +129,7 @@ def _budget(network: NetworkFigures, wanted: float, cells: list[Cell]) -> list[s
         lines.append(
             f"| {cell.arm} | {_speedups(cell)} | {_counts(cell)} | {cell.rate:g} "
             f"| {cell.val:.1%} | {_share(network.accuracy(cell.hits))} | {seeds} "
-            f"| {_points(lost)} | {_points(lead) if lead else '-'} |"
+            f"| {points(lost)} | {points(lead) if lead else '-'} |"
         )
     return [*lines, "", *_verdict(network, wanted, ours, cells)] if ours else lines
 
@@ -179,32 +180,46 @@ def _variants(network: NetworkFigures) -> list[str]:
     ]
     for cell in sorted(cells, key=lambda cell: cell.wanted):
         ours = network.cells["ours", cell.wanted]
-        lead = "-" if cell is ours else _points(network.against(ours.hits, cell.hits))
+        lead = "-" if cell is ours else points(network.against(ours.hits, cell.hits))
         lines.append(
             f"| {cell.arm} | {cell.wanted:g}x | {_speedups(cell)} | {cell.rate:g} | {cell.val:.1%} "
             f"| {_share(network.accuracy(cell.hits))} "
-            f"| {_points(network.against(network.original, cell.hits))} | {lead} "
+            f"| {points(network.against(network.original, cell.hits))} | {lead} "
             f"| {cell.seconds:.0f} |"
         )
     return [*lines, ""]
 
 
 def _untrained(network: NetworkFigures) -> list[str]:
+    cells = [cell for cell in network.cells.values() if not cell.variant]
     lines = [
-        f"### {network.name}, before training",
+        f"### {network.name}, before training and after its first epoch",
         "",
         "The same plans as training finds them: no labels, no training, only repairs that are "
-        "solved in closed form where the arm starts with them.",
+        "solved in closed form where the arm starts with them. The first epoch is that of the "
+        "whole training, at a high learning rate.",
         "",
-        "| arm | wanted | measured | test |",
-        "|---|---|---|---|",
+        "| arm | wanted | measured | test, untrained | val, untrained | first epoch | end |",
+        "|---|---|---|---|---|---|---|",
+        *(
+            f"| {cell.arm} | {cell.wanted:g}x | {_speedups(cell)} "
+            f"| {_share(network.accuracy(cell.untrained))} | {cell.start_val:.1%} "
+            f"| {cell.first_val:.1%} | {cell.val:.1%} |"
+            for cell in cells
+        ),
+        "",
     ]
-    return lines + [
-        f"| {cell.arm} | {cell.wanted:g}x | {_speedups(cell)} "
-        f"| {_share(network.accuracy(cell.untrained))} |"
-        for cell in network.cells.values()
-        if not cell.variant
-    ]
+    for wanted in dict.fromkeys(cell.wanted for cell in cells):
+        plans = [cell for cell in cells if cell.wanted == wanted and not cell.untouched]
+        if len(plans) > 2:
+            end = [cell.val for cell in plans]
+            start = rank_correlation([cell.start_val for cell in plans], end)
+            first = rank_correlation([cell.first_val for cell in plans], end)
+            lines.append(
+                f"- {wanted:g}x: Spearman with the end, {len(plans)} arms: {start:.2f} untrained, "
+                f"{first:.2f} after the first epoch."
+            )
+    return [*lines, ""]
 
 
 def _cost(network: NetworkFigures) -> list[str]:
@@ -240,6 +255,7 @@ def _share(found: Interval) -> str:
     return f"{found.mean:.1%} [{found.low:.1%}, {found.high:.1%}]"
 
 
-def _points(found: Interval) -> str:
+def points(found: Interval) -> str:
+    """Returns a difference in points, with its interval."""
     low, high = 100 * found.low, 100 * found.high
     return f"{100 * found.mean:+.2f} [{low:+.2f}, {high:+.2f}]"

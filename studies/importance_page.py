@@ -9,7 +9,7 @@ from statistics import mean, median
 import numpy as np
 
 from studies.candidates import METHODS, VARIANTS
-from studies.glyphs_page import made_by
+from studies.glyphs_page import made_by, points, read_glyphs
 from studies.statistics import across, agreement
 from trt_layermerge.core.jsonio import Json, read_lines
 from trt_layermerge.measure.fit import rank_correlation
@@ -43,7 +43,47 @@ def importance_page(path: Path) -> str:
     ]
     for name in names:
         lines += ["", *_network(name, [row for row in rows if row.get("network") == name])]
+    glyphs = path.with_name("glyphs.jsonl")
+    if glyphs.exists():
+        lines += ["", *_networks_of_each(glyphs)]
     return "\n".join(lines) + "\n"
+
+
+def _networks_of_each(path: Path) -> list[str]:
+    """Returns what the networks came to that each method selected."""
+    _, networks, _ = read_glyphs(path)
+    lines = [
+        "## The networks that each selects, trained",
+        "",
+        "From the [glyph study](glyphs.md): means of the seeds on `test`. On the side of "
+        "`calibrate` stand all rules and a race of the best plans, on that of `finetune` the "
+        "published rules and start. Seconds are those of the whole table.",
+        "",
+        "| network | wanted | calibrate | finetune | difference | calibrate, s | finetune, s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    leads = []
+    for network in networks:
+        took = {row["tables"]: row["seconds"] for row in network.tables}
+        seconds = [
+            "-" if took.get(table) is None else f"{took[table]:.0f}" for table in ("full", "paper")
+        ]
+        for (arm, wanted), ours in network.cells.items():
+            paper = network.cells.get(("paper", wanted))
+            if arm == "ours" and paper is not None and ours.comparable(paper):
+                lead = network.against(ours.hits, paper.hits)
+                leads.append(lead.mean)
+                lines.append(
+                    f"| {network.name} | {wanted:g}x | {ours.hits.mean():.1%} "
+                    f"| {paper.hits.mean():.1%} | {points(lead)} | {' | '.join(seconds)} |"
+                )
+    better = sum(lead > 0 for lead in leads)
+    return [
+        *lines,
+        "",
+        f"The networks of `calibrate` are the more accurate ones in {better} of {len(leads)} "
+        f"cases: {'it' if 2 * better > len(leads) else '`finetune`'} is what these figures favour.",
+    ]
 
 
 def repeats(rows: Sequence[Json], method: str, among: Collection[str] | None = None) -> Repeats:
