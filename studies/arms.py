@@ -42,15 +42,19 @@ NO_MIXUP = ["affine:10", "shift:2", "permute:1", "invert:0.5"]
 """The recipe's augmentation without mixup, whose images no label fits."""
 
 COURSES: Mapping[str, Course] = {
-    "repair": Course("Repaired, then trained by the original's answers alone: no labels.", REPAIR),
+    "repair": Course(
+        "Repaired and merged, identity-start BN behind, then trained by the original's answers "
+        "alone: no labels.",
+        REPAIR,
+    ),
     "original": Course("Original weights, the paper's start; then as `repair`.", ORIGINAL),
     "annealed": Course(
         "As `original`, with removed activations fading out over half of the training.",
         {**ORIGINAL, "anneal": 0.5},
     ),
-    "collapsed": Course(
-        "As `repair`, merged before the training, identity-start BN behind.",
-        {**REPAIR, "train": "collapsed"},
+    "relaxed": Course(
+        "As `repair`, with kept convolutions trained one by one and merged last.",
+        {**REPAIR, "train": "relaxed"},
     ),
     "reconstructed": Course(
         "As `repair`, with 300 steps towards the original's values in between.",

@@ -16,7 +16,7 @@ from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.measure.fit import Observation
 from trt_layermerge.pipeline import race
 from trt_layermerge.pipeline.choosing import choose, tools_of
-from trt_layermerge.pipeline.closing import BudgetMissedError, Closed, Finalist, Tools
+from trt_layermerge.pipeline.closing import BudgetMissedError, Closed, Finalist, Tools, close_loop
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.joint import FAMILIES, JointScores, contenders
 from trt_layermerge.pipeline.networks import measure_plans, sample_plans, useful
@@ -56,21 +56,23 @@ def chosen_plan(
     """
     search = context.recipe.search
     objective = search.objective.model_copy(update={"form": arm.form, "capacity": arm.capacity})
-    changes: Json = {"mode": arm.mode, "objective": objective, "race_steps": 0}
-    unraced = with_values(context, search=search.model_copy(update=changes))
-    tools = tools_of(unraced, original_ms, networks)
+    changes: Json = {"mode": arm.mode, "objective": objective}
+    if not arm.race:
+        changes["race_steps"] = 0
+    context = with_values(context, search=search.model_copy(update=changes))
+    tools = tools_of(context, original_ms, networks)
     try:
-        choice = choose(unraced, tools, original_ms, target_ms)
-        measured, closed = choice.measured, choice.closed
-        if not arm.race and measured is not None and is_near(measured.ms, target_ms):
-            chosen = Finalist(choice.chosen.plan, choice.chosen.predicted_ms, measured)
-            return chosen, "search"
+        if arm.race:
+            closed = close_loop(target_ms, search.finalists, search.loops, tools)
+        else:
+            choice = choose(context, tools, original_ms, target_ms)
+            measured, closed = choice.measured, choice.closed
+            if measured is not None and is_near(measured.ms, target_ms):
+                chosen = Finalist(choice.chosen.plan, choice.chosen.predicted_ms, measured)
+                return chosen, "search"
     except BudgetMissedError as missed:
         closed = missed.closed
-    if arm.race:
-        changes["race_steps"] = search.race_steps
-    own = with_values(context, search=search.model_copy(update=changes))
-    return near_target(own, tools, closed, original_ms, target_ms), "near"
+    return near_target(context, tools, closed, original_ms, target_ms), "near"
 
 
 def near_target(

@@ -227,7 +227,7 @@ class FinetuneSection(Section):
         start: ``repair`` fits every block in closed form first; ``original`` is the paper's start.
         train: ``relaxed`` trains a block's kept convolutions one by one and merges them last, as
             the paper does; ``collapsed`` merges them first, with a BN behind that starts as an
-            identity.
+            identity; ``auto`` is ``collapsed`` after a repair and ``relaxed`` without one.
         anneal: Share of the training over which removed activations become the identity; 0 takes
             them out at once.
         reconstruct: What comes between start and training.
@@ -236,14 +236,19 @@ class FinetuneSection(Section):
 
     preset: str = "short"
     start: Literal["repair", "original"] = "repair"
-    train: Literal["relaxed", "collapsed"] = "relaxed"
+    train: Literal["auto", "relaxed", "collapsed"] = "auto"
     anneal: Fraction = 0.0
     reconstruct: ReconstructSection = ReconstructSection()
     options: dict[str, Any] = {}
 
+    @property
+    def collapsed(self) -> bool:
+        """Whether blocks are merged before the training."""
+        return self.train == "collapsed" or (self.train == "auto" and self.start == "repair")
+
     @model_validator(mode="after")
     def _anneals_something(self) -> FinetuneSection:
-        if self.anneal and (self.start, self.train) != ("original", "relaxed"):
+        if self.anneal and (self.start == "repair" or self.collapsed):
             raise ValueError(
                 "anneal needs start: original and train: relaxed, since repaired and collapsed "
                 "blocks are linear from the start"

@@ -28,7 +28,7 @@ def start_network(context: Context, plan: MergePlan) -> tuple[RelaxedNet, Json |
     section = context.recipe.finetune
     network = repaired(context, plan) if section.start == "repair" else bare(context, plan)
     told = reconstructed(context, network) if section.reconstruct.steps else None
-    if section.train == "collapsed":
+    if section.collapsed:
         collapse_early(network, torch.split(images_of(context.calibration[0]), BATCH))
     return network, told
 
@@ -45,7 +45,7 @@ def unfilled(context: Context, plan: MergePlan) -> RelaxedNet:
     from trt_layermerge.merge import collapse_early
 
     network = bare(context, plan)
-    if context.recipe.finetune.train == "collapsed":
+    if context.recipe.finetune.collapsed:
         collapse_early(network, None)
     return network
 
