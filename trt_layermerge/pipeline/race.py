@@ -43,7 +43,10 @@ def race(context: Context, plans: Sequence[MergePlan]) -> list[float]:
     Accuracy on ``val`` tells; without labelled images there, minus the distance of the answers from
     the original's. Minus infinity where a training diverged.
     """
+    import torch
+
     from trt_layermerge.finetune.data import draw
+    from trt_layermerge.finetune.evaluate import NotANumberError
     from trt_layermerge.finetune.loop import finetune
     from trt_layermerge.pipeline.starts import start_network
 
@@ -66,11 +69,11 @@ def race(context: Context, plans: Sequence[MergePlan]) -> list[float]:
                 device=context.recipe.device,
                 stop_after=1,
             )
-            context.model.cpu()
-        except DivergedError:
+            found.append(judge(network.cpu().eval()))
+        except (DivergedError, NotANumberError):
             found.append(-math.inf)
-            continue
-        found.append(judge(network.cpu().eval()))
+        finally:  # a training that ends early leaves its teacher as it used it
+            context.model.cpu().to(memory_format=torch.contiguous_format)
     context.reporter.progress("racing", len(plans), len(plans))
     return found
 

@@ -16,6 +16,7 @@ from trt_layermerge.pipeline.folder import outdated, unfinished
 from trt_layermerge.pipeline.objective import priced
 from trt_layermerge.pipeline.recorded import source_of
 from trt_layermerge.pipeline.stage import Stage
+from trt_layermerge.pipeline.training import training_inputs
 from trt_layermerge.pipeline.versions import versions
 
 OUTPUTS = ("frontier.json", "finalists.json", "plan.json")
@@ -23,9 +24,11 @@ OUTPUTS = ("frontier.json", "finalists.json", "plan.json")
 
 def _settings(context: Context) -> Json:
     search, measure = context.recipe.search, context.recipe.measure
+    races = search.race_steps > 0 and context.recipe.finetune.preset != "none"
     return {
         "search": search.model_dump(mode="json", exclude={"rules", "limits"}),
         "seed": context.seed,
+        **({"training": training_inputs(context)} if races else {}),
         **(source_of(context) if measure.recorded else {}),
     }
 
@@ -65,8 +68,8 @@ def _write(context: Context, choice: Choice, original_ms: float, budget_ms: floa
             "measured_ms": f.ms if math.isfinite(f.ms) else None,
             "error": f.measured.error if f.measured else None,
             "score": f.plan.score,
-            "joint_score": known.joint,
-            "race_score": known.learnt,
+            "joint_score": _finite(known.joint),
+            "race_score": _finite(known.learnt),
             "chosen": f is choice.chosen,
             "candidates": [c.to_json() for c in f.plan.changed],
         }
@@ -88,6 +91,11 @@ def _write(context: Context, choice: Choice, original_ms: float, budget_ms: floa
     chosen = choice.chosen
     plan = replace(chosen.plan, latency_ms=chosen.predicted_ms, budget_ms=budget_ms, notes=notes)
     plan.save(context.folder / "plan.json")
+
+
+def _finite(score: float | None) -> float | None:
+    """Returns a score as JSON can hold it: None too where a network's answers are not finite."""
+    return score if score is not None and math.isfinite(score) else None
 
 
 def _leave_frontier(context: Context, closed: Closed) -> None:

@@ -1,0 +1,244 @@
+"""The first steps of a training, by which plans are told apart: who races, and what is judged."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.pipeline import tiny
+from trt_layermerge.core.jsonio import read_json
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.tables import ImportanceTable
+from trt_layermerge.finetune import loop
+from trt_layermerge.finetune.data import LabelledData, batches
+from trt_layermerge.finetune.evaluate import accuracy
+from trt_layermerge.finetune.loop import EpochRow, FinetuneResult
+from trt_layermerge.finetune.recipe import FinetuneRecipe
+from trt_layermerge.pipeline.api import open_run, run_stage
+from trt_layermerge.pipeline.context import Context
+from trt_layermerge.pipeline.options import NullReporter, RunOptions
+from trt_layermerge.pipeline.race import judge_of, race, wanted
+from trt_layermerge.pipeline.starts import start_network
+from trt_layermerge.pipeline.training import training_recipe
+
+BATCH = 32
+EXPLODING = {"epochs": 2, "batch": BATCH, "optimiser": "sgd", "lr": 1e30, "warmup_epochs": 0}
+
+
+def opened(runs: Path, **overrides: object) -> Context:
+    """Returns the context of the tiny run with values of its recipe replaced."""
+    dotted = {key.replace("__", "."): value for key, value in overrides.items()}
+    return open_run(None, RunOptions("tiny", runs, overrides=dotted), NullReporter())
+
+
+@pytest.fixture
+def context(runs: Path) -> Context:
+    return opened(runs)
+
+
+def plans_of(context: Context) -> list[MergePlan]:
+    """The chosen plan, the network as it is, and one without the first branch it can lose."""
+    gone = next(c for c in context.candidates if c.kind == "identity" and c in context.importance)
+    return [context.plan, MergePlan.of(context.graph, []), MergePlan.of(context.graph, [gone])]
+
+
+def test_plans_race_where_they_are_trained_afterwards(context: Context) -> None:
+    assert wanted(context)
+
+
+@pytest.mark.parametrize("changes", [{"search__race_steps": 0}, {"finetune__preset": "none"}])
+def test_plans_do_not_race_where_the_recipe_does_not_say_so(
+    runs: Path, changes: dict[str, object]
+) -> None:
+    assert not wanted(opened(runs, **changes))
+
+
+def test_plans_do_not_race_under_the_papers_protocol(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = ImportanceTable(context.importance.entries, {"method": "finetune"})
+    monkeypatch.setitem(context.__dict__, "importance", table)
+    assert not wanted(context)
+
+
+def test_every_plan_has_one_score_and_nothing_else_changes(context: Context) -> None:
+    plans = plans_of(context)
+    model = {name: value.clone() for name, value in context.model.state_dict().items()}
+    images = [part.batch(torch.arange(len(part)))[0].clone() for part in context.calibration]
+    scores = race(context, plans)
+    assert len(scores) == len(plans)
+    # Accuracy on the images of ``val``, of which some are told apart after some steps.
+    assert all((score * tiny.IMAGES["val"]).is_integer() for score in scores)
+    assert all(0.25 < score <= 1 for score in scores)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(7)  # what others drew before must not matter, nor the order
+        assert race(context, plans) == scores
+        assert race(context, plans[::-1]) == scores[::-1]
+    after = context.model.state_dict()
+    assert [n for n in model if not torch.equal(model[n], after[n])] == []
+    assert not any(module.training for module in context.model.modules())
+    for part, before in zip(context.calibration, images, strict=True):
+        assert torch.equal(part.batch(torch.arange(len(part)))[0], before)
+
+
+class Enough(Exception):
+    """Ends a training."""
+
+
+def test_a_score_is_the_accuracy_after_the_first_epoch_of_the_whole_training(
+    context: Context,
+) -> None:
+    """The tiny project has fewer images than race_steps batches: its race is an epoch."""
+
+    def stop(_: EpochRow) -> None:
+        raise Enough
+
+    (plan, *_), recipe = plans_of(context), training_recipe(context)
+    assert recipe is not None and recipe.epochs == 2
+    network, _ = start_network(context, plan)
+    started = accuracy(network, context.train)
+    with pytest.raises(Enough):
+        loop.finetune(network, context.train, None, recipe, teacher=context.model, on_epoch=stop)
+    context.model.to(memory_format=torch.contiguous_format)
+    val = context.data("val")
+    assert val is not None
+    assert race(context, [plan]) == [accuracy(network.eval(), val)]
+    assert accuracy(network, context.train) != started
+
+
+@pytest.mark.parametrize(("steps", "made"), [(2, 2), (5, 5), (100, 5)])
+def test_a_race_is_so_many_steps_or_an_epoch_where_that_is_shorter(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, steps: int, made: int
+) -> None:
+    context = opened(runs, search__race_steps=steps, finetune__options__feature_weight=1.0)
+    told: list[tuple[LabelledData, LabelledData | None, FinetuneRecipe, dict[str, Any]]] = []
+    count, finetune, step = [], loop.finetune, loop._Training._step
+
+    def counted(self: Any, number: int, *batch: Any) -> float:
+        count.append(number)
+        return step(self, number, *batch)
+
+    def listened(
+        student: nn.Module,
+        train: LabelledData,
+        val: LabelledData | None,
+        recipe: FinetuneRecipe,
+        **others: Any,
+    ) -> FinetuneResult:
+        told.append((train, val, recipe, others))
+        return finetune(student, train, val, recipe, **others)
+
+    monkeypatch.setattr(loop._Training, "_step", counted)
+    monkeypatch.setattr(loop, "finetune", listened)
+    plans = plans_of(context)
+    race(context, plans)
+    assert count == list(range(made)) * len(plans)
+    usual = training_recipe(context)
+    assert usual is not None and usual.feature_weight == 1
+    for train, val, recipe, others in told:
+        assert (len(train), val) == (made * BATCH, None)
+        assert others["stop_after"] == 1 and others["teacher"] is context.model
+        # The schedule is that of the whole training: its rate is not lowered within a race.
+        assert (recipe.epochs, recipe.lr, recipe.batch) == (usual.epochs, usual.lr, BATCH)
+        assert recipe.feature_weight == 0
+    drawn = [torch.cat([x for x, _ in batches(train, 64)]) for train, *_ in told]
+    assert all(torch.equal(images, drawn[0]) for images in drawn)
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_training_that_diverges_loses_and_the_others_go_on(
+    context: Context, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    plans, finetune, calls = plans_of(context), loop.finetune, []
+    expected = race(context, plans)
+
+    def one_diverges(
+        student: nn.Module, train: Any, val: Any, recipe: FinetuneRecipe, **others: Any
+    ) -> FinetuneResult:
+        calls.append(student)
+        if len(calls) == 1 + place:
+            recipe = FinetuneRecipe.from_json({**recipe.to_json(), **EXPLODING})
+        return finetune(student, train, val, recipe, **others)
+
+    monkeypatch.setattr(loop, "finetune", one_diverges)
+    expected[place] = -math.inf
+    assert race(context, plans) == expected
+    assert len(calls) == len(plans)
+    maps = [p for p in context.model.parameters() if p.ndim == 4]
+    assert maps and all(p.is_contiguous() for p in maps)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_weights_that_are_no_numbers_after_the_very_last_step_lose_too(
+    runs: Path, labelled: bool
+) -> None:
+    """No loss tells of them, since none is worked out any more."""
+    others = {} if labelled else {"data__val": None}
+    context = opened(runs, search__race_steps=1, finetune__options=EXPLODING, **others)
+    assert race(context, plans_of(context)[:1]) == [-math.inf]
+
+
+def test_a_search_whose_racers_all_diverge_still_ends_with_a_plan(runs: Path) -> None:
+    options = RunOptions("tiny", runs, overrides={"finetune.options": EXPLODING})
+    plan = run_stage("search", options)
+    assert plan["candidates"] and plan["measured_speedup"] > 1.3
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    text = (runs / "tiny" / "finalists.json").read_text()
+    rows = json.loads(text, parse_constant=refuse)["finalists"]
+    assert len(rows) > 1 and all(row["race_score"] is None for row in rows)
+
+
+def kl_by_hand(original: torch.Tensor, other: torch.Tensor) -> float:
+    """Mean over images of Σ p · (log p − log q), in nats."""
+    found = []
+    for ours, theirs in zip(original.double().numpy(), other.double().numpy(), strict=True):
+        p, q = (np.exp(row - row.max()) for row in (ours, theirs))
+        p, q = p / p.sum(), q / q.sum()
+        found.append(float((p * np.log(p / q)).sum()))
+    return statistics.fmean(found)
+
+
+@pytest.mark.parametrize("val", ["none", "unlabelled"])
+def test_without_labelled_images_the_distance_from_the_original_is_the_judge(
+    runs: Path, finished: Path, tmp_path: Path, val: str
+) -> None:
+    images = np.load(finished / "val.npz")["images"]
+    np.savez(tmp_path / "plain.npz", images=images)
+    source = None if val == "none" else f"npz:{tmp_path / 'plain.npz'}"
+    context = opened(runs, data__val=source)
+    judge = judge_of(context)
+    seen = context.calibration[1] if source is None else context.data("val")
+    assert seen is not None
+    inputs = seen.batch(torch.arange(len(seen)))[0]
+    other, _ = start_network(context, plans_of(context)[2])
+    with torch.no_grad():
+        expected = -kl_by_hand(context.model(inputs), other(inputs))
+    assert judge(context.model) == 0
+    # float32 logits of another batch size: rounded in their seventh digit
+    assert judge(other) == pytest.approx(expected, rel=1e-4) and expected < -1e-3
+    (score,) = race(context, plans_of(context)[2:])
+    assert math.isfinite(score) and score < 0
+
+
+def test_a_search_is_done_again_where_another_training_would_race(runs: Path) -> None:
+    other = {"finetune.options": {"epochs": 2, "batch": 16}}
+    _, told = tiny.run(runs, overrides=other)
+    assert told.stages("skip") == ("inspect", "latency", "importance")
+    assert "search" in tiny.run(runs)[1].stages("skip")
+    unraced = {"search.race_steps": 0}
+    tiny.run(runs, overrides=unraced)
+    _, told = tiny.run(runs, overrides={**unraced, "finetune.options": {"epochs": 1}})
+    assert "search" in told.stages("skip") and "finetune" in told.stages("done")
+    rows = read_json(runs / "tiny" / "finalists.json", "finalists")["finalists"]
+    assert all(row["race_score"] is None for row in rows)
