@@ -113,6 +113,45 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert_same(values(whole), values(finished))
 
 
+@pytest.mark.parametrize("recipe", [PLAIN, RICH, SGD], ids=["plain", "rich", "sgd"])
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_training_that_stops_early_is_the_beginning_of_the_whole_one(
+    recipe: FinetuneRecipe, epochs: int, make_data: MakeData, make_net: MakeNet, tmp_path: Path
+) -> None:
+    train, val, teacher = make_data(44, 1), make_data(30, 2), make_net(9)
+    whole, state = make_net(), tmp_path / "state.safetensors"
+    expected = finetune(whole, train, val, recipe, teacher=teacher)
+    begun = make_net()
+    result = finetune(
+        begun, train, val, recipe, teacher=teacher, state_path=state, stop_after=epochs
+    )
+    assert [(r.epoch, r.loss, r.val_accuracy) for r in result.history] == [
+        (r.epoch, r.loss, r.val_accuracy) for r in expected.history[:epochs]
+    ]
+    assert result.val_accuracy == accuracy(begun, val)
+    resumed = make_net()
+    rest = finetune(resumed, train, val, recipe, teacher=teacher, state_path=state)
+    assert rest.resumed_epochs == epochs
+    assert_same(values(whole), values(resumed))
+
+
+def test_stopping_early_leaves_the_weights_of_that_epoch(
+    make_data: MakeData, make_net: MakeNet
+) -> None:
+    """The rate goes on as in the whole training: it is not lowered to 0 within what is done."""
+    whole, begun, shorter, seen = make_net(), make_net(), make_net(), []
+    train = make_data(44, 1)
+    finetune(whole, train, None, PLAIN, on_epoch=lambda _: seen.append(values(whole)))
+    finetune(begun, train, None, PLAIN, stop_after=2)
+    assert_same(seen[1], values(begun))
+    finetune(shorter, train, None, replace(PLAIN, epochs=2))
+    assert not torch.equal(seen[1]["0.weight"], values(shorter)["0.weight"])
+    for beyond in (4, 9):
+        again = make_net()
+        assert len(finetune(again, train, None, PLAIN, stop_after=beyond).history) == 4
+        assert_same(values(whole), values(again))
+
+
 def test_an_interruption_within_an_epoch_keeps_the_last_state(
     make_data: MakeData, make_net: MakeNet, tmp_path: Path
 ) -> None:

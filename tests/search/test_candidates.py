@@ -142,6 +142,18 @@ def test_fitted_kernels_are_centred_on_the_block_they_replace() -> None:
         assert spec.padding[:2] == ((spec.kernel[0] - 1) // 2,) * 2
 
 
+@pytest.mark.parametrize("network", [resnet34, resnet50, mobilenet_v2])
+def test_single_units_are_not_fitted(network: Callable[[], LayerGraph]) -> None:
+    wide = Limits(max_units=3, max_kernel=13, kernels=(1, 3, 5, 7, 9, 11, 13))
+    for limits in (None, wide):
+        offered = enumerate_candidates(network(), "full", limits)
+        fits = [c for c in offered if c.kind == "fit"]
+        assert fits and min(len(c.block) for c in fits) == 2
+        # What is left for a unit alone: itself, or nothing.
+        single = {c.kind for c in offered if len(c.block) == 1 and not c.original}
+        assert single == {"identity"}
+
+
 def test_depthwise_fits_are_offered_where_the_block_has_a_depthwise_part() -> None:
     inverted = Chain(8, 16).conv(8, 3).conv(32, 1).conv(32, 3, depthwise=True)
     graph = inverted.conv(8, 1, activation=None).residual(1).graph()
