@@ -73,7 +73,8 @@ COURSES: Mapping[str, Course] = {
         {**REPAIR, "options": {"distill_weight": 0.0, "augment": NO_MIXUP}},
     ),
     "post-training": Course(
-        "Repaired, then 300 steps towards the original's values: no labels, no fine-tuning.",
+        "Repaired, then 300 steps towards the original's values: no labels, no fine-tuning, so no "
+        "race either.",
         {**REPAIR, **RECONSTRUCT, "preset": "none"},
         (3e-3,),
     ),
@@ -114,10 +115,15 @@ class Arm:
 
 
 def _ours(course: str, default: bool = False) -> Arm:
-    """Returns the arm that trains the plans of ours in another way."""
-    about = COURSES[course].about
-    name = f"ours-{course}"
-    return Arm(name, "full", "layermerge", course, about, race=True, default=default)
+    """Returns the arm that trains the plans of ours in another way.
+
+    Without training the plan that loses least before it is taken.
+    """
+    found = COURSES[course]
+    race = found.section.get("preset") != "none"
+    return Arm(
+        f"ours-{course}", "full", "layermerge", course, found.about, race=race, default=default
+    )
 
 
 ARMS = (

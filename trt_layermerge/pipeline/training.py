@@ -7,9 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trt_layermerge.core.jsonio import Json
 from trt_layermerge.finetune.recipe import FinetuneRecipe, preset
-from trt_layermerge.pipeline.context import Context, data_inputs
+from trt_layermerge.pipeline.context import Context
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,22 +31,6 @@ def training_recipe(context: Context) -> FinetuneRecipe | None:
     if not context.train.labelled:
         values["distill_weight"] = 1.0
     return FinetuneRecipe.from_json({**values, **section.options})
-
-
-def training_inputs(context: Context) -> Json:
-    """Returns what decides how a plan's network is trained, as a JSON value."""
-    from trt_layermerge.pipeline.models import network_inputs
-
-    data = context.recipe.data
-    return {
-        "model": network_inputs(context.recipe.model),
-        "finetune": context.recipe.finetune.model_dump(mode="json"),
-        "images": context.recipe.importance.fit_images,
-        "train": data_inputs(data.train),
-        "val": data_inputs(data.val),
-        "preprocess": data.preprocess.model_dump(mode="json"),
-        "seed": context.seed,
-    }
 
 
 def train(

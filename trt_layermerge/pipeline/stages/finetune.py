@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from trt_layermerge.core.jsonio import Json, read_lines, sha256_json, write_bytes, write_lines
 from trt_layermerge.finetune.recipe import DEVIATIONS, FinetuneRecipe
-from trt_layermerge.pipeline.context import Context
+from trt_layermerge.pipeline.context import Context, data_inputs
+from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.pipeline.starts import start_network
-from trt_layermerge.pipeline.training import train, training_inputs, training_recipe
+from trt_layermerge.pipeline.training import train, training_recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,6 +19,19 @@ if TYPE_CHECKING:
     from trt_layermerge.finetune.ranks import Ranks
 
 STATE = "finetune.state.safetensors"
+
+
+def _settings(context: Context) -> Json:
+    data = context.recipe.data
+    return {
+        "model": network_inputs(context.recipe.model),
+        "finetune": context.recipe.finetune.model_dump(mode="json"),
+        "images": context.recipe.importance.fit_images,
+        "train": data_inputs(data.train),
+        "val": data_inputs(data.val),
+        "preprocess": data.preprocess.model_dump(mode="json"),
+        "seed": context.seed,
+    }
 
 
 def _run(context: Context) -> tuple[str, ...]:
@@ -40,7 +54,7 @@ def _run(context: Context) -> tuple[str, ...]:
             network,
             recipe,
             context.folder / STATE,
-            identity=sha256_json(training_inputs(context)),
+            identity=sha256_json(_settings(context)),
             on_epoch=tell,
             ranks=context.together.call() if context.together else None,
         )
@@ -100,6 +114,4 @@ def _result(context: Context) -> Json:
     }
 
 
-STAGE = Stage(
-    "finetune", ("graph.json", "plan.json", "importance.jsonl"), training_inputs, _run, _result
-)
+STAGE = Stage("finetune", ("graph.json", "plan.json", "importance.jsonl"), _settings, _run, _result)

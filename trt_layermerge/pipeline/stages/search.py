@@ -16,7 +16,6 @@ from trt_layermerge.pipeline.folder import outdated, unfinished
 from trt_layermerge.pipeline.objective import priced
 from trt_layermerge.pipeline.recorded import source_of
 from trt_layermerge.pipeline.stage import Stage
-from trt_layermerge.pipeline.training import training_inputs
 from trt_layermerge.pipeline.versions import versions
 
 OUTPUTS = ("frontier.json", "finalists.json", "plan.json")
@@ -24,11 +23,11 @@ OUTPUTS = ("frontier.json", "finalists.json", "plan.json")
 
 def _settings(context: Context) -> Json:
     search, measure = context.recipe.search, context.recipe.measure
-    races = search.race_steps > 0 and context.recipe.finetune.preset != "none"
+    # How the plans race is left out, so that what was chosen can be trained in other ways too.
     return {
         "search": search.model_dump(mode="json", exclude={"rules", "limits"}),
         "seed": context.seed,
-        **({"training": training_inputs(context)} if races else {}),
+        "race": search.race_steps > 0 and context.recipe.finetune.preset != "none",
         **(source_of(context) if measure.recorded else {}),
     }
 
