@@ -12,8 +12,8 @@ Where to look, in the order in which a run needs it:
 - ``latency``: whole ``networks`` beside blocks; on a device out of reach ``remote`` hands out jobs,
   and their answers are ``recorded``; ``agent`` answers them.
 - ``search``: the ``objective``, the loop that is ``closing`` in on the best plan, its finalists
-  scored ``joint``, and the ``choosing``.
-- ``finetune``: ``repaired`` networks and other ``starts``.
+  scored ``joint``, the ``race`` of the best, and the ``choosing``.
+- ``finetune``: ``repaired`` networks and other ``starts``; ``training`` them.
 - ``calibrate``: ``qat`` trains with int8's rounding.
 - ``build``, ``bench``, ``verify``, ``package`` and ``report``: ``deployed`` has the ONNX model of a
   precision, ``built`` the engines that there are; ``benching``, ``verifying``, ``packaging`` and
