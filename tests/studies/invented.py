@@ -50,12 +50,13 @@ def plan(arm: str, name: str, pick: int = 0) -> dict[str, Any]:
 def training(
     name: str, course: str, rate: float, seed: int, val: float, seconds: float = 3.0
 ) -> dict[str, Any]:
-    """The row of a training."""
+    """The row of a training of two epochs; the first comes to half of the second."""
     key = {"network": "net", "plan": name, "course": course, "rate": rate, "seed": seed}
     return {
         "kind": "training",
         **key,
         "val": val,
+        "history": [val / 2, val],
         "start_val": 0.1,
         "start_s": 0.0,
         "seconds": seconds,
