@@ -36,6 +36,9 @@ PERTURBED, SPREADS = 24, (0.0, 0.3, 0.7, 1.2)
 SHORTLIST, AGAIN = 6, 3
 """Plans that are measured a second time before one is taken, and how much longer."""
 
+Worth = Mapping[tuple[Candidate, ...], tuple[float, ...]]
+"""How good plans are, by their candidates; higher is better."""
+
 
 def chosen_plan(
     context: Context,
@@ -113,7 +116,7 @@ def shortlist(context: Context, plans: Sequence[MergePlan]) -> list[MergePlan]:
         scores.of(plans, "scoring plans")
         return contenders(context, plans, scores)
     worth = worth_of(context, plans)
-    return sorted(plans, key=lambda plan: -worth[plan.candidates])[:SHORTLIST]
+    return sorted(plans, key=lambda plan: worth[plan.candidates], reverse=True)[:SHORTLIST]
 
 
 def solved_near(
@@ -142,19 +145,20 @@ def solved_near(
     return sorted(priced_plans, key=lambda plan: -(plan.score or 0.0))
 
 
-def worth_of(context: Context, plans: Sequence[MergePlan]) -> Mapping[tuple[Candidate, ...], float]:
+def worth_of(context: Context, plans: Sequence[MergePlan]) -> Worth:
     """Returns how good the run's own rule thinks each plan is.
 
     As in ``pipeline.choosing``: what it learns in a race; without one the joint loss of the
     repaired network, or under the paper's protocol the score of the table.
     """
+    found: list[tuple[float, ...]]
     if published(context):
-        return {plan.candidates: plan.score or 0.0 for plan in plans}
-    if race.wanted(context):
-        scores = race.race(context, plans)
+        found = [(plan.score or 0.0,) for plan in plans]
+    elif race.wanted(context):
+        found = [raced.merit for raced in race.race(context, plans)]
     else:
-        scores = JointScores(context).of(plans, "scoring plans")
-    return {plan.candidates: score for plan, score in zip(plans, scores, strict=True)}
+        found = [(score,) for score in JointScores(context).of(plans, "scoring plans")]
+    return {plan.candidates: worth for plan, worth in zip(plans, found, strict=True)}
 
 
 def is_near(ms: float, target_ms: float) -> bool:

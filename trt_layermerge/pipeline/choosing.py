@@ -42,12 +42,12 @@ class Ranked:
     Attributes:
         finalist: The plan, measured or predicted.
         joint: Minus the loss of the whole repaired network, if that was worked out.
-        learnt: How good it was after the first steps of a training, if it raced.
+        raced: How good it was in the first steps of a training, if it raced.
     """
 
     finalist: Finalist
     joint: float | None = None
-    learnt: float | None = None
+    raced: race.Raced | None = None
 
 
 @dataclass(frozen=True)
@@ -245,15 +245,14 @@ def _rank(context: Context, meeting: list[Finalist], scores: JointScores) -> lis
     joint = dict(
         zip((p.candidates for p in plans), scores.of(plans, "scoring finalists"), strict=True)
     )
-    learnt: dict[Key, float] = {}
+    raced: dict[Key, race.Raced] = {}
     if race.wanted(context):
         racers = contenders(context, plans, scores)
-        times = race.race(context, racers)
-        learnt = {p.candidates: found for p, found in zip(racers, times, strict=True)}
-    ranked = [Ranked(f, joint[f.plan.candidates], learnt.get(f.plan.candidates)) for f in meeting]
+        found = race.race(context, racers)
+        raced = {p.candidates: one for p, one in zip(racers, found, strict=True)}
+    ranked = [Ranked(f, joint[f.plan.candidates], raced.get(f.plan.candidates)) for f in meeting]
     return sorted(ranked, key=_merit, reverse=True)
 
 
-def _merit(ranked: Ranked) -> tuple[bool, float]:
-    raced = ranked.learnt is not None
-    return raced, (ranked.learnt if raced else ranked.joint) or 0.0
+def _merit(ranked: Ranked) -> tuple[float, ...]:
+    return (1, *ranked.raced.merit) if ranked.raced else (0, ranked.joint or 0.0)

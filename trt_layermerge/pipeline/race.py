@@ -2,16 +2,19 @@
 
 What a network loses by its repairs alone tells little of what training leaves of that: a block
 that is gone is learnt around within steps, a convolution that was fitted into the place of several
-lacks what they could compute. The beginning of the training shows it (successive halving with one
-rung; Jamieson and Talwalkar, AISTATS 2016).
+lacks what they could compute. The beginning of the training shows it. All run one lap, the best go
+on: successive halving (Jamieson and Talwalkar, AISTATS 2016).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from trt_layermerge.core.plan import MergePlan
@@ -25,6 +28,34 @@ if TYPE_CHECKING:
 
 BATCH = 128
 
+LAPS, THROUGH = 3, 3
+"""Laps of the whole race; how many racers go on after the first. A lap's score is noisy, the
+learning rate being high, so the mean over all laps counts."""
+
+SHARE = 20
+"""A lap is at most one such part of the training, so that a race costs less than the training."""
+
+
+@dataclass(frozen=True)
+class Raced:
+    """What a plan's network came to in a race.
+
+    Attributes:
+        scores: How good it was after each lap; minus infinity where its training diverged.
+    """
+
+    scores: tuple[float, ...]
+
+    @property
+    def score(self) -> float:
+        """The mean over the laps."""
+        return fmean(self.scores)
+
+    @property
+    def merit(self) -> tuple[bool, int, float]:
+        """What is higher for the better of two."""
+        return self.score > -math.inf, len(self.scores), self.score
+
 
 def wanted(context: Context) -> bool:
     """Whether plans are to race: where they are trained afterwards, and the recipe says so.
@@ -35,13 +66,44 @@ def wanted(context: Context) -> bool:
     return asked and training_recipe(context) is not None
 
 
-def race(context: Context, plans: Sequence[MergePlan]) -> list[float]:
-    """Returns how good each plan's network is after the first steps of its training.
+def race(context: Context, plans: Sequence[MergePlan]) -> list[Raced]:
+    """Returns how good each plan's network is in the first steps of its training.
 
-    Each starts as the run's recipe says and is trained for ``search.race_steps`` steps, or an epoch
-    where that is shorter, by the recipe's schedule, at whose end the learning rate is still high.
-    Accuracy on ``val`` tells; without labelled images there, minus the distance of the answers from
-    the original's. Minus infinity where a training diverged.
+    Each starts as the run's recipe says. A lap has ``search.race_steps`` steps, or fewer where the
+    epoch or the training is short, by the recipe's schedule: the learning rate stays high. Accuracy
+    on ``val`` tells; without labelled images there, minus the distance of the answers from the
+    original's.
+    """
+    judge, through = judge_of(context), min(THROUGH, len(plans)) if len(plans) > 1 else 0
+    scores: list[list[float]] = []
+    with TemporaryDirectory() as folder:
+        states = [Path(folder) / f"{number}.safetensors" for number in range(len(plans))]
+
+        def run(number: int, laps: int, done: int) -> list[float]:
+            context.reporter.progress("racing", done, len(plans) + through)
+            return laps_of(context, plans[number], states[number], laps, judge)
+
+        for number in range(len(plans)):
+            scores.append(run(number, 1, number))
+        order = sorted(range(len(plans)), key=lambda number: -scores[number][0])
+        for place, number in enumerate(order[:through]):
+            if scores[number][0] > -math.inf:
+                scores[number] += run(number, LAPS, len(plans) + place)
+    context.reporter.progress("racing", len(plans) + through, len(plans) + through)
+    return [Raced(tuple(found)) for found in scores]
+
+
+def laps_of(
+    context: Context, plan: MergePlan, state: Path, laps: int, judge: Callable[[nn.Module], float]
+) -> list[float]:
+    """Returns how good a plan's network is after each further lap, until it has run so many.
+
+    Args:
+        context: The run.
+        plan: What runs.
+        state: File of the training, continued where it is there.
+        laps: How many in all.
+        judge: What tells how good a network is.
     """
     import torch
 
@@ -53,36 +115,35 @@ def race(context: Context, plans: Sequence[MergePlan]) -> list[float]:
     recipe = training_recipe(context)
     assert recipe is not None
     recipe = replace(recipe, feature_weight=0.0)
-    train = draw(context.train, context.recipe.search.race_steps * recipe.batch, context.seed)
-    judge = judge_of(context)
-    found = []
-    for count, plan in enumerate(plans):
-        context.reporter.progress("racing", count, len(plans))
-        network, _ = start_network(context, plan)
-        try:
-            finetune(
-                network,
-                train,
-                None,
-                recipe,
-                teacher=context.model,
-                device=context.recipe.device,
-                stop_after=1,
-            )
-            found.append(judge(network.cpu().eval()))
-        except (DivergedError, NotANumberError):
-            found.append(-math.inf)
-        finally:  # a training that ends early leaves its teacher as it used it
-            context.model.cpu().to(memory_format=torch.contiguous_format)
-    context.reporter.progress("racing", len(plans), len(plans))
+    epoch = max(1, len(context.train) // recipe.batch)
+    steps = min(context.recipe.search.race_steps, epoch, math.ceil(recipe.epochs * epoch / SHARE))
+    train = draw(context.train, steps * recipe.batch, context.seed)
+    network, _ = start_network(context, plan)
+    found: list[float] = []
+    try:
+        finetune(
+            network,
+            train,
+            None,
+            recipe,
+            teacher=context.model,
+            state_path=state,
+            on_epoch=lambda _: found.append(judge(network)),
+            device=context.recipe.device,
+            stop_after=laps,
+        )
+    except (DivergedError, NotANumberError):
+        found.append(-math.inf)
+    finally:  # a training that ends early leaves its teacher as it used it
+        context.model.cpu().to(memory_format=torch.contiguous_format)
     return found
 
 
 def judge_of(context: Context) -> Callable[[nn.Module], float]:
-    """Returns what tells how good a network is: higher is better."""
+    """Returns what tells how good a network is, wherever it is: higher is better."""
     import torch
 
-    from trt_layermerge.finetune.evaluate import accuracy
+    from trt_layermerge.finetune.evaluate import accuracy, evaluating
     from trt_layermerge.importance.distance import Distance
 
     val = context.data("val")
@@ -93,7 +154,8 @@ def judge_of(context: Context) -> Callable[[nn.Module], float]:
         distance = Distance.to([context.model(part) for part in parts])
 
     def closeness(network: nn.Module) -> float:
-        with torch.no_grad():
-            return -distance.of(network(part) for part in parts)
+        device = next(network.parameters()).device
+        with evaluating(network):
+            return -distance.of(network(part.to(device)).cpu() for part in parts)
 
     return closeness

@@ -181,8 +181,9 @@ class SearchSection(Section):
         loops: Rounds of the loop at most.
         samples: Plans drawn around the best ones, repaired and scored whole; those that lose least
             together are measured too. 0 trusts the sums.
-        race_steps: Steps, an epoch at most, that the best finalists are trained for; the one that
-            learnt most is taken. 0 takes the one that loses least before any training.
+        race_steps: Steps, an epoch at most, of one lap of the race (``pipeline.race``): the best
+            finalists are trained a little, and the one that learns most is taken. 0 takes the one
+            that loses least before any training.
         headroom: Share of the budget that the measured network must stay below it, since the next
             measurement will differ a little.
     """

@@ -68,7 +68,7 @@ def _write(context: Context, choice: Choice, original_ms: float, budget_ms: floa
             "error": f.measured.error if f.measured else None,
             "score": f.plan.score,
             "joint_score": _finite(known.joint),
-            "race_score": _finite(known.learnt),
+            "race_scores": [_finite(s) for s in known.raced.scores] if known.raced else None,
             "chosen": f is choice.chosen,
             "candidates": [c.to_json() for c in f.plan.changed],
         }
