@@ -63,7 +63,8 @@ def wanted(context: Context) -> bool:
     Under the paper's protocol the table alone decides.
     """
     asked = context.recipe.search.race_steps > 0 and not published(context)
-    return asked and training_recipe(context) is not None
+    recipe = training_recipe(context) if asked else None
+    return recipe is not None and recipe.epochs > 0
 
 
 def race(context: Context, plans: Sequence[MergePlan]) -> list[Raced]:
