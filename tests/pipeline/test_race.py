@@ -25,7 +25,7 @@ from trt_layermerge.finetune.recipe import FinetuneRecipe
 from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
-from trt_layermerge.pipeline.race import judge_of, race, wanted
+from trt_layermerge.pipeline.race import LAPS, SHARE, THROUGH, Raced, judge_of, race, wanted
 from trt_layermerge.pipeline.starts import start_network
 from trt_layermerge.pipeline.training import training_recipe
 
@@ -50,11 +50,27 @@ def plans_of(context: Context) -> list[MergePlan]:
     return [context.plan, MergePlan.of(context.graph, []), MergePlan.of(context.graph, [gone])]
 
 
+def more_plans_of(context: Context) -> list[MergePlan]:
+    """Those, and two that replace the first and the last block that composes."""
+    merged = [c for c in context.candidates if c.kind == "compose" and len(c.block) == 2]
+    return [
+        *plans_of(context),
+        *(MergePlan.of(context.graph, [c]) for c in merged[:: len(merged) - 1]),
+    ]
+
+
 def test_plans_race_where_they_are_trained_afterwards(context: Context) -> None:
     assert wanted(context)
 
 
-@pytest.mark.parametrize("changes", [{"search__race_steps": 0}, {"finetune__preset": "none"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"search__race_steps": 0},
+        {"finetune__preset": "none"},
+        {"finetune__options__epochs": 0},
+    ],
+)
 def test_plans_do_not_race_where_the_recipe_does_not_say_so(
     runs: Path, changes: dict[str, object]
 ) -> None:
@@ -69,19 +85,24 @@ def test_plans_do_not_race_under_the_papers_protocol(
     assert not wanted(context)
 
 
-def test_every_plan_has_one_score_and_nothing_else_changes(context: Context) -> None:
-    plans = plans_of(context)
+def test_all_run_a_lap_the_best_go_on_and_nothing_else_changes(context: Context) -> None:
+    plans = more_plans_of(context)
     model = {name: value.clone() for name, value in context.model.state_dict().items()}
     images = [part.batch(torch.arange(len(part)))[0].clone() for part in context.calibration]
-    scores = race(context, plans)
-    assert len(scores) == len(plans)
-    # Accuracy on the images of ``val``, of which some are told apart after some steps.
-    assert all((score * tiny.IMAGES["val"]).is_integer() for score in scores)
-    assert all(0.25 < score <= 1 for score in scores)
+    found = race(context, plans)
+    assert len(found) == len(plans) == 5
+    laps = min(LAPS, 2)  # the recipe's epochs
+    assert sorted(len(raced.scores) for raced in found) == [1, 1, *[laps] * THROUGH]
+    through = [raced.scores[0] for raced in found if len(raced.scores) == laps]
+    assert min(through) >= max(raced.scores[0] for raced in found if len(raced.scores) == 1)
+    # Accuracy on the images of ``val``.
+    assert all((s * tiny.IMAGES["val"]).is_integer() for raced in found for s in raced.scores)
+    assert all(0.25 < s <= 1 for raced in found for s in raced.scores)
     with torch.random.fork_rng([]):
         torch.manual_seed(7)  # what others drew before must not matter, nor the order
-        assert race(context, plans) == scores
-        assert race(context, plans[::-1]) == scores[::-1]
+        assert race(context, plans) == found
+        again = race(context, plans[::-1])
+    assert [raced.scores[0] for raced in again] == [raced.scores[0] for raced in found[::-1]]
     after = context.model.state_dict()
     assert [n for n in model if not torch.equal(model[n], after[n])] == []
     assert not any(module.training for module in context.model.modules())
@@ -89,36 +110,60 @@ def test_every_plan_has_one_score_and_nothing_else_changes(context: Context) -> 
         assert torch.equal(part.batch(torch.arange(len(part)))[0], before)
 
 
+def test_who_ran_further_is_ahead_and_who_diverged_is_behind() -> None:
+    order = [
+        Raced((0.1, 0.9, 0.8)),  # a mean of 0.6
+        Raced((0.7, 0.5, 0.5)),
+        Raced((0.6,)),
+        Raced((0.5,)),
+        Raced((0.9, -math.inf)),
+        Raced((-math.inf,)),
+    ]
+    shuffled = [order[i] for i in (4, 2, 5, 0, 3, 1)]
+    assert sorted(shuffled, key=lambda raced: raced.merit, reverse=True) == order
+    assert order[0].score == pytest.approx(0.6)
+
+
 class Enough(Exception):
     """Ends a training."""
 
 
-def test_a_score_is_the_accuracy_after_the_first_epoch_of_the_whole_training(
-    context: Context,
-) -> None:
-    """The tiny project has fewer images than race_steps batches: its race is an epoch."""
-
-    def stop(_: EpochRow) -> None:
-        raise Enough
-
-    (plan, *_), recipe = plans_of(context), training_recipe(context)
-    assert recipe is not None and recipe.epochs == 2
+def test_laps_are_the_beginning_of_the_whole_training(runs: Path) -> None:
+    """With so many epochs, a lap of the tiny project is one of them."""
+    context = opened(runs, finetune__options__epochs=SHARE)
+    (plan, *_), recipe, val = plans_of(context), training_recipe(context), context.data("val")
+    assert recipe is not None and val is not None
     network, _ = start_network(context, plan)
-    started = accuracy(network, context.train)
+    seen = []
+
+    def judged(row: EpochRow) -> None:
+        seen.append(accuracy(network, val))
+        if row.epoch == LAPS:
+            raise Enough
+
     with pytest.raises(Enough):
-        loop.finetune(network, context.train, None, recipe, teacher=context.model, on_epoch=stop)
+        loop.finetune(network, context.train, None, recipe, teacher=context.model, on_epoch=judged)
     context.model.to(memory_format=torch.contiguous_format)
-    val = context.data("val")
-    assert val is not None
-    assert race(context, [plan]) == [accuracy(network.eval(), val)]
-    assert accuracy(network, context.train) != started
+    first, _ = race(context, [plan, plan])
+    assert list(first.scores) == seen and len(set(seen)) > 1
 
 
-@pytest.mark.parametrize(("steps", "made"), [(2, 2), (5, 5), (100, 5)])
-def test_a_race_is_so_many_steps_or_an_epoch_where_that_is_shorter(
-    runs: Path, monkeypatch: pytest.MonkeyPatch, steps: int, made: int
+@pytest.mark.parametrize(
+    ("steps", "epochs", "lap"),
+    [
+        (2, SHARE, 2),
+        (5, SHARE, 5),
+        (100, SHARE, 5),  # an epoch
+        (100, 8, 2),  # a share of the training
+        (100, 2, 1),
+        (100, 1, 1),
+    ],
+)
+def test_a_lap_is_so_many_steps_or_fewer_where_the_training_is_short(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, steps: int, epochs: int, lap: int
 ) -> None:
-    context = opened(runs, search__race_steps=steps, finetune__options__feature_weight=1.0)
+    asked = {"epochs": epochs, "feature_weight": 1.0}
+    context = opened(runs, search__race_steps=steps, finetune__options=asked)
     told: list[tuple[LabelledData, LabelledData | None, FinetuneRecipe, dict[str, Any]]] = []
     count, finetune, step = [], loop.finetune, loop._Training._step
 
@@ -138,14 +183,16 @@ def test_a_race_is_so_many_steps_or_an_epoch_where_that_is_shorter(
 
     monkeypatch.setattr(loop._Training, "_step", counted)
     monkeypatch.setattr(loop, "finetune", listened)
-    plans = plans_of(context)
+    plans, laps = more_plans_of(context), min(LAPS, epochs)
     race(context, plans)
-    assert count == list(range(made)) * len(plans)
+    # All run the first lap; the best go on where they were.
+    further = list(range(lap, laps * lap)) * THROUGH
+    assert count == list(range(lap)) * len(plans) + further
     usual = training_recipe(context)
     assert usual is not None and usual.feature_weight == 1
     for train, val, recipe, others in told:
-        assert (len(train), val) == (made * BATCH, None)
-        assert others["stop_after"] == 1 and others["teacher"] is context.model
+        assert (len(train), val) == (lap * BATCH, None)
+        assert others["teacher"] is context.model
         # The schedule is that of the whole training: its rate is not lowered within a race.
         assert (recipe.epochs, recipe.lr, recipe.batch) == (usual.epochs, usual.lr, BATCH)
         assert recipe.feature_weight == 0
@@ -153,25 +200,31 @@ def test_a_race_is_so_many_steps_or_an_epoch_where_that_is_shorter(
     assert all(torch.equal(images, drawn[0]) for images in drawn)
 
 
-@pytest.mark.parametrize("place", [0, 2])
+@pytest.mark.parametrize("call", [0, 2, 3, 5])
 def test_a_training_that_diverges_loses_and_the_others_go_on(
-    context: Context, monkeypatch: pytest.MonkeyPatch, place: int
+    runs: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
+    """Three run the first lap and then go on, in the order of their scores."""
+    context = opened(runs, finetune__options__epochs=SHARE)
     plans, finetune, calls = plans_of(context), loop.finetune, []
-    expected = race(context, plans)
+    usual = race(context, plans)
 
     def one_diverges(
         student: nn.Module, train: Any, val: Any, recipe: FinetuneRecipe, **others: Any
     ) -> FinetuneResult:
         calls.append(student)
-        if len(calls) == 1 + place:
+        if len(calls) == 1 + call:
             recipe = FinetuneRecipe.from_json({**recipe.to_json(), **EXPLODING})
         return finetune(student, train, val, recipe, **others)
 
     monkeypatch.setattr(loop, "finetune", one_diverges)
-    expected[place] = -math.inf
-    assert race(context, plans) == expected
-    assert len(calls) == len(plans)
+    found = race(context, plans)
+    (fallen,) = [place for place in range(3) if found[place] != usual[place]]
+    begun = usual[fallen].scores[: call // 3]
+    assert found[fallen].scores == (*begun, -math.inf)
+    assert min(found, key=lambda raced: raced.merit) is found[fallen]
+    if call < 3:
+        assert (fallen, len(calls)) == (call, 5)  # it does not go on
     maps = [p for p in context.model.parameters() if p.ndim == 4]
     assert maps and all(p.is_contiguous() for p in maps)
 
@@ -183,7 +236,7 @@ def test_weights_that_are_no_numbers_after_the_very_last_step_lose_too(
     """No loss tells of them, since none is worked out any more."""
     others = {} if labelled else {"data__val": None}
     context = opened(runs, search__race_steps=1, finetune__options=EXPLODING, **others)
-    assert race(context, plans_of(context)[:1]) == [-math.inf]
+    assert race(context, plans_of(context)[:1]) == [Raced((-math.inf,))]
 
 
 def test_a_search_whose_racers_all_diverge_still_ends_with_a_plan(runs: Path) -> None:
@@ -196,7 +249,8 @@ def test_a_search_whose_racers_all_diverge_still_ends_with_a_plan(runs: Path) ->
 
     text = (runs / "tiny" / "finalists.json").read_text()
     rows = json.loads(text, parse_constant=refuse)["finalists"]
-    assert len(rows) > 1 and all(row["race_score"] is None for row in rows)
+    assert len(rows) > 1 and any(row["race_scores"] for row in rows)
+    assert all(row["race_scores"] in (None, [None]) for row in rows)
 
 
 def kl_by_hand(original: torch.Tensor, other: torch.Tensor) -> float:
@@ -227,8 +281,8 @@ def test_without_labelled_images_the_distance_from_the_original_is_the_judge(
     assert judge(context.model) == 0
     # float32 logits of another batch size: rounded in their seventh digit
     assert judge(other) == pytest.approx(expected, rel=1e-4) and expected < -1e-3
-    (score,) = race(context, plans_of(context)[2:])
-    assert math.isfinite(score) and score < 0
+    (raced,) = race(context, plans_of(context)[2:])
+    assert math.isfinite(raced.score) and raced.score < 0
 
 
 def test_a_search_is_done_again_where_plans_race_or_do_no_longer(runs: Path) -> None:
@@ -239,7 +293,7 @@ def test_a_search_is_done_again_where_plans_race_or_do_no_longer(runs: Path) -> 
         told, values = tiny.Recorder(), {k.replace("__", "."): v for k, v in overrides.items()}
         run_stage("search", RunOptions("tiny", runs, overrides=values), told)
         rows = read_json(runs / "tiny" / "finalists.json", "finalists")["finalists"]
-        raced = sum(row["race_score"] is not None for row in rows)
+        raced = sum(row["race_scores"] is not None for row in rows)
         return told.stages("done") == ("search",), raced
 
     again, raced = searched(finetune__options__epochs=1)

@@ -93,12 +93,14 @@ def test_of_plans_of_equal_latency_the_best_by_the_joint_loss_is_taken(
     assert all(choosing.is_near(p.latency_ms or 0.0, target_ms) for p in solved)
     found = choosing.near_target(context, tools, closed, original_ms, target_ms)
     assert choosing.is_near(found.ms, target_ms)
-    worst_first = choosing.worth_of
-    monkeypatch.setattr(
-        choosing, "worth_of", lambda c, plans: {k: -v for k, v in worst_first(c, plans).items()}
-    )
+    worth_of = choosing.worth_of
+
+    def worst_first(context: Context, plans: Sequence[MergePlan]) -> dict[object, object]:
+        return {k: tuple(-part for part in v) for k, v in worth_of(context, plans).items()}
+
+    monkeypatch.setattr(choosing, "worth_of", worst_first)
     other = choosing.near_target(context, tools, closed, original_ms, target_ms)
-    worth = worst_first(context, [found.plan, other.plan])
+    worth = worth_of(context, [found.plan, other.plan])
     assert worth[found.plan.candidates] > worth[other.plan.candidates]
 
 
@@ -108,10 +110,10 @@ def test_a_racing_arm_takes_the_near_plan_that_learns_most(
 ) -> None:
     raced: list[Sequence[MergePlan]] = []
 
-    def learn(context: Context, plans: Sequence[MergePlan]) -> list[float]:
+    def learn(context: Context, plans: Sequence[MergePlan]) -> list[race.Raced]:
         assert context.recipe.search.race_steps > 0
         raced.append(plans)
-        return [float(plan is plans[winner]) for plan in plans]
+        return [race.Raced((float(plan is plans[winner]),)) for plan in plans]
 
     monkeypatch.setattr(race, "race", learn)
     original_ms, networks = choosing.seen_networks(context)
@@ -143,7 +145,7 @@ def test_where_plans_race_every_family_is_looked_through(
         return solved_near(context, table, ms, seed, kinds)
 
     monkeypatch.setattr(choosing, "solved_near", listen)
-    monkeypatch.setattr(race, "race", lambda _, plans: [0.0] * len(plans))
+    monkeypatch.setattr(race, "race", lambda _, plans: [race.Raced((0.0,))] * len(plans))
     context = with_race(context, steps)
     original_ms, tools, closed = begun(context)
     choosing.near_target(context, tools, closed, original_ms, original_ms / CHOICE)
