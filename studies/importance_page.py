@@ -16,6 +16,32 @@ from trt_layermerge.measure.fit import rank_correlation
 
 PLOT = "importance.svg"
 
+TRIED = (
+    "## What was tried, and what became of it",
+    "",
+    "Judged on `val` by whole trainings of single plans of ResNet-20 at 2x, mostly with one to "
+    "three seeds and before the [glyph study](glyphs.md) was settled, so these are reasons for a "
+    "design, not results.",
+    "",
+    "- **Single units fitted by smaller kernels** lose least of all before training. Plans that "
+    "use them ended below every other kind, also where all activations were kept, so they are no "
+    "longer offered. A reward for kept activations (`search.objective.capacity`) and Σ exp(Δ) both "
+    "bought activations with such kernels.",
+    "- **The joint loss of the repaired network**, also with every kept unit and the classifier "
+    "fitted anew behind the changes, tells how good a network is before training, and hardly how "
+    "good it becomes: removals start worst and end among the best.",
+    "- **Fitting what follows a block before it is scored** (the variants `refit-*`) agrees much "
+    "better with `finetune` across kinds. The scores do not add up, for neighbours count on the "
+    "same unit to make up for both, and the plans of the exact search were no better.",
+    "- **A whole short training** of one or four epochs, its learning rate lowered to 0, put the "
+    "plans in another order than the long one. Its first epochs, at the full rate, did not: hence "
+    "the race (`pipeline.race`), between plans of all kinds, of none fitted, and of removals alone.",
+    "- **Merging before the training** ended no worse than training kept convolutions one by one, "
+    "much better for long blocks of the MobileNetV2-like net, and takes less time: the default "
+    "after a repair.",
+)
+"""Not measured by a study: see the first sentence."""
+
 Repeats = list[list[float]]
 """Deltas of the same candidates in the same order, one list a seed."""
 
@@ -43,6 +69,7 @@ def importance_page(path: Path) -> str:
     ]
     for name in names:
         lines += ["", *_network(name, [row for row in rows if row.get("network") == name])]
+    lines += ["", *TRIED]
     glyphs = path.with_name("glyphs.jsonl")
     if glyphs.exists():
         lines += ["", *_networks_of_each(glyphs)]
