@@ -35,7 +35,8 @@ TRIED = (
     "same unit to make up for both, and the plans of the exact search were no better.",
     "- **A whole short training** of one or four epochs, its learning rate lowered to 0, put the "
     "plans in another order than the long one. Its first epochs, at the full rate, did not: hence "
-    "the race (`pipeline.race`), between plans of all kinds, of none fitted, and of removals alone.",
+    "the race (`pipeline.race`), between plans of all kinds, of none fitted, and of removals "
+    "alone.",
     "- **Merging before the training** ended no worse than training kept convolutions one by one, "
     "much better for long blocks of the MobileNetV2-like net, and takes less time: the default "
     "after a repair.",
