@@ -44,11 +44,13 @@ def test_a_complete_study_has_every_training_once_and_a_page(complete: Path) -> 
     rows = outcome(complete)
     kinds = [row["kind"] for row in rows]
     # ours: two rates and another seed; random: two rates with its first plan, one with its second;
-    # post-training, by the plan of ours: two seeds
+    # post-training, which does not race and may come to the plan of ours: two seeds
+    plans = {r["plan"] for r in rows if r["kind"] == "plan"}
+    assert len(plans) in (3, 4)
     assert kinds.count("plan") == 4
     assert kinds.count("training") == 6 + 2
-    assert kinds.count("test") == 1 + 3 + 6  # the original, starts, what counts
-    assert kinds.count("latency") == len({r["plan"] for r in rows if r["kind"] == "plan"})
+    assert kinds.count("test") == 1 + len(plans) + 6  # the original, starts, what counts
+    assert kinds.count("latency") == len(plans)
     journal = Journal.open(
         complete / JOURNAL, "glyphs", tiny_settings(complete, complete).identity()
     )
