@@ -255,4 +255,5 @@ def _rank(context: Context, meeting: list[Finalist], scores: JointScores) -> lis
 
 
 def _merit(ranked: Ranked) -> tuple[float, ...]:
-    return (1, *ranked.raced.merit) if ranked.raced else (0, ranked.joint or 0.0)
+    """Who ran farther is better, then who did better, then who lost less before; see ``race``."""
+    return *(ranked.raced.merit if ranked.raced else (0, 0.0)), ranked.joint or 0.0

@@ -21,7 +21,7 @@ from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.errors import DivergedError
 from trt_layermerge.pipeline.context import Context, images_of
 from trt_layermerge.pipeline.objective import published
-from trt_layermerge.pipeline.training import training_recipe
+from trt_layermerge.pipeline.training import aids, training_recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,6 +34,12 @@ learning rate being high, so the mean over all laps counts."""
 
 SHARE = 20
 """A lap is at most one such part of the training, so that a race costs less than the training."""
+
+WARM_UP = 0.5
+"""Laps of warm-up at most."""
+
+JUDGES = 4096
+"""Images that judge a lap at most."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,9 @@ class Raced:
         return fmean(self.scores)
 
     @property
-    def merit(self) -> tuple[bool, int, float]:
-        """What is higher for the better of two."""
-        return self.score > -math.inf, len(self.scores), self.score
+    def merit(self) -> tuple[int, float]:
+        """What is higher for the better of two: laps, or -1 where it diverged, then the score."""
+        return len(self.scores) if self.score > -math.inf else -1, self.score
 
 
 def wanted(context: Context) -> bool:
@@ -115,11 +121,13 @@ def laps_of(
 
     recipe = training_recipe(context)
     assert recipe is not None
-    recipe = replace(recipe, feature_weight=0.0)
+    warm_up = min(recipe.warmup_epochs, WARM_UP)
+    recipe = replace(recipe, feature_weight=0.0, warmup_epochs=warm_up)
     epoch = max(1, len(context.train) // recipe.batch)
     steps = min(context.recipe.search.race_steps, epoch, math.ceil(recipe.epochs * epoch / SHARE))
     train = draw(context.train, steps * recipe.batch, context.seed)
     network, _ = start_network(context, plan)
+    _, schedule = aids(context, network, recipe)
     found: list[float] = []
     try:
         finetune(
@@ -128,6 +136,7 @@ def laps_of(
             None,
             recipe,
             teacher=context.model,
+            schedule=schedule,
             state_path=state,
             on_epoch=lambda _: found.append(judge(network)),
             device=context.recipe.device,
@@ -144,13 +153,15 @@ def judge_of(context: Context) -> Callable[[nn.Module], float]:
     """Returns what tells how good a network is, wherever it is: higher is better."""
     import torch
 
+    from trt_layermerge.finetune.data import draw
     from trt_layermerge.finetune.evaluate import accuracy, evaluating
     from trt_layermerge.importance.distance import Distance
 
     val = context.data("val")
+    judges = draw(val or context.calibration[1], JUDGES, context.seed)
     if val is not None and val.labelled:
-        return partial(accuracy, data=val)
-    parts = torch.split(images_of(val or context.calibration[1]), BATCH)
+        return partial(accuracy, data=judges)
+    parts = torch.split(images_of(judges), BATCH)
     with torch.no_grad():
         distance = Distance.to([context.model(part) for part in parts])
 
