@@ -29,5 +29,5 @@ class FinetuneOptions(StageOptions):
 
 
 def finetune(options: FinetuneOptions) -> None:
-    """Trains the relaxed network of the plan; continues where it stopped."""
+    """Trains the network of the plan; continues where it stopped."""
     run_stage("finetune", options)

@@ -99,7 +99,7 @@ class ModelOptions:
     ] = None
     val: Annotated[
         str | None,
-        _option("Data to watch the training on; nothing is chosen by them.", panel=_MODEL),
+        _option("Data to choose a plan and to watch its training by.", panel=_MODEL),
         Key("data.val"),
     ] = None
     test: Annotated[

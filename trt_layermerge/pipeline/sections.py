@@ -95,7 +95,7 @@ class DataSection(Section):
 
     Attributes:
         train: Images to fit, score and train on.
-        val: Images to choose settings by; only reported, never trained on.
+        val: Images to choose the plan and settings by; never trained on.
         test: Images for the final accuracy; opened once, at the end.
         preprocess: From pixels to the network's input.
     """
@@ -220,7 +220,7 @@ class ReconstructSection(Section):
 
 
 class FinetuneSection(Section):
-    """How the relaxed network is trained.
+    """How the network of the plan is trained.
 
     Attributes:
         preset: Name of a recipe (``finetune.recipe.PRESETS``), or ``none`` for no training, which
