@@ -215,6 +215,30 @@ def test_predictions_beyond_the_goal_are_marked() -> None:
         assert prediction(replace(run, prediction=error)).verdict == "bad"
 
 
+def test_a_race_is_told_by_the_mean_of_its_laps() -> None:
+    run = fakes.resnet_run()
+    assert "raced:" not in _text(run)
+    finalists = (
+        Finalist("first", 1.0, 1.1, 2.0, True, -0.25, (0.5, 0.625, 0.75)),
+        Finalist("short", 1.0, 1.1, 2.0, False, -0.125, (0.375,)),
+        Finalist("fallen", 1.0, 1.1, 2.0, False, None, (0.5, None)),
+        Finalist("idle", 1.0, 1.1, 2.0),
+    )
+    page = render_markdown(build_document(replace(run, finalists=finalists)))
+    assert "3 finalists raced: each was trained a little" in page
+    rows = [
+        [cell.strip() for cell in line.split("|")[5:9]]
+        for line in page.splitlines()
+        if re.match(r"\| (first|short|fallen|idle) ", line)
+    ]
+    assert rows == [
+        ["2.0000", "-0.2500", "0.6250, 3 laps", "chosen"],
+        ["2.0000", "-0.1250", "0.3750, 1 lap", ""],
+        ["2.0000", "–", "diverged", ""],
+        ["2.0000", "–", "–", ""],
+    ]
+
+
 def test_nothing_that_is_not_finite_becomes_a_figure() -> None:
     nan, inf = math.nan, math.inf
     bad = Timing(nan, inf, nan, inf)

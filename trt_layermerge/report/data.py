@@ -43,6 +43,8 @@ class Finalist:
         measured_ms: Latency of the whole network.
         score: Value of the objective, or None.
         chosen: Whether this is the plan of the run.
+        joint: Minus the loss of the whole network, repaired and not trained, or None.
+        race: How good it was after each lap of the race, None where it diverged; empty without one.
     """
 
     label: str
@@ -50,6 +52,8 @@ class Finalist:
     measured_ms: float
     score: float | None = None
     chosen: bool = False
+    joint: float | None = None
+    race: tuple[float | None, ...] = ()
 
     @property
     def relative_error(self) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.report import text
 from trt_layermerge.report.data import Finalist, RunReport
@@ -128,6 +130,14 @@ def selection(report: RunReport) -> Section:
                 f"at a score of {text.plain(report.chosen.score)}."
             )
         parts.append(Paragraph(words))
+    raced = [plan for plan in report.finalists if plan.race]
+    if raced:
+        parts.append(
+            Paragraph(
+                f"{text.count(len(raced))} finalists raced: each was trained a little, and the one "
+                "that did best was preferred, whatever the tables promise of it."
+            )
+        )
     return Section("selection", "How the plan was chosen", tuple(parts))
 
 
@@ -153,8 +163,8 @@ def predictions(report: RunReport) -> Section:
         )
     if report.finalists:
         rows = tuple(_finalist(f) for f in report.finalists)
-        head = ("plan", "predicted", "measured", "error", "score", "")
-        parts.append(Table(head, rows, (1, 2, 3, 4)))
+        head = ("plan", "predicted", "measured", "error", "score", "repaired", "raced", "")
+        parts.append(Table(head, rows, (1, 2, 3, 4, 5, 6)))
     return Section("prediction", heading, tuple(parts))
 
 
@@ -165,5 +175,16 @@ def _finalist(plan: Finalist) -> tuple[str, ...]:
         text.milliseconds(plan.measured_ms),
         text.signed_percent(plan.relative_error),
         text.decimal(plan.score, 4),
+        text.decimal(plan.joint, 4),
+        _race(plan.race),
         "chosen" if plan.chosen else "",
     )
+
+
+def _race(scores: tuple[float | None, ...]) -> str:
+    """Returns the mean over the laps, and how many they were."""
+    known = [score for score in scores if score is not None]
+    if len(known) < len(scores):
+        return "diverged"
+    laps = "1 lap" if len(known) == 1 else f"{len(known)} laps"
+    return f"{text.decimal(fmean(known), 4)}, {laps}" if known else text.decimal(None, 4)

@@ -181,6 +181,8 @@ def _finalists(context: Context) -> tuple[Finalist, ...]:
             row["measured_ms"],
             row["score"],
             row["chosen"],
+            row["joint_score"],
+            tuple(row["race_scores"] or ()),
         )
         for row in _read(context, "finalists")["finalists"]
         if row["measured_ms"] is not None
