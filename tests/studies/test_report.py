@@ -92,6 +92,18 @@ def test_the_page_of_the_importance_study_by_hand(results: Path) -> None:
     assert "| 75% | 0.250 | 5 | 0.500 | 5 |" in page
 
 
+def test_networks_of_both_methods_are_compared_where_they_are_equally_fast(results: Path) -> None:
+    path = results / "data/importance.jsonl"
+    assert "No two of them are equally fast." in importance_page(path)
+    rows = [{**r, "speedup": 1.99} if r.get("ms") == 0.263 else r for r in invented.rows()]
+    write_lines(path.with_name("glyphs.jsonl"), "glyphs", invented.HEADER, rows)
+    page = importance_page(path)
+    assert "2x | 81.2% | 50.0% | +31.25 [+25.00, +50.00] | 2 | " in page
+    assert "In 1 of 1 cases" in page and "these figures favour `calibrate`." in page
+    path.with_name("glyphs.jsonl").unlink()
+    assert "equally fast" not in importance_page(path)
+
+
 def test_other_ways_to_calibrate_by_hand(results: Path) -> None:
     path = results / "data/importance.jsonl"
     found = zip((0, 0, 1, 1), "cdcd", (-5.0, -4.0, -4.0, -5.0), strict=True)
