@@ -69,10 +69,11 @@ def _how(header: Json, rows: list[Json], networks: list[NetworkFigures]) -> list
         "An arm's plan is what the pipeline's search comes to, if the whole network measures "
         f"within {TOLERANCE:.0%} of the wanted latency; else the best by the arm's own rule among "
         "plans found exactly under perturbed scores that measure so, even where that rule prefers "
-        "a faster one; else the nearest. `random` draws blindly near the latency. `!` marks plans "
-        "that are farther away in the end. Only arms that measure within "
-        f"{2 * TOLERANCE:.0%} of ours are compared with it. The speed-ups below come from one last "
-        "measurement, of all plans of a network in turns with the original.",
+        "a faster one; else the nearest. Plans that race are always looked for in this second way, "
+        "more of them, and the race is judged by the labels of `val`. `random` draws blindly "
+        "near the latency. `!` marks plans that are farther away in the end. Only arms that "
+        f"measure within {2 * TOLERANCE:.0%} of ours are compared with it. The speed-ups below "
+        "come from one last measurement, of all plans of a network in turns with the original.",
         "",
         "Unless its line says otherwise, every arm is trained with the same images, epochs, "
         "augmentation and distillation (those of the recipe: by the original's answers, without "
