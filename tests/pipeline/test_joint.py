@@ -20,11 +20,14 @@ from trt_layermerge.pipeline.joint import (
     JointScores,
     contenders,
     draw,
+    offers_of,
     shares,
     widen,
 )
+from trt_layermerge.pipeline.objective import frontier_of
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
 from trt_layermerge.pipeline.stages.search import _networks
+from trt_layermerge.search import plan_of
 
 UNRACED = {"search.race_steps": 0}
 
@@ -87,11 +90,33 @@ def test_drawn_plans_are_predicted_within_the_limit_and_of_three_families(
     assert any(kinds(plan) == {"identity"} for plan in plans)
 
 
+@pytest.mark.parametrize(("mode", "families"), [("layermerge", 3), ("layer", 1), ("depth", 1)])
+def test_a_family_that_offers_nothing_new_is_left_out(runs: Path, mode: str, families: int) -> None:
+    overrides = {"search.mode": mode}
+    offers = offers_of(
+        open_run(None, RunOptions("tiny", runs, overrides=overrides), NullReporter())
+    )
+    assert len(offers) == len(set(offers)) == families
+    assert all(offers) and not any(c.original for offer in offers for c in offer)
+
+
+@pytest.mark.parametrize("kinds_of", FAMILIES)
+def test_the_best_plan_of_each_family_is_among_the_drawn(
+    context: Context, kinds_of: tuple[str, ...]
+) -> None:
+    offered = [c for c in context.candidates if c.kind in kinds_of]
+    found = frontier_of(context, context.latency, candidates=offered)
+    overhead_ms = context.latency.overhead_ms
+    best = plan_of(found.within(limit(context) - overhead_ms), overhead_ms)
+    drawn = draw(context, context.latency, limit(context))
+    assert best.candidates in {plan.candidates for plan in drawn}
+
+
 @pytest.mark.parametrize(
     ("count", "expected"), [(0, [0, 0, 0]), (1, [1, 0, 0]), (16, [6, 5, 5]), (18, [6, 6, 6])]
 )
 def test_every_family_is_drawn_about_as_often(count: int, expected: list[int]) -> None:
-    assert shares(count) == expected
+    assert shares(count, 3) == expected
 
 
 def singles(context: Context) -> dict[str, list[MergePlan]]:

@@ -22,10 +22,11 @@ from trt_layermerge.finetune.data import LabelledData, batches
 from trt_layermerge.finetune.evaluate import accuracy
 from trt_layermerge.finetune.loop import EpochRow, FinetuneResult
 from trt_layermerge.finetune.recipe import FinetuneRecipe
+from trt_layermerge.pipeline import starts
 from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
-from trt_layermerge.pipeline.race import LAPS, SHARE, THROUGH, Raced, judge_of, race, wanted
+from trt_layermerge.pipeline.race import LAPS, LONG, SHARE, THROUGH, Raced, judge_of, race, wanted
 from trt_layermerge.pipeline.starts import start_network
 from trt_layermerge.pipeline.training import training_recipe
 
@@ -91,9 +92,8 @@ def test_all_run_a_lap_the_best_go_on_and_nothing_else_changes(context: Context)
     images = [part.batch(torch.arange(len(part)))[0].clone() for part in context.calibration]
     found = race(context, plans)
     assert len(found) == len(plans) == 5
-    laps = min(LAPS, 2)  # the recipe's epochs
-    assert sorted(len(raced.scores) for raced in found) == [1, 1, *[laps] * THROUGH]
-    through = [raced.scores[0] for raced in found if len(raced.scores) == laps]
+    assert sorted(len(raced.scores) for raced in found) == [1, 1, *[LAPS] * THROUGH]
+    through = [raced.scores[0] for raced in found if len(raced.scores) == LAPS]
     assert min(through) >= max(raced.scores[0] for raced in found if len(raced.scores) == 1)
     # Accuracy on the images of ``val``.
     assert all((s * tiny.IMAGES["val"]).is_integer() for raced in found for s in raced.scores)
@@ -183,21 +183,58 @@ def test_a_lap_is_so_many_steps_or_fewer_where_the_training_is_short(
 
     monkeypatch.setattr(loop._Training, "_step", counted)
     monkeypatch.setattr(loop, "finetune", listened)
-    plans, laps = more_plans_of(context), min(LAPS, epochs)
+    plans = more_plans_of(context)
     race(context, plans)
     # All run the first lap; the best go on where they were.
-    further = list(range(lap, laps * lap)) * THROUGH
+    further = list(range(lap, LAPS * lap)) * THROUGH
     assert count == list(range(lap)) * len(plans) + further
     usual = training_recipe(context)
     assert usual is not None and usual.feature_weight == 1
     for train, val, recipe, others in told:
         assert (len(train), val) == (lap * BATCH, None)
         assert others["teacher"] is context.model
-        # The schedule is that of the whole training: its rate is not lowered within a race.
-        assert (recipe.epochs, recipe.lr, recipe.batch) == (usual.epochs, usual.lr, BATCH)
+        # The schedule is that of the whole training or a longer one: its rate is not lowered.
+        assert recipe.epochs == max(usual.epochs, LONG * LAPS)
+        assert (recipe.lr, recipe.batch) == (usual.lr, BATCH)
         assert recipe.feature_weight == 0
     drawn = [torch.cat([x for x, _ in batches(train, 64)]) for train, *_ in told]
     assert all(torch.equal(images, drawn[0]) for images in drawn)
+
+
+def test_who_cannot_be_continued_runs_anew_and_gains_no_lap(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans, calls = plans_of(context), []
+    expected = race(context, plans)
+
+    def elsewhere(*arguments: Any, state_path: Path, **others: Any) -> FinetuneResult:
+        calls.append(state_path)
+        path = state_path.with_name(f"{len(calls)}-{state_path.name}")
+        return finetune(*arguments, state_path=path, **others)
+
+    finetune = loop.finetune
+    monkeypatch.setattr(loop, "finetune", elsewhere)
+    assert race(context, plans) == expected
+    assert len(calls) > len(plans)
+
+
+def test_a_start_that_is_no_numbers_loses(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans, start, calls = plans_of(context), starts.start_network, []
+
+    def spoilt(context: Context, plan: MergePlan) -> Any:
+        network, told = start(context, plan)
+        calls.append(plan)
+        if plan.candidates == plans[0].candidates:
+            with torch.no_grad():
+                next(network.parameters()).fill_(math.nan)
+        return network, told
+
+    monkeypatch.setattr(starts, "start_network", spoilt)
+    found = race(context, plans)
+    assert [raced.score > -math.inf for raced in found] == [False, True, True]
+    assert len(calls) == len(plans) + 2
 
 
 @pytest.mark.parametrize("call", [0, 2, 3, 5])

@@ -12,7 +12,7 @@ from trt_layermerge.pipeline import race
 from trt_layermerge.pipeline.closing import Closed, Finalist, Key, Tools
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.objective import frontier_of
-from trt_layermerge.search import nearby_plans, plan_of
+from trt_layermerge.search import allowed, nearby_plans, plan_of
 
 FAMILIES = (("compose", "fit", "identity"), ("compose", "identity"), ("identity",))
 """Kinds of candidates that plans are made of. Fits lose least before training and compound; what
@@ -94,10 +94,11 @@ def contenders(
 
 
 def draw(context: Context, table: LatencyTable, limit_ms: float) -> list[MergePlan]:
-    """Returns plans near the best one of each family within a predicted latency."""
+    """Returns the best plan of each family within a predicted latency, and plans near it."""
     plans: dict[Key, MergePlan] = {}
-    for kinds, share in zip(FAMILIES, shares(context.recipe.search.samples), strict=True):
-        offered = [c for c in context.candidates if c.kind in kinds]
+    offers = offers_of(context)
+    drawn = shares(context.recipe.search.samples, len(offers))
+    for offered, share in zip(offers, drawn, strict=True):
 
         def solve(
             importance: ImportanceTable, offered: Sequence[Candidate] = offered
@@ -107,12 +108,21 @@ def draw(context: Context, table: LatencyTable, limit_ms: float) -> list[MergePl
                 return None
             return plan_of(found.within(limit_ms - table.overhead_ms), table.overhead_ms)
 
-        near = nearby_plans(solve, context.importance, share, context.seed)
-        plans |= {plan.candidates: plan for plan in near}
+        best = solve(context.importance)
+        near = nearby_plans(solve, context.importance, max(0, share - 1), context.seed)
+        plans |= {plan.candidates: plan for plan in [best, *near] if plan is not None}
     return list(plans.values())
 
 
-def shares(count: int) -> list[int]:
+def offers_of(context: Context) -> list[tuple[Candidate, ...]]:
+    """Returns the candidates of each family, without families that offer nothing new."""
+    mode = context.recipe.search.mode
+    usable = [c for c in context.candidates if not c.original and allowed(c, mode)]
+    offers = [tuple(c for c in usable if c.kind in kinds) for kinds in FAMILIES]
+    return [offer for offer in dict.fromkeys(offers) if offer]
+
+
+def shares(count: int, families: int) -> list[int]:
     """Returns how many plans to draw in each family; the first ones get what is left over."""
-    each, more = divmod(count, len(FAMILIES))
-    return [each + (number < more) for number in range(len(FAMILIES))]
+    each, more = divmod(count, families)
+    return [each + (number < more) for number in range(families)]

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from trt_layermerge.core.plan import MergePlan
-from trt_layermerge.errors import DivergedError
+from trt_layermerge.errors import CorruptInputError, DivergedError
 from trt_layermerge.pipeline.context import Context, images_of
 from trt_layermerge.pipeline.objective import published
 from trt_layermerge.pipeline.training import aids, training_recipe
@@ -34,6 +34,9 @@ learning rate being high, so the mean over all laps counts."""
 
 SHARE = 20
 """A lap is at most one such part of the training, so that a race costs less than the training."""
+
+LONG = 5
+"""Schedules at least so many times as long as the race, that the learning rate stays high."""
 
 WARM_UP = 0.5
 """Laps of warm-up at most."""
@@ -63,14 +66,15 @@ class Raced:
         return len(self.scores) if self.score > -math.inf else -1, self.score
 
 
-def wanted(context: Context) -> bool:
-    """Whether plans are to race: where they are trained afterwards, and the recipe says so.
+def asked(context: Context) -> bool:
+    """Whether the recipe says that plans race: those that are trained afterwards."""
+    recipe = training_recipe(context)
+    return context.recipe.search.race_steps > 0 and recipe is not None and recipe.epochs > 0
 
-    Under the paper's protocol the table alone decides.
-    """
-    asked = context.recipe.search.race_steps > 0 and not published(context)
-    recipe = training_recipe(context) if asked else None
-    return recipe is not None and recipe.epochs > 0
+
+def wanted(context: Context) -> bool:
+    """Whether plans race: as ``asked``, but under the paper's protocol the table alone decides."""
+    return asked(context) and not published(context)
 
 
 def race(context: Context, plans: Sequence[MergePlan]) -> list[Raced]:
@@ -95,7 +99,8 @@ def race(context: Context, plans: Sequence[MergePlan]) -> list[Raced]:
         order = sorted(range(len(plans)), key=lambda number: -scores[number][0])
         for place, number in enumerate(order[:through]):
             if scores[number][0] > -math.inf:
-                scores[number] += run(number, LAPS, len(plans) + place)
+                more = run(number, LAPS, len(plans) + place)
+                scores[number] = [*scores[number], *more][-LAPS:]  # all anew where bits differed
     context.reporter.progress("racing", len(plans) + through, len(plans) + through)
     return [Raced(tuple(found)) for found in scores]
 
@@ -115,16 +120,16 @@ def laps_of(
     import torch
 
     from trt_layermerge.finetune.data import draw
-    from trt_layermerge.finetune.evaluate import NotANumberError
     from trt_layermerge.finetune.loop import finetune
     from trt_layermerge.pipeline.starts import start_network
 
     recipe = training_recipe(context)
     assert recipe is not None
     warm_up = min(recipe.warmup_epochs, WARM_UP)
-    recipe = replace(recipe, feature_weight=0.0, warmup_epochs=warm_up)
     epoch = max(1, len(context.train) // recipe.batch)
     steps = min(context.recipe.search.race_steps, epoch, math.ceil(recipe.epochs * epoch / SHARE))
+    epochs = max(recipe.epochs, LONG * LAPS)
+    recipe = replace(recipe, epochs=epochs, feature_weight=0.0, warmup_epochs=warm_up)
     train = draw(context.train, steps * recipe.batch, context.seed)
     network, _ = start_network(context, plan)
     _, schedule = aids(context, network, recipe)
@@ -142,7 +147,7 @@ def laps_of(
             device=context.recipe.device,
             stop_after=laps,
         )
-    except (DivergedError, NotANumberError):
+    except (DivergedError, CorruptInputError):  # the latter where the start is no numbers
         found.append(-math.inf)
     finally:  # a training that ends early leaves its teacher as it used it
         context.model.cpu().to(memory_format=torch.contiguous_format)

@@ -9,9 +9,10 @@ from trt_layermerge.core.conv import spec_from_json
 from trt_layermerge.core.jsonio import Json, damage, read_json, read_lines, write_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.measure.fit import Observation
+from trt_layermerge.pipeline import race
 from trt_layermerge.pipeline.choosing import Choice, Ranked, choose, choose_recorded, tools_of
 from trt_layermerge.pipeline.closing import BudgetMissedError, Closed
-from trt_layermerge.pipeline.context import Context
+from trt_layermerge.pipeline.context import Context, data_inputs
 from trt_layermerge.pipeline.folder import outdated, unfinished
 from trt_layermerge.pipeline.objective import priced
 from trt_layermerge.pipeline.recorded import source_of
@@ -27,7 +28,7 @@ def _settings(context: Context) -> Json:
     return {
         "search": search.model_dump(mode="json", exclude={"rules", "limits"}),
         "seed": context.seed,
-        "race": search.race_steps > 0 and context.recipe.finetune.preset != "none",
+        **({"judges": data_inputs(context.recipe.data.val)} if race.asked(context) else {}),
         **(source_of(context) if measure.recorded else {}),
     }
 
