@@ -132,7 +132,7 @@ ARMS = (
         "full",
         "layermerge",
         "repair",
-        "All rules, scored by `calibrate`, the best plans raced for 100 steps; repaired start.",
+        "All rules, `calibrate`; of the best plans the one that learns most; repaired start.",
         race=True,
     ),
     Arm(

@@ -8,7 +8,6 @@ import numpy as np
 
 from studies.arms import Arm
 from studies.settings import with_values
-from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.conv import spec_from_json
 from trt_layermerge.core.jsonio import Json, read_lines
 from trt_layermerge.core.plan import MergePlan
@@ -16,7 +15,14 @@ from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.measure.fit import Observation
 from trt_layermerge.pipeline import race
 from trt_layermerge.pipeline.choosing import choose, tools_of
-from trt_layermerge.pipeline.closing import BudgetMissedError, Closed, Finalist, Tools, close_loop
+from trt_layermerge.pipeline.closing import (
+    BudgetMissedError,
+    Closed,
+    Finalist,
+    Key,
+    Tools,
+    close_loop,
+)
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.joint import FAMILIES, JointScores, contenders
 from trt_layermerge.pipeline.networks import measure_plans, sample_plans, useful
@@ -36,7 +42,7 @@ PERTURBED, SPREADS = 24, (0.0, 0.3, 0.7, 1.2)
 SHORTLIST, AGAIN = 6, 3
 """Plans that are measured a second time before one is taken, and how much longer."""
 
-Worth = Mapping[tuple[Candidate, ...], tuple[float, ...]]
+Worth = Mapping[Key, tuple[float, ...]]
 """How good plans are, by their candidates; higher is better."""
 
 
@@ -92,7 +98,7 @@ def near_target(
     for seed in range(DRAWS):
         table = tools.fit([f.measured for f in found if f.measured is not None])
         tried = {f.plan.candidates for f in found}
-        new: dict[tuple[Candidate, ...], MergePlan] = {}
+        new: dict[Key, MergePlan] = {}
         for kinds in families:
             solved = solved_near(context, table, target_ms, seed, kinds)
             untried = [plan for plan in solved if plan.candidates not in tried]
@@ -100,13 +106,18 @@ def near_target(
         found += _measured(context, list(new.values()), original_ms, rounds)
     near = [f.plan for f in found if is_near(f.ms, target_ms)]
     if not near:
-        return min(found, key=lambda f: abs(f.ms / target_ms - 1))
+        return nearest(found, target_ms)
     again = _measured(context, shortlist(context, near), original_ms, rounds)
     good = [f for f in again if is_near(f.ms, target_ms)]
     if not good:
-        return min(again, key=lambda f: abs(f.ms / target_ms - 1))
+        return nearest(again, target_ms)
     worth = worth_of(context, [f.plan for f in good])
     return max(good, key=lambda f: worth[f.plan.candidates])
+
+
+def nearest(found: Sequence[Finalist], target_ms: float) -> Finalist:
+    """Returns the plan that measured nearest to a latency."""
+    return min(found, key=lambda f: abs(f.ms / target_ms - 1))
 
 
 def shortlist(context: Context, plans: Sequence[MergePlan]) -> list[MergePlan]:
@@ -131,7 +142,7 @@ def solved_near(
     They are found by the exact search under the arm's objective (``search.nearby``), and sorted by
     their true scores, the best first.
     """
-    plans: dict[tuple[Candidate, ...], MergePlan] = {}
+    plans: dict[Key, MergePlan] = {}
     offered = [c for c in context.candidates if c.kind in kinds]
     rng = np.random.default_rng(seed)
     for number in range(PERTURBED):
@@ -207,7 +218,7 @@ def random_plan(context: Context, target_ms: float, seed: int) -> Finalist:
         found += _measured(context, new, original_ms, rounds)
         if any(is_near(f.ms, target_ms) for f in found):
             break
-    return min(found, key=lambda f: abs(f.ms / target_ms - 1))
+    return nearest(found, target_ms)
 
 
 def seen_networks(context: Context) -> tuple[float, list[Observation]]:

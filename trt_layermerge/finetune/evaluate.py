@@ -15,7 +15,7 @@ from trt_layermerge.finetune.data import LabelledData, batches
 
 
 class NotANumberError(CorruptInputError):
-    """A network that answers with NaN."""
+    """A network whose answers or loss are not finite numbers from the start."""
 
 
 def accuracy(model: nn.Module, data: LabelledData, batch: int = 500) -> float:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trt_layermerge.errors import CorruptInputError, DivergedError
-from trt_layermerge.finetune.evaluate import evaluating
+from trt_layermerge.errors import DivergedError
+from trt_layermerge.finetune.evaluate import NotANumberError, evaluating
 from trt_layermerge.finetune.recipe import FinetuneRecipe
 
 
@@ -67,13 +67,13 @@ def checked(loss: float, step: int, steps: int, recipe: FinetuneRecipe) -> float
     """Returns a loss that is finite.
 
     Raises:
-        CorruptInputError: If the very first one is not.
+        NotANumberError: If the very first one is not.
         DivergedError: If a later one is not.
     """
     if math.isfinite(loss):
         return loss
     if step == 0:
-        raise CorruptInputError(
+        raise NotANumberError(
             "the very first loss is not finite: the start's weights or the training images hold "
             "NaN or infinite values; check the model and the preprocessing"
         )

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from trt_layermerge.core.plan import MergePlan
-from trt_layermerge.errors import CorruptInputError, DivergedError
+from trt_layermerge.errors import DivergedError
 from trt_layermerge.pipeline.context import Context, images_of
 from trt_layermerge.pipeline.objective import published
 from trt_layermerge.pipeline.training import aids, training_recipe
@@ -120,6 +120,7 @@ def laps_of(
     import torch
 
     from trt_layermerge.finetune.data import draw
+    from trt_layermerge.finetune.evaluate import NotANumberError
     from trt_layermerge.finetune.loop import finetune
     from trt_layermerge.pipeline.starts import start_network
 
@@ -147,7 +148,7 @@ def laps_of(
             device=context.recipe.device,
             stop_after=laps,
         )
-    except (DivergedError, CorruptInputError):  # the latter where the start is no numbers
+    except (DivergedError, NotANumberError):
         found.append(-math.inf)
     finally:  # a training that ends early leaves its teacher as it used it
         context.model.cpu().to(memory_format=torch.contiguous_format)
