@@ -132,6 +132,14 @@ def main() -> None:
             {key: str(value) for key, value in figures.items()},
         )
     ranks.close()
+    (folder / f"threads.{ranks.index}").write_text("\n".join(thread_names()), encoding="utf-8")
+
+
+def thread_names() -> list[str]:
+    """Returns the names that the threads of this process have for the system."""
+    return [
+        path.read_text(encoding="utf-8").strip() for path in Path("/proc/self/task").glob("*/comm")
+    ]
 
 
 if __name__ == "__main__":

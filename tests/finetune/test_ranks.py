@@ -99,6 +99,12 @@ def test_killed_processes_continue_to_the_same_bits(trained: Path) -> None:
     assert largest_difference(continued, whole) == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the names of threads are read from /proc")
+def test_no_thread_of_the_group_outlives_it(trained: Path) -> None:
+    for rank in range(2):
+        assert "gloo" not in (trained / f"threads.{rank}").read_text(encoding="utf-8")
+
+
 class Rank(Alone):
     """One of several processes that never speak to each other."""
 

@@ -97,6 +97,9 @@ class Accelerated:
             raise MissingDependencyError(
                 "accelerate", "training by several processes", "accelerate"
             ) from error
+        # Imported behind `init_process_group`, its default arguments hold the group, whose threads
+        # then outlive `close` and may abort a process that ends (pytorch#190489).
+        import_module("torch.distributed.nn")
         utils: Any = import_module("accelerate.utils")
         self._broadcast = utils.broadcast_object_list
         self._accelerator = accelerate.Accelerator(
@@ -143,7 +146,7 @@ class Accelerated:
                 tensor.copy_(mean.view_as(tensor))
 
     def close(self) -> None:
-        """Leaves the other processes."""
+        """Leaves the other processes, and ends the threads that spoke with them."""
         self._accelerator.end_training()
 
 
