@@ -13,6 +13,7 @@ from studies.arms import ARMS, COURSES
 from studies.choosing import TOLERANCE, is_near
 from studies.packed import unpack
 from studies.statistics import Grouped, Interval
+from studies.tuning import choice
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import UsageError
 
@@ -20,6 +21,7 @@ Hits = NDArray[np.bool_]
 
 ARM_COURSES = {arm.name: arm.course for arm in ARMS}
 
+FINISH = "finish the study first (python -m studies.glyphs)"
 
 VARIANT = "ours-"
 """How the names of arms begin that train the plans of ours in another way."""
@@ -105,6 +107,10 @@ class NetworkFigures:
     def _of(self, kind: str) -> list[Json]:
         return [row for row in self._rows if row["kind"] == kind]
 
+    @cached_property
+    def _seeds(self) -> list[int]:
+        return sorted({row["seed"] for row in self._of("training")})
+
     @property
     def tables(self) -> list[Json]:
         """Rows of the importance tables."""
@@ -158,14 +164,13 @@ class NetworkFigures:
         measured = {r["plan"]: float(r["speedup"]) for r in self._of("latency")}
         course, rate = ARM_COURSES[arm], self.rate(arm)
         rows = {(r["plan"], r["course"], r["rate"], r["seed"]): r for r in self._of("training")}
-        seeds = sorted({r["seed"] for r in self._of("training")})
-        by_seed = {seed: _pick(plans, seed) for seed in seeds}
+        by_seed = {seed: _pick(plans, seed) for seed in self._seeds}
         keys = [(plan["plan"], course, rate, seed) for seed, plan in by_seed.items()]
         missing = [key for key in keys if key not in rows or key not in self._tests]
         if missing:
             raise UsageError(
                 f"{self.name} {arm} at {wanted:g}x lacks the training or test {missing[0]}; "
-                "finish the study first (python -m studies.glyphs)"
+                f"{FINISH}"
             )
         start = COURSES[course].start
         before = [self._tests[plan["plan"], start, None, None] for plan in plans]
@@ -181,20 +186,25 @@ class NetworkFigures:
         )
 
     def rate(self, arm: str) -> float:
-        """Returns the learning rate that an arm chose on ``val``, the lowest of equals."""
-        rows, course = self._of("training"), ARM_COURSES[arm]
-        rates = COURSES[course].rates or self._rates
-        seed = min(row["seed"] for row in rows)
+        """Returns the learning rate that an arm chose on ``val``.
+
+        Raises:
+            UsageError: If it has not chosen one yet.
+        """
+        course, seeds = ARM_COURSES[arm], self._seeds
         plans = [row for row in self._of("plan") if row["arm"] == arm]
         near = min((row["speedup"] for row in plans), key=lambda s: abs(s - self._tuned_at))
-        plan = _pick([row for row in plans if row["speedup"] == near], seed)["plan"]
+        plans = [row for row in plans if row["speedup"] == near]
+        tried = {(_pick(plans, seed)["plan"], course, seed) for seed in seeds}
         found = {
-            row["rate"]: row["val"]
-            for row in rows
-            if (row["plan"], row["course"], row["seed"]) == (plan, course, seed)
-            and row["rate"] in rates
+            (row["rate"], row["seed"]): row["val"]
+            for row in self._of("training")
+            if (row["plan"], row["course"], row["seed"]) in tried
         }
-        return float(max(sorted(found), key=lambda rate: found[rate]))
+        chosen = choice(COURSES[course].rates or self._rates, seeds, found)
+        if chosen is None:
+            raise UsageError(f"{self.name} {arm} has not chosen its learning rate; {FINISH}")
+        return chosen
 
     def accuracy(self, hits: Hits) -> Interval:
         """Returns accuracy with its interval."""

@@ -10,6 +10,7 @@ from studies.arms import ARMS
 from studies.choosing import TOLERANCE
 from studies.figures import Cell, NetworkFigures
 from studies.statistics import SAMPLES, Interval
+from studies.tuning import THROUGH
 from trt_layermerge.core.jsonio import Json, read_lines
 from trt_layermerge.measure.fit import rank_correlation
 
@@ -77,9 +78,10 @@ def _how(header: Json, rows: list[Json], networks: list[NetworkFigures]) -> list
         "",
         "Unless its line says otherwise, every arm is trained with the same images, epochs, "
         "augmentation and distillation (those of the recipe: by the original's answers, without "
-        f"labels). It chose its learning rate among {rates} on `val`, with the first seed at "
-        f"{settings['tuned_at']:g}x; post-training has a fixed one. `test` was opened once for "
-        "each finished network, after everything of its arm was chosen.",
+        f"labels). It chose its learning rate among {rates} on `val` at "
+        f"{settings['tuned_at']:g}x: by the first seed, then the best {THROUGH} by the mean over "
+        "all seeds; post-training has a fixed one. `test` was opened once for each "
+        " finished network, after everything of its arm was chosen.",
         "",
         "Intervals are 95 % of "
         f"{SAMPLES:,} bootstrap replicates that draw fonts and seeds anew; differences are paired "

@@ -90,10 +90,12 @@ def rows() -> list[dict[str, Any]]:
         {"kind": "latency", **device, "plan": "bbbb", "speedup": 1.9, "ms": 0.263},
         training("aaaa", "repair", 0.002, 0, 0.8),
         training("aaaa", "repair", 0.006, 0, 0.9),
+        training("aaaa", "repair", 0.002, 1, 0.7),
         training("aaaa", "repair", 0.006, 1, 0.7),
         training("bbbb", "original", 0.002, 0, 0.6, seconds=7.0),
         training("bbbb", "original", 0.006, 0, 0.6),
         training("bbbb", "original", 0.002, 1, 0.6),
+        training("bbbb", "original", 0.006, 1, 0.6),
         {
             "kind": "images",
             "network": "net",

@@ -37,7 +37,7 @@ PLANS = [plan("ours", 1.5, "a"), plan("ours", 2.0, "b")]
 def test_rates_are_tried_first_at_the_speed_up_nearest_to_two() -> None:
     jobs, total = due(SETTINGS, PLANS, {})
     assert jobs == [job("b", 0.1, 0), job("b", 0.2, 0)]
-    assert total == 5  # two rates, and three more of the two speed-ups with two seeds
+    assert total == 6  # two rates with two seeds, and two seeds of the other speed-up
 
 
 def test_without_plans_nothing_is_due() -> None:
@@ -48,14 +48,11 @@ def test_the_chosen_rate_trains_everything_else_and_is_not_trained_twice() -> No
     done: dict[Training, Json] = {job("b", 0.1, 0): {"val": 0.7}}
     assert chosen_rate(SETTINGS, "net", OURS, PLANS, done) is None
     done[job("b", 0.2, 0)] = {"val": 0.8}
-    jobs, total = due(SETTINGS, PLANS, done)
-    assert jobs == [job("a", 0.2, 0), job("a", 0.2, 1), job("b", 0.2, 1)]
-    assert total == 5
-
-
-def test_of_equal_rates_the_lowest_is_chosen() -> None:
-    done: dict[Training, Json] = {job("b", rate, 0): {"val": 0.7} for rate in (0.2, 0.1)}
+    assert due(SETTINGS, PLANS, done) == ([job("b", 0.1, 1), job("b", 0.2, 1)], 6)
+    assert chosen_rate(SETTINGS, "net", OURS, PLANS, done) is None
+    done |= {job("b", 0.1, 1): {"val": 0.9}, job("b", 0.2, 1): {"val": 0.7}}
     assert chosen_rate(SETTINGS, "net", OURS, PLANS, done) == 0.1
+    assert due(SETTINGS, PLANS, done) == ([job("a", 0.1, 0), job("a", 0.1, 1)], 6)
 
 
 def test_arms_with_the_same_plan_and_start_share_trainings() -> None:
@@ -69,7 +66,7 @@ def test_random_plans_differ_by_seed() -> None:
     random = replace(SETTINGS, arms=(RANDOM,), speedups=(2.0,))
     plans = [plan("random", 2.0, "r", 0), plan("random", 2.0, "s", 1)]
     done: dict[Training, Json] = {job("r", rate, 0): {"val": rate} for rate in (0.1, 0.2)}
-    assert due(random, plans, done)[0] == [job("s", 0.2, 1)]
+    assert due(random, plans, done) == ([job("s", 0.1, 1), job("s", 0.2, 1)], 4)
 
 
 def test_arms_of_the_same_chooser_have_the_same_plans() -> None:
