@@ -99,8 +99,8 @@ class Cell:
 class NetworkFigures:
     """The results of one network."""
 
-    def __init__(self, rows: list[Json], name: str, rates: list[float], tuned_at: float) -> None:
-        self.name, self._rates, self._tuned_at = name, rates, tuned_at
+    def __init__(self, rows: list[Json], name: str, rates: list[float]) -> None:
+        self.name, self._rates = name, rates
         self._rows = [row for row in rows if row.get("network") == name]
         self.facts = self._of("network")[0]
 
@@ -191,17 +191,20 @@ class NetworkFigures:
         Raises:
             UsageError: If it has not chosen one yet.
         """
-        course, seeds = ARM_COURSES[arm], self._seeds
+        course, seed = ARM_COURSES[arm], self._seeds[0]
         plans = [row for row in self._of("plan") if row["arm"] == arm]
-        near = min((row["speedup"] for row in plans), key=lambda s: abs(s - self._tuned_at))
-        plans = [row for row in plans if row["speedup"] == near]
-        tried = {(_pick(plans, seed)["plan"], course, seed) for seed in seeds}
-        found = {
-            (row["rate"], row["seed"]): row["val"]
-            for row in self._of("training")
-            if (row["plan"], row["course"], row["seed"]) in tried
+        speedups = list(dict.fromkeys(row["speedup"] for row in plans))
+        tried = {
+            (_pick([row for row in plans if row["speedup"] == s], seed)["plan"], s)
+            for s in speedups
         }
-        chosen = choice(COURSES[course].rates or self._rates, seeds, found)
+        found = {
+            (row["rate"], speedup): row["val"]
+            for row in self._of("training")
+            for plan, speedup in tried
+            if (row["plan"], row["course"], row["seed"]) == (plan, course, seed)
+        }
+        chosen = choice(COURSES[course].rates or self._rates, speedups, found)
         if chosen is None:
             raise UsageError(f"{self.name} {arm} has not chosen its learning rate; {FINISH}")
         return chosen

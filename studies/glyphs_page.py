@@ -10,7 +10,6 @@ from studies.arms import ARMS
 from studies.choosing import TOLERANCE
 from studies.figures import Cell, NetworkFigures
 from studies.statistics import SAMPLES, Interval
-from studies.tuning import THROUGH
 from trt_layermerge.core.jsonio import Json, read_lines
 from trt_layermerge.measure.fit import rank_correlation
 
@@ -32,7 +31,7 @@ def read_glyphs(path: Path) -> tuple[Json, list[NetworkFigures], list[Json]]:
     header, rows = read_lines(path, "glyphs")
     settings = header["settings"]
     names = [row["network"] for row in rows if row["kind"] == "network"]
-    networks = [NetworkFigures(rows, n, settings["rates"], settings["tuned_at"]) for n in names]
+    networks = [NetworkFigures(rows, n, settings["rates"]) for n in names]
     return header, networks, rows
 
 
@@ -78,10 +77,10 @@ def _how(header: Json, rows: list[Json], networks: list[NetworkFigures]) -> list
         "",
         "Unless its line says otherwise, every arm is trained with the same images, epochs, "
         "augmentation and distillation (those of the recipe: by the original's answers, without "
-        f"labels). It chose its learning rate among {rates} on `val` at "
-        f"{settings['tuned_at']:g}x: by the first seed, then the best {THROUGH} by the mean over "
-        "all seeds; post-training has a fixed one. `test` was opened once for each "
-        " finished network, after everything of its arm was chosen.",
+        f"labels). It chose one learning rate for a network among {rates}: the best mean "
+        "accuracy on `val` over its speed-ups, with the first seed; post-training has a fixed one. "
+        "`test` was opened once for each finished network, after everything of its arm was "
+        "chosen.",
         "",
         "Intervals are 95 % of "
         f"{SAMPLES:,} bootstrap replicates that draw fonts and seeds anew; differences are paired "

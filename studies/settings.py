@@ -73,11 +73,6 @@ class Settings:
     data: Path | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def tuned_at(self) -> float:
-        """The speed-up at which every arm's learning rate is chosen."""
-        return min(self.speedups, key=lambda s: abs(s - 2.0))
-
     def network(self, name: str) -> Network:
         """Returns the network of that name."""
         return next(n for n in self.networks if n.name == name)
@@ -92,11 +87,7 @@ class Settings:
 
     def identity(self) -> Json:
         """Returns what results that stand in one file must have in common."""
-        return {
-            "rates": list(self.rates),
-            "tuned_at": self.tuned_at,
-            "changes": dict(self.changes),
-        }
+        return {"rates": list(self.rates), "changes": dict(self.changes)}
 
     def facts(self, network: Network) -> Json:
         """Returns what the results of a network depend on besides: its effort and its images."""

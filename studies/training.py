@@ -12,7 +12,7 @@ from safetensors.torch import save
 from studies.arms import COURSES, Arm
 from studies.planning import plan_of_row
 from studies.settings import Settings, open_context, with_values
-from studies.tuning import THROUGH, Try, choice, tries
+from studies.tuning import choice
 from studies.workers import Clock
 from trt_layermerge.core.jsonio import Json, read_lines, sha256_json, write_bytes
 from trt_layermerge.errors import DivergedError
@@ -61,9 +61,11 @@ def chosen_rate(
 ) -> float | None:
     """Returns the learning rate that an arm takes by accuracies on ``val``; None while open.
 
-    Every arm chooses once for a network, at one speed-up.
+    Every arm chooses once for a network, with the first seed at all of its speed-ups.
     """
-    return choice(*_options(settings, arm), _found(settings, network, arm, plans, done))
+    tried = _tried(settings, network, arm, plans)
+    found = {one: done[job]["val"] for one, job in tried.items() if job in done}
+    return choice(_rates(settings, arm), settings.speedups_of(arm), found)
 
 
 def trainings_of(
@@ -85,14 +87,15 @@ def due(settings: Settings, plans: Sequence[Json], done: Done) -> tuple[list[Tra
     total = 0
     for network in settings.networks:
         for arm in settings.arms:
-            tuning = _tuning(settings, network.name, arm, plans, done)
+            tried = list(_tried(settings, network.name, arm, plans).values())
             rate = chosen_rate(settings, network.name, arm, plans, done)
             if rate is None:
-                known = tuning
-                total += _number(settings, arm) - len(tuning) if tuning else 0
+                each = len(_rates(settings, arm)) + len(settings.seeds) - 1
+                total += len(settings.speedups_of(arm)) * each - len(tried) if tried else 0
+                known = tried
             else:
                 counted = trainings_of(settings, network.name, arm, plans, rate)
-                known = [*tuning, *counted.values()]
+                known = [*tried, *counted.values()]
             ready |= dict.fromkeys(known)
     missing = [job for job in ready if job not in done]
     return missing, total + len(ready)
@@ -179,47 +182,22 @@ def weights_of(settings: Settings, job: Training) -> Path:
     return settings.work / "weights" / f"{job.name}.safetensors"
 
 
-def _tuning(
-    settings: Settings, network: str, arm: Arm, plans: Sequence[Json], done: Done
-) -> list[Training]:
-    """Returns the trainings that an arm chooses its learning rate by, as far as is known."""
-    found = _found(settings, network, arm, plans, done)
-    jobs = _tried(settings, network, arm, plans)
-    return [jobs[one] for one in tries(*_options(settings, arm), found) if one in jobs]
-
-
-def _found(
-    settings: Settings, network: str, arm: Arm, plans: Sequence[Json], done: Done
-) -> dict[Try, float]:
-    """Returns the accuracies on ``val`` of what an arm tried, by rate and seed."""
-    jobs = _tried(settings, network, arm, plans)
-    return {one: done[job]["val"] for one, job in jobs.items() if job in done}
-
-
 def _tried(
     settings: Settings, network: str, arm: Arm, plans: Sequence[Json]
-) -> dict[Try, Training]:
-    """Returns all trainings that an arm may choose its learning rate by."""
-    speedup = min(settings.speedups_of(arm), key=lambda s: abs(s - settings.tuned_at))
-    by_seed = {seed: _plan(plans, network, arm, speedup, seed) for seed in settings.seeds}
-    return {
-        (rate, seed): Training(network, plan, arm.course, rate, seed)
-        for rate in _options(settings, arm)[0]
-        for seed, plan in by_seed.items()
-        if plan is not None
-    }
+) -> dict[tuple[float, float], Training]:
+    """Returns the trainings that an arm chooses its learning rate by, by rate and speed-up."""
+    seed, found = settings.seeds[0], {}
+    for rate in _rates(settings, arm):
+        for speedup in settings.speedups_of(arm):
+            plan = _plan(plans, network, arm, speedup, seed)
+            if plan is not None:
+                found[rate, speedup] = Training(network, plan, arm.course, rate, seed)
+    return found
 
 
-def _options(settings: Settings, arm: Arm) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """Returns the learning rates that an arm may choose, and the seeds that it has."""
-    return COURSES[arm.course].rates or settings.rates, settings.seeds
-
-
-def _number(settings: Settings, arm: Arm) -> int:
-    """Returns how many trainings an arm needs for a network."""
-    rates, seeds = _options(settings, arm)
-    tuning = len(rates) + min(THROUGH, len(rates)) * (len(seeds) - 1)
-    return tuning + (len(settings.speedups_of(arm)) - 1) * len(seeds)
+def _rates(settings: Settings, arm: Arm) -> tuple[float, ...]:
+    """Returns the learning rates that an arm may choose from."""
+    return COURSES[arm.course].rates or settings.rates
 
 
 def _plan(plans: Sequence[Json], network: str, arm: Arm, speedup: float, seed: int) -> str | None:

@@ -9,7 +9,7 @@ import numpy as np
 from studies.packed import pack
 
 HEADER: dict[str, Any] = {
-    "settings": {"rates": [0.002, 0.006], "tuned_at": 2.0, "changes": {}},
+    "settings": {"rates": [0.002, 0.006], "changes": {}},
     "cpu": "a processor",
     "cores": 2,
     "versions": {"python": "3.11", "torch": "2.4", "onnxruntime": "1.18"},
@@ -90,12 +90,10 @@ def rows() -> list[dict[str, Any]]:
         {"kind": "latency", **device, "plan": "bbbb", "speedup": 1.9, "ms": 0.263},
         training("aaaa", "repair", 0.002, 0, 0.8),
         training("aaaa", "repair", 0.006, 0, 0.9),
-        training("aaaa", "repair", 0.002, 1, 0.7),
         training("aaaa", "repair", 0.006, 1, 0.7),
         training("bbbb", "original", 0.002, 0, 0.6, seconds=7.0),
         training("bbbb", "original", 0.006, 0, 0.6),
         training("bbbb", "original", 0.002, 1, 0.6),
-        training("bbbb", "original", 0.006, 1, 0.6),
         {
             "kind": "images",
             "network": "net",

@@ -108,6 +108,6 @@ def test_what_can_be_typed() -> None:
     found = settings_of(parser().parse_args(typed))
     assert {n.name: n.epochs for n in found.networks} == {"resnet20": 7, "mobilenet_v2": 30}
     assert [arm.name for arm in found.arms] == ["ours", "depth"]
-    assert found.tuned_at == 1.5
+    assert found.speedups == (1.5, 2.8)
     every = settings_of(parser().parse_args(["--epochs", "3"]))
     assert {n.epochs for n in every.networks} == {3}

@@ -34,10 +34,14 @@ def job(name: str, rate: float, seed: int) -> Training:
 PLANS = [plan("ours", 1.5, "a"), plan("ours", 2.0, "b")]
 
 
-def test_rates_are_tried_first_at_the_speed_up_nearest_to_two() -> None:
+def done_of(found: dict[tuple[str, float], float]) -> dict[Training, Json]:
+    return {job(name, rate, 0): {"val": val} for (name, rate), val in found.items()}
+
+
+def test_the_first_seed_tries_every_rate_at_every_speed_up() -> None:
     jobs, total = due(SETTINGS, PLANS, {})
-    assert jobs == [job("b", 0.1, 0), job("b", 0.2, 0)]
-    assert total == 6  # two rates with two seeds, and two seeds of the other speed-up
+    assert jobs == [job("a", 0.1, 0), job("b", 0.1, 0), job("a", 0.2, 0), job("b", 0.2, 0)]
+    assert total == 6  # and two more with the other seed
 
 
 def test_without_plans_nothing_is_due() -> None:
@@ -45,28 +49,34 @@ def test_without_plans_nothing_is_due() -> None:
 
 
 def test_the_chosen_rate_trains_everything_else_and_is_not_trained_twice() -> None:
-    done: dict[Training, Json] = {job("b", 0.1, 0): {"val": 0.7}}
-    assert chosen_rate(SETTINGS, "net", OURS, PLANS, done) is None
-    done[job("b", 0.2, 0)] = {"val": 0.8}
-    assert due(SETTINGS, PLANS, done) == ([job("b", 0.1, 1), job("b", 0.2, 1)], 6)
-    assert chosen_rate(SETTINGS, "net", OURS, PLANS, done) is None
-    done |= {job("b", 0.1, 1): {"val": 0.9}, job("b", 0.2, 1): {"val": 0.7}}
-    assert chosen_rate(SETTINGS, "net", OURS, PLANS, done) == 0.1
-    assert due(SETTINGS, PLANS, done) == ([job("a", 0.1, 0), job("a", 0.1, 1)], 6)
+    found = {("a", 0.1): 0.7, ("b", 0.1): 0.9, ("a", 0.2): 0.8}
+    assert chosen_rate(SETTINGS, "net", OURS, PLANS, done_of(found)) is None
+    found["b", 0.2] = 0.7
+    jobs, total = due(SETTINGS, PLANS, done_of(found))
+    assert jobs == [job("a", 0.1, 1), job("b", 0.1, 1)]
+    assert total == 6
+
+
+def test_the_rate_is_the_best_in_the_mean_and_of_equals_the_lowest() -> None:
+    found = {("a", 0.2): 0.7, ("b", 0.2): 0.9, ("a", 0.1): 0.8, ("b", 0.1): 0.8}
+    assert chosen_rate(SETTINGS, "net", OURS, PLANS, done_of(found)) == 0.1
+    found["a", 0.2] = 0.75
+    assert chosen_rate(SETTINGS, "net", OURS, PLANS, done_of(found)) == 0.2
 
 
 def test_arms_with_the_same_plan_and_start_share_trainings() -> None:
     both = replace(SETTINGS, arms=(OURS, EXP))
     plans = [*PLANS, plan("ours-exp", 1.5, "c"), plan("ours-exp", 2.0, "b")]
     jobs, _ = due(both, plans, {})
-    assert jobs == [job("b", 0.1, 0), job("b", 0.2, 0)]
+    assert {one.plan for one in jobs} == {"a", "b", "c"}
+    assert len(jobs) == 6
 
 
 def test_random_plans_differ_by_seed() -> None:
     random = replace(SETTINGS, arms=(RANDOM,), speedups=(2.0,))
     plans = [plan("random", 2.0, "r", 0), plan("random", 2.0, "s", 1)]
-    done: dict[Training, Json] = {job("r", rate, 0): {"val": rate} for rate in (0.1, 0.2)}
-    assert due(random, plans, done) == ([job("s", 0.1, 1), job("s", 0.2, 1)], 4)
+    done = done_of({("r", rate): rate for rate in (0.1, 0.2)})
+    assert due(random, plans, done)[0] == [job("s", 0.2, 1)]
 
 
 def test_arms_of_the_same_chooser_have_the_same_plans() -> None:
@@ -84,7 +94,7 @@ def test_post_training_has_no_learning_rate_to_choose() -> None:
     arm = next(a for a in ARMS if a.name == "ours-post-training")
     jobs, total = due(replace(SETTINGS, arms=(arm,)), [plan(arm.name, 2.0, "b")], {})
     assert [(job.course, job.rate, job.seed) for job in jobs] == [("post-training", 0.003, 0)]
-    assert total == 1 + 3
+    assert total == 2 * 3
 
 
 @pytest.fixture(scope="module")
