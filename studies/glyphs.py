@@ -146,7 +146,7 @@ def note_network(settings: Settings, network: Network, journal: Journal) -> None
     facts = settings.facts(network)
     for row in journal.of("network"):
         if row["network"] == network.name:
-            other = [key for key in facts if row[key] != facts[key]]
+            other = [key for key in facts if row.get(key) != facts[key]]
             if other:
                 raise UsageError(
                     f"{journal.path} has results of {network.name} with another "

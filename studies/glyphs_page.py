@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,8 @@ def _how(header: Json, rows: list[Json], networks: list[NetworkFigures]) -> list
         f"within {TOLERANCE:.0%} of the wanted latency; else the best by the arm's own rule among "
         "plans found exactly under perturbed scores that measure so, even where that rule prefers "
         "a faster one; else the nearest. Plans that race are always looked for in this second way, "
-        "more of them, and the race is judged by the labels of `val`. `random` draws blindly "
+        "more of them; the race is judged by the labels of `val` and runs at the recipe's own "
+        "learning rate. `random` draws blindly "
         "near the latency. `!` marks plans that are farther away in the end. Only arms that "
         f"measure within {2 * TOLERANCE:.0%} of ours are compared with it. The speed-ups below "
         "come from one last measurement, of all plans of a network in turns with the original.",
@@ -175,14 +177,15 @@ def _variants(network: NetworkFigures) -> list[str]:
         f"### {network.name}, ours chosen or trained in other ways",
         "",
         "Seconds are those of start and training on one core, the mean over the seeds; other work "
-        "on the machine lengthens them.",
+        "on the machine lengthens them. Networks of another latency are not compared with ours.",
         "",
         "| arm | wanted | measured | rate | val | test | points lost | ours minus this | s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for cell in sorted(cells, key=lambda cell: cell.wanted):
-        ours = network.cells["ours", cell.wanted]
-        lead = "-" if cell is ours else points(network.against(ours.hits, cell.hits))
+        ours = network.cells.get(("ours", cell.wanted))
+        fair = ours is not None and cell is not ours and cell.comparable(ours)
+        lead = points(network.against(ours.hits, cell.hits)) if ours and fair else "-"
         lines.append(
             f"| {cell.arm} | {cell.wanted:g}x | {_speedups(cell)} | {cell.rate:g} | {cell.val:.1%} "
             f"| {_share(network.accuracy(cell.hits))} "
@@ -226,12 +229,21 @@ def _untrained(network: NetworkFigures) -> list[str]:
 
 def _cost(network: NetworkFigures) -> list[str]:
     cells = [cell for cell in network.cells.values() if not cell.variant]
-    seconds = [row["start_s"] + row["seconds"] for cell in cells for row in cell.trainings]
     tables = "; ".join(map(_table, network.tables))
+    training = [row["start_s"] + row["seconds"] for cell in cells for row in cell.trainings]
+    plans: dict[str, list[float]] = {"ours": [], "the others": []}
+    for cell in cells:
+        who = "ours" if cell.arm == "ours" else "the others"
+        plans[who] += [plan["seconds"] for plan in cell.plans]
+    found = " and ".join(f"{_span(seconds)} for {who}" for who, seconds in plans.items() if seconds)
     return [
-        f"Cost on one core: {tables}; one training {min(seconds):.0f} to {max(seconds):.0f} s. "
-        "Other work on the machine lengthens these."
+        f"Cost on one core: {tables}; a plan, measured and raced, {found}; a training "
+        f"{_span(training)}. Other work on the machine lengthens these."
     ]
+
+
+def _span(seconds: Sequence[float]) -> str:
+    return f"{min(seconds):.0f} to {max(seconds):.0f} s"
 
 
 def _table(row: Json) -> str:

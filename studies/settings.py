@@ -91,11 +91,13 @@ class Settings:
 
     def facts(self, network: Network) -> Json:
         """Returns what the results of a network depend on besides: its effort and its images."""
-        data = open_context(self, network, "full").recipe.data
-        files = {s: Path(str(getattr(data, s)).partition(":")[2]) for s in SPLITS}
+        recipe = open_context(self, network, "full").recipe
+        files = {s: Path(str(getattr(recipe.data, s)).partition(":")[2]) for s in SPLITS}
         return {
             "network": network.name,
             "recipe": network.recipe.name,
+            "recipe_sha256": sha256_file(network.recipe),
+            "weights_sha256": sha256_file(Path(str(recipe.model.weights))),
             "epochs": network.epochs,
             "data_sha256": {split: sha256_file(path) for split, path in files.items()},
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def make_tests(settings: Settings, network: Network, journal: Journal, clock: Cl
     The merged network answers, trained and, for each plan and start, as it was before training
     (with the first seed).
     """
-    jobs = finished(settings, network, journal)
+    jobs, trainings = finished(settings, network, journal), done_trainings(journal.rows)
     data = _images(settings, network, journal)
     before = {(j.network, j.plan, COURSES[j.course].start): None for j in jobs}
     done = {_key(row) for row in journal.of("test")}
@@ -76,8 +77,9 @@ def make_tests(settings: Settings, network: Network, journal: Journal, clock: Cl
     for job in jobs:
         if (job.network, job.plan, job.course, job.rate, job.seed) not in done:
             clock.check()
-            model = trained(settings, study_context(settings, job), job)
-            _test(journal, model, data, job.network, job.plan, job.course, job.rate, job.seed)
+            lost = trainings[job].get("diverged", False)
+            after = None if lost else trained(settings, study_context(settings, job), job)
+            _test(journal, after, data, job.network, job.plan, job.course, job.rate, job.seed)
 
 
 def trained(settings: Settings, context: Context, job: Training) -> nn.Module:
@@ -89,7 +91,7 @@ def trained(settings: Settings, context: Context, job: Training) -> nn.Module:
 
 def _test(
     journal: Journal,
-    model: nn.Module,
+    model: nn.Module | None,
     data: LabelledData,
     network: str,
     plan: str | None = None,
@@ -98,10 +100,10 @@ def _test(
     seed: int | None = None,
 ) -> None:
     """Adds one row with the class of every image; a network that diverged is right nowhere."""
-    try:
-        classes = predict(model, data)
-    except NotANumberError:
-        classes = np.full(len(data), -1)
+    classes = np.full(len(data), -1)
+    if model is not None:
+        with suppress(NotANumberError):
+            classes = predict(model, data)
     journal.add(
         kind="test",
         network=network,

@@ -61,11 +61,11 @@ def chosen_rate(
 ) -> float | None:
     """Returns the learning rate that an arm takes by accuracies on ``val``; None while open.
 
-    Every arm chooses once for a network, with the first seed at all of its speed-ups.
+    Every arm chooses once for a network, with the first seed at all speed-ups that it has plans of.
     """
     tried = _tried(settings, network, arm, plans)
     found = {one: done[job]["val"] for one, job in tried.items() if job in done}
-    return choice(_rates(settings, arm), settings.speedups_of(arm), found)
+    return choice(_rates(settings, arm), _speedups(plans, network, arm), found)
 
 
 def trainings_of(
@@ -73,7 +73,7 @@ def trainings_of(
 ) -> dict[tuple[float, int], Training]:
     """Returns the trainings of an arm that count, by speed-up and seed."""
     found = {}
-    for speedup in settings.speedups_of(arm):
+    for speedup in _speedups(plans, network, arm):
         for seed in settings.seeds:
             plan = _plan(plans, network, arm, speedup, seed)
             if plan is not None:
@@ -91,7 +91,7 @@ def due(settings: Settings, plans: Sequence[Json], done: Done) -> tuple[list[Tra
             rate = chosen_rate(settings, network.name, arm, plans, done)
             if rate is None:
                 each = len(_rates(settings, arm)) + len(settings.seeds) - 1
-                total += len(settings.speedups_of(arm)) * each - len(tried) if tried else 0
+                total += len(_speedups(plans, network.name, arm)) * each - len(tried)
                 known = tried
             else:
                 counted = trainings_of(settings, network.name, arm, plans, rate)
@@ -117,7 +117,7 @@ def train(settings: Settings, job: Training, clock: Clock) -> Json:
     network, _ = start_network(context, plan_of_row(context, plan_row(settings, job)))
     start_s = time.process_time() - started
     before = accuracy(network, val)
-    after, seconds, history = before, 0.0, []
+    after, seconds, history, diverged = before, 0.0, [], False
     recipe = training_recipe(context)
     if recipe is not None:
         try:
@@ -133,7 +133,7 @@ def train(settings: Settings, job: Training, clock: Clock) -> Json:
             seconds = sum(r.seconds for r in result.history)
             after = result.val_accuracy or 0.0
         except DivergedError:
-            after = 0.0
+            after, diverged = 0.0, True
     write_bytes(
         weights_of(settings, job),
         save({k: v.contiguous() for k, v in network.state_dict().items()}),
@@ -143,6 +143,7 @@ def train(settings: Settings, job: Training, clock: Clock) -> Json:
         **asdict(job),
         "start_val": before,
         "val": after,
+        "diverged": diverged,
         "history": history,
         "start_s": round(start_s, 1),
         "seconds": round(seconds, 1),
@@ -186,13 +187,19 @@ def _tried(
     settings: Settings, network: str, arm: Arm, plans: Sequence[Json]
 ) -> dict[tuple[float, float], Training]:
     """Returns the trainings that an arm chooses its learning rate by, by rate and speed-up."""
-    seed, found = settings.seeds[0], {}
+    seed, found = min(settings.seeds), {}
     for rate in _rates(settings, arm):
-        for speedup in settings.speedups_of(arm):
+        for speedup in _speedups(plans, network, arm):
             plan = _plan(plans, network, arm, speedup, seed)
             if plan is not None:
                 found[rate, speedup] = Training(network, plan, arm.course, rate, seed)
     return found
+
+
+def _speedups(plans: Sequence[Json], network: str, arm: Arm) -> list[float]:
+    """Returns the speed-ups that an arm has plans of."""
+    rows = [row for row in plans if (row["network"], row["arm"]) == (network, arm.name)]
+    return list(dict.fromkeys(row["speedup"] for row in rows))
 
 
 def _rates(settings: Settings, arm: Arm) -> tuple[float, ...]:

@@ -70,6 +70,7 @@ def test_plans_race_where_they_are_trained_afterwards(context: Context) -> None:
         {"search__race_steps": 0},
         {"finetune__preset": "none"},
         {"finetune__options__epochs": 0},
+        {"finetune__start": "original", "finetune__anneal": 0.5},
     ],
 )
 def test_plans_do_not_race_where_the_recipe_does_not_say_so(

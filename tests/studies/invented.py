@@ -43,6 +43,7 @@ def plan(arm: str, name: str, pick: int = 0) -> dict[str, Any]:
         "pick": pick,
         "plan": name,
         "convs": 9,
+        "seconds": 20.0 if arm == "ours" else 5.0,
         "candidates": [{}],
     }
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from studies.report import write_pages
 from studies.training import JOURNAL
 from studies.workers import Clock, OutOfTimeError
 from tests.studies.conftest import tiny_settings
-from trt_layermerge.core.jsonio import Json
+from trt_layermerge.core.jsonio import Json, read_lines, write_lines
 from trt_layermerge.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +64,23 @@ def test_a_complete_study_is_not_done_again(complete: Path, project: Path) -> No
     before = outcome(complete)
     run_study(tiny_settings(project, complete), tell=quiet)
     assert outcome(complete) == before
+
+
+def test_a_network_that_diverged_is_right_nowhere(
+    complete: Path, project: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "diverged"
+    shutil.copytree(complete, work)
+    header, rows = read_lines(work / JOURNAL, "glyphs")
+    last = next(row for row in rows[::-1] if row["kind"] == "test")
+    key = {name: last[name] for name in ("plan", "course", "rate", "seed")}
+    lost = next(r for r in rows if r["kind"] == "training" and r.items() >= key.items())
+    lost["diverged"] = True
+    write_lines(work / JOURNAL, "glyphs", header, [row for row in rows if row is not last])
+    run_study(tiny_settings(project, work), tell=quiet)
+    tested = [row for row in read_lines(work / JOURNAL, "glyphs")[1] if row["kind"] == "test"]
+    assert tested[-1].items() >= key.items()
+    assert last["accuracy"] > 0 == tested[-1]["accuracy"]
 
 
 def test_a_killed_study_continues_to_the_same_end(complete: Path, project: Path) -> None:

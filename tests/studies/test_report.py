@@ -46,7 +46,8 @@ def test_the_page_says_what_the_results_say(results: Path) -> None:
     assert "+31.25 [+25.00, +50.00]" not in page  # another latency: no difference is told
     assert "Not at equal latency, so not compared: paper (1.90x)." in page
     assert "The original has 87.5% [75.0%, 100.0%] on the 8 test images of 2 fonts" in page
-    assert "4 entries of the full table in 2 s (0.50 s each); one training 3 to 7 s" in page
+    assert "4 entries of the full table in 2 s (0.50 s each); a plan, measured" in page
+    assert "raced, 20 to 20 s for ours and 5 to 5 s for the others; a training 3 to 7 s" in page
 
 
 def test_arms_at_equal_latency_are_compared_in_words(results: Path) -> None:
@@ -66,6 +67,22 @@ def test_arms_at_equal_latency_are_compared_in_words(results: Path) -> None:
         "Ours is less accurate than paper (-12.50 points, but not clearly: zero is within the "
         "interval)." in glyphs_page(path)
     )
+
+
+@pytest.mark.parametrize(("speedup", "lead"), [(1.99, "+31.25 [+25.00, +50.00]"), (1.9, "-")])
+def test_variants_are_compared_with_ours_at_equal_latency_only(
+    results: Path, speedup: float, lead: str
+) -> None:
+    path = results / "data/glyphs.jsonl"
+    rows = [
+        {**row, **({"arm": "ours-original"} if row.get("arm") == "paper" else {})}
+        | ({"speedup": speedup} if row.get("ms") == 0.263 else {})
+        for row in invented.rows()
+    ]
+    write_lines(path, "glyphs", invented.HEADER, rows)
+    page = glyphs_page(path).splitlines()
+    line = next(text for text in page if text.startswith("| ours-original | 2x |"))
+    assert line.split(" | ")[-2] == lead
 
 
 def test_a_study_that_is_not_finished_has_no_page(results: Path) -> None:

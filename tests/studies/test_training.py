@@ -94,7 +94,7 @@ def test_post_training_has_no_learning_rate_to_choose() -> None:
     arm = next(a for a in ARMS if a.name == "ours-post-training")
     jobs, total = due(replace(SETTINGS, arms=(arm,)), [plan(arm.name, 2.0, "b")], {})
     assert [(job.course, job.rate, job.seed) for job in jobs] == [("post-training", 0.003, 0)]
-    assert total == 2 * 2  # speed-ups and seeds
+    assert total == 2  # seeds
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +103,13 @@ def planned(project: Path) -> Settings:
     settings = tiny_settings(project, project / "courses")
     run_study(settings, until="plan", tell=lambda _: None)
     return settings
+
+
+def test_a_training_that_diverges_is_a_result(planned: Settings) -> None:
+    _, rows = read_lines(planned.work / JOURNAL, "glyphs")
+    name = next(r["plan"] for r in rows if r["kind"] == "plan" and r["arm"] == "ours")
+    row = train(planned, Training("tiny", name, "repair", 1e30, 0), Clock())
+    assert (row["diverged"], row["val"]) == (True, 0.0)
 
 
 @pytest.mark.parametrize("course", COURSES)

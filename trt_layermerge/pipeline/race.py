@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.errors import DivergedError
-from trt_layermerge.pipeline.context import Context, images_of
+from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.objective import published
 from trt_layermerge.pipeline.training import aids, training_recipe
 
@@ -33,7 +33,8 @@ LAPS, THROUGH = 3, 3
 learning rate being high, so the mean over all laps counts."""
 
 SHARE = 20
-"""A lap is at most one such part of the training, so that a race costs less than the training."""
+"""A lap is at most one such part of the training (and at least a step), so that the steps of a race
+are fewer than those of the training. Each racer is repaired, or reconstructed, besides."""
 
 LONG = 5
 """Schedules at least so many times as long as the race, that the learning rate stays high."""
@@ -67,9 +68,13 @@ class Raced:
 
 
 def asked(context: Context) -> bool:
-    """Whether the recipe says that plans race: those that are trained afterwards."""
-    recipe = training_recipe(context)
-    return context.recipe.search.race_steps > 0 and recipe is not None and recipe.epochs > 0
+    """Whether the recipe says that plans race: those that are trained afterwards.
+
+    Not where removed activations fade out: in the first steps none would be missing yet.
+    """
+    recipe, chosen = training_recipe(context), context.recipe
+    trained = recipe is not None and recipe.epochs > 0
+    return trained and chosen.search.race_steps > 0 and not chosen.finetune.anneal
 
 
 def wanted(context: Context) -> bool:
@@ -159,7 +164,7 @@ def judge_of(context: Context) -> Callable[[nn.Module], float]:
     """Returns what tells how good a network is, wherever it is: higher is better."""
     import torch
 
-    from trt_layermerge.finetune.data import draw
+    from trt_layermerge.finetune.data import batches, draw
     from trt_layermerge.finetune.evaluate import accuracy, evaluating
     from trt_layermerge.importance.distance import Distance
 
@@ -167,13 +172,14 @@ def judge_of(context: Context) -> Callable[[nn.Module], float]:
     judges = draw(val or context.calibration[1], JUDGES, context.seed)
     if val is not None and val.labelled:
         return partial(accuracy, data=judges)
-    parts = torch.split(images_of(judges), BATCH)
     with torch.no_grad():
-        distance = Distance.to([context.model(part) for part in parts])
+        distance = Distance.to([context.model(part) for part, _ in batches(judges, BATCH)])
 
     def closeness(network: nn.Module) -> float:
         device = next(network.parameters()).device
         with evaluating(network):
-            return -distance.of(network(part.to(device)).cpu() for part in parts)
+            return -distance.of(
+                network(part.to(device)).cpu() for part, _ in batches(judges, BATCH)
+            )
 
     return closeness

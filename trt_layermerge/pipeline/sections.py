@@ -180,10 +180,10 @@ class SearchSection(Section):
         finalists: Plans built whole and measured in each round of the loop.
         loops: Rounds of the loop at most.
         samples: Plans drawn around the best ones, repaired and scored whole; those that lose least
-            together are measured too. 0 trusts the sums.
-        race_steps: Steps, an epoch at most, of one lap of the race (``pipeline.race``): the best
-            finalists are trained a little, and the one that learns most is taken. 0 takes the one
-            that loses least before any training.
+            together are measured too. 0 draws none.
+        race_steps: Steps of one lap of the race (``pipeline.race``), at most an epoch and a
+            twentieth of the training: the best finalists are trained a little, and the one that
+            learns most is taken. 0 takes the one that loses least before any training.
         headroom: Share of the budget that the measured network must stay below it, since the next
             measurement will differ a little.
     """
