@@ -155,9 +155,20 @@ class NetworkFigures:
 
     @cached_property
     def cells(self) -> dict[tuple[str, float], Cell]:
-        """Every arm at every speed-up, in the order in which they were planned."""
-        wanted = dict.fromkeys((row["arm"], row["speedup"]) for row in self._of("plan"))
-        return {key: self._cell(*key) for key in wanted}
+        """Every arm at every speed-up, the slowest first, arms as ``ARMS`` has them."""
+        wanted = {(row["arm"], row["speedup"]) for row in self._of("plan")}
+        names = list(ARM_COURSES)
+        order = sorted(wanted, key=lambda key: (key[1], names.index(key[0])))
+        return {key: self._cell(*key) for key in order}
+
+    @cached_property
+    def given_up(self) -> list[Json]:
+        """Trainings that no cell counts, and that chose no learning rate: judged on ``val``."""
+        plans = {row["plan"] for row in self._of("plan")}
+        fixed = {rate for course in COURSES.values() for rate in course.rates or ()}
+        known = {*self._rates, *fixed}
+        rows = self._of("training")
+        return [row for row in rows if row["plan"] not in plans or row["rate"] not in known]
 
     def _cell(self, arm: str, wanted: float) -> Cell:
         plans = [r for r in self._of("plan") if (r["arm"], r["speedup"]) == (arm, wanted)]

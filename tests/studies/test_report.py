@@ -85,6 +85,36 @@ def test_variants_are_compared_with_ours_at_equal_latency_only(
     assert line.split(" | ")[-2] == lead
 
 
+def test_trainings_that_count_no_longer_are_told(results: Path) -> None:
+    path = results / "data/glyphs.jsonl"
+    assert "Besides" not in glyphs_page(path)
+    gone = [
+        invented.training("cccc", "repair", 0.006, 0, 0.9),  # no arm has this plan
+        invented.training("aaaa", "repair", 0.05, 0, 0.9),  # at a rate that is not offered
+    ]
+    write_lines(path, "glyphs", invented.HEADER, [*invented.rows(), *gone])
+    page = glyphs_page(path)
+    assert "Besides, 2 trainings with rates of 0.006, 0.05 were looked at on `val`" in page
+    assert "| ours | 2.01x | 9 | 0.006 | 80.0% | 81.2% [" in page  # they decide nothing now
+
+
+def test_who_is_ahead_on_test_is_told_with_its_accuracy_on_val(results: Path) -> None:
+    path = results / "data/glyphs.jsonl"
+    rows = [
+        row
+        | ({"speedup": 1.99} if row.get("ms") == 0.263 else {})
+        | (
+            {"classes": invented.classes((0,) if row["plan"] == "bbbb" else (0, 4))}
+            if row["kind"] == "test" and row["seed"] is not None
+            else {}
+        )
+        for row in invented.rows()
+    ]
+    write_lines(path, "glyphs", invented.HEADER, rows)
+    said = "by which everything was chosen, ours has 80.0%, paper 60.0%."
+    assert said in glyphs_page(path)
+
+
 def test_a_study_that_is_not_finished_has_no_page(results: Path) -> None:
     rows = [r for r in invented.rows() if (r["kind"], r.get("seed")) != ("test", 1)]
     path = results / "data/glyphs.jsonl"
