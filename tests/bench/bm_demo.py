@@ -18,12 +18,12 @@ from studies.settings import ROOT
 from tests.bench.results import Page, measured_by
 from trt_layermerge.core.jsonio import Json, read_json, read_lines
 from trt_layermerge.pipeline import api
-from trt_layermerge.pipeline.options import RunOptions
+from trt_layermerge.pipeline.options import STAGES, RunOptions
 
 RECIPE = ROOT / "engines" / "recipes" / "glyphs-resnet20-cpu.yaml"
 RUNS = ROOT / "runs" / "bm_demo"
-PLANNING = ("inspect", "latency", "importance", "search")
-TRAINING = ("finetune", "merge", "export", "build", "bench", "verify", "report")
+TRAINING = STAGES[STAGES.index("finetune") :]
+PLANNING = STAGES[: -len(TRAINING)]
 
 
 @dataclass(frozen=True)
