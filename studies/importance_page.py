@@ -64,7 +64,8 @@ def importance_page(path: Path) -> str:
         "change of accuracy on images held out of `train`. Both score the same candidates, drawn "
         "evenly over the kinds. A seed decides which training images are held out or fitted on, "
         "and all that is random in scoring. What decides between them is not how well they agree "
-        f"but the accuracy of the networks that they choose: {_glyphs(path)}.",
+        f"but the accuracy of the networks that they choose: {_glyphs(path)}. "
+        f"{_offered_no_longer(rows)}".rstrip(),
         "",
         f"![Loss of whole plans against the sum of their single losses]({PLOT})",
     ]
@@ -122,6 +123,20 @@ def _glyphs(path: Path) -> str:
     """Returns where the glyph study is, once it has results."""
     done = path.with_name("glyphs.jsonl").exists()
     return "[accuracy at equal measured latency](glyphs.md)" if done else "a study not finished yet"
+
+
+def _offered_no_longer(rows: Sequence[Json]) -> str:
+    """Returns a sentence about candidates of the study that the search has dropped since."""
+    blocks = {
+        (row["network"], row["about"])
+        for row in rows
+        if row["kind"] == "score" and row["candidate"] == "fit" and "about" in row
+    }
+    ends = [map(int, about.split()[1].split(":")) for _, about in blocks]
+    dropped = sum(end - start == 1 for start, end in ends)
+    return f"Of the candidates, {dropped} fit a single unit; such are offered no longer." * bool(
+        dropped
+    )
 
 
 def repeats(rows: Sequence[Json], method: str, among: Collection[str] | None = None) -> Repeats:

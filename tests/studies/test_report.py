@@ -151,6 +151,16 @@ def test_networks_of_both_methods_are_compared_where_they_are_equally_fast(resul
     assert "equally fast" not in importance_page(path)
 
 
+def test_candidates_that_are_offered_no_longer_are_told(results: Path) -> None:
+    path = results / "data/importance.jsonl"
+    assert "fit a single unit" not in importance_page(path)
+    blocks = {"a": "fit 1:2 16>16 k1x1", "b": "fit 3:5 16>16 k3x3"}
+    rows = [{**row, "about": blocks.get(row.get("key", ""), "")} for row in invented.scores()]
+    rows = [row if row["about"] else {**row, "about": "compose 1:2"} for row in rows]
+    write_lines(path, "importance-study", invented.HEADER, rows)
+    assert "Of the candidates, 1 fit a single unit;" in importance_page(path)
+
+
 def test_other_ways_to_calibrate_by_hand(results: Path) -> None:
     path = results / "data/importance.jsonl"
     found = zip((0, 0, 1, 1), "cdcd", (-5.0, -4.0, -4.0, -5.0), strict=True)
