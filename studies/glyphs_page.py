@@ -77,9 +77,9 @@ def made_by(command: str, header: Json, rows: list[Json]) -> str:
     libraries = ", ".join(f"{name} {found[name]}" for name in ("python", "torch", "onnxruntime"))
     loads = [row["load"] for row in sessions]
     return (
-        f"Made by `python -m {command}` at {commits} in {len(sessions)} sessions on "
+        f"Made by `python -m {command}` at {commits} in {len(sessions)} sittings on "
         f"{header['cpu']} with {header['cores']} cores; {libraries}; load average at the start of "
-        f"a session {min(loads):.1f} to {max(loads):.1f}."
+        f"a sitting {min(loads):.1f} to {max(loads):.1f}."
     )
 
 
