@@ -106,7 +106,7 @@ def _how(header: Json, rows: list[Json], networks: list[NetworkFigures]) -> list
         f"labels). It chose one learning rate for a network among {rates}: the best mean "
         "accuracy on `val` over its speed-ups, with the first seed; post-training has a fixed one. "
         "`test` was opened once for each finished network, after everything of its arm was "
-        f"chosen. {_given_up(networks)}",
+        f"chosen. {_given_up(networks)}".rstrip(),
         "",
         "Intervals are 95 % of "
         f"{SAMPLES:,} bootstrap replicates that draw fonts and seeds anew; differences are paired "

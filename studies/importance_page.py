@@ -134,9 +134,9 @@ def _offered_no_longer(rows: Sequence[Json]) -> str:
     }
     ends = [map(int, about.split()[1].split(":")) for _, about in blocks]
     dropped = sum(end - start == 1 for start, end in ends)
-    return f"Of the candidates, {dropped} fit a single unit; such are offered no longer." * bool(
-        dropped
-    )
+    if not dropped:
+        return ""
+    return f"Of the candidates, {dropped} fit a single unit; such are offered no longer."
 
 
 def repeats(rows: Sequence[Json], method: str, among: Collection[str] | None = None) -> Repeats:

@@ -78,8 +78,8 @@ def make_tests(settings: Settings, network: Network, journal: Journal, clock: Cl
         if (job.network, job.plan, job.course, job.rate, job.seed) not in done:
             clock.check()
             lost = trainings[job].get("diverged", False)
-            after = None if lost else trained(settings, study_context(settings, job), job)
-            _test(journal, after, data, job.network, job.plan, job.course, job.rate, job.seed)
+            merged = None if lost else trained(settings, study_context(settings, job), job)
+            _test(journal, merged, data, job.network, job.plan, job.course, job.rate, job.seed)
 
 
 def trained(settings: Settings, context: Context, job: Training) -> nn.Module:

@@ -21,7 +21,7 @@ from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.errors import DivergedError
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.objective import published
-from trt_layermerge.pipeline.training import aids, training_recipe
+from trt_layermerge.pipeline.training import training_recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,8 +33,8 @@ LAPS, THROUGH = 3, 3
 learning rate being high, so the mean over all laps counts."""
 
 SHARE = 20
-"""A lap is at most one such part of the training (and at least a step), so that the steps of a race
-are fewer than those of the training. Each racer is repaired, or reconstructed, besides."""
+"""A lap is at most one such part of the training, but at least a step: unless the training is of
+a few steps, a race has fewer. Each racer is repaired, or reconstructed, besides."""
 
 LONG = 5
 """Schedules at least so many times as long as the race, that the learning rate stays high."""
@@ -138,7 +138,6 @@ def laps_of(
     recipe = replace(recipe, epochs=epochs, feature_weight=0.0, warmup_epochs=warm_up)
     train = draw(context.train, steps * recipe.batch, context.seed)
     network, _ = start_network(context, plan)
-    _, schedule = aids(context, network, recipe)
     found: list[float] = []
     try:
         finetune(
@@ -147,7 +146,6 @@ def laps_of(
             None,
             recipe,
             teacher=context.model,
-            schedule=schedule,
             state_path=state,
             on_epoch=lambda _: found.append(judge(network)),
             device=context.recipe.device,
