@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from studies.settings import ROOT
-from tests.bench.quotes import Quote, quotes
+from benchmarks.quotes import Quote, quotes
+from benchmarks.studies.settings import ROOT
 
 QUOTES = list(quotes())
 DOCUMENTS = (

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from studies.report import PAGES
-from tests.bench.pages import AWAITED, MODULES, page_of
-from tests.bench.results import RESULTS, Page, measured_by
+from benchmarks.pages import AWAITED, MODULES, page_of
+from benchmarks.results import RESULTS, Page, measured_by
+from benchmarks.studies.report import PAGES
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import CorruptInputError, UsageError
 
@@ -31,7 +31,7 @@ def test_a_page_whose_figures_are_recorded_is_not_awaited(module: str) -> None:
 
 
 def test_every_benchmark_with_a_page_is_known() -> None:
-    folder = RESULTS.parents[1] / "tests" / "bench"
+    folder = RESULTS.parents[1] / "benchmarks"
     having = [p.stem for p in folder.glob("*.py") if "\nPAGE = " in p.read_text(encoding="utf-8")]
     assert sorted(having) == sorted((*MODULES, *AWAITED))
 
@@ -45,7 +45,7 @@ def test_a_recorded_page_reads_back_as_written(tmp_path: Path) -> None:
     page.record({"rounds": 3}, [{"ms": 0.1}])
     text = page.path.read_text(encoding="utf-8")
     assert text == page.read()
-    assert text.startswith("Made by `python -m tests.bench.bm_words` at `")
+    assert text.startswith("Made by `python -m benchmarks.bm_words` at `")
     assert text.endswith(" 3 rounds: [{'ms': 0.1}]\n")
 
 

@@ -1,4 +1,4 @@
-"""``python -m tests.bench``: what counts as slower, and what its baseline covers."""
+"""``python -m benchmarks``: what counts as slower, and what its baseline covers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import bm_speed
-from tests.bench.bm_speed import PAGE, compare, measure
-from tests.bench.results import Page
-from tests.bench.workloads import REFERENCE, WORKLOADS, Workload
+from benchmarks import bm_speed
+from benchmarks.bm_speed import PAGE, compare, measure
+from benchmarks.results import Page
+from benchmarks.workloads import REFERENCE, WORKLOADS, Workload
 from trt_layermerge.core.jsonio import Json, read_lines
 from trt_layermerge.errors import UsageError
 

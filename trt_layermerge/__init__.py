@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trt_layermerge.merge import repair as repair
     from trt_layermerge.search import enumerate_candidates as enumerate_candidates
     from trt_layermerge.search import solve as solve
-    from trt_layermerge.trace import trace as trace
+    from trt_layermerge.tracing import trace as trace
 
 __version__ = "0.1.0"
 
@@ -41,7 +41,7 @@ _HOMES = {
     "relax": "merge",
     "repair": "merge",
     "solve": "search",
-    "trace": "trace",
+    "trace": "tracing",
 }
 
 __all__ = sorted(_HOMES)

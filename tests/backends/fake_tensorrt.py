@@ -1,7 +1,7 @@
 """Stand-ins for TensorRT 8.6 to 11.4 that have the names of the real Python bindings and no others.
 
 ``tensorrt_names.json`` lists the names of every version, read from the bindings themselves
-(``tests/bench/tensorrt_names.py``). Using a name that a version lacks is an ``AttributeError``, as
+(``benchmarks/tensorrt_names.py``). Using a name that a version lacks is an ``AttributeError``, as
 it is there; using one that it has and that the fake does not play is a ``NotImplementedError``.
 TensorRT 8.5, whose bindings could not be read, is 8.6 without what 8.6 brought, after its release
 notes.

@@ -26,7 +26,7 @@ from trt_layermerge.importance.seeds import candidate_seed
 from trt_layermerge.merge.block import block_ports
 from trt_layermerge.merge.relax import relax
 from trt_layermerge.merge.repair import repair_block
-from trt_layermerge.trace import trace, trace_network
+from trt_layermerge.tracing import trace, trace_network
 
 FACTORIES = [nets.basic_resnet, nets.mobile, nets.repvgg_like, nets.odd_chain, nets.branching]
 

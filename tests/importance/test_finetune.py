@@ -20,7 +20,7 @@ from trt_layermerge.finetune.recipe import FinetuneRecipe
 from trt_layermerge.finetune.sources import ArrayData
 from trt_layermerge.importance.finetune import FinetuneScorer, reinitialise
 from trt_layermerge.merge.relax import relax
-from trt_layermerge.trace import trace
+from trt_layermerge.tracing import trace
 
 RECIPE = FinetuneRecipe(epochs=1, batch=8, optimiser="sgd", lr=0.05, distill_weight=0.0)
 

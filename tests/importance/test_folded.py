@@ -14,7 +14,7 @@ from trt_layermerge.importance.folded import folded, folded_block
 from trt_layermerge.importance.segments import record
 from trt_layermerge.merge.block import block_ports, build_block
 from trt_layermerge.merge.layers import ConvNorm
-from trt_layermerge.trace import trace_network
+from trt_layermerge.tracing import trace_network
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from trt_layermerge.merge import (
     relax,
     set_linearity,
 )
-from trt_layermerge.trace import trace_network
+from trt_layermerge.tracing import trace_network
 
 X = nets.example(size=12, batch=4).double()
 

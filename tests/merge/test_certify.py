@@ -13,7 +13,7 @@ from tests import nets
 from tests.plans import random_plan
 from trt_layermerge.errors import UsageError
 from trt_layermerge.merge import certify, collapse, reestimate_bn, relax
-from trt_layermerge.trace import trace
+from trt_layermerge.tracing import trace
 
 
 def prepared(name: str, dtype: torch.dtype = torch.float32):

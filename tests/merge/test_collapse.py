@@ -16,7 +16,7 @@ from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.merge import RelaxedNet, collapse, relax
 from trt_layermerge.merge.repair import reestimate_bn
 from trt_layermerge.merge.surgery import truncated
-from trt_layermerge.trace import trace
+from trt_layermerge.tracing import trace
 
 F64, F32 = 1e-10, 1e-4  # relative to the largest output, as quality.md promises
 

@@ -21,7 +21,7 @@ from trt_layermerge.merge import (
     repair,
 )
 from trt_layermerge.merge.block import ComposedBlock, FittedBlock
-from trt_layermerge.trace import trace_network
+from trt_layermerge.tracing import trace_network
 
 IMAGES = nets.example(size=12, batch=64)
 NETS = [nets.basic_resnet, nets.mobile, nets.odd_chain, nets.repvgg_like]

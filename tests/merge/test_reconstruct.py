@@ -26,7 +26,7 @@ from trt_layermerge.merge import (
 from trt_layermerge.merge.matching import places
 from trt_layermerge.merge.relax import retrace
 from trt_layermerge.merge.surgery import between, output_of, tapped
-from trt_layermerge.trace import trace_network
+from trt_layermerge.tracing import trace_network
 
 IMAGES = nets.example(size=12, batch=48)
 UNSEEN = nets.example(size=12, batch=32, seed=9)

@@ -18,7 +18,7 @@ from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.unit import Block
 from trt_layermerge.errors import UnsupportedModelError, UsageError
 from trt_layermerge.merge import block_ports, build_block, relax
-from trt_layermerge.trace import trace, trace_network
+from trt_layermerge.tracing import trace, trace_network
 
 
 def traced(name: str = "basic_resnet"):

@@ -27,7 +27,7 @@ from trt_layermerge.merge import (
 )
 from trt_layermerge.merge.leastsq import Moments, sample_positions
 from trt_layermerge.merge.surgery import truncated
-from trt_layermerge.trace import trace_network
+from trt_layermerge.tracing import trace_network
 
 LS = [r for r in REPAIRS if r.startswith("ls-")]
 

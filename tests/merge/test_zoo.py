@@ -16,7 +16,7 @@ from tests import nets
 from tests.plans import random_plan
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.merge import certify, collapse, reestimate_bn, relax
-from trt_layermerge.trace import trace
+from trt_layermerge.tracing import trace
 
 GLYPHS = Path(__file__).parents[2] / "examples" / "glyphs"
 CONVS = {

@@ -32,7 +32,7 @@ from trt_layermerge.pipeline.models import load_network, network_inputs
 from trt_layermerge.pipeline.onnx_model import load_onnx
 from trt_layermerge.pipeline.sections import ModelSection
 from trt_layermerge.search import enumerate_candidates
-from trt_layermerge.trace import trace
+from trt_layermerge.tracing import trace
 
 SIZE = 32
 SHAPE = (1, 3, SIZE, SIZE)

@@ -11,7 +11,7 @@ def layout_of(device: torch.device) -> torch.memory_format:
     """Returns the layout in which convolutions are trained fastest on a device.
 
     On a CPU that is channels last: depthwise convolutions gain most, and the repository's
-    ``tests.bench`` tells how much.
+    ``benchmarks`` tells how much.
     """
     return torch.channels_last if device.type == "cpu" else torch.contiguous_format
 

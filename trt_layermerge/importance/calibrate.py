@@ -22,8 +22,8 @@ from trt_layermerge.importance.values import RecordedValues
 from trt_layermerge.merge.block import Ports, RelaxedBlock, block_ports, build_block
 from trt_layermerge.merge.relax import retrace
 from trt_layermerge.merge.repair import REPAIRS, Pairs, repair_in_turn
-from trt_layermerge.trace import TracedNetwork
-from trt_layermerge.trace.activations import activation_module
+from trt_layermerge.tracing import TracedNetwork
+from trt_layermerge.tracing.activations import activation_module
 
 _FITS = ("ls-zero", "ls-identity", "ls-variance")
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from trt_layermerge.core.geometry import Apply, Open, Step
 from trt_layermerge.merge.block import ComposedBlock
 from trt_layermerge.merge.relax import RelaxedNet
-from trt_layermerge.trace.activations import activation_module
+from trt_layermerge.tracing.activations import activation_module
 
 
 class Annealed(nn.Module):

@@ -21,8 +21,8 @@ from trt_layermerge.merge.layers import (
     unpadded_conv,
     zero_pad,
 )
-from trt_layermerge.trace import TracedNetwork
-from trt_layermerge.trace.activations import activation_module
+from trt_layermerge.tracing import TracedNetwork
+from trt_layermerge.tracing.activations import activation_module
 
 
 @dataclass(frozen=True, slots=True)

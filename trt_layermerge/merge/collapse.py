@@ -27,7 +27,7 @@ from trt_layermerge.merge.surgery import (
     splice,
     tidy,
 )
-from trt_layermerge.trace import TracedNetwork
+from trt_layermerge.tracing import TracedNetwork
 
 
 @torch.no_grad()

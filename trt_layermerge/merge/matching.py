@@ -10,7 +10,7 @@ from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.merge.block import block_ports
 from trt_layermerge.merge.relax import RelaxedNet, retrace
 from trt_layermerge.merge.surgery import block_path, output_of, tapped
-from trt_layermerge.trace import TracedNetwork
+from trt_layermerge.tracing import TracedNetwork
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.errors import UsageError
 from trt_layermerge.merge.block import RelaxedBlock, block_key, build_block
 from trt_layermerge.merge.surgery import block_path, splice, tidy
-from trt_layermerge.trace import TracedNetwork, trace_network
+from trt_layermerge.tracing import TracedNetwork, trace_network
 
 
 class RelaxedNet(nn.Module):

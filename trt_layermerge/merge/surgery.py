@@ -11,10 +11,10 @@ from trt_layermerge.core.unit import Block
 from trt_layermerge.merge.algebra import fold_bn
 from trt_layermerge.merge.block import RelaxedBlock, block_key, block_ports
 from trt_layermerge.merge.layers import detached, statistics
-from trt_layermerge.trace import TracedNetwork
-from trt_layermerge.trace.activations import activation_module
-from trt_layermerge.trace.conv import conv_refusal
-from trt_layermerge.trace.transparent import is_transparent_module
+from trt_layermerge.tracing import TracedNetwork
+from trt_layermerge.tracing.activations import activation_module
+from trt_layermerge.tracing.conv import conv_refusal
+from trt_layermerge.tracing.transparent import is_transparent_module
 
 HOME = "layermerge"
 ANY_MAP = (1, 1, 1, 1)

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from trt_layermerge.core.conv import Pads
 from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.pipeline.onnx_drawing import Drawing, constant, floats, numbers
-from trt_layermerge.trace.conv import PaddedConv2d
+from trt_layermerge.tracing.conv import PaddedConv2d
 
 
 def _pads(node: Any, kernel: Sequence[int]) -> Pads:

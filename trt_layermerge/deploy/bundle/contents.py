@@ -27,7 +27,7 @@ TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-3, "fp16": 1e-2, "int8": 0.2
 The expected outputs are those of the same graph in ONNX Runtime: what is left is the order of
 summation and the rounding in between. At int8, where a sum that is a little different falls on
 another step, a float16 remainder moved logits by up to 0.11 and probabilities by up to 0.15
-(``tests/bench/bm_tolerances.py``). Never compared with a GPU.
+(``benchmarks/bm_tolerances.py``). Never compared with a GPU.
 """
 
 

@@ -24,7 +24,7 @@ def _settings(context: Context) -> Json:
 
 
 def _run(context: Context) -> tuple[str, ...]:
-    from trt_layermerge.trace import trace
+    from trt_layermerge.tracing import trace
 
     search = context.recipe.search
     graph = trace(context.model, context.example)

@@ -1,0 +1,159 @@
+"""One plan for every arm, all as near to the same measured latency as there are plans."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from benchmarks.studies.arms import ARMS, Arm, Tables
+from benchmarks.studies.choosing import chosen_plan, random_plan, seen_networks
+from benchmarks.studies.journal import Journal
+from benchmarks.studies.settings import Network, Settings, open_context
+from benchmarks.studies.workers import Checking, Clock
+from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.jsonio import Json, sha256_json
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.tables import ImportanceTable
+from trt_layermerge.pipeline import api
+from trt_layermerge.pipeline.closing import Finalist
+from trt_layermerge.pipeline.context import Context
+from trt_layermerge.pipeline.folder import stage_seconds
+from trt_layermerge.pipeline.networks import measure_plans
+from trt_layermerge.pipeline.stage import perform
+
+FINAL_ROUNDS = 60
+"""Rounds of the measurement that is reported."""
+
+
+@dataclass(frozen=True)
+class TableJob:
+    """The importance table of a network; the work that takes longest before training."""
+
+    network: str
+    tables: Tables
+
+
+def make_table(settings: Settings, job: TableJob, clock: Clock) -> Json:
+    """Returns how large an importance table is and how long its stage took, once it is there.
+
+    Seconds are None where an earlier process had begun it: the stage knows its own time alone.
+    """
+    context = open_context(settings, settings.network(job.network), job.tables, Checking(clock))
+    path = context.folder / "importance.jsonl"
+    before = len(ImportanceTable.load(path).entries) if path.exists() else 0
+    perform(api.stage("importance"), context)
+    count = len(ImportanceTable.load(path).entries)
+    seconds = stage_seconds(context.folder)["importance"] if before in (0, count) else None
+    return {"network": job.network, "tables": job.tables, "entries": count, "seconds": seconds}
+
+
+def make_latencies(settings: Settings, network: Network, clock: Clock) -> None:
+    """Measures a network's blocks and some whole networks, where that was not done yet."""
+    for tables in tables_of(settings):
+        context = open_context(settings, network, tables, Checking(clock))
+        for name in ("inspect", "latency"):
+            perform(api.stage(name), context)
+
+
+def tables_of(settings: Settings) -> tuple[Tables, ...]:
+    """Returns which tables are needed, the more expensive ones first; ours repair every start."""
+    paper = any(arm.tables == "paper" for arm in settings.arms)
+    return ("paper", "full") if paper else ("full",)
+
+
+def make_plans(settings: Settings, network: Network, journal: Journal, clock: Clock) -> None:
+    """Finds the plans of a network that the journal lacks, then measures all new ones together."""
+    choosers = {arm.name: arm.chooser for arm in ARMS}
+    for arm in settings.arms:
+        for speedup in settings.speedups_of(arm):
+            for pick in settings.seeds if arm.mode == "random" else (0,):
+                same = [
+                    row
+                    for row in journal.of("plan")
+                    if (row["network"], row["speedup"], row["pick"])
+                    == (network.name, speedup, pick)
+                    and choosers[row["arm"]] == arm.chooser
+                ]
+                if any(row["arm"] == arm.name for row in same):
+                    continue
+                clock.check()
+                context = open_context(settings, network, arm.tables)
+                found = same[0] if same else find_plan(context, network.name, arm, speedup, pick)
+                journal.add(**{**found, "arm": arm.name})
+    measure_together(settings, network, journal)
+
+
+def find_plan(context: Context, network: str, arm: Arm, speedup: float, pick: int) -> Json:
+    """Returns a row with the arm's plan for a measured speed-up.
+
+    Args:
+        context: The run that holds the arm's tables.
+        network: Name of the network.
+        arm: The method; arms with the same ``chooser`` have the same plans.
+        speedup: What the whole network is to measure.
+        pick: Seed of a random plan.
+    """
+    started = time.perf_counter()
+    original_ms, networks = seen_networks(context)
+    target_ms = original_ms / speedup
+    if arm.mode == "untouched":
+        found, how = Finalist(MergePlan.of(context.graph, []), original_ms, None), "untouched"
+    elif arm.mode == "random":
+        found, how = random_plan(context, target_ms, pick), "random"
+    else:
+        found, how = chosen_plan(context, arm, original_ms, networks, target_ms)
+    return {
+        "kind": "plan",
+        "network": network,
+        "arm": arm.name,
+        "speedup": speedup,
+        "pick": pick,
+        "plan": plan_id(found.plan),
+        "how": how,
+        "predicted_speedup": original_ms / found.predicted_ms,
+        "first_speedup": found.measured.ratio if found.measured else 1.0,
+        "convs": found.plan.conv_count,
+        "activations": found.plan.activation_count,
+        "candidates": [c.to_json() for c in found.plan.changed],
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def plan_id(plan: MergePlan) -> str:
+    """Returns a short name of what a plan replaces, by what."""
+    return sha256_json([c.to_json() for c in plan.changed])[:12]
+
+
+def plan_of_row(context: Context, row: Json) -> MergePlan:
+    """Returns the plan of a row of the journal."""
+    return MergePlan.of(context.graph, [Candidate.from_json(c) for c in row["candidates"]])
+
+
+def measure_together(settings: Settings, network: Network, journal: Journal) -> None:
+    """Measures all plans of a network in turns with the original, once any of them is new.
+
+    What a plan was chosen by flatters it; the last of these figures are the ones that are reported.
+    """
+    known = {row["plan"] for row in journal.of("latency") if row["network"] == network.name}
+    context = open_context(settings, network, "full")
+    plans = {
+        row["plan"]: plan_of_row(context, row)
+        for row in journal.of("plan")
+        if row["network"] == network.name
+    }
+    if plans.keys() <= known:
+        return
+    rounds = max(FINAL_ROUNDS, context.recipe.measure.rounds)
+    if context.recipe.measure.backend == "fake":
+        rounds = context.recipe.measure.rounds
+    original_ms, measured = measure_plans(context, list(plans.values()), None, rounds)
+    for name, found in zip(plans, measured, strict=True):
+        journal.add(
+            kind="latency",
+            network=network.name,
+            plan=name,
+            speedup=found.ratio,
+            ms=found.ms,
+            original_ms=original_ms,
+            device=str(context.meter.device()),
+        )
