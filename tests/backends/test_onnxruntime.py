@@ -37,15 +37,15 @@ def test_the_calling_thread_keeps_its_cores_while_a_network_is_timed() -> None:
         assert os.sched_getaffinity(0) == before
 
 
-@pytest.mark.parametrize("remainder", ["fp32", "fp16"])
-def test_int8_is_computed_as_it_is_written(remainder: Precision) -> None:
+@pytest.mark.parametrize("fallback", ["fp32", "fp16"])
+def test_int8_is_computed_as_it_is_written(fallback: Precision) -> None:
     """Whole outputs, against a session that optimises nothing.
 
     A value between two steps may fall on the other one where sums are in another order: 5e-2 of
     the length of the output. With ONNX Runtime's own ways, half precision is 18e-2 away.
     """
     model, images = glyphs("resnet20", batch=1), glyph_images("val")[0][:8]
-    int8 = to_precision(quantize_model(model, load_table(TABLE).ranges), remainder, keep_io=True)
+    int8 = to_precision(quantize_model(model, load_table(TABLE).ranges), fallback, keep_io=True)
     expected = np.concatenate([run(int8, image[None])[0] for image in images])
     with get_backend("onnxruntime").open(int8) as runner:
         found = np.concatenate([runner.infer({"input": i[None]})["logits"] for i in images])

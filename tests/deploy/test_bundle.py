@@ -97,7 +97,7 @@ def test_what_is_written_is_read(full, target, precision, tmp_path):
 
 
 def test_int8_runs_its_own_model_in_onnx_runtime(full):
-    """TensorRT's has a float16 remainder, which a CPU does not run as such."""
+    """TensorRT's has a float16 fallback, which a CPU does not run as such."""
     files = render(with_plan(replace(full, precision="int8")), "plain")
     roles = json.loads(files["manifest.json"])["roles"]
     assert files[roles["onnx"]] == b"quantised, rest fp16"

@@ -120,8 +120,10 @@ def test_how_it_was_timed_and_what_is_doubtful_is_passed_on():
     slow = Timing((1.0, 2.0, 1.0), (1.0, 2.0, 1.0), "graph", 0.9)
     found = assemble({"fp16": (slow, slow)}, None, 1, "fp16")["fp16"]
     assert (found.original.method, found.original.enqueue_ms) == ("graph", 0.9)
-    assert [doubt.partition(":")[0] for doubt in found.doubts] == ["original"] * 2 + ["merged"] * 2
-    assert "vary by" in found.doubts[0] and "launching" in found.doubts[1]
+    assert [warning.partition(":")[0] for warning in found.warnings] == ["original"] * 2 + [
+        "merged"
+    ] * 2
+    assert "vary by" in found.warnings[0] and "launching" in found.warnings[1]
 
 
 class Sampler:

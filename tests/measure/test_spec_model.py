@@ -82,10 +82,10 @@ def expected(spec: Spec, model: onnx.ModelProto, inputs: dict[str, np.ndarray]) 
 
 
 def computed(
-    spec: Spec, precision: str, batch: int, remainder: str = "fp32"
+    spec: Spec, precision: str, batch: int, fallback: str = "fp32"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Runs the spec's graph in ONNX Runtime; returns its output and the expected one."""
-    raw = spec_model(spec, precision, batch, remainder)
+    raw = spec_model(spec, precision, batch, fallback)
     model = onnx.load_model_from_string(raw)
     onnx.checker.check_model(model, full_check=True)
     int8 = precision == "int8"
@@ -93,7 +93,7 @@ def computed(
     assert [o.version for o in model.opset_import] == [19 if int8 else 17]
     assert model.graph.name == str(spec)
     rng = np.random.default_rng(1)
-    dtype = {"fp32": np.float32, "fp16": np.float16}[remainder if int8 else precision]
+    dtype = {"fp32": np.float32, "fp16": np.float16}[fallback if int8 else precision]
     with get_backend("onnxruntime").open(raw) as runner:
         assert all(shape[0] == batch for shape in runner.input_shapes.values())
         inputs = {n: rng.standard_normal(s).astype(dtype) for n, s in runner.input_shapes.items()}
@@ -115,16 +115,16 @@ STEP = 0.05
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-@pytest.mark.parametrize(("remainder", "tolerance"), [("fp32", 1e-5), ("fp16", 5e-3)])
+@pytest.mark.parametrize(("fallback", "tolerance"), [("fp32", 1e-5), ("fp16", 5e-3)])
 def test_an_int8_graph_rounds_what_every_layer_reads(
-    spec: Spec, remainder: str, tolerance: float
+    spec: Spec, fallback: str, tolerance: float
 ) -> None:
     """Values on the edge between two steps may fall to either: one step off, but very few."""
-    actual, wanted = computed(spec, "int8", 2, remainder)
+    actual, wanted = computed(spec, "int8", 2, fallback)
     assert actual.shape == wanted.shape
     off = np.abs(actual - wanted)
     assert off.max() < 1.01 * STEP + tolerance
-    assert np.mean(off > tolerance) < {"fp32": 0.01, "fp16": 0.05}[remainder]
+    assert np.mean(off > tolerance) < {"fp32": 0.01, "fp16": 0.05}[fallback]
 
 
 def test_rounding_that_is_left_out_is_noticed() -> None:

@@ -131,7 +131,7 @@ def test_at_int8_the_rest_is_of_the_type_that_the_backend_runs(tmp_path: Path) -
     """Half the bytes of float maps, and only of those: the rounded ones are the same."""
 
     class Halves(FakeBackend):
-        int8_remainder = "fp16"
+        int8_fallback = "fp16"
 
     bare = {"overhead_ms": 0.0, "ms_per_gmac": 0.0}
     singles, halves = (

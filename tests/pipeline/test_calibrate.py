@@ -181,11 +181,11 @@ def test_what_is_deployed_has_the_type_and_the_batch_that_are_asked_for(runs: Pa
     tiny.run(runs, overrides=asked)
     run = context(runs)
     kinds = {"fp32": onnx.TensorProto.FLOAT, "fp16": onnx.TensorProto.FLOAT16}
-    for precision, remainder in (("fp32", "fp32"), ("fp16", "fp32"), ("int8", "fp16")):
-        inner = kinds["fp16" if "fp16" in (precision, remainder) else "fp32"]
+    for precision, fallback in (("fp32", "fp32"), ("fp16", "fp32"), ("int8", "fp16")):
+        inner = kinds["fp16" if "fp16" in (precision, fallback) else "fp32"]
         for keep_io, batch in ((True, None), (False, 2)):
             model = onnx.load_from_string(
-                deployed_model(run, "merged", precision, remainder, keep_io=keep_io, batch=batch)
+                deployed_model(run, "merged", precision, fallback, keep_io=keep_io, batch=batch)
             )
             [value] = model.graph.input
             first = value.type.tensor_type.shape.dim[0]
@@ -224,13 +224,13 @@ def test_an_int8_model_that_is_not_the_calibrated_one_is_refused(runs: Path) -> 
         deployed_model(context(runs), "merged", "int8", "fp32")
 
 
-@pytest.mark.parametrize("remainder", ["fp32", "fp16"])
-def test_networks_are_timed_at_int8_without_images(runs: Path, remainder: str) -> None:
+@pytest.mark.parametrize("fallback", ["fp32", "fp16"])
+def test_networks_are_timed_at_int8_without_images(runs: Path, fallback: str) -> None:
     run = context(runs)
-    model = onnx_of(run.model, run.example, "int8", remainder)
+    model = onnx_of(run.model, run.example, "int8", fallback)
     kinds = {"fp32": onnx.TensorProto.FLOAT, "fp16": onnx.TensorProto.FLOAT16}
     graph = onnx.load_from_string(model).graph
-    assert graph.input[0].type.tensor_type.elem_type == kinds[remainder]
+    assert graph.input[0].type.tensor_type.elem_type == kinds[fallback]
     assert "QuantizeLinear" in {node.op_type for node in graph.node}
     with get_backend("onnxruntime").open(model) as runner:
         assert len(runner.time_burst(1)) == 1

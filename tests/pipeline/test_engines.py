@@ -39,7 +39,7 @@ class OnGpu(FakeBackend):
     """The fake device under the name of TensorRT."""
 
     name = "tensorrt"
-    int8_remainder: Precision = "fp16"
+    int8_fallback: Precision = "fp16"
 
     def device(self) -> DeviceInfo:
         return DeviceInfo("tensorrt", "10.3.0", "A GPU", "compute capability 8.7")

@@ -1,4 +1,4 @@
-"""The trained glyph networks in int8: accuracy on ``val``, float16 remainder, engines."""
+"""The trained glyph networks in int8: accuracy on ``val``, float16 fallback, engines."""
 
 import re
 from dataclasses import replace
@@ -109,16 +109,16 @@ def test_the_float16_remainder_changes_no_scale(network):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("remainder", ["fp32", "fp16"])
-def test_tensorrt_builds_them(name, remainder):
+@pytest.mark.parametrize("fallback", ["fp32", "fp16"])
+def test_tensorrt_builds_them(name, fallback):
     pytest.importorskip("tensorrt_rtx")
     from trt_layermerge.backends.tensorrt import build_engine
     from trt_layermerge.backends.tensorrt_api import load_api
 
     model = glyphs(name, batch=1)
-    whole = to_precision(quantize_model(model, fixed_ranges(model)), remainder, keep_io=True)
+    whole = to_precision(quantize_model(model, fixed_ranges(model)), fallback, keep_io=True)
     some = quantize_model(model, fixed_ranges(model), quantizable(model)[3:6])
-    for int8 in (whole, to_precision(some, remainder, keep_io=True)):
+    for int8 in (whole, to_precision(some, fallback, keep_io=True)):
         build = build_engine(int8, "int8", api=load_api("tensorrt_rtx"))
         assert build.precision == "int8"
         assert len(build.plan) > 100_000

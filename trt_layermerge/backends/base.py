@@ -75,11 +75,11 @@ class Backend(Protocol):
 
     Attributes:
         name: The name that ``get_backend`` knows it by.
-        int8_remainder: Float type of whatever an int8 network does not quantise.
+        int8_fallback: Float type of whatever an int8 network does not quantise.
     """
 
     name: str
-    int8_remainder: Precision
+    int8_fallback: Precision
 
     def device(self) -> DeviceInfo:
         """Returns what it measures on, as it goes into the key of every latency."""

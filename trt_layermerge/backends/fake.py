@@ -45,7 +45,7 @@ class FakeBackend:
     """
 
     name = "fake"
-    int8_remainder: Precision = "fp32"
+    int8_fallback: Precision = "fp32"
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ class OnnxRuntimeBackend:
     """
 
     name = "onnxruntime"
-    int8_remainder: Precision = "fp32"
+    int8_fallback: Precision = "fp32"
 
     def __init__(self, *, wall: bool = False) -> None:
         self._wall = wall or time.get_clock_info("thread_time").resolution > _FINE_S
@@ -131,7 +131,7 @@ def _options() -> Any:
     """Returns session options: one thread, in order, no spinning, denormals as zero.
 
     Q/DQ pairs are computed as they are written: ONNX Runtime's own ways with them fit none of our
-    graphs, take longer, and move a float16 remainder's outputs (``docs/results/int8-latency.md``).
+    graphs, take longer, and move a float16 fallback's outputs (``docs/results/int8-latency.md``).
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1

@@ -36,13 +36,13 @@ def get_backend(name: str, **options: Any) -> Backend:
         raise UsageError(f"the backend {name!r} cannot be made with {options}: {error}") from error
 
 
-def int8_remainder(name: str) -> Precision:
+def int8_fallback(name: str) -> Precision:
     """Returns the float type of what int8 leaves in float, also where the backend cannot run.
 
     Raises:
         UsageError: If there is no such backend.
     """
-    return cast(Precision, _class(name)[0].int8_remainder)
+    return cast(Precision, _class(name)[0].int8_fallback)
 
 
 def _class(name: str) -> tuple[Any, dict[str, Any]]:

@@ -131,7 +131,7 @@ class TensorRTBackend:
     has been run on fakes only.
     """
 
-    int8_remainder: Precision = "fp16"
+    int8_fallback: Precision = "fp16"
 
     def __init__(self, flavor: str | None = None, *, options: BuildOptions | None = None) -> None:
         """Takes the library's name, or None for the first that works, and how to build.

@@ -35,7 +35,7 @@ class TorchBackend:
     """
 
     name = "torch"
-    int8_remainder: Precision = "fp32"
+    int8_fallback: Precision = "fp32"
 
     def __init__(self, *, device: str = "cpu") -> None:
         try:

@@ -27,6 +27,6 @@ def agent(options: AgentOptions) -> None:
     """Measures a folder of jobs on this device, or continues to; a crash costs one of them."""
     from trt_layermerge.pipeline.agent import work_through
 
-    with RichReporter(error_console(), options.loudness) as reporter:
+    with RichReporter(error_console(), options.verbosity) as reporter:
         result = work_through(options.jobs_dir, options.backend, reporter)
     print_result(result, None if options.as_json else agent_view(result))

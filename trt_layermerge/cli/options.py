@@ -62,7 +62,7 @@ class OutputOptions:
     ] = False
 
     @property
-    def loudness(self) -> int:
+    def verbosity(self) -> int:
         """0 normal, more with ``-v``, -1 with ``-q``."""
         return -1 if self.quiet else self.verbose
 

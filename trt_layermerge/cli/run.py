@@ -45,7 +45,7 @@ def run(options: RecipeOptions) -> None:
         overrides=overrides(options),
         from_stage=options.from_stage,
         only_stage=options.only_stage,
-        verbose=options.loudness,
+        verbose=options.verbosity,
     )
     from trt_layermerge.pipeline import api
 

@@ -30,13 +30,13 @@ def request_of(options: StageOptions, *, trust_engine: bool = False) -> RunOptio
         recipe=options.recipe,
         overrides=overrides(options),
         trust_engine=trust_engine,
-        verbose=options.loudness,
+        verbose=options.verbosity,
     )
 
 
 def report(options: SharedOptions, work: Callable[[Reporter], Result], stage: str) -> Result:
     """Does some work, its progress on stderr; prints and returns the result of a stage."""
-    with RichReporter(error_console(), options.loudness) as reporter:
+    with RichReporter(error_console(), options.verbosity) as reporter:
         result = work(reporter)
     if result:  # only the first of several processes has one
         print_result(result, None if options.as_json else stage_view(stage, result))

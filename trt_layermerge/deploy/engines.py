@@ -45,7 +45,7 @@ class EngineFiles(Backend):
     def __init__(self, backend: Backend, plans: Collection[bytes]) -> None:
         """Takes the TensorRT backend that builds, and what is a serialised engine already."""
         self.name = backend.name
-        self.int8_remainder = backend.int8_remainder
+        self.int8_fallback = backend.int8_fallback
         self._backend, self._plans = backend, plans
 
     def device(self) -> DeviceInfo:

@@ -40,7 +40,7 @@ def to_precision(model_bytes: bytes, precision: Precision, keep_io: bool = False
     """Returns the model typed for a precision; ``fp32`` gives the bytes back unchanged.
 
     Args:
-        model_bytes: A float32 ONNX model, or one with Q/DQ pairs whose remainder is float32.
+        model_bytes: A float32 ONNX model, or one with Q/DQ pairs whose fallback is float32.
         precision: ``fp32`` or ``fp16``.
         keep_io: Whether inputs and outputs stay float32, at the price of a ``Cast`` each.
 

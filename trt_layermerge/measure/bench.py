@@ -68,14 +68,14 @@ class Pairing:
         original: The original network.
         merged: The merged network.
         ratio: Speed-up of the merged one, paired by round.
-        doubts: Reasons not to rely on the figures, one sentence each.
+        warnings: Reasons not to rely on the figures, one sentence each.
     """
 
     precision: Precision
     original: NetworkLatency
     merged: NetworkLatency
     ratio: Ratio
-    doubts: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-ready mapping."""
@@ -84,7 +84,7 @@ class Pairing:
             "original": self.original.to_json(),
             "merged": self.merged.to_json(),
             **_spread(self.ratio),
-            "doubts": list(self.doubts),
+            "doubts": list(self.warnings),
         }
 
 
@@ -165,7 +165,7 @@ def bench(
     flat = [model for pair in models.values() for model in pair]
     timings = iter(time_models(flat, backend, rounds=rounds, burst_ms=burst_ms))
     found = {precision: (next(timings), next(timings)) for precision in models}
-    result = assemble(found, device_here(backend, sources), batch, backend.int8_remainder)
+    result = assemble(found, device_here(backend, sources), batch, backend.int8_fallback)
     result = replace(result, conditions=watch.conditions())
     return result if energy is None else _with_energy(result, models, backend, energy)
 
@@ -177,7 +177,7 @@ def assemble(timings: Timings, device: DeviceInfo, batch: int, rest: Precision) 
         timings: Original and merged by precision; all of the same rounds.
         device: Where they were timed.
         batch: Images per run.
-        rest: The float precision that int8 has to beat (``Backend.int8_remainder``).
+        rest: The float precision that int8 has to beat (``Backend.int8_fallback``).
     """
     pairings = tuple(_pairing(p, *pair, batch) for p, pair in timings.items())
     both = {"int8", rest} <= timings.keys()
@@ -187,13 +187,15 @@ def assemble(timings: Timings, device: DeviceInfo, batch: int, rest: Precision) 
 
 
 def _pairing(precision: Precision, first: Timing, second: Timing, batch: int) -> Pairing:
-    doubts = [
-        f"{name}: {doubt}"
+    warnings = [
+        f"{name}: {warning}"
         for name, timing in (("original", first), ("merged", second))
-        for doubt in timing.doubts()
+        for warning in timing.warnings()
     ]
     ratio = speedup(first, second)
-    return Pairing(precision, _latency(first, batch), _latency(second, batch), ratio, tuple(doubts))
+    return Pairing(
+        precision, _latency(first, batch), _latency(second, batch), ratio, tuple(warnings)
+    )
 
 
 def _latency(timing: Timing, batch: int) -> NetworkLatency:

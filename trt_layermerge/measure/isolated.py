@@ -53,7 +53,7 @@ class AgentMeter:
         backend: Name of the backend that the agent uses.
         work: Where the folders go.
         agent: What works through them.
-        remainder: Float type of what int8 leaves in float there.
+        fallback: Float type of what int8 leaves in float there.
         on_note: Called with what a user should know.
     """
 
@@ -62,11 +62,11 @@ class AgentMeter:
         backend: str,
         work: Path,
         agent: Agent,
-        remainder: Precision = "fp32",
+        fallback: Precision = "fp32",
         on_note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.backend, self.work, self.agent = backend, work, agent
-        self.remainder, self.on_note = remainder, on_note
+        self.fallback, self.on_note = fallback, on_note
 
     def device(self) -> DeviceInfo:
         """Returns what the agent says of its device, asked once. Raises ``DeviceError``."""
@@ -102,7 +102,7 @@ class AgentMeter:
 
         def jobs() -> Iterator[Job]:
             for spec in specs:
-                model = spec_model(spec, asked.precision, asked.batch, self.remainder)
+                model = spec_model(spec, asked.precision, asked.batch, self.fallback)
                 job = Job(str(spec), (model,))
                 keys[job.key] = spec
                 yield job

@@ -32,9 +32,7 @@ Step: TypeAlias = tuple[str, tuple[str, ...], str, dict[str, Any]]
 """Operator, inputs, output and attributes."""
 
 
-def spec_model(
-    spec: Spec, precision: Precision, batch: int, remainder: Precision = "fp32"
-) -> bytes:
+def spec_model(spec: Spec, precision: Precision, batch: int, fallback: Precision = "fp32") -> bytes:
     """Returns the ONNX model of a spec, typed throughout: opset 17, at int8 19; IR version 8 or 9.
 
     Inputs are ``x``, and ``residual`` where the spec adds one; the output is ``y``, cut behind
@@ -45,12 +43,12 @@ def spec_model(
         spec: What to run.
         precision: Type of weights and maps.
         batch: Images per run.
-        remainder: At int8, the float type of inputs, output and of what is not quantised.
+        fallback: At int8, the float type of inputs, output and of what is not quantised.
 
     Raises:
-        UsageError: If the batch is less than 1, or the remainder is itself int8.
+        UsageError: If the batch is less than 1, or the fallback is itself int8.
     """
-    float_type = remainder if precision == "int8" else precision
+    float_type = fallback if precision == "int8" else precision
     if float_type not in ELEMENT_TYPES:
         raise UsageError("what int8 leaves in float must be fp32 or fp16, not int8")
     if batch < 1:

@@ -113,7 +113,7 @@ def measure_chunk(
     Raises:
         StickyDeviceError: If this process can no longer use the GPU.
     """
-    rest = backend.int8_remainder
+    rest = backend.int8_fallback
     models = [spec_model(spec, precision, batch, rest) for spec in specs]
     try:
         timings = time_models(

@@ -75,7 +75,7 @@ class Timing:
         """Coefficient of variation of the round medians."""
         return pstdev(self.round_ms) / mean(self.round_ms)
 
-    def doubts(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         """Returns a sentence for every reason not to trust the figure, or not to rely on it."""
         found = []
         if self.variation > VARIATION_LIMIT:

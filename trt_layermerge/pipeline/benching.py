@@ -77,7 +77,7 @@ def bench_elsewhere(context: Context, precisions: Sequence[Precision]) -> Bench:
         seen.append(outcome.conditions)
         return outcome.builds[0]
 
-    rest, measure = context.remainder, context.recipe.measure
+    rest, measure = context.fallback, context.recipe.measure
     models = {p: models_of(context, p) for p in precisions}
     timings = {p: pair(*both) for p, both in models.items()}
     result = assemble(timings, context.meter.device(), measure.batch, rest)
@@ -112,7 +112,7 @@ def models_of(context: Context, precision: Precision) -> Pair:
     measured = context.recipe.measure
     batch = measured.batch if context.recipe.build.max_batch is not None else None
     original, merged = (
-        deployed_model(context, network, precision, context.remainder, keep_io=False, batch=batch)
+        deployed_model(context, network, precision, context.fallback, keep_io=False, batch=batch)
         for network in ("original", "merged")
     )
     return original, merged

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trt_layermerge.backends import Backend, get_backend
-from trt_layermerge.backends.registry import int8_remainder
+from trt_layermerge.backends.registry import int8_fallback
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.graph import LayerGraph
@@ -101,9 +101,9 @@ class Context:
         return get_backend(name, **({"device": self.recipe.device} if name == "torch" else {}))
 
     @property
-    def remainder(self) -> Precision:
+    def fallback(self) -> Precision:
         """The float type of what int8 does not quantise where latency is measured."""
-        return int8_remainder(self.recipe.measure.backend)
+        return int8_fallback(self.recipe.measure.backend)
 
     @property
     def engines(self) -> bool:
@@ -129,7 +129,7 @@ class Context:
 
             agent = SshAgent(measure.host, write_zipapp, note)
         work = self.folder / "jobs"
-        return AgentMeter(measure.backend, work, agent, self.remainder, note)
+        return AgentMeter(measure.backend, work, agent, self.fallback, note)
 
     @property
     def store(self) -> Path:

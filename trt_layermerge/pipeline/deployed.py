@@ -8,10 +8,10 @@ from trt_layermerge.deploy.sidecar import STEMS, Network
 from trt_layermerge.errors import CorruptInputError, UsageError
 from trt_layermerge.pipeline.context import Context
 
-ENGINE_REMAINDER: Precision = "fp16"
+ENGINE_FALLBACK: Precision = "fp16"
 """The float type of what int8 leaves in TensorRT's engines."""
 
-RUNTIME_REMAINDER: Precision = "fp32"
+RUNTIME_FALLBACK: Precision = "fp32"
 """The same in ONNX Runtime on a CPU."""
 
 CALIBRATION = "calibration.json"
@@ -27,7 +27,7 @@ def deployed_model(
     context: Context,
     network: Network,
     precision: Precision,
-    remainder: Precision,
+    fallback: Precision,
     *,
     keep_io: bool = True,
     batch: int | None = None,
@@ -38,7 +38,7 @@ def deployed_model(
         context: The run.
         network: Which of the two.
         precision: What to type it for.
-        remainder: At int8, the float type of what is not quantised; else of no effect.
+        fallback: At int8, the float type of what is not quantised; else of no effect.
         keep_io: Whether inputs and outputs stay float32.
         batch: What to fix the batch to; None leaves it as it was exported.
 
@@ -56,7 +56,7 @@ def deployed_model(
         _check_calibrated(context, network, model)
     if batch is not None:
         model = with_batch(model, batch)
-    return to_precision(model, remainder if precision == "int8" else precision, keep_io=keep_io)
+    return to_precision(model, fallback if precision == "int8" else precision, keep_io=keep_io)
 
 
 def weights_name(context: Context, precision: Precision) -> str:

@@ -51,11 +51,11 @@ class Measured:
 
 
 def onnx_of(
-    module: nn.Module, example: Tensor, precision: Precision, remainder: Precision = "fp32"
+    module: nn.Module, example: Tensor, precision: Precision, fallback: Precision = "fp32"
 ) -> bytes:
     """Returns a network as ONNX bytes at a precision, for timing only: int8 is not calibrated.
 
-    ``remainder`` is the float type of what int8 does not quantise.
+    ``fallback`` is the float type of what int8 does not quantise.
     """
     from trt_layermerge.export.fp16 import to_precision
     from trt_layermerge.export.onnx import export_bytes
@@ -66,7 +66,7 @@ def onnx_of(
     from trt_layermerge.quantize.qdq import quantize_model
     from trt_layermerge.quantize.ranges import fixed_ranges
 
-    return to_precision(quantize_model(model, fixed_ranges(model)), remainder)
+    return to_precision(quantize_model(model, fixed_ranges(model)), fallback)
 
 
 def plan_onnx(context: Context, plan: MergePlan) -> bytes:
@@ -74,14 +74,14 @@ def plan_onnx(context: Context, plan: MergePlan) -> bytes:
     from trt_layermerge.merge import collapse, relax
 
     merged = collapse(relax(context.model, context.graph, plan)).eval()
-    precision, remainder = context.recipe.measure.precision, context.remainder
-    return onnx_of(merged, context.example, precision, remainder)
+    precision, fallback = context.recipe.measure.precision, context.fallback
+    return onnx_of(merged, context.example, precision, fallback)
 
 
 def original_onnx(context: Context) -> bytes:
     """Returns the original network as ONNX bytes."""
-    precision, remainder = context.recipe.measure.precision, context.remainder
-    return onnx_of(context.model, context.example, precision, remainder)
+    precision, fallback = context.recipe.measure.precision, context.fallback
+    return onnx_of(context.model, context.example, precision, fallback)
 
 
 def measure_plans(

@@ -16,8 +16,8 @@ from trt_layermerge.pipeline.built import Built, built_engines, wanted_precision
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.deployed import (
     CALIBRATION,
-    ENGINE_REMAINDER,
-    RUNTIME_REMAINDER,
+    ENGINE_FALLBACK,
+    RUNTIME_FALLBACK,
     deployed_model,
     weights_name,
 )
@@ -47,8 +47,8 @@ def contents_of(context: Context, baked: Baked) -> Contents:
 
     recipe, precision = context.recipe, packaged_precision(context)
     wanted = {precision, *wanted_precisions(context)}
-    models = {p: _model(context, baked, p, ENGINE_REMAINDER) for p in PRECISIONS if p in wanted}
-    portable = _model(context, baked, "int8", RUNTIME_REMAINDER) if "int8" in models else None
+    models = {p: _model(context, baked, p, ENGINE_FALLBACK) for p in PRECISIONS if p in wanted}
+    portable = _model(context, baked, "int8", RUNTIME_FALLBACK) if "int8" in models else None
     face = _interface(context, models["fp32"])
     runnable = models if portable is None else {**models, "int8": portable}
     train = context.data("train")
@@ -75,10 +75,10 @@ def contents_of(context: Context, baked: Baked) -> Contents:
     return _with_engine(context, contents)
 
 
-def _model(context: Context, baked: Baked, precision: Precision, remainder: Precision) -> bytes:
+def _model(context: Context, baked: Baked, precision: Precision, fallback: Precision) -> bytes:
     from trt_layermerge.export.bake import bake
 
-    model = deployed_model(context, "merged", precision, remainder)
+    model = deployed_model(context, "merged", precision, fallback)
     if not baked:
         return model
     preprocess = context.recipe.data.preprocess.build() if baked.normalise else None
@@ -158,7 +158,7 @@ def _accuracy(context: Context) -> dict[str, float]:
         measured = {row["name"]: row["accuracy"] for row in body["comparisons"]}
         found = {"original": body["accuracy"]["original"]}
         for precision in PRECISIONS:
-            found[precision] = measured.get(onnx_name(STEMS["merged"], precision, ENGINE_REMAINDER))
+            found[precision] = measured.get(onnx_name(STEMS["merged"], precision, ENGINE_FALLBACK))
         return {name: float(value) for name, value in found.items() if value is not None}
 
 

@@ -145,7 +145,7 @@ def _jobs(context: Context, wanted: _Wanted, original: bytes) -> Iterator[Job]:
     measure, steps = context.recipe.measure, len(wanted.specs) + len(wanted.plans)
     for count, spec in enumerate(wanted.specs):
         context.reporter.progress("writing jobs", count, steps)
-        model = spec_model(spec, measure.precision, measure.batch, context.remainder)
+        model = spec_model(spec, measure.precision, measure.batch, context.fallback)
         job = Job(str(spec), (model,))
         wanted.spec_keys[job.key] = spec
         yield job

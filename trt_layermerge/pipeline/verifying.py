@@ -11,8 +11,8 @@ from trt_layermerge.deploy.sidecar import STEMS
 from trt_layermerge.pipeline.built import Built, built_engines, wanted_precisions
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.deployed import (
-    ENGINE_REMAINDER,
-    RUNTIME_REMAINDER,
+    ENGINE_FALLBACK,
+    RUNTIME_FALLBACK,
     deployed_model,
 )
 
@@ -33,33 +33,33 @@ def subjects(context: Context) -> list[Subject]:
     backend, batch = get_backend("onnxruntime"), context.recipe.measure.batch
     found = [
         onnx_subject(
-            onnx_name(stem, precision, remainder),
+            onnx_name(stem, precision, fallback),
             network,
-            deployed_model(context, network, precision, remainder, batch=batch),
+            deployed_model(context, network, precision, fallback, batch=batch),
             backend,
             TOLERANCE[precision],
         )
         for precision in wanted_precisions(context)
-        for remainder in remainders(precision)
+        for fallback in fallbacks(precision)
         for network, stem in STEMS.items()
     ]
     engines = (_engines(context, built) for built in built_engines(context) if built.plan)
     return [*found, *chain.from_iterable(engines)]
 
 
-def remainders(precision: Precision) -> tuple[Precision, ...]:
+def fallbacks(precision: Precision) -> tuple[Precision, ...]:
     """Returns the float types that int8 comes with: ONNX Runtime's and TensorRT's; else one."""
-    both = (RUNTIME_REMAINDER, ENGINE_REMAINDER)
+    both = (RUNTIME_FALLBACK, ENGINE_FALLBACK)
     return both if precision == "int8" else both[:1]
 
 
-def onnx_name(stem: str, precision: Precision, remainder: Precision) -> str:
+def onnx_name(stem: str, precision: Precision, fallback: Precision) -> str:
     """Returns the name of an ONNX model, such as ``model.int8-fp16.onnx``.
 
-    fp32 goes without saying; only int8 has a remainder.
+    fp32 goes without saying; only int8 has a fallback.
     """
     typed = "" if precision == "fp32" else f".{precision}"
-    rest = f"-{remainder}" if precision == "int8" and remainder != "fp32" else ""
+    rest = f"-{fallback}" if precision == "int8" and fallback != "fp32" else ""
     return f"{stem}{typed}{rest}.onnx"
 
 
@@ -119,7 +119,7 @@ def leave_models(context: Context, wrong: set[str]) -> None:
         if built.plan is None or built.plan.rpartition("/")[2] not in wrong:
             continue
         batch, precision = context.recipe.measure.batch, built.precision
-        model = deployed_model(context, built.network, precision, ENGINE_REMAINDER, batch=batch)
+        model = deployed_model(context, built.network, precision, ENGINE_FALLBACK, batch=batch)
         write_bytes(context.folder / _debug_name(built), model)
 
 

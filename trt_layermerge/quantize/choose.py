@@ -24,7 +24,7 @@ class Quantized:
     """A network in int8, and what it lost.
 
     Attributes:
-        model: The Q/DQ model, its remainder float32.
+        model: The Q/DQ model, its fallback float32.
         ranges: Largest magnitude of each activation.
         keep_float: Names of the nodes that stay in float, in the order of the graph.
         layers: What quantising each layer alone costs.

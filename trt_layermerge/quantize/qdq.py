@@ -69,7 +69,7 @@ def activations(model: bytes) -> tuple[str, ...]:
 def quantize_model(
     model: bytes, ranges: Mapping[str, float], keep_float: Collection[str] = ()
 ) -> bytes:
-    """Returns the model with Q/DQ pairs: opset 19, the remainder float32, always the same bytes.
+    """Returns the model with Q/DQ pairs: opset 19, the fallback float32, always the same bytes.
 
     Args:
         model: A float32 ONNX model.

@@ -26,7 +26,7 @@ TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-3, "fp16": 1e-2, "int8": 0.2
 
 The expected outputs are those of the same graph in ONNX Runtime: what is left is the order of
 summation and the rounding in between. At int8, where a sum that is a little different falls on
-another step, a float16 remainder moved logits by up to 0.11 and probabilities by up to 0.15
+another step, a float16 fallback moved logits by up to 0.11 and probabilities by up to 0.15
 (``benchmarks/bm_tolerances.py``). Never compared with a GPU.
 """
 
@@ -104,7 +104,7 @@ class Contents:
         name: What servers call it.
         precision: What is deployed.
         models: ONNX by precision, exactly the bytes that engines are built from; fp32 always.
-        portable: The int8 ONNX that ONNX Runtime runs on a CPU, whose remainder is float32.
+        portable: The int8 ONNX that ONNX Runtime runs on a CPU, whose fallback is float32.
         engine: The engine at ``precision``, or None.
         why_no_engine: The reason where there is none.
         interface: Input and output.

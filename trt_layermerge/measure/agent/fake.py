@@ -33,7 +33,7 @@ class FakeBackend:
     """Opens any bytes; a run takes from 0.1 to 1.1 ms by their checksum."""
 
     name = "fake"
-    int8_remainder: Precision = "fp32"
+    int8_fallback: Precision = "fp32"
 
     def __init__(self, script: Path | None = None) -> None:
         """Takes the file that scripts trouble, or the one that the environment names."""

@@ -106,7 +106,7 @@ def timed_precisions(context: Context) -> tuple[Precision, ...]:
     if recipe.build.engine != "none":
         wanted |= set(recipe.build.precisions)
     if "int8" in wanted:
-        wanted.add(context.remainder)
+        wanted.add(context.fallback)
     return tuple(p for p in PRECISIONS if p in wanted)
 
 

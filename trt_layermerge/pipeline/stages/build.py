@@ -19,7 +19,7 @@ from trt_layermerge.pipeline.built import built_engines
 from trt_layermerge.pipeline.context import Context, data_inputs
 from trt_layermerge.pipeline.deployed import (
     CALIBRATION,
-    ENGINE_REMAINDER,
+    ENGINE_FALLBACK,
     deployed_model,
     master_name,
     weights_name,
@@ -99,7 +99,7 @@ def _build(context: Context, network: Network, precision: Precision) -> Json:
 
     folder, chosen = context.folder, context.recipe.build.engine
     api = load_api(None if chosen == "auto" else chosen)
-    model = deployed_model(context, network, precision, ENGINE_REMAINDER)
+    model = deployed_model(context, network, precision, ENGINE_FALLBACK)
     build = build_engine(model, precision, api=api, options=build_options(context, model))
     origin = _origin(context, network, precision)
     machine = this_machine(power_mode().value)

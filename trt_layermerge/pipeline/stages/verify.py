@@ -11,7 +11,7 @@ from trt_layermerge.errors import AccuracyGateError
 from trt_layermerge.pipeline.built import built_engines, engine_hashes, wanted_precisions
 from trt_layermerge.pipeline.context import Context, data_inputs, images_of
 from trt_layermerge.pipeline.data_files import same_files
-from trt_layermerge.pipeline.deployed import CALIBRATION, ENGINE_REMAINDER
+from trt_layermerge.pipeline.deployed import CALIBRATION, ENGINE_FALLBACK
 from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.sections import DataSection
 from trt_layermerge.pipeline.stage import Stage
@@ -133,7 +133,7 @@ def _amend_engines(context: Context, result: Verification) -> tuple[str, ...]:
         plan = context.folder / built.plan
         if check_engine(plan, trust=context.trust_engine) is None:
             continue
-        graph = onnx_name(STEMS[built.network], built.precision, ENGINE_REMAINDER)
+        graph = onnx_name(STEMS[built.network], built.precision, ENGINE_FALLBACK)
         own = {"onnx": measured.get(graph), "engine": measured.get(plan.name)}
         told = {key: share for key, share in own.items() if share is not None}
         amend_sidecar(plan, accuracy={"original": original, "merged": merged, **told})
