@@ -91,6 +91,7 @@ def finetune(
     device: str = "cpu",
     ranks: Ranks | None = None,
     stop_after: int | None = None,
+    metric: Any = None,
 ) -> FinetuneResult:
     """Returns the history of a training; ``student`` is trained in place, on ``device``.
 

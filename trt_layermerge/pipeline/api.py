@@ -11,7 +11,6 @@ from typing import cast
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json, write_text
 from trt_layermerge.errors import UsageError
-from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.folder import RunFolder
 from trt_layermerge.pipeline.options import (
     PACKAGE,
@@ -23,6 +22,7 @@ from trt_layermerge.pipeline.options import (
 from trt_layermerge.pipeline.preflight import preflight
 from trt_layermerge.pipeline.pretrained import completed
 from trt_layermerge.pipeline.recipe import dump_recipe, load_recipe
+from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage, perform
 from trt_layermerge.pipeline.together import first, joined, only_alone
 
@@ -42,27 +42,27 @@ def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | No
         LayerMergeError: One of its kinds (``errors.py``); what was done stays done.
     """
     only_alone("a whole run")
-    context = open_run(recipe, options, reporter or NullReporter())
+    run = open_run(recipe, options, reporter or NullReporter())
     if options.only_stage is not None:
-        perform(stage(options.only_stage), context, again=True, before=lambda: remember(context))
-        return stage(options.only_stage).result(context)
+        perform(stage(options.only_stage), run, again=True, before=lambda: remember(run))
+        return stage(options.only_stage).result(run)
 
     @cache
     def check() -> None:
-        preflight(context)
-        remember(context)
+        preflight(run)
+        remember(run)
 
     again = False
     for name in STAGES:
         again = again or name == options.from_stage
         # Inspecting takes seconds, and tells best what is wrong with a network or its input.
-        perform(stage(name), context, again=again, before=None if name == "inspect" else check)
-    remember(context)
+        perform(stage(name), run, again=again, before=None if name == "inspect" else check)
+    remember(run)
     for name in STAGES:
-        stage(name).gate(context)
-    if context.recipe.package.targets:  # what fails a gate is not bundled
-        perform(stage(PACKAGE), context, again=again or options.from_stage == PACKAGE)
-    return stage(STAGES[-1]).result(context)
+        stage(name).gate(run)
+    if run.recipe.package.targets:  # what fails a gate is not bundled
+        perform(stage(PACKAGE), run, again=again or options.from_stage == PACKAGE)
+    return stage(STAGES[-1]).result(run)
 
 
 def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) -> Json:
@@ -76,31 +76,31 @@ def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) 
         UsageError: If an earlier stage that it needs was not done yet.
         LayerMergeError: One of its kinds (``errors.py``).
     """
-    context = open_run(options.recipe, options, reporter or NullReporter())
-    with joined(name, context.recipe.device) as together:
+    run = open_run(options.recipe, options, reporter or NullReporter())
+    with joined(name, run.recipe.device) as together:
         if together is not None and together.ranks.index > 0:
             if together.wait():
                 from trt_layermerge.pipeline.stages.finetune import assist
 
-                assist(context, together.ranks)
+                assist(run, together.ranks)
             return {}
         if together is not None:
-            context.reporter.note(f"{together.ranks.count} processes train together")
-        return _do(stage(name), replace(context, together=together))
+            run.reporter.note(f"{together.ranks.count} processes train together")
+        return _do(stage(name), replace(run, together=together))
 
 
-def _do(needed: Stage, context: Context) -> Json:
+def _do(needed: Stage, run: Run) -> Json:
     if needed.name == "latency":  # where measuring on another device begins
-        perform(stage("inspect"), context, before=lambda: remember(context))
-    again = not needed.settled(context)
-    perform(needed, context, again=again, before=lambda: remember(context))
-    remember(context)
-    needed.gate(context)
-    return needed.result(context)
+        perform(stage("inspect"), run, before=lambda: remember(run))
+    again = not needed.settled(run)
+    perform(needed, run, again=again, before=lambda: remember(run))
+    remember(run)
+    needed.gate(run)
+    return needed.result(run)
 
 
-def open_run(recipe: Path | None, options: RunOptions, reporter: Reporter) -> Context:
-    """Returns the context of a run, new or begun; a new one remembers its recipe at once.
+def open_run(recipe: Path | None, options: RunOptions, reporter: Reporter) -> Run:
+    """Returns the run of a run, new or begun; a new one remembers its recipe at once.
 
     Raises:
         UsageError: If there is neither a recipe, nor a remembered one, nor a model.
@@ -115,19 +115,19 @@ def open_run(recipe: Path | None, options: RunOptions, reporter: Reporter) -> Co
             "(--recipe FILE, or: trt-layermerge run RECIPE.yaml) or with --model"
         )
     chosen = completed(load_recipe(source, options.overrides))
-    context = Context(chosen, folder, reporter, options.trust_engine)
+    run = Run(chosen, folder, reporter, options.trust_engine)
     if not remembered.is_file() and first():
-        remember(context)
-    return context
+        remember(run)
+    return run
 
 
-def remember(context: Context) -> None:
+def remember(run: Run) -> None:
     """Writes the recipe, with what was typed beside it, into the run's folder.
 
     A begun run takes to another recipe only when work by it begins, so that a mistyped name does
     not stick.
     """
-    path, text = context.folder / "recipe.yaml", dump_recipe(context.recipe)
+    path, text = run.folder / "recipe.yaml", dump_recipe(run.recipe)
     if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)
 

@@ -12,17 +12,17 @@ from trt_layermerge.core.device import PRECISIONS, DeviceInfo, Precision
 from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_bytes, sha256_file
 from trt_layermerge.deploy.sidecar import STEMS
 from trt_layermerge.errors import CorruptInputError, DeviceError, UntrustedInputError
-from trt_layermerge.pipeline.built import Built, built_engines, wanted_precisions
-from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.deployed import (
+from trt_layermerge.pipeline.recipe import dump_recipe
+from trt_layermerge.pipeline.run import Run
+from trt_layermerge.session.built import Built, built_engines, wanted_precisions
+from trt_layermerge.session.deployed import (
     CALIBRATION,
     ENGINE_FALLBACK,
     RUNTIME_FALLBACK,
     deployed_model,
     weights_name,
 )
-from trt_layermerge.pipeline.recipe import dump_recipe
-from trt_layermerge.pipeline.verifying import onnx_name
+from trt_layermerge.session.verifying import onnx_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from trt_layermerge.deploy.bundle.contents import Baked, Contents, Engine, Interface, Samples
 
 
-def packaged_precision(context: Context) -> Precision:
+def packaged_precision(run: Run) -> Precision:
     """Returns the precision of the network that is bundled."""
-    return context.recipe.package.precision or context.recipe.measure.precision
+    return run.recipe.package.precision or run.recipe.measure.precision
 
 
-def contents_of(context: Context, baked: Baked) -> Contents:
+def contents_of(run: Run, baked: Baked) -> Contents:
     """Returns what a bundle of this run holds, with an engine where there is or can be one.
 
     Raises:
@@ -45,15 +45,15 @@ def contents_of(context: Context, baked: Baked) -> Contents:
     """
     from trt_layermerge.deploy.bundle.contents import Contents
 
-    recipe, precision = context.recipe, packaged_precision(context)
-    wanted = {precision, *wanted_precisions(context)}
-    models = {p: _model(context, baked, p, ENGINE_FALLBACK) for p in PRECISIONS if p in wanted}
-    portable = _model(context, baked, "int8", RUNTIME_FALLBACK) if "int8" in models else None
-    face = _interface(context, models["fp32"])
+    recipe, precision = run.recipe, packaged_precision(run)
+    wanted = {precision, *wanted_precisions(recipe)}
+    models = {p: _model(run, baked, p, ENGINE_FALLBACK) for p in PRECISIONS if p in wanted}
+    portable = _model(run, baked, "int8", RUNTIME_FALLBACK) if "int8" in models else None
+    face = _interface(run, models["fp32"])
     runnable = models if portable is None else {**models, "int8": portable}
-    train = context.data("train")
+    train = run.data("train")
     contents = Contents(
-        name=re.sub(r"[^A-Za-z0-9_.-]", "_", context.folder.root.name).lstrip(".-") or "model",
+        name=re.sub(r"[^A-Za-z0-9_.-]", "_", run.folder.root.name).lstrip(".-") or "model",
         precision=precision,
         models=models,
         portable=portable,
@@ -63,29 +63,29 @@ def contents_of(context: Context, baked: Baked) -> Contents:
         baked=baked,
         preprocess=recipe.data.preprocess.build(),
         labels=(train.class_names or None) if train is not None else None,
-        samples=_samples(context, baked, face, runnable),
+        samples=_samples(run, baked, face, runnable),
         recipe=dump_recipe(recipe),
         build={"engine": recipe.build.engine, **recipe.build.options.for_builder()},
-        weights_sha256=sha256_file(context.folder / weights_name(context, precision)),
-        seed=context.seed,
-        calibration=(context.folder / CALIBRATION).read_text("utf-8") if "int8" in models else None,
-        accuracy=_accuracy(context),
-        latency=_latency(context),
+        weights_sha256=sha256_file(run.folder / weights_name(run.folder.root, precision)),
+        seed=run.seed,
+        calibration=(run.folder / CALIBRATION).read_text("utf-8") if "int8" in models else None,
+        accuracy=_accuracy(run),
+        latency=_latency(run),
     )
-    return _with_engine(context, contents)
+    return _with_engine(run, contents)
 
 
-def _model(context: Context, baked: Baked, precision: Precision, fallback: Precision) -> bytes:
+def _model(run: Run, baked: Baked, precision: Precision, fallback: Precision) -> bytes:
     from trt_layermerge.export.bake import bake
 
-    model = deployed_model(context, "merged", precision, fallback)
+    model = deployed_model(run.folder.root, "merged", precision, fallback)
     if not baked:
         return model
-    preprocess = context.recipe.data.preprocess.build() if baked.normalise else None
+    preprocess = run.recipe.data.preprocess.build() if baked.normalise else None
     return bake(model, preprocess, softmax=baked.softmax)
 
 
-def _interface(context: Context, model: bytes) -> Interface:
+def _interface(run: Run, model: bytes) -> Interface:
     import onnx
 
     from trt_layermerge.deploy.bundle.contents import Interface
@@ -93,27 +93,25 @@ def _interface(context: Context, model: bytes) -> Interface:
 
     graph = onnx.load_from_string(model).graph
     _, channels, height, width = (d.dim_value for d in graph.input[0].type.tensor_type.shape.dim)
-    measured = context.recipe.measure.batch
+    measured = run.recipe.measure.batch
     return Interface(
         input=graph.input[0].name,
         image=(channels, height, width),
         output=graph.output[0].name,
         classes=graph.output[0].type.tensor_type.shape.dim[1].dim_value,
         batch=measured,
-        max_batch=context.recipe.build.max_batch if dynamic_batch(model) else None,
+        max_batch=run.recipe.build.max_batch if dynamic_batch(model) else None,
     )
 
 
-def _samples(
-    context: Context, baked: Baked, face: Interface, models: dict[Precision, bytes]
-) -> Samples:
+def _samples(run: Run, baked: Baked, face: Interface, models: dict[Precision, bytes]) -> Samples:
     """Returns two inputs with what ONNX Runtime makes of them at every precision."""
     from trt_layermerge.backends import get_backend
     from trt_layermerge.deploy.bundle.contents import Samples
     from trt_layermerge.deploy.comparison import infer_all
     from trt_layermerge.export.batch import with_batch
 
-    inputs, source = sample_inputs(context, normalised=not baked.normalise)
+    inputs, source = sample_inputs(run, normalised=not baked.normalise)
     backend = get_backend("onnxruntime")
     outputs = {}
     for precision, model in models.items():
@@ -122,19 +120,19 @@ def _samples(
     return Samples(inputs, outputs, source)
 
 
-def sample_inputs(context: Context, *, normalised: bool) -> tuple[NDArray[np.float32], str]:
+def sample_inputs(run: Run, *, normalised: bool) -> tuple[NDArray[np.float32], str]:
     """Returns two inputs ``(2, C, H, W)`` and where they are from, normalised or as pixels.
 
     Images of a data set come normalised; their pixels are worked out again.
     """
-    preprocess = context.recipe.data.preprocess.build()
-    split = "val" if context.recipe.data.val is not None else "train"
-    data = context.data(split)
+    preprocess = run.recipe.data.preprocess.build()
+    split = "val" if run.recipe.data.val is not None else "train"
+    data = run.data(split)
     if data is None:
-        _, channels, height, width = context.recipe.model.input
-        rng = np.random.default_rng(context.seed)
+        _, channels, height, width = run.recipe.model.input
+        rng = np.random.default_rng(run.seed)
         pixels = rng.integers(0, 256, (2, height, width, channels), dtype=np.uint8)
-        images, source = preprocess(pixels), f"random pixels, seed {context.seed}"
+        images, source = preprocess(pixels), f"random pixels, seed {run.seed}"
     else:
         import torch
 
@@ -147,12 +145,12 @@ def sample_inputs(context: Context, *, normalised: bool) -> tuple[NDArray[np.flo
     return raw.astype(np.float32), source
 
 
-def _accuracy(context: Context) -> dict[str, float]:
+def _accuracy(run: Run) -> dict[str, float]:
     """Returns the accuracies of ``verify.json``: of the original, and of what engines are made of.
 
     In torch the merged network has another one than at half precision or in int8.
     """
-    path = context.folder / "verify.json"
+    path = run.folder / "verify.json"
     body = read_json(path, "verify")
     with damage(path):
         measured = {row["name"]: row["accuracy"] for row in body["comparisons"]}
@@ -162,9 +160,9 @@ def _accuracy(context: Context) -> dict[str, float]:
         return {name: float(value) for name, value in found.items() if value is not None}
 
 
-def _latency(context: Context) -> dict[str, Json]:
+def _latency(run: Run) -> dict[str, Json]:
     """Returns the figures of ``bench.json`` in short, by precision."""
-    path = context.folder / "bench.json"
+    path = run.folder / "bench.json"
     body = read_json(path, "bench")
     with damage(path):
         device = str(DeviceInfo.from_json(body["device"]))
@@ -179,7 +177,7 @@ def _latency(context: Context) -> dict[str, Json]:
         }
 
 
-def _with_engine(context: Context, contents: Contents) -> Contents:
+def _with_engine(run: Run, contents: Contents) -> Contents:
     """Returns the contents with the run's engine, or with one that is built for the bundle.
 
     That is an engine of a graph that is baked, or one whose inputs and outputs are plain arrays.
@@ -187,14 +185,14 @@ def _with_engine(context: Context, contents: Contents) -> Contents:
     from trt_layermerge.backends.tensorrt_api import load_api
     from trt_layermerge.deploy.bundle.engine import with_engine
 
-    section = context.recipe.build
+    section = run.recipe.build
     if section.engine == "none":
         return replace(contents, why_no_engine="the recipe asks for none (build.engine)")
-    built = built_engine(context, contents.precision)
+    built = built_engine(run, contents.precision)
     if built is not None and built.plan is None:
         return replace(contents, why_no_engine=built.error)
     if built is not None and not contents.baked and not section.options.free_io_formats:
-        return replace(contents, engine=_read(context, built, contents))
+        return replace(contents, engine=_read(run, built, contents))
     try:
         api = load_api(None if section.engine == "auto" else section.engine)
         return with_engine(contents, api)
@@ -202,25 +200,25 @@ def _with_engine(context: Context, contents: Contents) -> Contents:
         return replace(contents, why_no_engine=str(error))
 
 
-def built_engine(context: Context, precision: Precision) -> Built | None:
+def built_engine(run: Run, precision: Precision) -> Built | None:
     """Returns what ``build`` made of the merged network at a precision, or None if nothing."""
-    for built in built_engines(context):
+    for built in built_engines(run.folder.root):
         if (built.network, built.precision) == ("merged", precision):
             return built
     return None
 
 
-def _read(context: Context, built: Built, contents: Contents) -> Engine:
+def _read(run: Run, built: Built, contents: Contents) -> Engine:
     from trt_layermerge.deploy.bundle.contents import Engine
     from trt_layermerge.deploy.sidecar import read_engine
 
-    plan, sidecar = read_engine(context.folder / str(built.plan))
+    plan, sidecar = read_engine(run.folder / str(built.plan))
     if sidecar is None:
         raise UntrustedInputError(f"the engine {built.plan} has no sidecar, and is not bundled")
     if built.onnx_sha256 != sha256_bytes(contents.models[built.precision]):
-        run = context.folder.root.name
+        name = run.folder.root.name
         raise CorruptInputError(
             f"the engine {built.plan} was built from another network than the run has now; build "
-            f"it again: trt-layermerge run --run {run} --from build"
+            f"it again: trt-layermerge run --run {name} --from build"
         )
     return Engine(plan, sidecar)

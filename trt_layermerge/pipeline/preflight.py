@@ -5,11 +5,11 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from trt_layermerge.errors import MissingDependencyError, UsageError
-from trt_layermerge.pipeline.context import Context, data_inputs
-from trt_layermerge.pipeline.data_files import refuse_overlaps
+from trt_layermerge.pipeline.data_files import data_inputs, refuse_overlaps
+from trt_layermerge.pipeline.run import Run
 
 
-def preflight(context: Context) -> None:
+def preflight(run: Run) -> None:
     """Looks at the device, the images, the training recipes and the calibration of a whole run.
 
     The test images are only looked for: ``verify`` opens them, and nothing else.
@@ -23,31 +23,33 @@ def preflight(context: Context) -> None:
     from trt_layermerge.finetune.data import preprocess_of
     from trt_layermerge.finetune.device import device_named
     from trt_layermerge.finetune.loop import check_teaching
-    from trt_layermerge.pipeline.stages.calibrate import preset_of
-    from trt_layermerge.pipeline.stages.importance import scoring_recipe
-    from trt_layermerge.pipeline.training import training_recipe
+    from trt_layermerge.session.images import calibration_of
+    from trt_layermerge.session.quantizing import preset_of
+    from trt_layermerge.session.scoring import scoring_recipe
+    from trt_layermerge.session.training import training_recipe
 
-    data = context.recipe.data
+    data = run.recipe.data
     refuse_overlaps({"train": data.train, "val": data.val, "test": data.test})
-    device_named(context.recipe.device)
-    if context.recipe.scale.workers > 1 and find_spec("ray") is None:
+    device_named(run.recipe.device)
+    if run.recipe.scale.workers > 1 and find_spec("ray") is None:
         raise MissingDependencyError("ray", "scoring by several workers", "ray")
-    training = training_recipe(context)
-    if context.recipe.importance.method == "finetune" and not context.train.labelled:
+    training = training_recipe(run.recipe.finetune, run.seed, run.train.labelled)
+    if run.recipe.importance.method == "finetune" and not run.train.labelled:
         raise UsageError(
             "importance.method finetune scores by accuracy, and the training images have no "
             "labels; choose calibrate, or give images with labels (data.train)"
         )
-    scoring_recipe(context)
-    if context.recipe.calibrate.qat_epochs and not context.train.labelled:
+    scoring_recipe(run.recipe.importance, run.seed)
+    if run.recipe.calibrate.qat_epochs and not run.train.labelled:
         raise UsageError(
             "calibrate.qat_epochs trains on labels and chooses by accuracy, and the training "
             "images have no labels; set it to 0, or give images with labels (data.train)"
         )
-    preset_of(context)
-    _ = context.calibration
+    preset_of(run.recipe.calibrate)
+    wanted = run.recipe.importance
+    calibration_of(run.train, wanted.fit_images, wanted.score_images, run.seed)
     if training is not None:
-        check_teaching(training, context.train)
-        parse_augment(training.augment, preprocess_of(context.train))
-    context.data("val")
+        check_teaching(training, run.train)
+        parse_augment(training.augment, preprocess_of(run.train))
+    run.data("val")
     data_inputs(data.test)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import ValidationError
 
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import CorruptInputError, UsageError
@@ -16,47 +16,28 @@ from trt_layermerge.finetune.names import parse_name
 from trt_layermerge.pipeline.sections import (
     ONNX,
     PRETRAINED,
-    BuildSection,
-    CalibrateSection,
     DataSection,
-    FinetuneSection,
-    ImportanceSection,
-    MeasureSection,
     ModelSection,
     PackageSection,
-    ScaleSection,
-    SearchSection,
-    Section,
-    Seed,
     VerifySection,
 )
+from trt_layermerge.session.settings import Settings
 
 
-class Recipe(Section):
-    """One run, from the trained network to the report."""
+class Recipe(Settings):
+    """One run, from the trained network to the report.
+
+    Attributes:
+        model: Which network.
+        data: Which images.
+        verify: Gates.
+        package: What is bundled.
+    """
 
     model: ModelSection
     data: DataSection = DataSection()
-    measure: MeasureSection = MeasureSection()
-    search: SearchSection = SearchSection()
-    importance: ImportanceSection = ImportanceSection()
-    finetune: FinetuneSection = FinetuneSection()
-    calibrate: CalibrateSection = CalibrateSection()
-    build: BuildSection = BuildSection()
     verify: VerifySection = VerifySection()
     package: PackageSection = PackageSection()
-    scale: ScaleSection = ScaleSection()
-    device: str = "cpu"
-    seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _batches_fit(self) -> Recipe:
-        largest, measured = self.build.max_batch, self.measure.batch
-        if largest is not None and largest < measured:
-            raise ValueError(
-                f"build.max_batch is {largest}, less than the measured batch of {measured}"
-            )
-        return self
 
     @property
     def int8(self) -> bool:
@@ -99,7 +80,9 @@ def load_recipe(path: Path | None, overrides: Mapping[str, Any]) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """Returns a recipe as YAML that ``load_recipe`` reads back."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    body = recipe.model_dump(mode="json")
+    first = {name: body.pop(name) for name in ("model", "data")}
+    return yaml.safe_dump({**first, **body}, sort_keys=False)
 
 
 def _read(path: Path) -> Json:

@@ -29,11 +29,11 @@ from trt_layermerge.measure.jobs import (
 )
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.pipeline.api import open_run, remember, run_stage, stage
-from trt_layermerge.pipeline.choosing import BUILDS
-from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.networks import original_onnx, plan_onnx, promising, sample_plans
 from trt_layermerge.pipeline.options import NullReporter, Reporter, RunOptions
-from trt_layermerge.pipeline.recorded import (
+from trt_layermerge.pipeline.run import Run
+from trt_layermerge.pipeline.stage import perform
+from trt_layermerge.search.sampling import promising, sample_plans
+from trt_layermerge.session.recorded import (
     Exported,
     Network,
     Recorded,
@@ -41,7 +41,7 @@ from trt_layermerge.pipeline.recorded import (
     exported_path,
     imported_path,
 )
-from trt_layermerge.pipeline.stage import perform
+from trt_layermerge.session.searching import BUILDS
 
 
 @dataclass
@@ -70,29 +70,29 @@ def export_jobs(options: RunOptions, directory: Path, reporter: Reporter | None 
     """
     if directory.is_dir() and any(directory.iterdir()):
         raise UsageError(f"{directory} is not empty; name a folder that is, or a new one")
-    context = open_run(options.recipe, options, reporter or NullReporter())
-    perform(stage("inspect"), context)
-    remember(context)
-    wanted = _wanted(context)
+    run = open_run(options.recipe, options, reporter or NullReporter())
+    perform(stage("inspect"), run)
+    remember(run)
+    wanted = _wanted(run)
     if not wanted.specs and not wanted.plans:
         raise UsageError(
             f"everything that the run {options.run!r} needs measured was imported; choose by it: "
             f"trt-layermerge search --run {options.run}"
         )
-    measure, original = context.recipe.measure, original_onnx(context)
+    measure, original = run.recipe.measure, run.session.networks.original_onnx
     protocol = Protocol(measure.backend, rounds=measure.rounds)
-    manifest = write_jobs(directory, _jobs(context, wanted, original), protocol, original)
+    manifest = write_jobs(directory, _jobs(run, wanted, original), protocol, original)
     exported = Exported(
         manifest,
         measure.backend,
         measure.precision,
         measure.batch,
-        sha256_file(context.folder / "graph.json"),
+        sha256_file(run.folder / "graph.json"),
         Job("sentinel", (original,)).key,
         wanted.spec_keys,
         wanted.networks,
     )
-    exported.save(exported_path(context.folder.root, manifest))
+    exported.save(exported_path(run.folder.root, manifest))
     write_zipapp(directory / AGENT)
     return _told(options, directory, exported)
 
@@ -110,53 +110,57 @@ def _told(options: RunOptions, directory: Path, exported: Exported) -> Json:
     }
 
 
-def _wanted(context: Context) -> _Wanted:
+def _wanted(run: Run) -> _Wanted:
     """Returns the specs without an answer, random plans if there are none, and open finalists."""
-    graph, measure = context.graph, context.recipe.measure
-    candidates = [*context.candidates, *(original_candidate(graph, u.index) for u in graph.units)]
-    recorded = Recorded.of(context)
+    graph, measure = run.graph, run.recipe.measure
+    candidates = [
+        *run.session.candidates,
+        *(original_candidate(graph, u.index) for u in graph.units),
+    ]
+    recorded = Recorded.of(run.folder.root, measure)
     specs = list(dict.fromkeys(spec for c in candidates for spec in c.costs))
     plans: list[tuple[Role, MergePlan]] = []
     if not recorded.outcomes("sample"):
-        samples = sample_plans(graph, promising(graph, candidates), measure.networks, context.seed)
+        samples = sample_plans(graph, promising(graph, candidates), measure.networks, run.seed)
         plans += [("sample", plan) for plan in (MergePlan.of(graph, []), *samples)]
     elif measure.recorded:
         known = recorded.outcomes("finalist")
-        plans += [("finalist", p) for p in _finalists(context) if p.changed not in known]
+        plans += [("finalist", p) for p in _finalists(run) if p.changed not in known]
     return _Wanted([spec for spec in specs if spec not in recorded.entries], plans)
 
 
-def _finalists(context: Context) -> list[MergePlan]:
+def _finalists(run: Run) -> list[MergePlan]:
     """Returns the plans that ``search`` looked at and could not measure."""
-    path = context.folder / "finalists.json"
+    path = run.folder / "finalists.json"
     if not path.is_file():
         return []
     rows = read_json(path, "finalists")["finalists"]
     with damage(path):
         return [
-            MergePlan.of(context.graph, [Candidate.from_json(c) for c in row["candidates"]])
+            MergePlan.of(run.graph, [Candidate.from_json(c) for c in row["candidates"]])
             for row in rows
             if row["measured_ms"] is None and row["error"] is None
         ]
 
 
-def _jobs(context: Context, wanted: _Wanted, original: bytes) -> Iterator[Job]:
+def _jobs(run: Run, wanted: _Wanted, original: bytes) -> Iterator[Job]:
     """Yields the jobs one by one, and notes their keys in ``wanted``."""
-    measure, steps = context.recipe.measure, len(wanted.specs) + len(wanted.plans)
+    networks, measure = run.session.networks, run.recipe.measure
+    steps = len(wanted.specs) + len(wanted.plans)
     for count, spec in enumerate(wanted.specs):
-        context.reporter.progress("writing jobs", count, steps)
-        model = spec_model(spec, measure.precision, measure.batch, context.fallback)
+        run.reporter.progress("writing jobs", count, steps)
+        model = spec_model(spec, measure.precision, measure.batch, networks.fallback)
         job = Job(str(spec), (model,))
         wanted.spec_keys[job.key] = spec
         yield job
     for count, (role, plan) in enumerate(wanted.plans, len(wanted.specs)):
-        context.reporter.progress("writing jobs", count, steps)
-        builds = BUILDS if role == "finalist" and context.engines else 1
+        run.reporter.progress("writing jobs", count, steps)
+        builds = BUILDS if role == "finalist" and measure.engines else 1
         label = f"{role} of {len(plan.changed)} replacements"
-        pair = pair_jobs(original, plan_onnx(context, plan), builds, label)
+        pair = pair_jobs(original, networks.plan_onnx(plan), builds, label)
         wanted.networks.append(Network(role, plan.changed, tuple(job.key for job in pair)))
         yield from pair
-    context.reporter.progress("writing jobs", steps, steps)
+    run.reporter.progress("writing jobs", steps, steps)
 
 
 def import_measurements(options: RunOptions, path: Path, reporter: Reporter | None = None) -> Json:
@@ -179,17 +183,17 @@ def import_measurements(options: RunOptions, path: Path, reporter: Reporter | No
     if not path.is_file():
         raise UsageError(f"there is no file {path}; fetch {RESULTS} from the device first")
     found = read_measurements(path)
-    context = open_run(options.recipe, options, reporter or NullReporter())
-    _check(context, found, path)
-    write_bytes(imported_path(context.folder.root, found.manifest), path.read_bytes())
+    run = open_run(options.recipe, options, reporter or NullReporter())
+    _check(run, found, path)
+    write_bytes(imported_path(run.folder.root, found.manifest), path.read_bytes())
     if found.drift is not None:
-        context.reporter.note(drift_words(found.drift))
+        run.reporter.note(drift_words(found.drift))
     return run_stage("latency", options, reporter)
 
 
-def _check(context: Context, found: Measurements, path: Path) -> None:
+def _check(run: Run, found: Measurements, path: Path) -> None:
     """Refuses answers that are not those of this run, or not all. Raises ``UsageError``."""
-    root, measure = context.folder.root, context.recipe.measure
+    root, measure = run.folder.root, run.recipe.measure
     meaning = exported_path(root, found.manifest)
     if not meaning.is_file():
         raise UsageError(
@@ -211,7 +215,7 @@ def _check(context: Context, found: Measurements, path: Path) -> None:
             f"{known.backend}; on the device move {RESULTS} away, and run the agent again without "
             "--backend"
         )
-    if known.graph != sha256_file(context.folder / "graph.json"):
+    if known.graph != sha256_file(run.folder / "graph.json"):
         raise UsageError(
             f"{path} was measured for another network or input than the run {root.name!r} has by "
             f"now; export the jobs again: trt-layermerge latency --run {root.name} --export-jobs "
@@ -222,7 +226,7 @@ def _check(context: Context, found: Measurements, path: Path) -> None:
             f"{path} lacks {len(missing)} of {len(known.keys)} measurements; continue on the "
             f"device with the same command, python3 {AGENT} DIR, and import the file then"
         )
-    before = Recorded.of(context)
+    before = Recorded.of(root, measure)
     if before.files and before.device != found.device:
         raise UsageError(
             f"{path} was measured on {found.device}, but the run's other latencies on "

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from trt_layermerge import __version__
 from trt_layermerge.core.jsonio import Json, sha256_json
 from trt_layermerge.errors import UsageError
-from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.folder import is_current, outdated, record_stage, unfinished
+from trt_layermerge.pipeline.run import Run
 
 
-def _no_gate(_: Context) -> None:
+def _no_gate(_: Run) -> None:
     """Lets everything pass."""
 
 
-def _always(_: Context) -> bool:
+def _always(_: Run) -> bool:
     """Returns true."""
     return True
 
@@ -40,16 +40,16 @@ class Stage:
 
     name: str
     reads: tuple[str, ...]
-    settings: Callable[[Context], Json]
-    run: Callable[[Context], tuple[str, ...]]
-    result: Callable[[Context], Json]
-    gate: Callable[[Context], None] = _no_gate
-    settled: Callable[[Context], bool] = _always
+    settings: Callable[[Run], Json]
+    run: Callable[[Run], tuple[str, ...]]
+    result: Callable[[Run], Json]
+    gate: Callable[[Run], None] = _no_gate
+    settled: Callable[[Run], bool] = _always
 
 
 def perform(
     stage: Stage,
-    context: Context,
+    run: Run,
     *,
     again: bool = False,
     before: Callable[[], None] | None = None,
@@ -58,7 +58,7 @@ def perform(
 
     Args:
         stage: What to do.
-        context: The run.
+        run: The run.
         again: Whether to do it in any case.
         before: Called if there is something to do, before it is done.
 
@@ -67,12 +67,12 @@ def perform(
             have changed since.
         CorruptInputError: If such a file was not changed by the stage that made it.
     """
-    folder = context.folder
+    folder = run.folder
     if missing := unfinished(folder, stage.reads):
-        run = folder.root.name
+        name = folder.root.name
         raise UsageError(
-            f"the run {run!r} has no {', '.join(missing)} yet, which {stage.name} needs; do the "
-            f"earlier stages first: trt-layermerge run --run {run}"
+            f"the run {name!r} has no {', '.join(missing)} yet, which {stage.name} needs; do the "
+            f"earlier stages first: trt-layermerge run --run {name}"
         )
     if behind := outdated(folder, stage.reads):
         raise UsageError(
@@ -80,16 +80,16 @@ def perform(
             f"{stage.name} would mix old and new; bring all up to date: "
             f"trt-layermerge run --run {folder.root.name}"
         )
-    reads, settings = folder.hashes(stage.reads), stage.settings(context)
+    reads, settings = folder.hashes(stage.reads), stage.settings(run)
     inputs = sha256_json({"version": __version__, "reads": reads, "settings": settings})
     if not again and is_current(folder, stage.name, inputs):
-        context.reporter.stage(stage.name, "skip")
+        run.reporter.stage(stage.name, "skip")
         return
     if before is not None:
         before()
-    context.reporter.stage(stage.name, "run")
+    run.reporter.stage(stage.name, "run")
     started = time.perf_counter()
-    outputs = stage.run(context)
+    outputs = stage.run(run)
     seconds = time.perf_counter() - started
     record_stage(folder, stage.name, inputs, reads, outputs, seconds)
-    context.reporter.stage(stage.name, "done", seconds)
+    run.reporter.stage(stage.name, "done", seconds)

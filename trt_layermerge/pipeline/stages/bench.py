@@ -2,123 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from trt_layermerge.core.device import PRECISIONS, Precision
-from trt_layermerge.core.jsonio import Json, read_json, write_json
-from trt_layermerge.errors import LatencyGateError, UsageError
+from trt_layermerge.core.jsonio import Json, read_json
+from trt_layermerge.errors import LatencyGateError
 from trt_layermerge.measure.conditions import device_here
-from trt_layermerge.pipeline.benching import bench_elsewhere, bench_here, wall_clock
-from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.deployed import CALIBRATION
+from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
-
-if TYPE_CHECKING:
-    from trt_layermerge.measure.bench import Bench
-
-SIDES = ("original", "merged", "speedup", "low", "high")
+from trt_layermerge.session.benching import timed_precisions
+from trt_layermerge.session.deployed import CALIBRATION
 
 
-def _settings(context: Context) -> Json:
-    measure = context.recipe.measure
-    if measure.recorded or measure.host is not None:
+def _settings(run: Run) -> Json:
+    measure = run.recipe.measure
+    if run.session.elsewhere:
         where: Json | list[Any] = [measure.host, measure.recorded]
     else:
-        where = device_here(context.backend).to_json()
+        where = device_here(run.session.backend).to_json()
     return {
         "precision": measure.precision,
-        "precisions": timed_precisions(context),
+        "precisions": timed_precisions(run.recipe),
         "batch": measure.batch,
         "where": where,
-        "trust_engine": context.trust_engine,
+        "trust_engine": run.trust_engine,
     }
 
 
-def _run(context: Context) -> tuple[str, ...]:
-    measure, folder = context.recipe.measure, context.folder
-    exported = read_json(folder / "export.json", "export")["models"]["model.onnx"]
-    found = exported["input_shape"][0]
-    if found != measure.batch and context.recipe.build.max_batch is None:
-        raise UsageError(
-            f"the networks were exported for a batch of {found}, not {measure.batch}; measure, "
-            f"choose and export for that batch: trt-layermerge run --run {folder.root.name}"
-        )
-    write_json(folder / "bench.json", "bench", _body(context))
+def _run(run: Run) -> tuple[str, ...]:
+    run.session.bench()
     return ("bench.json",)
 
 
-def _body(context: Context) -> Json:
-    """Returns ``bench.json``; the figures at the measured precision stand at its top."""
-    measure = context.recipe.measure
-    if measure.recorded:
-        return _unmeasured(context)
-    wanted = timed_precisions(context)
-    if measure.host is not None:
-        result, wall = bench_elsewhere(context, wanted), None
-    else:
-        able = [p for p in wanted if p == measure.precision or p in context.backend.precisions()]
-        result, wall = bench_here(context, able), wall_clock(context, measure.precision)
-    return {
-        "precision": measure.precision,
-        **_main(result, measure.precision),
-        **result.to_json(),
-        "untimed": [
-            {"precision": p, "reason": _why_untimed(context, p)}
-            for p in wanted
-            if p not in {pairing.precision for pairing in result.pairings}
-        ],
-        "wall": wall,
-    }
-
-
-def _main(result: Bench, precision: Precision) -> Json:
-    body = result[precision].to_json()
-    return {name: body[name] for name in SIDES}
-
-
-def _unmeasured(context: Context) -> Json:
-    """Returns the body where latencies are imported and no device is at hand."""
-    measure = context.recipe.measure
-    reason = (
-        "latencies were imported, and the device they are of is not at hand; measure there: "
-        f"trt-layermerge bench --run {context.folder.root.name} --set measure.host=HOST"
-    )
-    return {
-        "precision": measure.precision,
-        "batch": measure.batch,
-        "device": context.meter.device().to_json(),
-        **dict.fromkeys(SIDES),
-        "comparable": False,
-        "reason": reason,
-        "precisions": [],
-        "untimed": [{"precision": p, "reason": reason} for p in timed_precisions(context)],
-        "int8": None,
-    }
-
-
-def timed_precisions(context: Context) -> tuple[Precision, ...]:
-    """Returns the precisions that are timed where the device can: what is measured and built.
-
-    Where int8 is among them, so is the float type it replaces: it has to be faster than that.
-    """
-    recipe = context.recipe
-    wanted = {recipe.measure.precision}
-    if recipe.build.engine != "none":
-        wanted |= set(recipe.build.precisions)
-    if "int8" in wanted:
-        wanted.add(context.fallback)
-    return tuple(p for p in PRECISIONS if p in wanted)
-
-
-def _why_untimed(context: Context, precision: Precision) -> str:
-    backend = context.recipe.measure.backend
-    return (
-        f"{backend} runs {precision} through casts here, which is slower than what will be "
-        "deployed; time it on the target: trt-layermerge bench --backend tensorrt"
-    )
-
-
-def _gate(context: Context) -> None:
+def _gate(run: Run) -> None:
     """Holds what was measured to the limits of the recipe as it is now.
 
     Raises:
@@ -126,7 +41,7 @@ def _gate(context: Context) -> None:
             beyond the spread of the rounds, or slower than allowed; also if a limit is set and
             nothing was measured.
     """
-    body, limits = read_json(context.folder / "bench.json", "bench"), context.recipe.verify
+    body, limits = read_json(run.folder / "bench.json", "bench"), run.recipe.verify
     if limits.never_slower:
         for pair in body["precisions"]:
             if pair["high"] < 1:
@@ -154,8 +69,8 @@ def _slower(body: Json, pair: Json) -> str:
     )
 
 
-def _result(context: Context) -> Json:
-    return read_json(context.folder / "bench.json", "bench")
+def _result(run: Run) -> Json:
+    return read_json(run.folder / "bench.json", "bench")
 
 
 READS = (CALIBRATION, "build.json", "original.onnx", "model.onnx", "export.json")

@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-from trt_layermerge.core.jsonio import Json, read_json, write_json
-from trt_layermerge.pipeline.context import Context, data_inputs, images_of
+from trt_layermerge.core.jsonio import Json, read_json
+from trt_layermerge.pipeline.data_files import data_inputs
 from trt_layermerge.pipeline.models import network_inputs
+from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
+from trt_layermerge.session.images import images_of
+from trt_layermerge.session.session import COMPARED_IMAGES
 
-IMAGES = 16
 
-
-def _settings(context: Context) -> Json:
+def _settings(run: Run) -> Json:
     return {
-        "model": network_inputs(context.recipe.model),
-        "batch": context.recipe.measure.batch,
-        "dynamic_batch": context.recipe.build.max_batch is not None,
-        "val": data_inputs(context.recipe.data.val),
-        "preprocess": context.recipe.data.preprocess.model_dump(mode="json"),
+        "model": network_inputs(run.recipe.model),
+        "batch": run.recipe.measure.batch,
+        "dynamic_batch": run.recipe.build.max_batch is not None,
+        "val": data_inputs(run.recipe.data.val),
+        "preprocess": run.preprocessing,
     }
 
 
-def _run(context: Context) -> tuple[str, ...]:
-    from trt_layermerge.export.onnx import export_onnx
-
-    data = context.data("val") or context.data("train")
-    images = None if data is None else images_of(data, IMAGES)
-    if images is None:
-        context.reporter.note("no images to compare ONNX with torch on: exported unchecked")
-    networks = {"original.onnx": context.model, "model.onnx": context.merged}
-    free = context.recipe.build.max_batch is not None
-    reports = {
-        name: export_onnx(
-            network, context.example, context.folder / name, dynamic_batch=free, check=images
-        ).to_json()
-        for name, network in networks.items()
-    }
-    write_json(context.folder / "export.json", "export", {"models": reports})
+def _run(run: Run) -> tuple[str, ...]:
+    data = run.data("val") or run.data("train")
+    run.session.export(check=None if data is None else images_of(data, COMPARED_IMAGES))
     return "original.onnx", "model.onnx", "export.json"
 
 
-def _result(context: Context) -> Json:
-    return read_json(context.folder / "export.json", "export")
+def _result(run: Run) -> Json:
+    return read_json(run.folder / "export.json", "export")
 
 
 STAGE = Stage("export", ("graph.json", "plan.json", "merged.safetensors"), _settings, _run, _result)

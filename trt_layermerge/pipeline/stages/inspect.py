@@ -4,47 +4,33 @@ from __future__ import annotations
 
 from collections import Counter
 
-from trt_layermerge.core.geometry import mergeable
-from trt_layermerge.core.graph_file import graph_to_json, load_graph, save_graph
-from trt_layermerge.core.jsonio import Json, read_lines, write_lines
-from trt_layermerge.pipeline.context import Context
+from trt_layermerge.core.graph_file import graph_to_json, load_graph
+from trt_layermerge.core.jsonio import Json, read_lines
 from trt_layermerge.pipeline.models import network_inputs
+from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
-from trt_layermerge.search import Limits, enumerate_candidates
 
 
-def _settings(context: Context) -> Json:
-    search = context.recipe.search
+def _settings(run: Run) -> Json:
+    search = run.recipe.search
     return {
-        "model": network_inputs(context.recipe.model),
-        "batch": context.recipe.measure.batch,
+        "model": network_inputs(run.recipe.model),
+        "batch": run.recipe.measure.batch,
         "rules": search.rules,
         "limits": search.limits.model_dump(mode="json"),
     }
 
 
-def _run(context: Context) -> tuple[str, ...]:
-    from trt_layermerge.tracing import trace
-
-    search = context.recipe.search
-    graph = trace(context.model, context.example)
-    limits = Limits(**search.limits.model_dump())
-    offered = enumerate_candidates(graph, search.rules, limits)
-    refused = Counter(why for c in offered if (why := mergeable(graph, c)) is not None)
-    header = {"rules": search.rules, "offered": len(offered), "refused": dict(refused)}
-    rows = [c.to_json() for c in offered if mergeable(graph, c) is None]
-    save_graph(graph, context.folder / "graph.json")
-    write_lines(context.folder / "candidates.jsonl", "candidates", header, rows)
-    if not any(not row["original"] for row in rows):
-        context.reporter.note("nothing in this network can merge; see the barriers of inspect")
+def _run(run: Run) -> tuple[str, ...]:
+    run.session.inspect()
     return "graph.json", "candidates.jsonl"
 
 
-def _result(context: Context) -> Json:
-    graph = load_graph(context.folder / "graph.json")
-    header, rows = read_lines(context.folder / "candidates.jsonl", "candidates")
+def _result(run: Run) -> Json:
+    graph = load_graph(run.folder / "graph.json")
+    header, rows = read_lines(run.folder / "candidates.jsonl", "candidates")
     return {
-        "model": context.recipe.model.name,
+        "model": run.recipe.model.name,
         "rules": header["rules"],
         "graph": graph_to_json(graph),
         "blocks": len(graph.blocks(header["rules"])),

@@ -2,47 +2,26 @@
 
 from __future__ import annotations
 
-from trt_layermerge.core.jsonio import Json, read_json, write_json
-from trt_layermerge.errors import UnsupportedModelError
-from trt_layermerge.pipeline.context import Context, images_of
+from trt_layermerge.core.jsonio import Json, read_json
 from trt_layermerge.pipeline.models import network_inputs
+from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
-from trt_layermerge.pipeline.stages.finetune import save_weights
-
-IMAGES = 8
-
-
-def _settings(context: Context) -> Json:
-    return {"model": network_inputs(context.recipe.model)}
+from trt_layermerge.session.images import images_of
+from trt_layermerge.session.session import CERTIFIED_IMAGES
 
 
-def _run(context: Context) -> tuple[str, ...]:
-    import torch
+def _settings(run: Run) -> Json:
+    return {"model": network_inputs(run.recipe.model)}
 
-    from trt_layermerge.merge import certify, collapse
 
-    relaxed = context.relaxed("relaxed.safetensors")
-    merged = collapse(relaxed)
-    data = context.data("train")
-    if data is None:
-        generator = torch.Generator().manual_seed(context.seed)
-        images = torch.randn(IMAGES, *context.recipe.model.input[1:], generator=generator)
-    else:
-        images = images_of(data, IMAGES)
-    certificate = certify(relaxed, merged, images)
-    write_json(context.folder / "certificate.json", "certificate", certificate.to_json())
-    if not certificate.ok:
-        raise UnsupportedModelError(
-            "the merged network does not compute what the relaxed one does: relative error "
-            f"{certificate.max_rel_error:.1e}; see certificate.json for the block, and please "
-            "report it with the network's name"
-        )
-    save_weights(merged, context, "merged.safetensors")
+def _run(run: Run) -> tuple[str, ...]:
+    data = run.data("train")
+    run.session.merge(None if data is None else images_of(data, CERTIFIED_IMAGES))
     return "merged.safetensors", "certificate.json"
 
 
-def _result(context: Context) -> Json:
-    return read_json(context.folder / "certificate.json", "certificate")
+def _result(run: Run) -> Json:
+    return read_json(run.folder / "certificate.json", "certificate")
 
 
 STAGE = Stage("merge", ("graph.json", "plan.json", "relaxed.safetensors"), _settings, _run, _result)

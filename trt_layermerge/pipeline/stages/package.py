@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from trt_layermerge.core.jsonio import Json, read_json, write_json
 from trt_layermerge.errors import UsageError
-from trt_layermerge.pipeline.built import engine_hashes
-from trt_layermerge.pipeline.context import Context, data_inputs
-from trt_layermerge.pipeline.deployed import CALIBRATION
+from trt_layermerge.pipeline.data_files import data_inputs
 from trt_layermerge.pipeline.packaging import contents_of, packaged_precision
 from trt_layermerge.pipeline.recipe import dump_recipe
+from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.pipeline.stages import bench, verify
+from trt_layermerge.session.built import engine_hashes
+from trt_layermerge.session.deployed import CALIBRATION
 
 if TYPE_CHECKING:
     from trt_layermerge.deploy.bundle.contents import Baked, Contents, Target
@@ -20,42 +21,42 @@ if TYPE_CHECKING:
 FOLDER = "deploy"
 
 
-def _settings(context: Context) -> Json:
-    data = context.recipe.data
+def _settings(run: Run) -> Json:
+    data = run.recipe.data
     return {
-        "run": context.folder.root.name,
-        "recipe": dump_recipe(context.recipe),  # it is part of the bundle
+        "run": run.folder.root.name,
+        "recipe": dump_recipe(run.recipe),  # it is part of the bundle
         "images": [data_inputs(data.val), data_inputs(data.train)],
-        "engines": engine_hashes(context),
+        "engines": engine_hashes(run.folder.root),
     }
 
 
-def _run(context: Context) -> tuple[str, ...]:
+def _run(run: Run) -> tuple[str, ...]:
     from trt_layermerge.deploy.bundle.folder import write_bundle
     from trt_layermerge.deploy.bundle.rebuild import summary
     from trt_layermerge.deploy.bundle.render import render
 
-    targets = context.recipe.package.targets
+    targets = run.recipe.package.targets
     if not targets:
         raise UsageError(
             "nothing says what the bundle is for; type --for plain, triton, deepstream or "
             "isaac-ros, or name package.targets in the recipe"
         )
     for stage in (bench.STAGE, verify.STAGE):  # what fails a gate is not bundled
-        stage.gate(context)
+        stage.gate(run)
     made: dict[Baked, Contents] = {}
     rows, written = [], []
     for target in targets:
-        baked = baked_for(target, context.recipe.package.bake_preprocess)
+        baked = baked_for(target, run.recipe.package.bake_preprocess)
         if baked not in made:
-            made[baked] = contents_of(context, baked)
+            made[baked] = contents_of(run, baked)
         files = render(made[baked], target)
-        folder = context.folder / FOLDER / target
+        folder = run.folder / FOLDER / target
         write_bundle(folder, files)
-        _tell(context, target, made[baked])
+        _tell(run, target, made[baked])
         rows.append(summary(folder, target, made[baked]))
         written += [f"{FOLDER}/{target}/{name}" for name in files]
-    write_json(context.folder / "package.json", "package", {"bundles": rows})
+    write_json(run.folder / "package.json", "package", {"bundles": rows})
     return "package.json", *written
 
 
@@ -72,21 +73,21 @@ def baked_for(target: Target, wanted: bool | None) -> Baked:
     return Baked(normalise=bool(wanted), softmax=bool(wanted))
 
 
-def _tell(context: Context, target: Target, contents: Contents) -> None:
+def _tell(run: Run, target: Target, contents: Contents) -> None:
     from trt_layermerge.deploy.bundle.rebuild import engine_note
 
-    parts = [f"{target}: {packaged_precision(context)}"]
+    parts = [f"{target}: {packaged_precision(run)}"]
     if contents.baked.normalise:
         parts.append("the graph takes RGB from 0 to 255 and gives probabilities")
     elif contents.baked.softmax:
         parts.append("the graph gives probabilities")
     if (note := engine_note(contents, target)) is not None:
         parts.append(note)
-    context.reporter.note("; ".join(parts))
+    run.reporter.note("; ".join(parts))
 
 
-def _result(context: Context) -> Json:
-    return read_json(context.folder / "package.json", "package")
+def _result(run: Run) -> Json:
+    return read_json(run.folder / "package.json", "package")
 
 
 READS = (

@@ -7,11 +7,9 @@ from typing import Any
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.jsonio import Json, read_json, read_lines, write_json
 from trt_layermerge.pipeline.bench_page import bench_of
-from trt_layermerge.pipeline.built import built_engines, engine_names
-from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.deployed import CALIBRATION
 from trt_layermerge.pipeline.folder import stage_seconds
 from trt_layermerge.pipeline.recipe import dump_recipe
+from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.pipeline.versions import versions
 from trt_layermerge.report.data import (
@@ -24,6 +22,8 @@ from trt_layermerge.report.data import (
 from trt_layermerge.report.statistics import PredictionError
 from trt_layermerge.report.summary import NetworkFigures, summary_json
 from trt_layermerge.report.write import write_report
+from trt_layermerge.session.built import built_engines, engine_names
+from trt_layermerge.session.deployed import CALIBRATION
 
 READS = (
     "graph.json",
@@ -41,22 +41,22 @@ READS = (
 )
 
 
-def _settings(context: Context) -> Json:
-    return {"recipe": context.recipe.model_dump(mode="json")}
+def _settings(run: Run) -> Json:
+    return {"recipe": run.recipe.model_dump(mode="json")}
 
 
-def _run(context: Context) -> tuple[str, ...]:
-    summary = _summary(context)
-    write_json(context.folder / "summary.json", "summary", summary)
-    written = write_report(_report(context, summary), context.folder.root)
-    return "summary.json", *(str(path.relative_to(context.folder.root)) for path in written)
+def _run(run: Run) -> tuple[str, ...]:
+    summary = _summary(run)
+    write_json(run.folder / "summary.json", "summary", summary)
+    written = write_report(_report(run, summary), run.folder.root)
+    return "summary.json", *(str(path.relative_to(run.folder.root)) for path in written)
 
 
-def _read(context: Context, kind: str) -> Json:
-    return read_json(context.folder / f"{kind}.json", kind)
+def _read(run: Run, kind: str) -> Json:
+    return read_json(run.folder / f"{kind}.json", kind)
 
 
-def _clock(context: Context, bench: Json) -> float:
+def _clock(run: Run, bench: Json) -> float:
     """Returns how much slower the original ran in ``bench`` than in ``latency``.
 
     The host's speed may have changed in between. Predictions are brought to the clock of ``bench``,
@@ -64,33 +64,33 @@ def _clock(context: Context, bench: Json) -> float:
     """
     if bench["original"] is None:
         return 1.0
-    return float(bench["original"]["p50_ms"] / context.plan.notes["original_ms"])
+    return float(bench["original"]["p50_ms"] / run.plan.notes["original_ms"])
 
 
-def _predicted_ms(context: Context, bench: Json) -> float | None:
+def _predicted_ms(run: Run, bench: Json) -> float | None:
     """Returns the plan's prediction on the clock of ``bench``; None if that ran elsewhere.
 
     Where nothing was benchmarked, the prediction is returned as it is.
     """
-    table, promised = context.latency, context.plan.latency_ms
+    table, promised = run.latency, run.plan.latency_ms
     same_device = table.device.to_json() == bench["device"]
     asked = (bench["precision"], bench["batch"])
     if bench["original"] is None:
         return promised
     if promised is None or not same_device or asked not in {key[1:] for key in table.entries}:
         return None
-    return _clock(context, bench) * promised
+    return _clock(run, bench) * promised
 
 
-def _budget_ms(context: Context, bench: Json) -> float | None:
+def _budget_ms(run: Run, bench: Json) -> float | None:
     """Returns what the plan was chosen for; one asked for as a speed-up on the clock of bench."""
-    budget = context.plan.budget_ms
-    if budget is None or context.recipe.search.budget_ms is not None:
+    budget = run.plan.budget_ms
+    if budget is None or run.recipe.search.budget_ms is not None:
         return budget
-    return _clock(context, bench) * budget
+    return _clock(run, bench) * budget
 
 
-def _latencies(context: Context, bench: Json) -> dict[str, Any]:
+def _latencies(run: Run, bench: Json) -> dict[str, Any]:
     """Returns both latencies and the speed-up, for ``summary.json``.
 
     Where nothing was benchmarked, those that the search went by: imported, or none.
@@ -98,14 +98,14 @@ def _latencies(context: Context, bench: Json) -> dict[str, Any]:
     if bench["original"] is not None:
         sides = {side: bench[side]["p50_ms"] for side in ("original", "merged")}
         return {**sides, "speedup": bench["speedup"]}
-    notes = context.plan.notes
+    notes = run.plan.notes
     sides = {"original": notes["original_ms"], "merged": notes["measured_ms"]}
     return {**sides, "speedup": notes["measured_speedup"]}
 
 
-def _summary(context: Context) -> Json:
-    plan, verify, bench = context.plan, _read(context, "verify"), _read(context, "bench")
-    found = _latencies(context, bench)
+def _summary(run: Run) -> Json:
+    plan, verify, bench = run.plan, _read(run, "verify"), _read(run, "bench")
+    found = _latencies(run, bench)
     original, merged = (
         NetworkFigures(
             verify["accuracy"][side],
@@ -113,23 +113,23 @@ def _summary(context: Context) -> Json:
             len(version.convs),
             version.activation_count,
         )
-        for side, version in (("original", context.graph), ("merged", plan))
+        for side, version in (("original", run.graph), ("merged", plan))
     )
     body = summary_json(
         original=original,
         merged=merged,
         repaired_accuracy=verify["repaired_accuracy"],
         speedup=found["speedup"],
-        predicted_ms=_predicted_ms(context, bench),
-        budget_ms=_budget_ms(context, bench),
-        certificate_max_rel_error=_read(context, "certificate")["max_rel_error"],
+        predicted_ms=_predicted_ms(run, bench),
+        budget_ms=_budget_ms(run, bench),
+        certificate_max_rel_error=_read(run, "certificate")["max_rel_error"],
         precision=bench["precision"],
         backend=bench["device"]["backend"],
         batch=bench["batch"],
-        seed=context.seed,
-        preprocess=context.recipe.data.preprocess.build(),
+        seed=run.seed,
+        preprocess=run.recipe.data.preprocess.build(),
         input_name="input",
-        input_shape=(bench["batch"], *context.recipe.model.input[1:]),
+        input_shape=(bench["batch"], *run.recipe.model.input[1:]),
     )
     for side in ("original", "merged"):
         timed = bench[side] or dict.fromkeys(("p10_ms", "p90_ms"))
@@ -138,42 +138,42 @@ def _summary(context: Context) -> Json:
     return {**body, **spread, "device": str(DeviceInfo.from_json(bench["device"]))}
 
 
-def _report(context: Context, summary: Json) -> RunReport:
-    plan, verify, frontier = context.plan, _read(context, "verify"), _read(context, "frontier")
-    bench = _read(context, "bench")
+def _report(run: Run, summary: Json) -> RunReport:
+    plan, verify, frontier = run.plan, _read(run, "verify"), _read(run, "frontier")
+    bench = _read(run, "bench")
     return RunReport(
-        title=_title(context, summary),
-        model=context.recipe.model.name,
+        title=_title(run, summary),
+        model=run.recipe.model.name,
         device=DeviceInfo.from_json(bench["device"]),
-        graph=context.graph,
+        graph=run.graph,
         plan=plan,
         summary=summary,
         frontier=tuple(FrontierPoint(*point) for point in frontier["points"]),
         chosen=FrontierPoint(plan.latency_ms or 0.0, plan.score or 0.0),
         original_point=FrontierPoint(*frontier["untouched"]),
-        finalists=_finalists(context),
+        finalists=_finalists(run),
         prediction=_prediction(frontier["prediction"]),
         accuracies=_accuracies(verify),
-        history=_history(context),
-        certificate=_read(context, "certificate"),
+        history=_history(run),
+        certificate=_read(run, "certificate"),
         bench=bench_of(bench),
-        calibration=read_json(context.folder / CALIBRATION, "calibrations"),
+        calibration=read_json(run.folder / CALIBRATION, "calibrations"),
         verify=verify,
-        engine=_engine(context),
-        unverified=(*verify["unverified"], *_not_built(context)),
+        engine=_engine(run),
+        unverified=(*verify["unverified"], *_not_built(run)),
         versions=versions(),
-        seed=context.seed,
-        recipe=dump_recipe(context.recipe),
-        stage_seconds=stage_seconds(context.folder),
+        seed=run.seed,
+        recipe=dump_recipe(run.recipe),
+        stage_seconds=stage_seconds(run.folder),
     )
 
 
-def _title(context: Context, summary: Json) -> str:
-    speedup, name = summary["speedup"], context.folder.root.name
+def _title(run: Run, summary: Json) -> str:
+    speedup, name = summary["speedup"], run.folder.root.name
     return name if speedup is None else f"{name}: {speedup:.2f}x faster"
 
 
-def _finalists(context: Context) -> tuple[Finalist, ...]:
+def _finalists(run: Run) -> tuple[Finalist, ...]:
     return tuple(
         Finalist(
             f"{len(row['candidates'])} blocks replaced",
@@ -184,7 +184,7 @@ def _finalists(context: Context) -> tuple[Finalist, ...]:
             row["joint_score"],
             tuple(row["race_scores"] or ()),
         )
-        for row in _read(context, "finalists")["finalists"]
+        for row in _read(run, "finalists")["finalists"]
         if row["measured_ms"] is not None
     )
 
@@ -208,28 +208,28 @@ def _accuracies(verify: Json) -> dict[str, Accuracy]:
     }
 
 
-def _history(context: Context) -> tuple[Epoch, ...]:
-    _, rows = read_lines(context.folder / "finetune.jsonl", "finetune")
+def _history(run: Run) -> tuple[Epoch, ...]:
+    _, rows = read_lines(run.folder / "finetune.jsonl", "finetune")
     return tuple(Epoch(row["epoch"], row["loss"], row["val_accuracy"]) for row in rows)
 
 
-def _engine(context: Context) -> Json | None:
+def _engine(run: Run) -> Json | None:
     from trt_layermerge.deploy.sidecar import sidecar_path
 
-    sidecars = (sidecar_path(context.folder / name) for name in engine_names(context))
+    sidecars = (sidecar_path(run.folder / name) for name in engine_names(run.folder.root))
     return next((read_json(path, "engine") for path in sidecars if path.is_file()), None)
 
 
-def _not_built(context: Context) -> list[str]:
+def _not_built(run: Run) -> list[str]:
     return [
         f"no {built.precision} engine of the {built.network} network was built: {built.error}"
-        for built in built_engines(context)
+        for built in built_engines(run.folder.root)
         if built.error
     ]
 
 
-def _result(context: Context) -> Json:
-    return _read(context, "summary")
+def _result(run: Run) -> Json:
+    return _read(run, "summary")
 
 
 STAGE = Stage("report", READS, _settings, _run, _result)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from trt_layermerge.core.device import PRECISIONS, Precision
 from trt_layermerge.core.jsonio import damage, read_json, sha256_file
 from trt_layermerge.deploy.sidecar import Network
-from trt_layermerge.pipeline.context import Context
+from trt_layermerge.session.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -29,22 +30,21 @@ class Built:
     onnx_sha256: str | None = None
 
 
-def wanted_precisions(context: Context) -> tuple[Precision, ...]:
-    """Returns the precisions that a run measures or builds; the fp32 master is always one."""
-    recipe = context.recipe
-    wanted = {"fp32", recipe.measure.precision}
-    if recipe.build.engine != "none":
-        wanted |= set(recipe.build.precisions)
+def wanted_precisions(settings: Settings) -> tuple[Precision, ...]:
+    """Returns the precisions that are measured or built; the fp32 master is always one."""
+    wanted = {"fp32", settings.measure.precision}
+    if settings.build.engine != "none":
+        wanted |= set(settings.build.precisions)
     return tuple(p for p in PRECISIONS if p in wanted)
 
 
-def built_engines(context: Context) -> tuple[Built, ...]:
+def built_engines(folder: Path) -> tuple[Built, ...]:
     """Returns what ``build.json`` lists, the merged network's engines first.
 
     Raises:
         CorruptInputError: If the file is damaged.
     """
-    path = context.folder / "build.json"
+    path = folder / "build.json"
     body = read_json(path, "build")
     with damage(path):
         found = [
@@ -60,16 +60,16 @@ def built_engines(context: Context) -> tuple[Built, ...]:
     return tuple(sorted(found, key=lambda b: b.network))
 
 
-def engine_names(context: Context) -> list[str]:
+def engine_names(folder: Path) -> list[str]:
     """Returns the engines that were built, relative to the run's folder."""
-    return [built.plan for built in built_engines(context) if built.plan is not None]
+    return [built.plan for built in built_engines(folder) if built.plan is not None]
 
 
-def engine_hashes(context: Context) -> dict[str, str | None]:
+def engine_hashes(folder: Path) -> dict[str, str | None]:
     """Returns the hash of every engine by its name; None where the file is gone.
 
     Part of what decides the outcome of a stage that loads engines: ``build.json`` says which there
     are, not what is in them by now.
     """
-    paths = {name: context.folder / name for name in engine_names(context)}
+    paths = {name: folder / name for name in engine_names(folder)}
     return {name: sha256_file(p) if p.is_file() else None for name, p in paths.items()}

@@ -15,8 +15,9 @@ from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.errors import DeviceError, InfeasibleBudgetError
-from trt_layermerge.pipeline.networks import Measured
-from trt_layermerge.search import Frontier, plan_of
+from trt_layermerge.search.chain import Frontier
+from trt_layermerge.search.evaluator import Measured
+from trt_layermerge.search.solve import plan_of
 
 REACH = 1.08
 """Plans predicted up to this much slower than the budget are built too: the table may be wrong."""

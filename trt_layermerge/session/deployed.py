@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_bytes
 from trt_layermerge.deploy.sidecar import STEMS, Network
 from trt_layermerge.errors import CorruptInputError, UsageError
-from trt_layermerge.pipeline.context import Context
+from trt_layermerge.export.batch import with_batch
+from trt_layermerge.export.fp16 import to_precision
 
 ENGINE_FALLBACK: Precision = "fp16"
 """The float type of what int8 leaves in TensorRT's engines."""
@@ -24,7 +27,7 @@ def master_name(network: Network, precision: Precision) -> str:
 
 
 def deployed_model(
-    context: Context,
+    folder: Path,
     network: Network,
     precision: Precision,
     fallback: Precision,
@@ -35,7 +38,7 @@ def deployed_model(
     """Returns a network of the run as ONNX, typed for a precision.
 
     Args:
-        context: The run.
+        folder: Where the networks were exported to.
         network: Which of the two.
         precision: What to type it for.
         fallback: At int8, the float type of what is not quantised; else of no effect.
@@ -47,19 +50,16 @@ def deployed_model(
         CorruptInputError: If an int8 network is not the one that was calibrated.
         UnsupportedModelError: If the network cannot be typed so, or take this batch.
     """
-    from trt_layermerge.export.batch import with_batch
-    from trt_layermerge.export.fp16 import to_precision
-
     name = master_name(network, precision)
-    model = _read(context, name, "calibrate" if precision == "int8" else "export")
+    model = _read(folder, name, "calibrate" if precision == "int8" else "export")
     if precision == "int8":
-        _check_calibrated(context, network, model)
+        _check_calibrated(folder, network, model)
     if batch is not None:
         model = with_batch(model, batch)
     return to_precision(model, fallback if precision == "int8" else precision, keep_io=keep_io)
 
 
-def weights_name(context: Context, precision: Precision) -> str:
+def weights_name(folder: Path, precision: Precision) -> str:
     """Returns the file of the run with the merged network's weights at a precision.
 
     Raises:
@@ -68,34 +68,34 @@ def weights_name(context: Context, precision: Precision) -> str:
     """
     if precision != "int8":
         return MERGED
-    return str(_calibrated(context, "merged")["weights"])
+    return str(_calibrated(folder, "merged")["weights"])
 
 
-def _read(context: Context, name: str, stage: str) -> bytes:
-    path = context.folder / name
+def _read(folder: Path, name: str, stage: str) -> bytes:
+    path = folder / name
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        run = context.folder.root.name
         raise UsageError(
-            f"the run {run!r} has no {name}; make it first: trt-layermerge {stage} --run {run}"
+            f"the run {folder.name!r} has no {name}; make it first: "
+            f"trt-layermerge {stage} --run {folder.name}"
         ) from error
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _check_calibrated(context: Context, network: Network, model: bytes) -> None:
+def _check_calibrated(folder: Path, network: Network, model: bytes) -> None:
     """Refuses an int8 network that ``calibrate`` did not finish, or that is another one."""
-    if sha256_bytes(model) != _calibrated(context, network)["sha256"]:
+    if sha256_bytes(model) != _calibrated(folder, network)["sha256"]:
         raise CorruptInputError(
-            f"{context.folder / master_name(network, 'int8')} is not as calibrate left it; make it "
-            f"again: trt-layermerge calibrate --run {context.folder.root.name}"
+            f"{folder / master_name(network, 'int8')} is not as calibrate left it; make it "
+            f"again: trt-layermerge calibrate --run {folder.name}"
         )
 
 
-def _calibrated(context: Context, network: Network) -> Json:
+def _calibrated(folder: Path, network: Network) -> Json:
     """Returns what ``calibration.json`` says of a network."""
-    path, run = context.folder / CALIBRATION, context.folder.root.name
+    path, run = folder / CALIBRATION, folder.name
     body = read_json(path, "calibrations")
     with damage(path):
         found = body["networks"].get(network)

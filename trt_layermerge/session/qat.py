@@ -4,61 +4,85 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, cast
+from pathlib import Path
+from typing import cast
 
 import numpy as np
+import onnx
+import torch
 from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import Tensor, nn
 
+from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.jsonio import sha256_bytes, sha256_json
-from trt_layermerge.pipeline.context import Context, images_of
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from trt_layermerge.finetune.qat import RoundedLayer
+from trt_layermerge.finetune.data import LabelledData
+from trt_layermerge.finetune.loop import EpochRow, finetune
+from trt_layermerge.finetune.qat import Operator, RoundedLayer, RoundedNet, qat_recipe
+from trt_layermerge.quantize.layers import find_layers, parse
+from trt_layermerge.quantize.qdq import scale_of
+from trt_layermerge.quantize.session import open_model
+from trt_layermerge.session.images import images_of
 
 STATE = "qat.state.safetensors"
 
 
 def train_rounded(
-    context: Context, model: bytes, ranges: Mapping[str, float], keep_float: Collection[str]
+    merged: nn.Module,
+    teacher: nn.Module,
+    train: LabelledData,
+    model: bytes,
+    ranges: Mapping[str, float],
+    keep_float: Collection[str],
+    *,
+    batch: int,
+    epochs: int,
+    seed: int,
+    device: str,
+    state_path: Path,
+    tell: Callbacks,
 ) -> nn.Module:
     """Returns the merged network, trained; continues where an earlier call stopped.
 
     It learns from the labels and from the original network, on the training images.
 
     Args:
-        context: The run.
+        merged: The merged network; left untouched.
+        teacher: The original network.
+        train: Labelled images.
         model: The float32 ONNX model of the merged network.
         ranges: Largest magnitude of each activation.
         keep_float: Names of the layers that are not rounded.
+        batch: Batch of the ONNX model, where it is fixed.
+        epochs: Passes over the images.
+        seed: Of the training.
+        device: Name of a torch device.
+        state_path: File of the unfinished training.
+        tell: What is called meanwhile.
 
     Raises:
         UnsupportedModelError: If a rounded layer is not found again in the torch network.
     """
-    from trt_layermerge.finetune.loop import EpochRow, finetune
-    from trt_layermerge.finetune.qat import RoundedNet, qat_recipe
-
-    recipe = qat_recipe(context.recipe.calibrate.qat_epochs, context.seed)
-    network = copy.deepcopy(context.merged)
-    images = images_of(context.train, len(context.example))
+    recipe = qat_recipe(epochs, seed)
+    network = copy.deepcopy(merged)
+    images = images_of(train, batch)
     student = RoundedNet(network, rounded_layers(model, ranges, keep_float, images), images)
 
-    def tell(row: EpochRow) -> None:
-        context.reporter.progress("training with int8's rounding", row.epoch, recipe.epochs)
+    def on_epoch(row: EpochRow) -> None:
+        tell.progress("training with int8's rounding", row.epoch, recipe.epochs)
 
     finetune(
         student,
-        context.train,
+        train,
         None,
         recipe,
-        teacher=context.model,
-        state_path=context.folder / STATE,
+        teacher=teacher,
+        state_path=state_path,
         identity=sha256_json([sha256_bytes(model), dict(ranges), sorted(keep_float)]),
-        on_epoch=tell,
-        device=context.recipe.device,
+        on_epoch=on_epoch,
+        device=device,
     )
-    context.model.cpu()
+    teacher.cpu()
     return network.cpu().eval()
 
 
@@ -73,13 +97,6 @@ def rounded_layers(
         keep_float: Names of the layers that are not rounded.
         images: ``(N, C, H, W)``.
     """
-    import torch
-    from onnx import numpy_helper
-
-    from trt_layermerge.finetune.qat import Operator, RoundedLayer
-    from trt_layermerge.quantize.layers import find_layers, parse
-    from trt_layermerge.quantize.qdq import scale_of
-
     graph = parse(model).graph
     nodes = {node.output[0]: node for node in graph.node}
     layers = [layer for layer in find_layers(graph) if layer.name not in keep_float]
@@ -111,10 +128,6 @@ def rounded_layers(
 
 def _values(model: bytes, names: Collection[str], images: Tensor) -> dict[str, NDArray[np.float32]]:
     """Returns values within a network on some images, by name."""
-    import onnx
-
-    from trt_layermerge.quantize.session import open_model
-
     proto = onnx.load_from_string(model)
     inputs = {value.name for value in proto.graph.input}
     inner = sorted(set(names) - inputs)

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.conv import Spec, spec_from_json
 from trt_layermerge.core.device import DeviceInfo, Precision
+from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_file, write_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyEntry, LatencyTable
@@ -22,12 +23,10 @@ from trt_layermerge.errors import UsageError
 from trt_layermerge.measure.isolated import beside
 from trt_layermerge.measure.jobs import Measurements, read_measurements
 from trt_layermerge.measure.meter import Outcome, SpecRequest, silent
-from trt_layermerge.measure.ssh import check_host
 from trt_layermerge.measure.table import Progress
-from trt_layermerge.pipeline.networks import Measured, with_reference
-
-if TYPE_CHECKING:
-    from trt_layermerge.pipeline.context import Context
+from trt_layermerge.search.evaluator import Measured
+from trt_layermerge.session.networks import with_reference
+from trt_layermerge.session.settings import MeasureSection
 
 Role: TypeAlias = Literal["sample", "finalist"]
 Changes: TypeAlias = tuple[Candidate, ...]
@@ -123,20 +122,6 @@ def _network(body: Json) -> Network:
     return Network(body["role"], changed, tuple(str(key) for key in body["keys"]))
 
 
-def source_of(context: Context) -> Json:
-    """Returns what tells where a run's latencies come from, for the settings of its stages.
-
-    A device behind ssh is told by its host alone, so that asking costs no connection.
-    """
-    measure = context.recipe.measure
-    if measure.recorded:
-        folder = context.folder / "jobs/imported"
-        return {"imported": {p.stem: sha256_file(p) for p in sorted(folder.glob("*.jsonl"))}}
-    if measure.host is not None:
-        return {"host": check_host(measure.host)}
-    return {"device": context.meter.device().to_json()}
-
-
 def exported_path(run: Path, manifest: str) -> Path:
     """Returns where a run keeps the meaning of a manifest's jobs."""
     return run / "jobs" / "exported" / f"{manifest}.json"
@@ -160,15 +145,18 @@ class Recorded:
     files: Sequence[tuple[Exported, Measurements]]
 
     @staticmethod
-    def of(context: Context) -> Recorded:
+    def of(root: Path, measure: MeasureSection) -> Recorded:
         """Returns what a run has imported, without what belongs to another setting or network.
+
+        Args:
+            root: Folder of the run.
+            measure: How it measures.
 
         Raises:
             CorruptInputError: If one of its files is damaged.
         """
-        root, measure = context.folder.root, context.recipe.measure
         setting = measure.backend, measure.precision, measure.batch
-        graph = sha256_file(context.folder / "graph.json")
+        graph = sha256_file(root / "graph.json")
         files = []
         paths = (root / "jobs" / "imported").glob("*.jsonl")
         for path in sorted(paths, key=lambda p: (p.stat().st_mtime_ns, p.name)):
@@ -217,13 +205,13 @@ class Recorded:
                 yield network, answers
 
     def measured(
-        self, context: Context, role: Role, reference_ms: float | None
+        self, graph: LayerGraph, role: Role, reference_ms: float | None
     ) -> tuple[float, list[Measured]]:
         """Returns the original's latency and the networks of a role (``networks``)."""
         found = self.outcomes(role)
         if not found:
             return reference_ms or 0.0, []
-        plans = [MergePlan.of(context.graph, changed) for changed in found]
+        plans = [MergePlan.of(graph, changed) for changed in found]
         return with_reference(plans, list(found.values()), reference_ms)
 
 

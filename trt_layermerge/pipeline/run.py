@@ -1,0 +1,126 @@
+"""A run: a recipe, the folder it writes to, and the session that its stages are calls of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.graph_file import load_graph
+from trt_layermerge.core.jsonio import Json
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.tables import LatencyTable
+from trt_layermerge.errors import CorruptInputError, UsageError
+from trt_layermerge.pipeline.folder import RunFolder
+from trt_layermerge.pipeline.options import Reporter
+from trt_layermerge.pipeline.recipe import Recipe, dump_recipe
+
+if TYPE_CHECKING:
+    from trt_layermerge.finetune.data import LabelledData
+    from trt_layermerge.pipeline.together import Together
+    from trt_layermerge.session.session import Session
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is asked for, where it goes, and everything derived from both.
+
+    Attributes:
+        recipe: What to do.
+        folder: Where the files are.
+        reporter: What is called meanwhile.
+        trust_engine: Whether engines that do not match their sidecars are loaded.
+        together: The processes that train together; None where this one is alone.
+    """
+
+    recipe: Recipe
+    folder: RunFolder
+    reporter: Reporter
+    trust_engine: bool = False
+    together: Together | None = None
+
+    @cached_property
+    def session(self) -> Session:
+        """The network on its way; what earlier stages came to is read from the run's folder."""
+        import torch
+
+        from trt_layermerge.pipeline.models import load_network
+        from trt_layermerge.session.session import Session
+
+        recipe = self.recipe
+        session = Session(
+            load_network(recipe.model),
+            torch.zeros(recipe.measure.batch, *recipe.model.input[1:]),
+            folder=self.folder.root,
+            progress=self.reporter.progress,
+            note=self.reporter.note,
+            settings=recipe,
+            preprocess=recipe.data.preprocess.build(),
+            trust_engine=self.trust_engine,
+            stored=True,
+        )
+        session.recipe_text = dump_recipe(recipe)
+        return session
+
+    @cached_property
+    def graph(self) -> LayerGraph:
+        """What ``inspect`` found."""
+        return load_graph(self.folder / "graph.json")
+
+    @cached_property
+    def latency(self) -> LatencyTable:
+        """The latency table, fitted to measured networks."""
+        return LatencyTable.load(self.folder / "latency.jsonl")
+
+    @cached_property
+    def plan(self) -> MergePlan:
+        """The plan that ``search`` chose."""
+        return MergePlan.load(self.folder / "plan.json")
+
+    def data(self, split: str) -> LabelledData | None:
+        """Returns the images of ``train``, ``val`` or ``test``, or None where there are none.
+
+        Raises:
+            CorruptInputError: If they are not of the shape that is measured.
+        """
+        import torch
+
+        from trt_layermerge.finetune.data import open_data
+
+        section = self.recipe.data
+        source: str | None = getattr(section, split)
+        if source is None:
+            return None
+        channels, rows, columns = self.recipe.model.input[1:]
+        framing = section.preprocess.framing(rows, columns)
+        data = open_data(source, section.preprocess.build(), framing=framing)
+        found = tuple(data.batch(torch.arange(1))[0].shape[1:])
+        if found != (channels, rows, columns):
+            raise CorruptInputError(
+                f"the images of {source} are inputs of shape {found}, but the network is traced "
+                f"and measured at {(channels, rows, columns)}; set model.input (--input) to the "
+                "shape of the images, or give images of that shape"
+            )
+        return data
+
+    @cached_property
+    def train(self) -> LabelledData:
+        """The training images. Raises ``UsageError`` where the recipe names none."""
+        data = self.data("train")
+        if data is None:
+            raise UsageError(
+                "the recipe names no training images, and repairing, scoring and fine-tuning need "
+                "some; set data.train (--train npz:FILE, imagefolder:DIR or images:DIR)"
+            )
+        return data
+
+    @property
+    def seed(self) -> int:
+        """The seed of everything random."""
+        return self.recipe.seed
+
+    @property
+    def preprocessing(self) -> Json:
+        """From pixels to the network's input, as a part of what decides a stage's outcome."""
+        return self.recipe.data.preprocess.model_dump(mode="json")

@@ -1,0 +1,94 @@
+"""Which candidates are worth measuring, and random plans of them to correct a table by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from trt_layermerge.core.candidate import Candidate, original_candidate
+from trt_layermerge.core.conv import ConvSpec, Spec
+from trt_layermerge.core.device import Precision
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.tables import LatencyTable
+
+DEARER = 1.5
+"""A merged block may cost this much more arithmetic and still be faster: it is one layer."""
+
+
+def specs_of(plan: MergePlan) -> tuple[Spec, ...]:
+    """Returns everything that a plan's network runs, repetitions included."""
+    return tuple(spec for candidate in plan.candidates for spec in candidate.costs)
+
+
+def useful(
+    graph: LayerGraph,
+    candidates: Sequence[Candidate],
+    table: LatencyTable,
+    precision: Precision,
+    batch: int,
+) -> list[Candidate]:
+    """Returns the candidates that are faster than leaving their block as it is."""
+    singles = [
+        table.cost_ms(original_candidate(graph, i), precision, batch)
+        for i in range(len(graph.units))
+    ]
+    return [
+        c
+        for c in candidates
+        if not c.original
+        and table.cost_ms(c, precision, batch) < sum(singles[c.block.start : c.block.end])
+    ]
+
+
+def promising(graph: LayerGraph, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Returns the candidates that may be faster than their block, where no latency is known yet.
+
+    Those with less arithmetic, and those with fewer convolutions and ``DEARER`` times as much at
+    most.
+    """
+    before = [_work(original_candidate(graph, i)) for i in range(len(graph.units))]
+
+    def better(candidate: Candidate) -> bool:
+        block = before[candidate.block.start : candidate.block.end]
+        macs, convs = sum(m for m, _ in block), sum(c for _, c in block)
+        new_macs, new_convs = _work(candidate)
+        return new_macs < macs or (new_convs < convs and new_macs <= DEARER * macs)
+
+    return [c for c in candidates if not c.original and better(c)]
+
+
+def _work(candidate: Candidate) -> tuple[int, int]:
+    """Returns multiply-accumulates and number of convolutions of a candidate."""
+    convs = [spec for spec in candidate.costs if isinstance(spec, ConvSpec)]
+    return sum(spec.macs for spec in convs), len(convs)
+
+
+def sample_plans(
+    graph: LayerGraph, candidates: Sequence[Candidate], count: int, seed: int
+) -> list[MergePlan]:
+    """Returns random plans from hardly changed to as changed as can be, evenly spread."""
+    by_start: dict[int, list[Candidate]] = {}
+    for candidate in candidates:
+        by_start.setdefault(candidate.block.start, []).append(candidate)
+    rng = np.random.default_rng(seed)
+    return [_sample(graph, by_start, (number + 1) / (count + 1), rng) for number in range(count)]
+
+
+def _sample(
+    graph: LayerGraph,
+    by_start: dict[int, list[Candidate]],
+    share: float,
+    rng: np.random.Generator,
+) -> MergePlan:
+    """Walks the chain and replaces a block wherever a draw falls below ``share``."""
+    position, chosen = 0, []
+    while position < len(graph.units):
+        here = by_start.get(position, [])
+        if here and rng.random() < share:
+            chosen.append(here[int(rng.integers(len(here)))])
+            position = chosen[-1].block.end
+        else:
+            position += 1
+    return MergePlan.of(graph, chosen)

@@ -1,0 +1,1 @@
+"""The whole way on live objects: from a model to a merged, built and verified network."""

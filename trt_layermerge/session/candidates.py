@@ -1,0 +1,37 @@
+"""``candidates.jsonl``: what may stand in the place of a network's blocks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.geometry import mergeable
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.jsonio import damage, read_lines, write_lines
+from trt_layermerge.search import Limits, enumerate_candidates
+from trt_layermerge.session.settings import SearchSection
+
+FILE = "candidates.jsonl"
+
+
+def write_candidates(
+    folder: Path, graph: LayerGraph, section: SearchSection
+) -> tuple[Candidate, ...]:
+    """Writes and returns every candidate that can be merged; the file tells why others cannot."""
+    limits = Limits(**section.limits.model_dump())
+    offered = enumerate_candidates(graph, section.rules, limits)
+    reasons = {c.key: mergeable(graph, c) for c in offered}
+    refused = Counter(why for why in reasons.values() if why is not None)
+    header = {"rules": section.rules, "offered": len(offered), "refused": dict(refused)}
+    usable = tuple(c for c in offered if reasons[c.key] is None)
+    write_lines(folder / FILE, "candidates", header, (c.to_json() for c in usable))
+    return usable
+
+
+def load_candidates(folder: Path) -> tuple[Candidate, ...]:
+    """Returns what ``write_candidates`` wrote. Raises ``UsageError`` and ``CorruptInputError``."""
+    path = folder / FILE
+    _, rows = read_lines(path, "candidates")
+    with damage(path):
+        return tuple(Candidate.from_json(row) for row in rows)

@@ -1,0 +1,143 @@
+"""Images that a session is given: sets of the project's own, or any iterable of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from trt_layermerge.errors import UsageError
+from trt_layermerge.finetune.data import LabelledData, split
+
+Loader: TypeAlias = Iterable[Any]
+"""Batches, again at every pass: images ``(N, C, H, W)``, or tuples that begin with images and,
+where there are labels ``(N,)``, go on with these."""
+
+Images: TypeAlias = LabelledData | Loader
+
+
+@dataclass(frozen=True)
+class TensorImages:
+    """Images in memory.
+
+    Attributes:
+        images: Network inputs ``(N, C, H, W)``.
+        labels: ``(N,)`` int64, or None.
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
+    class_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels."""
+        return self.labels is not None
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns images ``(n, C, H, W)`` and their labels ``(n,)``, or None."""
+        return self.images[indices], None if self.labels is None else self.labels[indices]
+
+
+@dataclass(frozen=True)
+class FirstBatches:
+    """The first batches of a loader at every pass.
+
+    Attributes:
+        loader: Where they come from.
+        count: How many.
+    """
+
+    loader: Loader
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(self.loader), self.count)
+
+
+def is_set(images: Images) -> bool:
+    """Whether images are a set of the project's own, and not a loader."""
+    return hasattr(images, "batch") and hasattr(images, "labelled")
+
+
+def batch_of(batch: Any) -> tuple[Tensor, Tensor | None]:
+    """Returns images and labels, or None, of one batch of a loader.
+
+    Raises:
+        UsageError: If it is neither images nor a tuple that begins with them.
+    """
+    parts = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+    if not parts or not isinstance(parts[0], Tensor) or parts[0].ndim != 4:
+        raise UsageError(
+            f"a loader must give images (N, C, H, W) or tuples that begin with them, not "
+            f"{type(batch).__name__}; wrap it so that it does"
+        )
+    labels = parts[1] if len(parts) > 1 else None
+    return parts[0], labels if isinstance(labels, Tensor) and labels.ndim == 1 else None
+
+
+def in_memory(images: Images, count: int) -> LabelledData:
+    """Returns a set; of a loader, its first images.
+
+    Args:
+        images: A set, which is returned as it is, or a loader.
+        count: How many images of a loader are kept in memory.
+
+    Raises:
+        UsageError: If a loader gives nothing, or no images.
+    """
+    if is_set(images):
+        return images  # type: ignore[return-value]
+    found: list[tuple[Tensor, Tensor | None]] = []
+    held = 0
+    for batch in images:  # type: ignore[union-attr]
+        found.append(batch_of(batch))
+        held += len(found[-1][0])
+        if held >= count:
+            break
+    if not found:
+        raise UsageError("the loader gives no images; give one that can be iterated again")
+    labels = [known for _, known in found if known is not None]
+    return TensorImages(
+        torch.cat([image.detach().cpu().float() for image, _ in found])[:count],
+        torch.cat(labels).cpu()[:count] if len(labels) == len(found) else None,
+    )
+
+
+def calibration_of(
+    images: Images, fit_images: int, score_images: int, seed: int
+) -> tuple[LabelledData, LabelledData]:
+    """Returns disjoint training images: to fit repairs on, and to score on.
+
+    Args:
+        images: The training images; of a loader, the first ones serve.
+        fit_images: How many to fit on; half of all at most.
+        score_images: How many to score on at most.
+        seed: Decides which; of a set, they are drawn.
+
+    Raises:
+        UsageError: If there is a single image.
+    """
+    data = in_memory(images, fit_images + score_images)
+    if len(data) < 2:
+        raise UsageError(
+            "there is a single training image, and repairs are fitted on some images and scored "
+            "on others; give more (data.train)"
+        )
+    fit, rest = split(data, min(fit_images, len(data) // 2), seed)
+    return fit, split(rest, score_images, seed)[0] if score_images < len(rest) else rest
+
+
+def images_of(data: LabelledData, count: int | None = None) -> Tensor:
+    """Returns the first images of a set, or all, as one tensor ``(N, C, H, W)``."""
+    return data.batch(torch.arange(len(data) if count is None else min(count, len(data))))[0]

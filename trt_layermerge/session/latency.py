@@ -1,0 +1,171 @@
+"""Candidates → their latencies, fitted to whole networks measured on the device.
+
+Blocks are measured one by one, then some whole networks of random plans are built and measured
+beside the original, and the block latencies are corrected until they add up to networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trt_layermerge.core.callbacks import Callbacks
+from trt_layermerge.core.candidate import Candidate, original_candidate
+from trt_layermerge.core.conv import Spec, spec_from_json
+from trt_layermerge.core.device import DeviceInfo
+from trt_layermerge.core.jsonio import damage, read_lines, write_lines
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.tables import LatencyTable
+from trt_layermerge.measure.fit import Observation, fit_latency
+from trt_layermerge.measure.meter import SpecRequest
+from trt_layermerge.search.evaluator import Measured
+from trt_layermerge.search.sampling import sample_plans, specs_of, useful
+from trt_layermerge.session.networks import Networks
+from trt_layermerge.session.recorded import Recorded
+from trt_layermerge.session.settings import MeasureSection
+
+FILES = ("latency_bare.jsonl", "networks.jsonl", "latency.jsonl")
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A whole network that was measured: its speed-up, latency, and everything that it runs."""
+
+    ms: float
+    ratio: float
+    specs: tuple[Spec, ...]
+
+    @property
+    def observation(self) -> Observation:
+        """What a latency table is fitted to."""
+        return Observation(self.specs, self.ms)
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """What was measured of a network's candidates.
+
+    Attributes:
+        bare: Latency of every block alone.
+        table: The same, fitted to whole networks.
+        original_ms: Latency of the original network.
+        samples: The whole networks.
+    """
+
+    bare: LatencyTable
+    table: LatencyTable
+    original_ms: float
+    samples: tuple[Sampled, ...]
+
+    def save(self, folder: Path) -> None:
+        """Writes ``FILES``. Raises ``DeviceError``."""
+        self.bare.save(folder / FILES[0])
+        rows = [
+            {"ms": s.ms, "ratio": s.ratio, "specs": [spec.to_json() for spec in s.specs]}
+            for s in self.samples
+        ]
+        header = {"original_ms": self.original_ms, "device": self.bare.device.to_json()}
+        write_lines(folder / FILES[1], "networks", header, rows)
+        self.table.save(folder / FILES[2])
+
+    @staticmethod
+    def load(folder: Path) -> Latencies:
+        """Returns what ``save`` wrote. Raises ``UsageError`` and ``CorruptInputError``."""
+        path = folder / FILES[1]
+        header, rows = read_lines(path, "networks")
+        with damage(path):
+            samples = tuple(
+                Sampled(
+                    float(row["ms"]),
+                    float(row["ratio"]),
+                    tuple(spec_from_json(s) for s in row["specs"]),
+                )
+                for row in rows
+            )
+            original_ms = float(header["original_ms"])
+            DeviceInfo.from_json(header["device"])
+        bare, table = (LatencyTable.load(folder / name) for name in (FILES[0], FILES[2]))
+        return Latencies(bare, table, original_ms, samples)
+
+
+def measure_latency(
+    networks: Networks,
+    candidates: Sequence[Candidate],
+    measure: MeasureSection,
+    store: Path,
+    seed: int,
+    recorded: Recorded | None,
+) -> Latencies:
+    """Returns the latency of every candidate and of every unit left as it is.
+
+    Args:
+        networks: The network, and how its plans are timed.
+        candidates: What may replace its blocks.
+        measure: How much is measured.
+        store: SQLite file of block measurements; what it has is not measured again.
+        seed: Of the random plans.
+        recorded: Imported measurements, which take the place of measuring; None to measure.
+
+    Raises:
+        DeviceError: If the device is not there, or no network could be built and run.
+        UsageError: If precision or batch cannot be measured, or imported blocks are missing.
+        CorruptInputError: If the store is damaged.
+    """
+    graph, tell = networks.graph, networks.tell
+    offered = [*candidates, *(original_candidate(graph, u.index) for u in graph.units)]
+    asked = SpecRequest(
+        [spec for c in offered for spec in c.costs],
+        measure.precision,
+        measure.batch,
+        measure.rounds,
+        store,
+        lambda: networks.original_onnx,
+    )
+    bare = networks.meter.specs(asked, lambda done, total: tell.progress("measuring", done, total))
+    if recorded is not None:
+        original_ms, measured = recorded.measured(graph, "sample", None)
+    else:
+        faster = useful(graph, offered, bare, measure.precision, measure.batch)
+        plans = [MergePlan.of(graph, []), *sample_plans(graph, faster, measure.networks, seed)]
+        original_ms, measured = networks.measure(plans, None, measure.rounds)
+    usable = _explained(_running(measured, tell), bare, measure, tell)
+    samples = tuple(Sampled(m.ms, m.ratio, specs_of(m.plan)) for m in usable)
+    observations = [sample.observation for sample in samples]
+    table = fit_latency(bare, observations, measure.precision, measure.batch)
+    return Latencies(bare, table, original_ms, samples)
+
+
+def _running(measured: Sequence[Measured], tell: Callbacks) -> list[Measured]:
+    """Returns the networks that could be measured."""
+    failed = [m.error for m in measured if m.error is not None]
+    if failed:
+        tell.note(
+            f"{len(failed)} of {len(measured)} networks could not be measured and are left out; "
+            f"the first said: {failed[0]}"
+        )
+    return [m for m in measured if m.error is None]
+
+
+def _explained(
+    measured: list[Measured], bare: LatencyTable, measure: MeasureSection, tell: Callbacks
+) -> list[Measured]:
+    """Returns the networks all of whose blocks have a latency; all, where that leaves none.
+
+    Where the networks were drawn before anything was measured, a block may run in a network that
+    cannot run alone.
+    """
+
+    def failure(network: Measured) -> str | None:
+        keys = ((spec, measure.precision, measure.batch) for spec in specs_of(network.plan))
+        entries = map(bare.entries.__getitem__, keys)
+        return next((entry.error for entry in entries if entry.error is not None), None)
+
+    errors = [error for error in map(failure, measured) if error is not None]
+    if not errors or len(errors) == len(measured):
+        return measured
+    tell.note(
+        f"{len(errors)} of {len(measured)} networks contain a block that could not be timed alone, "
+        f"and are left out; the first said: {errors[0]}"
+    )
+    return [network for network in measured if failure(network) is None]

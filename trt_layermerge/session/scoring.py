@@ -1,0 +1,94 @@
+"""Candidates worth their latency → importance, in this process or by several workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.jsonio import Json, read_lines, sha256_json
+from trt_layermerge.core.tables import LatencyTable
+from trt_layermerge.finetune.data import LabelledData, split
+from trt_layermerge.finetune.recipe import FinetuneRecipe, preset
+from trt_layermerge.importance.calibrate import CalibrateScorer
+from trt_layermerge.importance.finetune import FinetuneScorer
+from trt_layermerge.importance.parallel import Workers, score_in_parallel
+from trt_layermerge.importance.table import Scorer, Scores
+from trt_layermerge.search.sampling import useful
+from trt_layermerge.session.images import Images, calibration_of, images_of, in_memory
+from trt_layermerge.session.settings import ImportanceSection, ScaleSection, Settings
+
+MakeScorer = Callable[[], Scorer]
+
+
+def to_score(
+    graph: LayerGraph, candidates: Sequence[Candidate], table: LatencyTable, settings: Settings
+) -> list[Candidate]:
+    """Returns the candidates worth their latency; under the paper's protocol untouched units too.
+
+    There every entry is trained anew, and a unit that is not would count as free.
+    """
+    measure = settings.measure
+    faster = useful(graph, candidates, table, measure.precision, measure.batch)
+    if settings.importance.method == "calibrate":
+        return faster
+    return [*faster, *(c for c in candidates if c.original)]
+
+
+def scoring_recipe(section: ImportanceSection, seed: int) -> FinetuneRecipe:
+    """Returns how to train for one entry under the paper's protocol."""
+    changes = {"seed": seed, **section.finetune}
+    return FinetuneRecipe.from_json({**preset("importance").to_json(), **changes})
+
+
+def scorer_of(model: nn.Module, graph: LayerGraph, train: Images, settings: Settings) -> MakeScorer:
+    """Returns what makes the scorer of the wanted method; all that it needs is loaded.
+
+    Args:
+        model: The original network, in eval mode.
+        graph: What was traced of it.
+        train: The training images.
+        settings: Method, numbers of images, device and seed.
+    """
+    section, seed = settings.importance, settings.seed
+    if section.method == "finetune":
+        data: LabelledData = in_memory(train, 1 << 20)
+        held_out, rest = split(data, section.score_images, seed)
+        recipe = scoring_recipe(section, seed)
+        return partial(FinetuneScorer, model, graph, rest, held_out, recipe, device=settings.device)
+    fit, score = calibration_of(train, section.fit_images, section.score_images, seed)
+    return partial(
+        CalibrateScorer, model, graph, images_of(fit), images_of(score), seed=settings.seed
+    )
+
+
+def scores(
+    candidates: Sequence[Candidate], make: Callable[[], MakeScorer], scale: ScaleSection, gpus: int
+) -> Scores:
+    """Yields every candidate with its score, from this process or from several workers.
+
+    Args:
+        candidates: What to score.
+        make: Loads what the scorer needs (``scorer_of``); not called where there is nothing to do.
+        scale: Which processes score.
+        gpus: GPUs of each worker.
+    """
+    if scale.workers > 1 or scale.ray is not None:
+        workers = Workers(scale.workers, scale.ray, scale.threads, gpus=gpus)
+        yield from score_in_parallel(candidates, make(), workers)
+    elif candidates:
+        scorer = make()()
+        yield from ((candidate, scorer.entry(candidate)) for candidate in candidates)
+
+
+def set_aside(path: Path, notes: Json) -> None:
+    """Renames a table that other settings made; it may have taken days."""
+    if not path.exists():
+        return
+    header, _ = read_lines(path, "importance")
+    if header.get("notes") != notes:
+        path.rename(path.with_suffix(f".{sha256_json(header)[:8]}.jsonl"))

@@ -1,0 +1,200 @@
+"""Tables and a budget → the frontier, measured finalists, and the plan that is chosen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.jsonio import Json, write_json
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.tables import ImportanceTable, LatencyTable
+from trt_layermerge.finetune.data import LabelledData
+from trt_layermerge.measure.fit import Observation, fit_latency
+from trt_layermerge.search import Objective
+from trt_layermerge.search.choosing import Choice, Goal, Imported, Ranked
+from trt_layermerge.search.closing import Closed, Tools
+from trt_layermerge.search.evaluator import Measured
+from trt_layermerge.search.problem import Problem, uses_paper_protocol
+from trt_layermerge.search.sampling import specs_of
+from trt_layermerge.session.latency import Latencies
+from trt_layermerge.session.networks import Networks
+from trt_layermerge.session.recorded import Recorded
+from trt_layermerge.session.settings import MeasureSection, ObjectiveSection, Settings
+from trt_layermerge.session.starts import Starts, joint_delta
+from trt_layermerge.session.training import Racers, races
+
+BUILDS = 3
+"""How often the engine of the chosen network is built: builders choose kernels by chance too."""
+
+
+@dataclass(frozen=True)
+class WholeNetworks:
+    """Measures, scores and trains the networks of plans (``search.evaluator.Evaluator``).
+
+    Attributes:
+        networks: Builds and times them.
+        starts: Repairs them.
+        racers: Trains them.
+        score: Images that they are scored on.
+        original_ms: Latency of the original in the first measurement.
+        builds: How often a network is built when it is measured again.
+        paper: Whether the table was made by the paper's protocol, which decides alone then.
+    """
+
+    networks: Networks
+    starts: Starts
+    racers: Racers
+    score: LabelledData
+    original_ms: float
+    builds: int
+    paper: bool
+
+    def measure(self, plans: Sequence[MergePlan]) -> list[Measured]:
+        """Returns each plan's latency, timed in turns with the original."""
+        rounds = self.starts.settings.measure.rounds
+        return self.networks.measure(plans, self.original_ms, rounds)[1]
+
+    def measure_again(self, plan: MergePlan) -> Measured:
+        """Returns a second measurement, for the first one flatters what was picked by it."""
+        rounds = 2 * self.starts.settings.measure.rounds
+        _, (again,) = self.networks.measure([plan], self.original_ms, rounds, self.builds)
+        return again
+
+    def joint_delta(self, plan: MergePlan) -> float:
+        """Returns minus the loss of the whole repaired network."""
+        return joint_delta(self.starts, plan, self.score)
+
+    @cached_property
+    def races(self) -> bool:
+        """Whether plans are trained a little; under the paper's protocol the table decides."""
+        return not self.paper and races(self.starts.settings, self.racers.teaching.recipe)
+
+    def climb(self, plan: MergePlan, racer: int, rungs: int) -> list[float]:
+        """Trains a plan's network up to a rung."""
+        return self.racers.climb(plan, racer, rungs)
+
+
+def objective_of(wanted: ObjectiveSection, *, paper: bool) -> Objective:
+    """Returns what the search maximises; ``paper`` is whether the table is by its protocol."""
+    if wanted.form != "auto":
+        return Objective(wanted.form, wanted.capacity)
+    return Objective("exp" if paper else "delta", wanted.capacity)
+
+
+def goal_of(settings: Settings, original_ms: float) -> Goal:
+    """Returns what is looked for; a budget in ms comes before a speed-up."""
+    search = settings.search
+    return Goal(
+        original_ms,
+        search.budget_ms or original_ms / search.speedup,
+        search.budget_ms is not None,
+        search.headroom,
+        search.finalists,
+        search.loops,
+        search.samples,
+        settings.seed,
+    )
+
+
+def loop_tools(
+    problem: Problem, latencies: Latencies, measure: MeasureSection, networks: WholeNetworks
+) -> Tools:
+    """Returns what the closed loop needs done."""
+    before = [sample.observation for sample in latencies.samples]
+
+    def fit(measured: Sequence[Measured]) -> LatencyTable:
+        seen = [Observation(specs_of(m.plan), m.ms) for m in measured if m.error is None]
+        return fit_latency(latencies.bare, [*before, *seen], measure.precision, measure.batch)
+
+    return Tools(fit, problem.frontier, networks.measure, problem.priced)
+
+
+def imported_of(recorded: Recorded, problem: Problem, latencies: Latencies) -> Imported:
+    """Returns the imported finalists that are still plans of this network's candidates."""
+    _, found = recorded.measured(problem.graph, "finalist", latencies.original_ms)
+    offered = {c.key for c in problem.candidates}
+    known = [m for m in found if all(c.key in offered for c in m.plan.changed)]
+    return Imported(known, latencies.table.notes["fit"]["worst_error"], recorded.remedy)
+
+
+def problem_of(
+    graph: LayerGraph,
+    candidates: tuple[Candidate, ...],
+    importance: ImportanceTable,
+    settings: Settings,
+) -> Problem:
+    """Returns what is searched: candidates, their worth, and what the settings maximise."""
+    search, measure = settings.search, settings.measure
+    objective = objective_of(search.objective, paper=uses_paper_protocol(importance))
+    return Problem(
+        graph, candidates, importance, measure.precision, measure.batch, search.mode, objective
+    )
+
+
+def save_choice(
+    folder: Path, choice: Choice, problem: Problem, goal: Goal, notes: Mapping[str, object]
+) -> MergePlan:
+    """Writes ``frontier.json``, ``finalists.json`` and ``plan.json``; returns the plan.
+
+    Args:
+        folder: Where to.
+        choice: What the search came to.
+        problem: What was searched.
+        goal: What was looked for.
+        notes: What else the plan's file tells.
+    """
+    ranked = {one.finalist.plan.candidates: one for one in choice.ranked}
+    rows = [
+        {
+            "predicted_ms": f.predicted_ms,
+            "measured_ms": f.ms if math.isfinite(f.ms) else None,
+            "error": f.measured.error if f.measured else None,
+            "score": f.plan.score,
+            "joint_score": _finite(known.joint),
+            "race_scores": [_finite(s) for s in known.raced.scores] if known.raced else None,
+            "chosen": f is choice.chosen,
+            "candidates": [c.to_json() for c in f.plan.changed],
+        }
+        for f in choice.closed.finalists
+        for known in [ranked.get(f.plan.candidates, Ranked(f))]
+    ]
+    save_frontier(folder, choice.closed, problem)
+    write_json(folder / "finalists.json", "finalists", {"finalists": rows})
+    measured, chosen = choice.measured, choice.chosen
+    told = {
+        "measured_ms": measured.ms if measured else None,
+        "measured_speedup": measured.ratio if measured else None,
+        "measured_builds": list(measured.ratios) if measured else [],
+        "original_ms": goal.original_ms,
+    }
+    plan = replace(
+        chosen.plan,
+        latency_ms=chosen.predicted_ms,
+        budget_ms=goal.budget_ms,
+        notes={**notes, **told},
+    )
+    plan.save(folder / "plan.json")
+    return plan
+
+
+def save_frontier(folder: Path, closed: Closed, problem: Problem) -> None:
+    """Writes ``frontier.json``."""
+    overhead = closed.table.overhead_ms
+    kept = problem.priced(closed.table, MergePlan.of(problem.graph, []))
+    body: Json = {
+        "points": [[latency + overhead, score] for latency, score in closed.frontier],
+        "untouched": [kept.latency_ms, kept.score],
+        "overhead_ms": overhead,
+        "prediction": dict(closed.table.notes),
+    }
+    write_json(folder / "frontier.json", "frontier", body)
+
+
+def _finite(score: float | None) -> float | None:
+    """Returns a score as JSON can hold it: None too where a network's answers are not finite."""
+    return score if score is not None and math.isfinite(score) else None

@@ -1,0 +1,748 @@
+"""The whole way on live objects, verb by verb: from a trained model to a verified network.
+
+A session keeps what each verb came to, in memory and in its folder. The stages of a run are thin
+calls of these verbs; what another process left in the folder is read from there (``stored``).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar, cast
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from trt_layermerge.backends import Backend, get_backend
+from trt_layermerge.backends.registry import int8_fallback
+from trt_layermerge.core.callbacks import Callbacks
+from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.device import Precision
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.graph_file import load_graph, save_graph
+from trt_layermerge.core.jsonio import Json, sha256_bytes, sha256_file, write_json
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.preprocess import Preprocess
+from trt_layermerge.core.tables import ImportanceTable, LatencyTable
+from trt_layermerge.errors import UnsupportedModelError, UsageError
+from trt_layermerge.export.onnx import ExportReport, export_onnx
+from trt_layermerge.finetune.data import LabelledData
+from trt_layermerge.finetune.loop import FinetuneResult
+from trt_layermerge.finetune.ranks import Ranks
+from trt_layermerge.importance.table import fill_table
+from trt_layermerge.measure.meter import Meter
+from trt_layermerge.merge import Certificate, RelaxedNet, certify, collapse
+from trt_layermerge.pipeline.models import fill
+from trt_layermerge.search.choosing import Choice, Goal, choose, choose_imported
+from trt_layermerge.search.closing import BudgetMissedError
+from trt_layermerge.search.problem import Problem, uses_paper_protocol
+from trt_layermerge.session import searching
+from trt_layermerge.session.benching import bench_networks
+from trt_layermerge.session.building import About, build_engines
+from trt_layermerge.session.candidates import load_candidates, write_candidates
+from trt_layermerge.session.deployed import MERGED
+from trt_layermerge.session.images import Images, calibration_of, images_of, in_memory
+from trt_layermerge.session.latency import Latencies, measure_latency
+from trt_layermerge.session.meters import meter_of
+from trt_layermerge.session.networks import Networks
+from trt_layermerge.session.quantizing import quantize_networks, save_weights
+from trt_layermerge.session.recorded import Recorded
+from trt_layermerge.session.scoring import scorer_of, scores, set_aside, to_score
+from trt_layermerge.session.settings import Settings
+from trt_layermerge.session.starts import Starts
+from trt_layermerge.session.training import Metric, Racers, Teaching
+from trt_layermerge.session.verifying import image_batches, verify_networks
+from trt_layermerge.tracing import trace
+
+_T = TypeVar("_T")
+
+REPAIRED, RELAXED = "repaired.safetensors", "relaxed.safetensors"
+STATE = "finetune.state.safetensors"
+CERTIFIED_IMAGES, COMPARED_IMAGES = 8, 16
+
+
+class Session:
+    """A network on its way to a faster one.
+
+    The verbs, in their order: ``measure``, ``score``, ``search``, ``relax``, ``repair``, ``train``
+    (or a loop of one's own over the network that ``relax`` returned), ``merge``, ``export``,
+    ``quantize``, ``build``, ``bench``, ``verify``. Each takes what the ones before it came to.
+    Images may be any iterable of batches that can be passed over again: tensors ``(N, C, H, W)``,
+    or tuples of images and labels ``(N,)``. A verb without images takes those of an earlier one.
+
+    Args:
+        model: The trained network; left untouched.
+        example_inputs: An input ``(N, C, H, W)``, or a tuple of one; latency is measured at its
+            shape, N included.
+        backend: What measures: ``onnxruntime``, ``torch``, ``tensorrt``, ``tensorrt_rtx``.
+        precision: ``fp32``, ``fp16`` or ``int8``: what is measured and deployed.
+        folder: Where tables, weights and engines go, and from where an interrupted session
+            continues; None for a folder that goes with the session.
+        seed: Of everything random.
+        progress: Called with the name of the work, and how many of how many steps are done.
+        note: Called with whatever is worth a line.
+        settings: What else decides the outcome, as the sections of a recipe (``measure``,
+            ``search``, ``importance``, ``finetune``, ``calibrate``, ``build``, ``scale``).
+        preprocess: How an image becomes an input, for the files beside an engine.
+        class_names: Names of the classes, for the same.
+        trust_engine: Whether engines that do not match their sidecars are loaded.
+        stored: Whether what is missing is read from the folder, as another process left it.
+
+    Raises:
+        UsageError: If a setting cannot be used.
+
+    Attributes:
+        model: A copy of the network in eval mode, on the CPU.
+        example: The input.
+        settings: Everything that decides what the verbs do.
+        folder: Where the files are.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: Tensor | tuple[Tensor, ...],
+        *,
+        backend: str = "onnxruntime",
+        precision: Precision = "fp32",
+        folder: str | Path | None = None,
+        seed: int = 0,
+        progress: Callable[[str, int, int], None] | None = None,
+        note: Callable[[str], None] | None = None,
+        settings: Settings | Mapping[str, Any] | None = None,
+        preprocess: Preprocess | None = None,
+        class_names: tuple[str, ...] = (),
+        trust_engine: bool = False,
+        stored: bool = False,
+    ) -> None:
+        inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+        if len(inputs) != 1 or inputs[0].ndim != 4:
+            raise UsageError(
+                f"{len(inputs)} example inputs were given, and a session needs one batch of images "
+                "(N, C, H, W); wrap the network in a module whose forward takes one tensor"
+            )
+        self.example = inputs[0].detach().cpu().float()
+        self.model = model if stored else copy.deepcopy(model).cpu().eval()
+        if isinstance(settings, Settings):
+            self.settings = settings
+        else:
+            measure = {"backend": backend, "precision": precision, "batch": len(self.example)}
+            self.settings = settings_of(settings or {}, measure, seed)
+        self._temporary = None if folder else TemporaryDirectory(prefix="trt-layermerge-")
+        self.folder = Path(folder or cast(TemporaryDirectory[str], self._temporary).name)
+        silent = Callbacks()
+        self.tell = Callbacks(progress or silent.progress, note or silent.note)
+        self.preprocess = preprocess or Preprocess(1.0, (0.0,), (1.0,))
+        self.class_names, self.trust_engine, self.stored = class_names, trust_engine, stored
+        self.recipe_text, self.keep_frontier = "", False
+        self._made: dict[str, Any] = {}
+        self._images: dict[str, Images | None] = {}
+
+    def _have(self, name: str, verb: str, load: Callable[[], _T]) -> _T:
+        """Returns what a verb came to; read from the folder where another process left it."""
+        if name not in self._made:
+            if not self.stored:
+                raise UsageError(f"there is no {name} yet; call session.{verb}() first")
+            self._made[name] = load()
+        return cast(_T, self._made[name])
+
+    def _given(self, name: str, images: Images | None) -> Images | None:
+        """Returns images that a verb was given, or else those of an earlier one."""
+        if images is not None:
+            self._images[name] = images
+        return self._images.get(name)
+
+    def _training_images(self, images: Images | None) -> Images:
+        found = self._given("train", images)
+        if found is None:
+            raise UsageError(
+                "no training images were given, and repairing, scoring and training need some; "
+                "pass a loader (train)"
+            )
+        return found
+
+    # What is measured with, made when it is first needed.
+
+    @cached_property
+    def backend(self) -> Backend:
+        """What runs networks in this process; torch runs them where torch computes."""
+        name = self.settings.measure.backend
+        return get_backend(name, **({"device": self.settings.device} if name == "torch" else {}))
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether another device, or a file of its answers, tells latencies."""
+        return self.settings.measure.recorded or self.settings.measure.host is not None
+
+    @cached_property
+    def meter(self) -> Meter:
+        """What measures latency."""
+        measure = self.settings.measure
+        backend = None if self.elsewhere or measure.engines else self.backend
+        return meter_of(measure, backend, self.folder, self.tell)
+
+    @cached_property
+    def networks(self) -> Networks:
+        """Builds the networks of plans, and times them."""
+        measure = self.settings.measure
+        return Networks(
+            self.model,
+            self.graph,
+            self.example,
+            measure.precision,
+            int8_fallback(measure.backend),
+            self.meter,
+            self.tell,
+        )
+
+    # What the verbs came to.
+
+    @property
+    def graph(self) -> LayerGraph:
+        """What was traced: units, residuals, and barriers with their reasons."""
+        if "graph" not in self._made and not self.stored:
+            self.inspect()
+        return self._have("graph", "inspect", lambda: load_graph(self.folder / "graph.json"))
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """What may stand in the place of the network's blocks."""
+        if "candidates" not in self._made and not self.stored:
+            self.inspect()
+        return self._have("candidates", "inspect", lambda: load_candidates(self.folder))
+
+    @property
+    def latencies(self) -> Latencies:
+        """What ``measure`` came to."""
+        return self._have("latencies", "measure", lambda: Latencies.load(self.folder))
+
+    @property
+    def importance(self) -> ImportanceTable:
+        """What ``score`` came to."""
+        path = self.folder / "importance.jsonl"
+        return self._have("importance", "score", lambda: ImportanceTable.load(path))
+
+    @property
+    def plan(self) -> MergePlan:
+        """What ``search`` chose, or what ``use`` set."""
+        return self._have("plan", "search", lambda: MergePlan.load(self.folder / "plan.json"))
+
+    @property
+    def relaxed(self) -> RelaxedNet:
+        """The network of the plan that is trained, its blocks not merged yet."""
+        return self._have("relaxed", "relax", lambda: self.filled(RELAXED))
+
+    @property
+    def merged(self) -> nn.Module:
+        """The merged network, in eval mode."""
+
+        def load() -> nn.Module:
+            network = collapse(self._starts().unfilled(self.plan).eval())
+            fill(network, self.folder / MERGED)
+            return network.eval()
+
+        return self._have("merged", "merge", load)
+
+    @property
+    def certificate(self) -> Certificate:
+        """How far the merged network is from the trained one, of this process's ``merge``."""
+        return self._have("certificate", "merge", lambda: self._certified(self.relaxed))
+
+    # Verbs.
+
+    def inspect(self) -> LayerGraph:
+        """Traces the network, and writes ``graph.json`` and ``candidates.jsonl``.
+
+        Returns:
+            Units, segments, residuals, and barriers with their reasons.
+
+        Raises:
+            UnsupportedModelError: If the network cannot be traced.
+            CorruptInputError: If a weight is not finite.
+        """
+        graph = trace(self.model, self.example)
+        save_graph(graph, self.folder / "graph.json")
+        self._made["graph"] = graph
+        self._made["candidates"] = write_candidates(self.folder, graph, self.settings.search)
+        if not any(not c.original for c in self.candidates):
+            self.tell.note("nothing in this network can merge; see the barriers of inspect")
+        return graph
+
+    def measure(self) -> LatencyTable:
+        """Measures candidates and some whole networks on the device.
+
+        Returns:
+            Latency of everything that a candidate runs, in ms, fitted to whole networks.
+
+        Raises:
+            DeviceError: If the device is not there, or no network could be built and run.
+            UsageError: If precision or batch cannot be measured.
+        """
+        measure = self.settings.measure
+        store = Path(measure.store) if measure.store else self.folder / "latency.sqlite"
+        recorded = Recorded.of(self.folder, measure) if measure.recorded else None
+        found = measure_latency(
+            self.networks, self.candidates, measure, store, self.settings.seed, recorded
+        )
+        found.save(self.folder)
+        self._made["latencies"] = found
+        return found.table
+
+    def score(
+        self, train: Images | None = None, *, notes: Mapping[str, Any] | None = None
+    ) -> ImportanceTable:
+        """Estimates what each candidate that saves latency would cost in quality.
+
+        Args:
+            train: Training images, of which some hundred serve; labels are not needed unless
+                ``importance.method`` is ``finetune``.
+            notes: What the scores depend on, JSON-ready; entries of other notes are set aside.
+
+        Returns:
+            Importance by candidate.
+
+        Raises:
+            UsageError: If there are no images.
+        """
+        images, settings = self._training_images(train), self.settings
+        wanted = to_score(self.graph, self.candidates, self.latencies.table, settings)
+        path, told = self.folder / "importance.jsonl", dict(notes or self._score_notes())
+        set_aside(path, told)
+        gpus = int(settings.importance.method == "finetune" and settings.device != "cpu")
+
+        def missing(candidates: Sequence[Candidate]) -> Any:
+            make = lambda: scorer_of(self.model, self.graph, images, settings)  # noqa: E731
+            return scores(candidates, make, settings.scale, gpus)
+
+        self._made["importance"] = fill_table(
+            wanted,
+            missing,
+            path,
+            told,
+            on_progress=lambda done, total: self.tell.progress("scoring", done, total),
+        )
+        return self.importance
+
+    def _score_notes(self) -> Json:
+        """Returns what tells the scores of this network and these settings from others."""
+        weights = b"".join(
+            v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            for v in self.model.state_dict().values()
+        )
+        return {
+            "settings": self.settings.importance.model_dump(mode="json"),
+            "seed": self.settings.seed,
+            "model": sha256_bytes(weights),
+            "graph": sha256_file(self.folder / "graph.json"),
+            "method": self.settings.importance.method,
+        }
+
+    def search(
+        self,
+        train: Images | None = None,
+        *,
+        speedup: float | None = None,
+        budget_ms: float | None = None,
+        val: Images | None = None,
+        metric: Metric | None = None,
+        notes: Mapping[str, object] | None = None,
+    ) -> MergePlan:
+        """Chooses what to replace: the best plan whose built network was measured in the budget.
+
+        Args:
+            train: Training images, by which whole networks are repaired and trained a little.
+            speedup: Latency of the original divided by the budget; by default the settings'.
+            budget_ms: Latency that the measured network must meet, in place of a speed-up.
+            val: Images to judge the racing networks by; without labels, their answers are compared
+                with the original's.
+            metric: How good a network is, in place of accuracy on ``val``; higher is better.
+            notes: What else ``plan.json`` tells.
+
+        Returns:
+            The plan, with its predicted latency in ms; ``frontier.json`` has all the others.
+
+        Raises:
+            InfeasibleBudgetError: If no plan meets the budget; says by how much it is missed.
+            DeviceError: If no network could be built and run.
+        """
+        if speedup is not None or budget_ms is not None:
+            self.settings = with_goal(self.settings, speedup, budget_ms)
+        images = self._training_images(train)
+        problem = searching.problem_of(self.graph, self.candidates, self.importance, self.settings)
+        goal = searching.goal_of(self.settings, self.latencies.original_ms)
+        judges = self._given("val", val)
+        try:
+            with TemporaryDirectory() as work:
+                choice = self._choose(problem, goal, images, judges, metric, Path(work))
+        except BudgetMissedError as missed:
+            if not self.keep_frontier:
+                searching.save_frontier(self.folder, missed.closed, problem)
+            raise
+        told = {"seed": self.settings.seed, **(notes or {})}
+        self._made["plan"] = searching.save_choice(self.folder, choice, problem, goal, told)
+        self._forget("relaxed", "merged", "certificate")
+        return self.plan
+
+    def _choose(
+        self,
+        problem: Problem,
+        goal: Goal,
+        train: Images,
+        val: Images | None,
+        metric: Metric | None,
+        racing: Path,
+    ) -> Choice:
+        _, score = self._calibration(train)
+        measure = self.settings.measure
+        starts = self._starts(train)
+        judges = score if val is None else in_memory(val, 1 << 20)
+        teaching = Teaching(self.model, train, val, metric, self.settings, self.tell)
+        whole = searching.WholeNetworks(
+            self.networks,
+            starts,
+            Racers(starts, teaching, judges, racing),
+            score,
+            goal.original_ms,
+            searching.BUILDS if measure.engines else 1,
+            uses_paper_protocol(self.importance),
+        )
+        tools = searching.loop_tools(problem, self.latencies, measure, whole)
+        if not measure.recorded:
+            return choose(problem, tools, whole, goal, self.tell)
+        recorded = Recorded.of(self.folder, measure)
+        imported = searching.imported_of(recorded, problem, self.latencies)
+        return choose_imported(problem, tools, whole, goal, imported, self.tell)
+
+    def use(self, plan: MergePlan) -> None:
+        """Goes on with a plan of one's own (``MergePlan.of``) in place of a searched one."""
+        plan.save(self.folder / "plan.json")
+        self._made["plan"] = plan
+        self._made.setdefault("importance", ImportanceTable({}, {"method": "none"}))
+        self._forget("relaxed", "merged", "certificate")
+
+    def relax(self) -> RelaxedNet:
+        """Builds the network of the plan, trainable, its blocks not merged yet.
+
+        Returns:
+            A plain ``nn.Module`` in eval mode with the original weights: train it with ``train`` or
+            with any loop, then ``merge``.
+        """
+        self._made["relaxed"] = self._starts().bare(self.plan)
+        self._forget("merged", "certificate")
+        return self.relaxed
+
+    def repair(self, train: Images | None = None) -> Json | None:
+        """Fits the plan's blocks in closed form, in place, as the settings say; labels are not needed.
+
+        Args:
+            train: Training images.
+
+        Returns:
+            What a reconstruction came to, or None without one.
+        """
+        if "relaxed" not in self._made:
+            self.relax()
+        return self._starts(self._training_images(train)).prepare(self.relaxed)
+
+    def train(
+        self,
+        train: Images | None = None,
+        *,
+        val: Images | None = None,
+        metric: Metric | None = None,
+        **options: Any,
+    ) -> FinetuneResult | None:
+        """Trains the relaxed network in place, taught by labels and by the original network.
+
+        Args:
+            train: Training images; without labels, the original network alone teaches.
+            val: Images to report accuracy on after every epoch.
+            metric: What to report in place of accuracy.
+            **options: Values that replace those of the preset, such as ``epochs=20``
+                (``finetune.recipe.FinetuneRecipe``).
+
+        Returns:
+            The history, one row an epoch; None where the settings' preset is ``none``.
+
+        Raises:
+            DivergedError: If the loss is no longer finite.
+        """
+        teaching = self.teaching(train, val, metric, options)
+        return None if teaching.recipe is None else self.teach(teaching)
+
+    def teaching(
+        self,
+        train: Images | None = None,
+        val: Images | None = None,
+        metric: Metric | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Teaching:
+        """Returns what ``train`` trains with; arguments are its."""
+        images, settings = self._training_images(train), self.settings
+        if options:
+            section = settings.finetune
+            merged = section.model_copy(update={"options": {**section.options, **options}})
+            settings = settings.model_copy(update={"finetune": merged})
+        judges = self._given("val", val)
+        return Teaching(self.model, images, judges, metric, settings, self.tell)
+
+    def teach(
+        self, teaching: Teaching, *, identity: str = "", ranks: Ranks | None = None
+    ) -> FinetuneResult:
+        """Trains the relaxed network in place, alone or with other processes.
+
+        Args:
+            teaching: What with; its recipe says how.
+            identity: Tells these images and this teacher from others, for resuming.
+            ranks: The processes that train together; None for this one alone.
+
+        Returns:
+            The history, one row an epoch.
+        """
+        assert teaching.recipe is not None
+        self._forget("merged", "certificate")
+        state = self.folder / STATE
+        return teaching(self.relaxed, teaching.recipe, state, identity=identity, ranks=ranks)
+
+    def unfilled(self) -> RelaxedNet:
+        """Builds the network that is trained, its weights to be filled in by another process."""
+        self._made["relaxed"] = self._starts().unfilled(self.plan)
+        return self.relaxed
+
+    def save(self, name: str) -> None:
+        """Writes the weights of the relaxed network to a file of the folder (safetensors)."""
+        save_weights(self.relaxed, self.folder / name)
+
+    def merge(self, images: Tensor | None = None) -> nn.Module:
+        """Merges the trained network's blocks, and certifies that it computes the same.
+
+        Args:
+            images: What both are compared on, ``(N, C, H, W)``; by default training images, and
+                random ones where there are none.
+
+        Returns:
+            A plain ``nn.Module`` in eval mode with fewer convolutions.
+
+        Raises:
+            UnsupportedModelError: If it does not compute what the trained network does.
+        """
+        relaxed = self.relaxed.eval()
+        merged = collapse(relaxed).eval()
+        self._made["merged"] = merged
+        certificate = self._certified(relaxed, images)
+        self._made["certificate"] = certificate
+        write_json(self.folder / "certificate.json", "certificate", certificate.to_json())
+        if not certificate.ok:
+            self._forget("merged")
+            raise UnsupportedModelError(
+                "the merged network does not compute what the relaxed one does: relative error "
+                f"{certificate.max_rel_error:.1e}; see certificate.json for the block, and please "
+                "report it with the network's name"
+            )
+        save_weights(merged, self.folder / MERGED)
+        return merged
+
+    def _certified(self, relaxed: RelaxedNet, images: Tensor | None = None) -> Certificate:
+        return certify(relaxed, self.merged, self._some_images(CERTIFIED_IMAGES, images))
+
+    def _some_images(self, count: int, images: Tensor | None = None) -> Tensor:
+        """Returns the images given, some training images, or random ones."""
+        if images is not None:
+            return images
+        train = self._images.get("train")
+        if train is not None:
+            return images_of(in_memory(train, count), count)
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        return torch.randn(count, *self.example.shape[1:], generator=generator)
+
+    def export(
+        self, path: str | Path | None = None, *, check: Tensor | None = None
+    ) -> dict[str, ExportReport]:
+        """Writes both networks as ONNX, ``original.onnx`` and ``model.onnx``, compared with torch.
+
+        Args:
+            path: Where else the merged network's ONNX model goes, or None.
+            check: Images ``(N, C, H, W)`` to compare on; by default training images, and none
+                where there are none.
+
+        Returns:
+            What was written, by the file's name.
+
+        Raises:
+            UnsupportedModelError: If ONNX cannot express it, or computes something else.
+        """
+        if check is None and self._images.get("train") is not None:
+            check = self._some_images(COMPARED_IMAGES)
+        if check is None:
+            self.tell.note("no images to compare ONNX with torch on: exported unchecked")
+        free = self.settings.build.max_batch is not None
+        reports = {
+            name: export_onnx(
+                network, self.example, self.folder / name, dynamic_batch=free, check=check
+            )
+            for name, network in (("original.onnx", self.model), ("model.onnx", self.merged))
+        }
+        body = {"models": {name: report.to_json() for name, report in reports.items()}}
+        write_json(self.folder / "export.json", "export", body)
+        if path is not None:
+            Path(path).write_bytes((self.folder / "model.onnx").read_bytes())
+        return reports
+
+    def quantize(
+        self, train: Images | None = None, *, val: Images | None = None
+    ) -> tuple[str, ...]:
+        """Calibrates both exported networks to int8 with explicit Q/DQ pairs.
+
+        Args:
+            train: Images to calibrate on.
+            val: Images to judge by; training images that were not calibrated on if None.
+
+        Returns:
+            Names of the files that were written to the folder.
+
+        Raises:
+            AccuracyGateError: If int8 loses more than the preset allows.
+        """
+        judges = self._given("val", val)
+        return quantize_networks(
+            self.folder,
+            self.model,
+            self.merged,
+            self.example,
+            in_memory(self._training_images(train), 1 << 12),
+            None if judges is None else in_memory(judges, 1 << 12),
+            self.settings,
+            self.tell,
+        )
+
+    def build(self) -> tuple[str, ...]:
+        """Builds engines of both networks at the settings' precisions, each with its sidecar.
+
+        Returns:
+            Names of the files that were written to the folder, ``build.json`` first; it tells which
+            engines could not be built, and why.
+        """
+        about = About(self.preprocess, self.class_names or None, self.recipe_text)
+        return build_engines(self.folder, self.settings, about, self.tell)
+
+    def bench(self) -> Json:
+        """Times both networks at every precision in one interleaved run.
+
+        Returns:
+            Percentiles in ms of both, and the speed-up with its spread: ``bench.json``.
+
+        Raises:
+            DeviceError: If a network cannot be built or run.
+        """
+        if not (self.folder / "build.json").is_file():
+            write_json(self.folder / "build.json", "build", {"engines": []})
+        backend = None if self.elsewhere else self.backend
+        return bench_networks(
+            self.folder,
+            self.settings,
+            self.meter,
+            backend,
+            trust=self.trust_engine,
+            tell=self.tell,
+        )
+
+    def verify(
+        self,
+        test: Images | None = None,
+        *,
+        train: Images | None = None,
+        max_accuracy_drop: float | None = None,
+        unseen: Sequence[str] = (),
+    ) -> tuple[Json, tuple[str, ...]]:
+        """Compares torch, ONNX and engines on images that nothing else has seen.
+
+        Args:
+            test: Images with labels; without, agreement alone is told.
+            train: Training images, of which some serve without labels where there are no others.
+            max_accuracy_drop: Largest loss of accuracy, as a fraction; None for no gate.
+            unseen: Reasons why the images are none that nothing else has seen.
+
+        Returns:
+            Differences, agreement and accuracies (``verify.json``), and the files written.
+        """
+        networks = {
+            "original": self.model,
+            "repaired": self._repaired(),
+            "merged": self.merged,
+        }
+        train = self._given("train", train)
+        shape, seed = self.example.shape[1:], self.settings.seed
+        return verify_networks(
+            self.folder,
+            networks,
+            image_batches(test, train, shape, seed, self.tell),
+            self.settings,
+            max_accuracy_drop=max_accuracy_drop,
+            unseen=unseen,
+            trust=self.trust_engine,
+        )
+
+    def _repaired(self) -> nn.Module:
+        """Returns the network as training found it; the merged one where that was not kept."""
+        if (self.folder / REPAIRED).is_file():
+            return self.filled(REPAIRED)
+        return self.merged
+
+    def filled(self, weights: str) -> RelaxedNet:
+        """Returns the network that is trained, with the weights of a file of the folder."""
+        network = self._starts().unfilled(self.plan)
+        fill(network, self.folder / weights)
+        return network.eval()
+
+    def _forget(self, *names: str) -> None:
+        for name in names:
+            self._made.pop(name, None)
+
+    def _calibration(self, train: Images) -> tuple[LabelledData, LabelledData]:
+        section = self.settings.importance
+        return calibration_of(train, section.fit_images, section.score_images, self.settings.seed)
+
+    def _starts(self, train: Images | None = None) -> Starts:
+        """Returns what makes networks as training finds them; nothing is repaired without images."""
+        section = self.settings.finetune.reconstruct
+        return Starts(
+            self.model,
+            self.graph,
+            self.importance if train is not None else ImportanceTable({}),
+            None if train is None else self._calibration(train)[0],
+            None if train is None or not section.steps else in_memory(train, section.images),
+            self.settings,
+            self.tell,
+        )
+
+
+def settings_of(given: Mapping[str, Any], measure: Mapping[str, Any], seed: int) -> Settings:
+    """Returns settings of a mapping like a recipe's; what it does not say is as given besides.
+
+    Raises:
+        UsageError: If a key is unknown, or a value cannot be used.
+    """
+    body = {"seed": seed, **given, "measure": {**measure, **given.get("measure", {})}}
+    try:
+        return Settings.model_validate(body)
+    except ValidationError as error:
+        faults = [
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+            for fault in error.errors(include_url=False)
+        ]
+        raise UsageError(f"the settings cannot be used: {'; '.join(faults[:5])}") from error
+
+
+def with_goal(settings: Settings, speedup: float | None, budget_ms: float | None) -> Settings:
+    """Returns settings with another budget. Raises ``UsageError`` if it is no budget."""
+    if (budget_ms if budget_ms is not None else (speedup or 0) - 1) <= 0:
+        raise UsageError(
+            f"speedup {speedup} and budget_ms {budget_ms} name no budget; give a speed-up above 1, "
+            "or a latency above 0 ms"
+        )
+    found = {"budget_ms": budget_ms, **({"speedup": speedup} if speedup is not None else {})}
+    return settings.model_copy(update={"search": settings.search.model_copy(update=found)})

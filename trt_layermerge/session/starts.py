@@ -1,0 +1,155 @@
+"""The network of a plan as training finds it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+
+from trt_layermerge.core.callbacks import Callbacks
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.jsonio import Json
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.tables import ImportanceTable
+from trt_layermerge.errors import DivergedError, UsageError
+from trt_layermerge.finetune.data import LabelledData, draw, split
+from trt_layermerge.importance.distance import Distance
+from trt_layermerge.merge import (
+    Reconstruction,
+    RelaxedNet,
+    collapse_early,
+    match_error,
+    reconstruct,
+    relax,
+    repair,
+)
+from trt_layermerge.session.images import images_of
+from trt_layermerge.session.settings import Settings
+
+BATCH = 128
+
+HELD_OUT = 256
+"""Images at most on which a reconstruction must be better than its start."""
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Makes the networks of plans as their training finds them.
+
+    Attributes:
+        model: The original network, in eval mode; left untouched.
+        graph: What was traced of it.
+        importance: Which repair was best for each candidate.
+        fit: Images to fit repairs on; None where nothing is repaired.
+        train: Images to reconstruct on.
+        settings: How to start.
+        tell: What is called meanwhile.
+    """
+
+    model: torch.nn.Module
+    graph: LayerGraph
+    importance: ImportanceTable
+    fit: LabelledData | None
+    train: LabelledData | None
+    settings: Settings
+    tell: Callbacks
+
+    def bare(self, plan: MergePlan) -> RelaxedNet:
+        """Returns a plan's network with the original weights, all blocks unmerged."""
+        return relax(self.model, self.graph, plan).eval()
+
+    def unfilled(self, plan: MergePlan) -> RelaxedNet:
+        """Returns a plan's network as it is trained, for weights to be filled in."""
+        network = self.bare(plan)
+        if self.settings.finetune.collapsed:
+            collapse_early(network, None)
+        return network
+
+    def repaired(self, plan: MergePlan) -> RelaxedNet:
+        """Returns a plan's network, each block fitted behind the fitted ones before it."""
+        network = self.bare(plan)
+        self.repair(network)
+        return network
+
+    def repair(self, network: RelaxedNet) -> None:
+        """Fits the blocks in place; each takes the repair that scored best for it alone."""
+        changed = network.plan.changed
+        found = {c.key: self.importance[c].repair for c in changed if c in self.importance}
+        methods = {key: name for key, name in found.items() if name is not None}
+        repair(network, self.model, torch.split(images_of(self._images), BATCH), methods)
+
+    def start(self, plan: MergePlan) -> tuple[RelaxedNet, Json | None]:
+        """Returns a plan's network before the training, and what reconstruction came to."""
+        network = self.bare(plan)
+        return network, self.prepare(network)
+
+    def prepare(self, network: RelaxedNet) -> Json | None:
+        """Repairs, reconstructs and merges in place what the settings say; tells of the second."""
+        section = self.settings.finetune
+        if section.start == "repair":
+            self.repair(network)
+        told = self._reconstructed(network) if section.reconstruct.steps else None
+        if section.collapsed:
+            collapse_early(network, torch.split(images_of(self._images), BATCH))
+        return told
+
+    @property
+    def _images(self) -> LabelledData:
+        if self.fit is None:
+            raise UsageError("a network is repaired on images, and none were given")
+        return self.fit
+
+    def _reconstructed(self, network: RelaxedNet) -> Json:
+        """Returns errors before and after a reconstruction in place; undone if it did not help.
+
+        Errors are the mean over output and changed blocks' ends, on training images held out.
+        """
+        section, seed = self.settings.finetune.reconstruct, self.settings.seed
+        device = self.settings.device
+        drawn = draw(self.train or self._images, section.images, seed)
+        held, used = (
+            images_of(part) for part in split(drawn, min(HELD_OUT, len(drawn) // 4 or 1), seed)
+        )
+        how = Reconstruction(section.steps, section.lr, section.batch, section.scope, seed)
+        network.to(device), self.model.to(device)
+        start = copy.deepcopy(network.state_dict())
+        before = match_error(network, self.model, held)
+
+        def tell(done: int, total: int) -> None:
+            self.tell.progress("reconstructing", done, total)
+
+        try:
+            reconstruct(network, self.model, used, how, tell)
+            after = match_error(network, self.model, held)
+        except DivergedError:
+            after = math.inf
+        if not after < before:
+            network.load_state_dict(start)
+            self.tell.note(
+                f"reconstruction was undone: on held-out images its error went from {before:.3f} "
+                f"to {after:.3f}; lower finetune.reconstruct.lr"
+            )
+        network.cpu(), self.model.cpu()
+        return {
+            "images": len(used),
+            "error_before": before,
+            "error_after": after if math.isfinite(after) else None,
+            "kept": after < before,
+        }
+
+
+def joint_delta(starts: Starts, plan: MergePlan, score: LabelledData) -> float:
+    """Returns minus the distance of the whole repaired network's answers from the original's.
+
+    Args:
+        starts: Repairs the network.
+        plan: Which network.
+        score: The images that single candidates are scored on, for a distance in the same unit.
+    """
+    parts = torch.split(images_of(score), BATCH)
+    network = starts.repaired(plan)
+    with torch.no_grad():
+        distance = Distance.to([starts.model(part) for part in parts])
+        return -distance.of(network(part) for part in parts)

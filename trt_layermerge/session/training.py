@@ -1,0 +1,249 @@
+"""How a session trains a plan's network, in full or for some rungs of a race."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sized
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from torch import nn
+
+from trt_layermerge.core.callbacks import Callbacks
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.errors import DivergedError
+from trt_layermerge.finetune import loop
+from trt_layermerge.finetune.data import LabelledData, batches, draw
+from trt_layermerge.finetune.evaluate import NotANumberError, accuracy, evaluating
+from trt_layermerge.finetune.recipe import FinetuneRecipe, preset
+from trt_layermerge.importance.distance import Distance
+from trt_layermerge.merge import RelaxedNet, hold_activations, set_linearity
+from trt_layermerge.search.race import RUNGS
+from trt_layermerge.session.images import FirstBatches, Images, batch_of, is_set
+from trt_layermerge.session.settings import FinetuneSection, Settings
+from trt_layermerge.session.starts import Starts
+
+if TYPE_CHECKING:
+    from trt_layermerge.finetune.ranks import Ranks
+
+Metric: TypeAlias = Callable[[nn.Module], float]
+"""How good a network is; higher is better."""
+
+BATCH = 128
+
+SHARE = 20
+"""A rung is at most one such part of the training, but at least a step: unless the training is of
+a few steps, a race has fewer. Each racer is repaired, or reconstructed, besides."""
+
+LONG = 5
+"""Schedules at least so many times as long as the race, that the learning rate stays high."""
+
+WARM_UP = 0.5
+"""Rungs of warm-up at most."""
+
+JUDGES = 4096
+"""Images that judge a rung at most."""
+
+
+def labelled(images: Images) -> bool:
+    """Whether images have labels; a loader's first batch tells."""
+    if is_set(images):
+        return bool(images.labelled)  # type: ignore[union-attr]
+    return batch_of(next(iter(images)))[1] is not None  # type: ignore[arg-type]
+
+
+def training_recipe(section: FinetuneSection, seed: int, has_labels: bool) -> FinetuneRecipe | None:
+    """Returns how to train, or None for no training.
+
+    Where the images have no labels, the original network alone teaches unless the recipe says what
+    share it has.
+
+    Args:
+        section: Preset and what replaces its values.
+        seed: Of the training.
+        has_labels: Whether the training images have labels.
+    """
+    if section.preset == "none":
+        return None
+    values = {**preset(section.preset).to_json(), "seed": seed}
+    if not has_labels:
+        values["distill_weight"] = 1.0
+    return FinetuneRecipe.from_json({**values, **section.options})
+
+
+def races(settings: Settings, recipe: FinetuneRecipe | None) -> bool:
+    """Whether the settings say that plans race: those that are trained afterwards.
+
+    Not where removed activations fade out: in the first steps none would be missing yet.
+    """
+    trained = recipe is not None and recipe.epochs > 0
+    return trained and settings.search.race_steps > 0 and not settings.finetune.anneal
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """What a plan's network is trained with.
+
+    Attributes:
+        model: The original network, which teaches.
+        train: Images to train on.
+        val: Images to judge by, or None.
+        metric: How good a network is, in place of its accuracy on ``val``; None for that.
+        settings: How to train.
+        tell: What is called meanwhile.
+    """
+
+    model: nn.Module
+    train: Images
+    val: Images | None
+    metric: Metric | None
+    settings: Settings
+    tell: Callbacks
+
+    @property
+    def recipe(self) -> FinetuneRecipe | None:
+        """How to train, or None for no training."""
+        settings = self.settings
+        return training_recipe(settings.finetune, settings.seed, labelled(self.train))
+
+    def __call__(
+        self,
+        network: RelaxedNet,
+        recipe: FinetuneRecipe,
+        state_path: Path,
+        *,
+        identity: str = "",
+        ranks: Ranks | None = None,
+    ) -> loop.FinetuneResult:
+        """Returns the history of a training in place; the state's file continues an earlier one.
+
+        Args:
+            network: What is trained, as ``Starts`` made it.
+            recipe: How.
+            state_path: File of the unfinished training.
+            identity: Tells images and teacher from others.
+            ranks: The processes that train together; None for this one alone.
+
+        Raises:
+            UsageError: If labels are needed and there are none.
+            DivergedError: If the loss is no longer finite.
+        """
+
+        def tell(row: loop.EpochRow) -> None:
+            self.tell.progress("fine-tuning", row.epoch, recipe.epochs)
+
+        result = loop.finetune(
+            network,
+            self.train,
+            self.val,
+            recipe,
+            teacher=self.model,
+            schedule=self._schedule(network),
+            state_path=state_path,
+            identity=identity,
+            on_epoch=tell,
+            device=self.settings.device,
+            ranks=ranks,
+            metric=self.metric,
+        )
+        network.cpu().eval()
+        self.model.cpu()
+        return result
+
+    def _schedule(self, network: RelaxedNet) -> Callable[[float], None] | None:
+        """Returns what lets removed activations fade out, where the settings say so."""
+        over = self.settings.finetune.anneal
+        held = hold_activations(network) if over else ()
+        if over and not held:
+            self.tell.note("nothing is annealed: the plan keeps no two convolutions of a block")
+        return partial(set_linearity, held, over=over) if held else None
+
+
+@dataclass(frozen=True)
+class Racers:
+    """Trains plans' networks rung by rung, each as its whole training would begin.
+
+    Attributes:
+        starts: Makes the networks.
+        teaching: What they are trained with.
+        judges: Images that tell how good a network is where there is no metric.
+        folder: Where unfinished trainings are kept.
+    """
+
+    starts: Starts
+    teaching: Teaching
+    judges: LabelledData
+    folder: Path
+
+    def climb(self, plan: MergePlan, racer: int, rungs: int) -> list[float]:
+        """Returns how good a plan's network is after each further rung (``Evaluator.climb``).
+
+        A rung has ``search.race_steps`` steps, or fewer where the epoch or the training is short,
+        by the schedule of the whole training: the learning rate stays high.
+        """
+        recipe, settings = self.teaching.recipe, self.starts.settings
+        assert recipe is not None
+        train, short = self._rung(recipe)
+        network, _ = self.starts.start(plan)
+        found: list[float] = []
+        try:
+            loop.finetune(
+                network,
+                train,
+                None,
+                short,
+                teacher=self.starts.model,
+                state_path=self.folder / f"{racer}.safetensors",
+                on_epoch=lambda _: found.append(self.judge(network)),
+                device=settings.device,
+                stop_after=rungs,
+            )
+        except (DivergedError, NotANumberError):
+            found.append(-math.inf)
+        finally:  # a training that ends early leaves its teacher as it used it
+            self.starts.model.cpu().to(memory_format=torch.contiguous_format)
+        return found
+
+    def _rung(self, recipe: FinetuneRecipe) -> tuple[Images, FinetuneRecipe]:
+        """Returns the images of a rung, and the recipe by which it is one epoch."""
+        train, settings = self.teaching.train, self.starts.settings
+        size = len(train) if isinstance(train, Sized) else settings.search.race_steps
+        epoch = max(1, size // recipe.batch if is_set(train) else size)
+        share = math.ceil(recipe.epochs * epoch / SHARE)
+        steps = min(settings.search.race_steps, epoch, share)
+        short = replace(
+            recipe,
+            epochs=max(recipe.epochs, LONG * RUNGS),
+            warmup_epochs=min(recipe.warmup_epochs, WARM_UP),
+        )
+        if is_set(train):
+            return draw(train, steps * recipe.batch, settings.seed), short  # type: ignore[arg-type]
+        return FirstBatches(train, steps), short  # type: ignore[arg-type]
+
+    @cached_property
+    def judge(self) -> Metric:
+        """What tells how good a network is, wherever it is: higher is better.
+
+        Accuracy on ``val``; without labelled images there, minus the distance of the answers from
+        the original's.
+        """
+        if self.teaching.metric is not None:
+            return self.teaching.metric
+        judges = draw(self.judges, JUDGES, self.starts.settings.seed)
+        if self.teaching.val is not None and judges.labelled:
+            return partial(accuracy, data=judges)
+        model = self.starts.model
+        with torch.no_grad():
+            distance = Distance.to([model(part) for part, _ in batches(judges, BATCH)])
+
+        def closeness(network: nn.Module) -> float:
+            device = next(network.parameters()).device
+            with evaluating(network):
+                return -distance.of(
+                    network(part.to(device)).cpu() for part, _ in batches(judges, BATCH)
+                )
+
+        return closeness

@@ -1,0 +1,260 @@
+"""Torch, ONNX models at every precision and every engine, compared on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from trt_layermerge.backends import get_backend
+from trt_layermerge.backends.base import Array
+from trt_layermerge.core.callbacks import Callbacks
+from trt_layermerge.core.device import Precision
+from trt_layermerge.core.jsonio import Json, write_bytes, write_json
+from trt_layermerge.deploy.comparison import Subject
+from trt_layermerge.deploy.sidecar import STEMS, Sidecar, amend_sidecar, check_engine, sidecar_path
+from trt_layermerge.deploy.verify import (
+    Answer,
+    Batch,
+    Verification,
+    engine_subject,
+    gate,
+    onnx_subject,
+    verify,
+)
+from trt_layermerge.errors import AccuracyGateError
+from trt_layermerge.session.built import Built, built_engines, wanted_precisions
+from trt_layermerge.session.deployed import (
+    ENGINE_FALLBACK,
+    RUNTIME_FALLBACK,
+    deployed_model,
+)
+from trt_layermerge.session.images import Images, batch_of, images_of, in_memory, is_set
+from trt_layermerge.session.settings import Settings
+
+TOLERANCE: dict[Precision, float | None] = {"fp32": 1e-3, "fp16": 5e-2, "int8": None}
+"""Largest difference over the largest output. Half precision has 11 bits, and a network adds their
+roundings up: 5e-2 finds what is broken. Whether fp16 and int8 are good enough, accuracy decides."""
+
+
+BATCH = 256
+UNLABELLED_IMAGES = 64
+
+
+def verify_networks(
+    folder: Path,
+    networks: Mapping[str, nn.Module],
+    batches: Iterable[Batch],
+    settings: Settings,
+    *,
+    max_accuracy_drop: float | None,
+    unseen: Sequence[str],
+    trust: bool,
+) -> tuple[Json, tuple[str, ...]]:
+    """Writes ``verify.json``; returns it, and the names of the files that were written.
+
+    Args:
+        folder: Where exported networks and engines are.
+        networks: The torch networks ``original``, ``repaired`` and ``merged``, in eval mode.
+        batches: Images ``(n, C, H, W)`` with labels ``(n,)`` or None (``image_batches``).
+        settings: Which precisions and which batch.
+        max_accuracy_drop: Largest loss of accuracy, as a fraction; None for no gate.
+        unseen: Reasons why the images are none that nothing else has seen.
+        trust: Whether engines without a matching sidecar are loaded.
+
+    Raises:
+        UsageError: If there are no images.
+        CorruptInputError: If a label is beyond the classes.
+        UntrustedInputError: If an engine is not to be trusted.
+    """
+    answers = {name: _answer(network) for name, network in networks.items()}
+    result = verify(batches, answers, subjects(folder, settings, trust=trust))
+    failed = None
+    try:
+        gate(result, max_accuracy_drop)
+    except AccuracyGateError as error:
+        failed = str(error)
+        wrong = {c.name.partition(" ")[0] for c in result.comparisons if not c.ok}
+        leave_models(folder, wrong, settings.measure.batch)
+    body = {
+        **result.to_json(),
+        "repaired_accuracy": result.accuracies["repaired"],
+        "unverified": [*result.unverified, *unseen],
+        "failed_gate": failed,
+    }
+    write_json(folder / "verify.json", "verify", body)
+    return body, ("verify.json", *_amend_engines(folder, result, trust))
+
+
+def image_batches(
+    test: Images | None, train: Images | None, shape: Sequence[int], seed: int, tell: Callbacks
+) -> Iterator[Batch]:
+    """Yields the test images with their labels, or others without where there are none.
+
+    Args:
+        test: Images for the final figures, or None.
+        train: Training images, of which some serve without labels where there are no others.
+        shape: Shape of one input, ``(C, H, W)``, for random ones where there are no images at all.
+        seed: Of these.
+        tell: What is called meanwhile.
+    """
+    if test is not None and not is_set(test):
+        for number, batch in enumerate(test):  # type: ignore[arg-type]
+            tell.progress("verifying", number, len(test) if isinstance(test, Sized) else number + 1)
+            images, labels = batch_of(batch)
+            yield images.cpu().float().numpy(), None if labels is None else labels.cpu().numpy()
+        return
+    if test is not None:
+        data = in_memory(test, 0)
+        for start in range(0, len(data), BATCH):
+            tell.progress("verifying", start, len(data))
+            images, labels = data.batch(torch.arange(start, min(start + BATCH, len(data))))
+            yield images.numpy(), None if labels is None else labels.numpy()
+        tell.progress("verifying", len(data), len(data))
+        return
+    if train is not None:
+        few = in_memory(train, UNLABELLED_IMAGES)
+        yield images_of(few, UNLABELLED_IMAGES).numpy(), None
+        return
+    generator = torch.Generator().manual_seed(seed)
+    yield torch.randn((UNLABELLED_IMAGES, *shape), generator=generator).numpy(), None
+
+
+def _answer(network: nn.Module) -> Answer:
+    def answer(images: Array) -> Array:
+        with torch.no_grad():
+            outputs: Tensor = network(torch.from_numpy(images))
+        return outputs.numpy()
+
+    return answer
+
+
+def _amend_engines(folder: Path, result: Verification, trust: bool) -> tuple[str, ...]:
+    """Writes the accuracies into the sidecars; returns the names of those that there are.
+
+    ``original`` and ``merged`` are torch's, ``onnx`` is that of the graph that the engine was built
+    from, in ONNX Runtime, and ``engine`` its own where it could be run.
+    """
+    original, merged = result.accuracies["original"], result.accuracies["merged"]
+    if original is None or merged is None:
+        return ()
+    measured = {c.name: c.accuracy for c in result.comparisons if c.accuracy is not None}
+    names = []
+    for built in built_engines(folder):
+        if built.plan is None:
+            continue
+        plan = folder / built.plan
+        if check_engine(plan, trust=trust) is None:
+            continue
+        graph = onnx_name(STEMS[built.network], built.precision, ENGINE_FALLBACK)
+        own = {"onnx": measured.get(graph), "engine": measured.get(plan.name)}
+        told = {key: share for key, share in own.items() if share is not None}
+        amend_sidecar(plan, accuracy={"original": original, "merged": merged, **told})
+        names.append(str(sidecar_path(plan).relative_to(folder)))
+    return tuple(names)
+
+
+def subjects(folder: Path, settings: Settings, *, trust: bool) -> list[Subject]:
+    """Returns both networks at every precision, for ONNX Runtime, and every engine.
+
+    Args:
+        folder: Where networks and engines are.
+        settings: Which precisions and which batch.
+        trust: Whether engines without a matching sidecar are loaded.
+    """
+    backend, batch = get_backend("onnxruntime"), settings.measure.batch
+    found = [
+        onnx_subject(
+            onnx_name(stem, precision, fallback),
+            network,
+            deployed_model(folder, network, precision, fallback, batch=batch),
+            backend,
+            TOLERANCE[precision],
+        )
+        for precision in wanted_precisions(settings)
+        for fallback in fallbacks(precision)
+        for network, stem in STEMS.items()
+    ]
+    engines = (_engines(folder, built, trust) for built in built_engines(folder) if built.plan)
+    return [*found, *chain.from_iterable(engines)]
+
+
+def fallbacks(precision: Precision) -> tuple[Precision, ...]:
+    """Returns the float types that int8 comes with: ONNX Runtime's and TensorRT's; else one."""
+    both = (RUNTIME_FALLBACK, ENGINE_FALLBACK)
+    return both if precision == "int8" else both[:1]
+
+
+def onnx_name(stem: str, precision: Precision, fallback: Precision) -> str:
+    """Returns the name of an ONNX model, such as ``model.int8-fp16.onnx``.
+
+    fp32 goes without saying; only int8 has a fallback.
+    """
+    typed = "" if precision == "fp32" else f".{precision}"
+    rest = f"-{fallback}" if precision == "int8" and fallback != "fp32" else ""
+    return f"{stem}{typed}{rest}.onnx"
+
+
+def _engines(folder: Path, built: Built, trust: bool) -> list[Subject]:
+    """Returns an engine at its usual batch, and at the ends of what its profile takes."""
+    plan = folder / str(built.plan)
+    tolerance, sidecar = TOLERANCE[built.precision], check_engine(plan, trust=trust)
+    typed = f"{folder}/{_debug_name(built)}"
+    advice = f"find the layer: {bisect_command(typed, tolerance, sidecar)}"
+    return [
+        engine_subject(
+            plan, built.network, trust=trust, batch=batch, tolerance=tolerance, advice=advice
+        )
+        for batch in (None, *other_batches(sidecar))
+    ]
+
+
+def other_batches(sidecar: Sidecar | None) -> tuple[int, ...]:
+    """Returns the smallest and the largest batch of an engine that takes several."""
+    if sidecar is None or not sidecar.profile:
+        return ()
+    smallest, usual, largest = (shape[0] for shape in next(iter(sidecar.profile.values())))
+    return tuple(batch for batch in sorted({smallest, largest}) if batch != usual)
+
+
+def bisect_command(model: str, tolerance: float | None, sidecar: Sidecar | None) -> str:
+    """Returns the Polygraphy command that reduces a model to the nodes an engine gets wrong.
+
+    Args:
+        model: The ONNX model that the engine was built from, at the engine's precision.
+        tolerance: Largest difference that passes, absolute and relative.
+        sidecar: What is known of the engine; None for a trusted stranger.
+    """
+    library = sidecar.library if sidecar else "tensorrt"
+    words = str(sidecar.settings.get("typing", "strong") if sidecar else "strong").split()
+    weak = "".join(f" --{flag.lower()}" for flag in words[1:])
+    typing = weak if words[0] == "weak" else " --strongly-typed"
+    allowed = tolerance or 0.1
+    prefix = "POLYGRAPHY_USE_TENSORRT_RTX=1 " if library == "tensorrt_rtx" else ""
+    return (
+        f"{prefix}polygraphy debug reduce {model} -o reduced.onnx --mode bisect --check polygraphy "
+        f"run polygraphy_debug.onnx --onnxrt --trt{typing} --atol {allowed:g} --rtol {allowed:g}"
+    )
+
+
+def leave_models(folder: Path, wrong: set[str], batch: int) -> None:
+    """Writes the ONNX models that some engines were built from, for the commands about them.
+
+    Args:
+        folder: Where the engines are.
+        wrong: File names of the engines.
+        batch: What the models are fixed to.
+    """
+    for built in built_engines(folder):
+        if built.plan is None or built.plan.rpartition("/")[2] not in wrong:
+            continue
+        model = deployed_model(folder, built.network, built.precision, ENGINE_FALLBACK, batch=batch)
+        write_bytes(folder / _debug_name(built), model)
+
+
+def _debug_name(built: Built) -> str:
+    stem = str(built.plan).rpartition("/")[2].removesuffix(".plan")
+    return f"debug/{stem}.onnx"
