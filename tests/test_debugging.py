@@ -17,7 +17,7 @@ from tests.nets import example, plain_chain
 from trt_layermerge.backends.cuda import driver_problem
 from trt_layermerge.export.fp16 import to_precision
 from trt_layermerge.export.onnx import export_bytes
-from trt_layermerge.pipeline.verifying import bisect_command
+from trt_layermerge.session.verifying import bisect_command
 
 pytest.importorskip("polygraphy")
 pytest.importorskip("tensorrt_rtx")

@@ -17,11 +17,12 @@ from trt_layermerge.measure.agent.sources import Reading
 from trt_layermerge.measure.agent.telemetry import DeviceState, GpuClock
 from trt_layermerge.measure.conditions import Conditions
 from trt_layermerge.measure.meter import BackendMeter, Failed
-from trt_layermerge.pipeline import benching
 from trt_layermerge.pipeline.api import run_stage
-from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.deployed import deployed_model
 from trt_layermerge.pipeline.options import RunOptions
+from trt_layermerge.session import benching
+from trt_layermerge.session.deployed import deployed_model
+from trt_layermerge.session.session import Session
+from trt_layermerge.session.settings import MeasureSection
 
 
 def asked(runs: Path, **overrides: Any) -> RunOptions:
@@ -30,10 +31,10 @@ def asked(runs: Path, **overrides: Any) -> RunOptions:
     return RunOptions("tiny", runs, overrides=dotted)
 
 
-def swapped(context: Any, network: str, *rest: Any, **options: Any) -> bytes:
+def swapped(folder: Path, network: str, *rest: Any, **options: Any) -> bytes:
     """Returns the merged network where the original is asked for, and the other way round."""
     other = {"original": "merged", "merged": "original"}[network]
-    return deployed_model(context, other, *rest, **options)  # type: ignore[arg-type]
+    return deployed_model(folder, other, *rest, **options)  # type: ignore[arg-type]
 
 
 def test_what_was_measured_stands_at_the_top_and_every_precision_below(runs: Path) -> None:
@@ -83,8 +84,8 @@ def test_a_network_that_is_slower_than_the_original_fails(
 def test_the_original_itself_is_not_slower_beyond_the_spread(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def same(context: Any, network: str, *rest: Any, **options: Any) -> bytes:
-        return deployed_model(context, "original", *rest, **options)
+    def same(folder: Path, network: str, *rest: Any, **options: Any) -> bytes:
+        return deployed_model(folder, "original", *rest, **options)
 
     monkeypatch.setattr(benching, "deployed_model", same)
     assert tiny.run(runs, only_stage="bench")[0]["speedup"] == pytest.approx(1)
@@ -111,7 +112,7 @@ def test_an_engine_that_does_not_belong_to_its_sidecar_is_not_timed(
         for network in ("original", "merged")
     ]
     write_json(folder / "build.json", "build", {"engines": built})
-    monkeypatch.setattr("trt_layermerge.pipeline.context.Context.engines", True)
+    monkeypatch.setattr(MeasureSection, "engines", True)
     with pytest.raises(UntrustedInputError, match="--trust-engine") as caught:
         run_stage("bench", asked(runs))
     assert caught.value.exit_code == 7
@@ -137,7 +138,7 @@ def test_another_device_is_asked_for_every_precision(
 ) -> None:
     here = run_stage("bench", asked(runs))
     meter = Elsewhere()
-    monkeypatch.setattr(Context, "meter", property(lambda self: meter))
+    monkeypatch.setattr(Session, "meter", property(lambda self: meter))
     wanted = {"build__engine": "auto", "build__precisions": ["fp32", "fp16"]}
     body = run_stage("bench", asked(runs, measure__host="board", **wanted))
     assert [pair["precision"] for pair in body["precisions"]] == ["fp32", "fp16"]
@@ -156,7 +157,7 @@ def test_a_network_that_fails_elsewhere_is_the_fault_of_the_device(
         def networks(self, *_: Any) -> Any:
             return [Failed("killed: out of memory")]
 
-    monkeypatch.setattr(Context, "meter", property(lambda self: Broken()))
+    monkeypatch.setattr(Session, "meter", property(lambda self: Broken()))
     with pytest.raises(DeviceError, match="killed: out of memory"):
         run_stage("bench", asked(runs, measure__host="board"))
 

@@ -20,11 +20,11 @@ from trt_layermerge.errors import (
     UntrustedInputError,
     UsageError,
 )
-from trt_layermerge.measure.agent import telemetry
 from trt_layermerge.measure.agent.sources import Reading
 from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
-from trt_layermerge.pipeline.stages.build import build_options
+from trt_layermerge.session import building
+from trt_layermerge.session.building import build_options
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -105,9 +105,9 @@ def test_every_option_of_the_recipe_is_one_of_the_builder(runs: Path) -> None:
         "free_io_formats": True,
     }
     overrides = {"build.options": wanted}
-    context = open_run(None, RunOptions("tiny", runs, overrides=overrides), NullReporter())
-    assert set(wanted) == set(context.recipe.build.options.model_dump())
-    options = build_options(context, (runs / "tiny" / "model.onnx").read_bytes())
+    recipe = open_run(None, RunOptions("tiny", runs, overrides=overrides), NullReporter()).recipe
+    assert set(wanted) == set(recipe.build.options.model_dump())
+    options = build_options(recipe, (runs / "tiny" / "model.onnx").read_bytes())
     assert options.workspace_bytes == 3 << 20
     for name in set(wanted) - {"workspace_mib"}:
         assert getattr(options, name) == wanted[name]
@@ -117,16 +117,14 @@ def test_every_option_of_the_recipe_is_one_of_the_builder(runs: Path) -> None:
 def test_an_engine_that_cannot_be_built_does_not_keep_the_others(
     runs: Path, monkeypatch: pytest.MonkeyPatch, kind: type[LayerMergeError]
 ) -> None:
-    from trt_layermerge.backends import tensorrt
-
-    real = tensorrt.build_engine
+    real = building.build_engine
 
     def choosy(model: bytes, precision: Any, **options: Any) -> Any:
         if precision == "fp32":
             raise kind("the builder gave up")
         return real(model, precision, **options)
 
-    monkeypatch.setattr(tensorrt, "build_engine", choosy)
+    monkeypatch.setattr(building, "build_engine", choosy)
     rows = build(runs)
     assert [row["error"] for row in rows] == ["the builder gave up"] * 2 + [None] * 2
     assert [row["plan"] is None for row in rows] == [True, True, False, False]
@@ -148,7 +146,7 @@ def test_engines_outlive_a_build_that_makes_none(
     build(runs, precisions=["fp32", "fp16"])
     folder = runs / "tiny" / "engines"
     before = {path.name for path in folder.rglob("*.*")}
-    monkeypatch.setattr("trt_layermerge.backends.tensorrt.build_engine", failing(DeviceError))
+    monkeypatch.setattr(building, "build_engine", failing(DeviceError))
     assert [row["plan"] for row in build(runs, precisions=["fp16"])] == [None, None]
     assert {path.name for path in folder.rglob("*.*")} == before
     monkeypatch.undo()
@@ -161,7 +159,7 @@ def test_what_failed_is_tried_again_when_it_is_asked_for(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The builder may have been short of memory, which no input of the stage tells."""
-    monkeypatch.setattr("trt_layermerge.backends.tensorrt.build_engine", failing(DeviceError))
+    monkeypatch.setattr(building, "build_engine", failing(DeviceError))
     assert [row["plan"] for row in build(runs, precisions=["fp32"])] == [None, None]
     monkeypatch.undo()
     assert None not in [row["plan"] for row in build(runs, precisions=["fp32"])]
@@ -171,7 +169,7 @@ def test_what_failed_is_tried_again_when_it_is_asked_for(
 
 
 def test_the_power_mode_stands_in_the_sidecar(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(telemetry, "power_mode", lambda: Reading("25W"))
+    monkeypatch.setattr(building, "power_mode", lambda: Reading("25W"))
     for row in build(runs, precisions=["fp32"]):
         sidecar = check_engine(runs / "tiny" / row["plan"])
         assert sidecar is not None
@@ -210,7 +208,7 @@ def test_the_verb_ends_with_the_code_of_what_went_wrong(
     kind: type[LayerMergeError],
     code: int,
 ) -> None:
-    monkeypatch.setattr("trt_layermerge.backends.tensorrt.build_engine", failing(kind))
+    monkeypatch.setattr(building, "build_engine", failing(kind))
     asked = ["build", "--run", "tiny", "--runs-dir", str(runs), "--backend", "tensorrt_rtx"]
     assert main(asked) == code
     assert "the builder gave up" in capsys.readouterr().err

@@ -20,18 +20,18 @@ from trt_layermerge.backends import get_backend
 from trt_layermerge.core.jsonio import sha256_file
 from trt_layermerge.errors import AccuracyGateError, CorruptInputError, UsageError
 from trt_layermerge.pipeline.api import open_run, run_stage
-from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.deployed import deployed_model, weights_name
-from trt_layermerge.pipeline.networks import onnx_of
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
-from trt_layermerge.pipeline.stages import calibrate as stage
+from trt_layermerge.pipeline.run import Run
+from trt_layermerge.session import quantizing
+from trt_layermerge.session.deployed import deployed_model, weights_name
+from trt_layermerge.session.networks import onnx_of
 
 FILES = ("original.int8.onnx", "model.int8.onnx", "calibration.json")
 INT8 = {"build.precisions+": "int8"}
 FEW = {**INT8, "calibrate.options": {"images": 32}}
 
 
-def context(runs: Path, **overrides: Any) -> Context:
+def opened(runs: Path, **overrides: Any) -> Run:
     options = RunOptions("tiny", runs, overrides=overrides)
     return open_run(None, options, NullReporter())
 
@@ -95,7 +95,7 @@ def test_both_networks_run_in_onnx_runtime_and_are_as_right_as_it_says(
 
 def test_the_run_builds_int8_from_then_on(runs: Path) -> None:
     calibrate(runs)
-    assert context(runs).recipe.build.precisions == ("fp32", "fp16", "int8")
+    assert opened(runs).recipe.build.precisions == ("fp32", "fp16", "int8")
     _, told = tiny.run(runs)
     assert "calibrate" in told.stages("skip")
 
@@ -151,14 +151,14 @@ def test_killed_between_two_files_it_ends_as_if_it_never_was(
             path.write_bytes(data)
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(stage, "write_bytes", write)
-            patch.setattr(stage, "write_json", lambda *_: pytest.fail("written too early"))
+            patch.setattr(quantizing, "write_bytes", write)
+            patch.setattr(quantizing, "write_json", lambda *_: pytest.fail("written too early"))
             if kept == 2:
-                patch.setattr(stage, "write_json", lambda *_: write(Path(), b""))
+                patch.setattr(quantizing, "write_json", lambda *_: write(Path(), b""))
             calibrate(runs)
         assert (runs / "tiny" / FILES[kept - 1]).is_file()
         with pytest.raises(UsageError, match=r"not calibrated for int8.*calibrate --run tiny"):
-            deployed_model(context(runs, **FEW), "original", "int8", "fp32")
+            deployed_model(runs / "tiny", "original", "int8", "fp32")
     calibrate(runs)
     ended = {name: (runs / "tiny" / name).read_bytes() for name in FILES}
     for name in FILES:
@@ -170,7 +170,8 @@ def test_killed_between_two_files_it_ends_as_if_it_never_was(
 
 
 def test_judged_on_training_images_that_were_not_calibrated_on(runs: Path) -> None:
-    found = stage._images(context(runs, **{**FEW, "data.val": None}))
+    run = opened(runs, **{**FEW, "data.val": None})
+    found = quantizing._images(run.train, None, quantizing.preset_of(run.recipe.calibrate))
     assert (found.judged_on, len(found.labels), len(found.fit)) == ("train", 80, 32)
     seen = {image.tobytes() for batch in found.batches() for image in batch}
     assert seen.isdisjoint(image.tobytes() for image in found.pixels)
@@ -179,13 +180,13 @@ def test_judged_on_training_images_that_were_not_calibrated_on(runs: Path) -> No
 def test_what_is_deployed_has_the_type_and_the_batch_that_are_asked_for(runs: Path) -> None:
     asked = {**FEW, "build.max_batch": 4}
     tiny.run(runs, overrides=asked)
-    run = context(runs)
+    folder = runs / "tiny"
     kinds = {"fp32": onnx.TensorProto.FLOAT, "fp16": onnx.TensorProto.FLOAT16}
     for precision, fallback in (("fp32", "fp32"), ("fp16", "fp32"), ("int8", "fp16")):
         inner = kinds["fp16" if "fp16" in (precision, fallback) else "fp32"]
         for keep_io, batch in ((True, None), (False, 2)):
             model = onnx.load_from_string(
-                deployed_model(run, "merged", precision, fallback, keep_io=keep_io, batch=batch)
+                deployed_model(folder, "merged", precision, fallback, keep_io=keep_io, batch=batch)
             )
             [value] = model.graph.input
             first = value.type.tensor_type.shape.dim[0]
@@ -195,7 +196,7 @@ def test_what_is_deployed_has_the_type_and_the_batch_that_are_asked_for(runs: Pa
             assert floats == {inner}
             rounds = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
             assert rounds == (precision == "int8")
-    assert weights_name(run, "int8") == weights_name(run, "fp16") == "merged.safetensors"
+    assert weights_name(folder, "int8") == weights_name(folder, "fp16") == "merged.safetensors"
 
 
 def test_tensorrt_rtx_builds_what_was_calibrated(runs: Path) -> None:
@@ -221,13 +222,13 @@ def test_an_int8_model_that_is_not_the_calibrated_one_is_refused(runs: Path) -> 
     path = runs / "tiny" / "model.int8.onnx"
     path.write_bytes((runs / "tiny" / "original.int8.onnx").read_bytes())
     with pytest.raises(CorruptInputError, match="not as calibrate left it"):
-        deployed_model(context(runs), "merged", "int8", "fp32")
+        deployed_model(runs / "tiny", "merged", "int8", "fp32")
 
 
 @pytest.mark.parametrize("fallback", ["fp32", "fp16"])
 def test_networks_are_timed_at_int8_without_images(runs: Path, fallback: str) -> None:
-    run = context(runs)
-    model = onnx_of(run.model, run.example, "int8", fallback)
+    session = opened(runs).session
+    model = onnx_of(session.model, session.example, "int8", fallback)
     kinds = {"fp32": onnx.TensorProto.FLOAT, "fp16": onnx.TensorProto.FLOAT16}
     graph = onnx.load_from_string(model).graph
     assert graph.input[0].type.tensor_type.elem_type == kinds[fallback]
@@ -265,7 +266,7 @@ def test_training_with_rounding_keeps_what_is_better_and_repeats_itself(
     assert qat["accuracy_before"] == plain["networks"][1]["accuracy_int8"]
     assert qat["kept"] == (qat["accuracy_after"] >= qat["accuracy_before"])
     kept = "qat.safetensors" if qat["kept"] else "merged.safetensors"
-    assert weights_name(context(runs), "int8") == kept
+    assert weights_name(runs / "tiny", "int8") == kept
     trained, untrained = (load_file(folder / f"{n}.safetensors") for n in ("qat", "merged"))
     assert trained.keys() == untrained.keys()
     assert not any(trained[n].equal(untrained[n]) for n in trained if n.endswith("weight"))
@@ -281,14 +282,14 @@ def test_training_with_rounding_keeps_what_is_better_and_repeats_itself(
 def test_training_that_loses_is_told_and_not_kept(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoil(context: Context, *_: Any) -> nn.Module:
-        network = deepcopy(context.merged)
+    def spoil(merged: nn.Module, *_: Any, **__: Any) -> nn.Module:
+        network = deepcopy(merged)
         with torch.no_grad():
             for weight in network.parameters():
                 weight.mul_(-1)
         return network
 
-    monkeypatch.setattr("trt_layermerge.pipeline.stages.calibrate.train_rounded", spoil)
+    monkeypatch.setattr(quantizing, "train_rounded", spoil)
     qat = calibrate(runs, qat_epochs=1)["qat"]
     assert qat["accuracy_after"] < qat["accuracy_before"] and not qat["kept"]
-    assert weights_name(context(runs), "int8") == "merged.safetensors"
+    assert weights_name(runs / "tiny", "int8") == "merged.safetensors"

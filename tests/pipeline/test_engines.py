@@ -25,11 +25,11 @@ from trt_layermerge.deploy.sidecar import Network, Origin, sidecar_path, write_e
 from trt_layermerge.errors import AccuracyGateError, DeviceError, UntrustedInputError
 from trt_layermerge.export.batch import with_batch, with_dynamic_batch
 from trt_layermerge.export.fp16 import to_precision
-from trt_layermerge.pipeline.api import open_run, run_stage
-from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.deployed import deployed_model
-from trt_layermerge.pipeline.options import NullReporter, RunOptions
-from trt_layermerge.pipeline.verifying import bisect_command
+from trt_layermerge.pipeline.api import run_stage
+from trt_layermerge.pipeline.options import RunOptions
+from trt_layermerge.session.deployed import deployed_model
+from trt_layermerge.session.session import Session
+from trt_layermerge.session.verifying import bisect_command
 
 GPU = Machine("A GPU", "8.7", "12.6", "L4T 36.4.3", "25W")
 FILES: dict[Network, str] = {"original": "original.onnx", "merged": "model.onnx"}
@@ -111,7 +111,7 @@ def gpu(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(engines, "load_engine", load)
     monkeypatch.setattr(engines, "this_machine", lambda: GPU)
     backend: Backend = OnGpu()
-    monkeypatch.setattr(Context, "backend", property(lambda self: backend))
+    monkeypatch.setattr(Session, "backend", property(lambda self: backend))
     return bench
 
 
@@ -202,8 +202,7 @@ def test_a_wrong_engine_is_told_with_the_command_that_finds_the_layer(gpu: Bench
     with pytest.raises(AccuracyGateError, match=r"model\.fp32\.plan differs from the merged") as e:
         run_stage("verify", asked(gpu, "fp32"))
     left = gpu.folder / "debug" / "model.fp32.onnx"
-    context = open_run(None, asked(gpu, "fp32"), NullReporter())
-    assert left.read_bytes() == deployed_model(context, "merged", "fp32", "fp32", batch=1)
+    assert left.read_bytes() == deployed_model(gpu.folder, "merged", "fp32", "fp32", batch=1)
     assert f"find the layer: polygraphy debug reduce {left} -o reduced.onnx" in str(e.value)
     assert not (gpu.folder / "debug" / "original.fp32.onnx").exists()
 

@@ -18,8 +18,8 @@ from tests.pipeline import tiny
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.tables import ImportanceEntry
 from trt_layermerge.importance.calibrate import CalibrateScorer
-from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.options import STAGES
+from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
 
 ROOT = Path(__file__).parents[2]
@@ -35,8 +35,8 @@ def interrupt_before_it_is_noted(patch: pytest.MonkeyPatch, name: str) -> None:
     module = import_module(f"trt_layermerge.pipeline.stages.{name}")
     stage: Stage = module.STAGE
 
-    def work(context: Context) -> tuple[str, ...]:
-        stage.run(context)
+    def work(run: Run) -> tuple[str, ...]:
+        stage.run(run)
         raise KeyboardInterrupt
 
     patch.setattr(module, "STAGE", replace(stage, run=work))

@@ -7,72 +7,96 @@ from pathlib import Path
 
 import pytest
 
+from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.jsonio import Json, read_json
 from trt_layermerge.core.plan import MergePlan
-from trt_layermerge.pipeline import repaired
+from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.pipeline.api import open_run, run_stage
-from trt_layermerge.pipeline.choosing import tools_of
-from trt_layermerge.pipeline.closing import Closed, close_loop
-from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.joint import (
+from trt_layermerge.pipeline.options import NullReporter, RunOptions
+from trt_layermerge.pipeline.run import Run
+from trt_layermerge.search import joint, plan_of
+from trt_layermerge.search.closing import Closed, Tools, close_loop
+from trt_layermerge.search.joint import (
     FAMILIES,
     RACERS,
     JointScores,
-    contenders,
-    draw,
+    Neighbours,
     offers_of,
     shares,
     widen,
 )
-from trt_layermerge.pipeline.objective import frontier_of
-from trt_layermerge.pipeline.options import NullReporter, RunOptions
-from trt_layermerge.pipeline.stages.search import _networks
-from trt_layermerge.search import plan_of
+from trt_layermerge.session.searching import WholeNetworks, loop_tools
 
 UNRACED = {"search.race_steps": 0}
 
 
 @pytest.fixture
-def context(runs: Path) -> Context:
+def run(runs: Path) -> Run:
     """The finished run, whose plans race."""
     return open_run(None, RunOptions("tiny", runs), NullReporter())
 
 
 @pytest.fixture
-def unraced(runs: Path) -> Context:
+def unraced(runs: Path) -> Run:
     """The finished run, as if its plans were not to race."""
     return open_run(None, RunOptions("tiny", runs, overrides=UNRACED), NullReporter())
 
 
-def looped(context: Context, limit_ms: float) -> Closed:
-    return close_loop(limit_ms, 2, 2, tools_of(context, *_networks(context)))
+def whole(run: Run) -> WholeNetworks:
+    return run.session.whole_networks(run.train, run.data("val"), None, Path())
 
 
-def limit(context: Context) -> float:
-    original_ms, _ = _networks(context)
-    return original_ms / 1.3
+def tools(run: Run) -> Tools:
+    session = run.session
+    return loop_tools(session.problem, session.latencies, run.recipe.measure, whole(run))
 
 
-def widened(context: Context) -> tuple[Closed, int, JointScores]:
+def scores_of(run: Run, known: Json | None = None) -> JointScores:
+    return JointScores(run.session.problem, whole(run), Callbacks(), known or {})
+
+
+def neighbours(run: Run) -> Neighbours:
+    search = run.recipe.search
+    return Neighbours(search.finalists, search.samples, run.seed)
+
+
+def draw(run: Run, table: LatencyTable, limit_ms: float) -> list[MergePlan]:
+    return joint.draw(run.session.problem, table, limit_ms, neighbours(run))
+
+
+def contenders(run: Run, plans: list[MergePlan], known: Json) -> list[MergePlan]:
+    return joint.contenders(plans, scores_of(run, known), run.recipe.search.finalists)
+
+
+def looped(run: Run, limit_ms: float) -> Closed:
+    return close_loop(limit_ms, 2, 2, tools(run))
+
+
+def limit(run: Run) -> float:
+    return run.session.latencies.original_ms / 1.3
+
+
+def widened(run: Run) -> tuple[Closed, int, JointScores]:
     """Returns what the loop and ``widen`` found, how much of it the loop, and the whole scores."""
-    closed, scores = looped(context, limit(context)), JointScores(context)
+    closed, scores = looped(run, limit(run)), scores_of(run)
     before = len(closed.finalists)
-    widen(context, tools_of(context, *_networks(context)), closed, limit(context), scores)
+    widen(tools(run), closed, limit(run), scores, neighbours(run))
     return closed, before, scores
 
 
-def sum_of(context: Context, plan: MergePlan) -> float:
-    return sum(context.importance[c].delta for c in plan.changed)
+def sum_of(run: Run, plan: MergePlan) -> float:
+    return sum(run.session.importance[c].delta for c in plan.changed)
 
 
 def score_by(monkeypatch: pytest.MonkeyPatch, asked: list[MergePlan], better: bool) -> None:
     """Scores plans by what they lose in the sums, the most first, or all alike."""
 
-    def joint_delta(context: Context, plan: MergePlan) -> float:
+    def joint_delta(self: WholeNetworks, plan: MergePlan) -> float:
         asked.append(plan)
-        return -sum_of(context, plan) if better else -1.0
+        table = self.starts.importance
+        return -sum(table[c].delta for c in plan.changed) if better else -1.0
 
-    monkeypatch.setattr(repaired, "joint_delta", joint_delta)
+    monkeypatch.setattr(WholeNetworks, "joint_delta", joint_delta)
 
 
 def kinds(plan: MergePlan) -> set[str]:
@@ -80,11 +104,11 @@ def kinds(plan: MergePlan) -> set[str]:
 
 
 def test_drawn_plans_are_predicted_within_the_limit_and_of_three_families(
-    context: Context,
+    run: Run,
 ) -> None:
-    plans = draw(context, context.latency, limit(context))
+    plans = draw(run, run.latency, limit(run))
     assert len({plan.candidates for plan in plans}) == len(plans) > 2
-    assert all((plan.latency_ms or 0.0) <= limit(context) for plan in plans)
+    assert all((plan.latency_ms or 0.0) <= limit(run) for plan in plans)
     assert any("fit" in kinds(plan) for plan in plans)
     assert any("compose" in kinds(plan) and "fit" not in kinds(plan) for plan in plans)
     assert any(kinds(plan) == {"identity"} for plan in plans)
@@ -93,22 +117,21 @@ def test_drawn_plans_are_predicted_within_the_limit_and_of_three_families(
 @pytest.mark.parametrize(("mode", "families"), [("layermerge", 3), ("layer", 1), ("depth", 1)])
 def test_a_family_that_offers_nothing_new_is_left_out(runs: Path, mode: str, families: int) -> None:
     overrides = {"search.mode": mode}
-    offers = offers_of(
-        open_run(None, RunOptions("tiny", runs, overrides=overrides), NullReporter())
-    )
+    run = open_run(None, RunOptions("tiny", runs, overrides=overrides), NullReporter())
+    offers = offers_of(run.session.problem)
     assert len(offers) == len(set(offers)) == families
     assert all(offers) and not any(c.original for offer in offers for c in offer)
 
 
 @pytest.mark.parametrize("kinds_of", FAMILIES)
 def test_the_best_plan_of_each_family_is_among_the_drawn(
-    context: Context, kinds_of: tuple[str, ...]
+    run: Run, kinds_of: tuple[str, ...]
 ) -> None:
-    offered = [c for c in context.candidates if c.kind in kinds_of]
-    found = frontier_of(context, context.latency, candidates=offered)
-    overhead_ms = context.latency.overhead_ms
-    best = plan_of(found.within(limit(context) - overhead_ms), overhead_ms)
-    drawn = draw(context, context.latency, limit(context))
+    offered = [c for c in run.session.candidates if c.kind in kinds_of]
+    found = run.session.problem.frontier(run.latency, candidates=offered)
+    overhead_ms = run.latency.overhead_ms
+    best = plan_of(found.within(limit(run) - overhead_ms), overhead_ms)
+    drawn = draw(run, run.latency, limit(run))
     assert best.candidates in {plan.candidates for plan in drawn}
 
 
@@ -119,68 +142,70 @@ def test_every_family_is_drawn_about_as_often(count: int, expected: list[int]) -
     assert shares(count, 3) == expected
 
 
-def singles(context: Context) -> dict[str, list[MergePlan]]:
+def singles(run: Run) -> dict[str, list[MergePlan]]:
     """Returns five plans of a single change for every kind."""
     return {
         kind: [
-            MergePlan.of(context.graph, [c])
-            for c in islice((c for c in context.candidates if c.kind == kind and not c.original), 5)
+            MergePlan.of(run.graph, [c])
+            for c in islice(
+                (c for c in run.session.candidates if c.kind == kind and not c.original), 5
+            )
         ]
         for kind in ("identity", "compose", "fit")
     }
 
 
-def scored(context: Context, first: str, second: str, third: str) -> tuple[list[MergePlan], Json]:
+def scored(run: Run, first: str, second: str, third: str) -> tuple[list[MergePlan], Json]:
     """Returns plans from the best to the worst, kind after kind, and all with their scores."""
-    found = singles(context)
+    found = singles(run)
     order = [plan for kind in (first, second, third) for plan in found[kind]]
     return order, {plan.candidates: -float(place) for place, plan in enumerate(order)}
 
 
-def test_the_best_of_every_family_race(context: Context) -> None:
-    order, known = scored(context, "fit", "compose", "identity")
+def test_the_best_of_every_family_race(run: Run) -> None:
+    order, known = scored(run, "fit", "compose", "identity")
     assert len(order) == 15
     fits, composed, gone = order[:5], order[5:10], order[10:]
-    racers = contenders(context, order[::-1], JointScores(context, known))
+    racers = contenders(run, order[::-1], known)
     assert racers == [*fits[:RACERS], *composed[:RACERS], *gone[:RACERS]]
     # A plan that leads several families runs once.
-    order, known = scored(context, "identity", "compose", "fit")
-    racers = contenders(context, order[::-1], JointScores(context, known))
+    order, known = scored(run, "identity", "compose", "fit")
+    racers = contenders(run, order[::-1], known)
     assert racers == order[:RACERS]
-    order, known = scored(context, "compose", "fit", "identity")
-    racers = contenders(context, order[::-1], JointScores(context, known))
+    order, known = scored(run, "compose", "fit", "identity")
+    racers = contenders(run, order[::-1], known)
     assert racers == [*order[:RACERS], *order[10 : 10 + RACERS]]
 
 
 def test_a_plan_of_several_kinds_belongs_to_the_family_that_has_them_all(
-    context: Context,
+    run: Run,
 ) -> None:
     assert [set(family) for family in FAMILIES] == [
         {"compose", "fit", "identity"},
         {"compose", "identity"},
         {"identity"},
     ]
-    assert {c.kind for c in context.candidates} == set(FAMILIES[0])
+    assert {c.kind for c in run.session.candidates} == set(FAMILIES[0])
     fit, gone = (
-        next(c for c in context.candidates if c.kind == kind and c.block.start == start)
+        next(c for c in run.session.candidates if c.kind == kind and c.block.start == start)
         for kind, start in (("fit", 1), ("identity", 5))
     )
-    mixed = MergePlan.of(context.graph, [fit, gone])
-    order, known = scored(context, "identity", "compose", "fit")
+    mixed = MergePlan.of(run.graph, [fit, gone])
+    order, known = scored(run, "identity", "compose", "fit")
     known[mixed.candidates] = -0.5
-    racers = contenders(context, [*order, mixed], JointScores(context, known))
+    racers = contenders(run, [*order, mixed], known)
     # Second of all plans, but third and fourth of those without fits are still asked.
     assert racers == [order[0], mixed, order[1], order[2]]
 
 
-def test_without_a_race_the_best_wholes_are_contenders(unraced: Context) -> None:
+def test_without_a_race_the_best_wholes_are_contenders(unraced: Run) -> None:
     order, known = scored(unraced, "fit", "compose", "identity")
-    best = contenders(unraced, order[::-1], JointScores(unraced, known))
+    best = contenders(unraced, order[::-1], known)
     assert best == order[: unraced.recipe.search.finalists]
 
 
 def test_better_wholes_are_measured_and_join_the_finalists(
-    unraced: Context, monkeypatch: pytest.MonkeyPatch
+    unraced: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[MergePlan] = []
     score_by(monkeypatch, asked, better=True)
@@ -200,7 +225,7 @@ def test_better_wholes_are_measured_and_join_the_finalists(
     assert len({plan.candidates for plan in asked}) == len(asked) == len(scores.known)
 
 
-def test_what_is_not_better_is_not_built(unraced: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_better_is_not_built(unraced: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[MergePlan] = []
     score_by(monkeypatch, asked, better=False)
     closed, before, _ = widened(unraced)
@@ -208,11 +233,11 @@ def test_what_is_not_better_is_not_built(unraced: Context, monkeypatch: pytest.M
 
 
 def test_where_plans_race_the_best_of_every_family_are_measured(
-    context: Context, monkeypatch: pytest.MonkeyPatch
+    run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[MergePlan] = []
     score_by(monkeypatch, asked, better=False)
-    closed, before, _ = widened(context)
+    closed, before, _ = widened(run)
     added = closed.finalists[before:]
     assert all(f.measured is not None for f in added)
     assert any(kinds(f.plan) == {"identity"} for f in added)
@@ -223,14 +248,14 @@ def test_where_plans_race_the_best_of_every_family_are_measured(
         assert len(within) >= min(RACERS, len(offered))
 
 
-def chosen(context: Context) -> tuple[Json, list[Json]]:
-    rows = read_json(context.folder / "finalists.json", "finalists")["finalists"]
+def chosen(run: Run) -> tuple[Json, list[Json]]:
+    rows = read_json(run.folder / "finalists.json", "finalists")["finalists"]
     (chosen,) = [row for row in rows if row["chosen"]]
     return chosen, rows
 
 
-def test_the_plan_that_learns_most_is_chosen(context: Context) -> None:
-    taken, rows = chosen(context)
+def test_the_plan_that_learns_most_is_chosen(run: Run) -> None:
+    taken, rows = chosen(run)
     raced = [row["race_scores"] for row in rows if row["race_scores"] is not None]
     furthest = max(map(len, raced))
     means = [sum(scores) / furthest for scores in raced if len(scores) == furthest]
@@ -241,7 +266,7 @@ def test_the_plan_that_learns_most_is_chosen(context: Context) -> None:
 
 
 def test_without_a_race_the_best_whole_of_those_that_meet_the_budget_is_chosen(
-    runs: Path, unraced: Context
+    runs: Path, unraced: Run
 ) -> None:
     run_stage("search", RunOptions("tiny", runs, overrides=UNRACED))
     taken, rows = chosen(unraced)

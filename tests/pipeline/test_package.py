@@ -101,20 +101,20 @@ def test_sample_inputs_of_a_baked_graph_are_the_pixels_of_the_images(
 
 
 def test_without_images_the_inputs_are_seeded(runs: Path) -> None:
-    context = open_run(
+    run = open_run(
         None,
         RunOptions("tiny", runs, overrides={"data.val": None, "data.train": None}),
         tiny.Recorder(),
     )
-    raw, source = sample_inputs(context, normalised=False)
-    again, _ = sample_inputs(context, normalised=False)
-    normal, _ = sample_inputs(context, normalised=True)
+    raw, source = sample_inputs(run, normalised=False)
+    again, _ = sample_inputs(run, normalised=False)
+    normal, _ = sample_inputs(run, normalised=True)
     assert source == "random pixels, seed 0"
     assert raw.shape == (2, 3, 16, 16) and raw.min() >= 0 and raw.max() <= 255
     np.testing.assert_array_equal(raw, again)
     pixels = raw.transpose(0, 2, 3, 1).astype(np.uint8)
-    np.testing.assert_array_equal(normal, context.recipe.data.preprocess.build()(pixels))
-    assert isinstance(context.recipe.data.preprocess.build(), Preprocess)
+    np.testing.assert_array_equal(normal, run.recipe.data.preprocess.build()(pixels))
+    assert isinstance(run.recipe.data.preprocess.build(), Preprocess)
 
 
 @pytest.mark.parametrize(

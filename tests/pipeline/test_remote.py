@@ -21,13 +21,13 @@ from trt_layermerge.core.graph_file import load_graph
 from trt_layermerge.core.jsonio import read_lines
 from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.errors import CorruptInputError, InfeasibleBudgetError, UsageError
-from trt_layermerge.measure import conditions, isolated
+from trt_layermerge.measure import conditions
 from trt_layermerge.measure.agent.sources import Reading
-from trt_layermerge.pipeline import context as context_module
 from trt_layermerge.pipeline.api import run_stage
 from trt_layermerge.pipeline.options import STAGES, RunOptions
-from trt_layermerge.pipeline.recorded import Exported, exported_path
 from trt_layermerge.pipeline.remote import export_jobs, import_measurements
+from trt_layermerge.session import meters, settings
+from trt_layermerge.session.recorded import Exported, exported_path
 
 MODE = "no clock, power mode 15W"
 
@@ -242,7 +242,7 @@ def test_measuring_here_again_is_one_setting_away(begun: Path) -> None:
 @pytest.fixture
 def isolated_fake(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has the backend ``fake`` measured like an engine: by the agent."""
-    monkeypatch.setattr(context_module, "ISOLATED", ("fake",))
+    monkeypatch.setattr(settings, "ISOLATED", ("fake",))
 
 
 @pytest.mark.usefixtures("isolated_fake")
@@ -250,7 +250,7 @@ def test_a_whole_run_through_an_agent(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = Answering()
-    monkeypatch.setattr(isolated, "run_here", device)
+    monkeypatch.setattr(meters, "run_here", device)
     summary, told = tiny.run(tmp_path, finished / "tiny.yaml")
     there, here = (read(runs, "plan.json") for runs in (tmp_path, finished / "runs"))
     assert there["candidates"] == here["candidates"]
@@ -268,7 +268,7 @@ def test_what_is_measured_here_in_another_way_is_of_the_same_device_in_the_same_
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a Jetson the table comes from the agent, and bench times engines in this process."""
-    monkeypatch.setattr(isolated, "run_here", Answering(device=get_backend("fake").device()))
+    monkeypatch.setattr(meters, "run_here", Answering(device=get_backend("fake").device()))
 
     def run_in(mode: str) -> tuple[Any, Any]:
         monkeypatch.setattr(conditions, "power_mode", lambda sources: Reading(mode))

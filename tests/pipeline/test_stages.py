@@ -24,15 +24,16 @@ from trt_layermerge.errors import (
 )
 from trt_layermerge.merge import Certificate
 from trt_layermerge.pipeline.api import open_run, run_stage
-from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
+from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.sections import DataSection
-from trt_layermerge.pipeline.stages.importance import to_score
 from trt_layermerge.pipeline.stages.verify import seen_before
+from trt_layermerge.session import building
+from trt_layermerge.session.scoring import to_score
 
 
-def context(runs: Path, **overrides: object) -> Context:
-    """Returns the context of the tiny run with values of its recipe replaced."""
+def opened(runs: Path, **overrides: object) -> Run:
+    """Returns the tiny run with values of its recipe replaced."""
     dotted = {key.replace("__", "."): value for key, value in overrides.items()}
     return open_run(None, RunOptions("tiny", runs, overrides=dotted), NullReporter())
 
@@ -41,23 +42,25 @@ def context(runs: Path, **overrides: object) -> Context:
 def test_untouched_units_are_scored_where_all_are_trained_anew(
     runs: Path, method: str, units: int
 ) -> None:
-    chosen = to_score(context(runs, importance__method=method))
+    run = opened(runs, importance__method=method)
+    session = run.session
+    chosen = to_score(run.graph, session.candidates, run.latency, run.recipe)
     assert sum(c.original for c in chosen) == units
     assert any(not c.original for c in chosen)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_torch_measures_on_the_device_that_was_asked_for(runs: Path) -> None:
-    asked = context(runs, measure__backend="torch", device="cuda")
+    asked = opened(runs, measure__backend="torch", device="cuda")
     with pytest.raises(DeviceError, match="no CUDA device"):
-        _ = asked.backend
-    assert context(runs, measure__backend="torch", device="cpu").backend.name == "torch"
+        _ = asked.session.backend
+    assert opened(runs, measure__backend="torch", device="cpu").session.backend.name == "torch"
 
 
 def test_images_of_another_shape_than_is_measured_are_refused(runs: Path, tmp_path: Path) -> None:
     images = np.zeros((8, 16, 24, 3), np.uint8)
     np.savez(tmp_path / "wide.npz", images=images, labels=np.arange(8) % 4)
-    asked = context(runs, data__val=f"npz:{tmp_path / 'wide.npz'}")
+    asked = opened(runs, data__val=f"npz:{tmp_path / 'wide.npz'}")
     with pytest.raises(CorruptInputError, match=r"\(3, 16, 24\).*\(3, 16, 16\)"):
         asked.data("val")
     assert asked.data("test") is not None
@@ -108,7 +111,7 @@ def test_engines_of_other_machines_are_left_alone(
     for machine in ("here", "elsewhere"):
         (engines / machine).mkdir(parents=True)
         (engines / machine / "model.fp32.plan").write_bytes(b"engine")
-    monkeypatch.setattr("trt_layermerge.deploy.machine.this_machine", lambda: Machine(gpu="Here"))
+    monkeypatch.setattr(building, "this_machine", lambda: Machine(gpu="Here"))
     run_stage("build", RunOptions("tiny", runs))
     assert (engines / "elsewhere" / "model.fp32.plan").read_bytes() == b"engine"
 

@@ -18,8 +18,6 @@ from trt_layermerge.merge import Annealed
 from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
 from trt_layermerge.pipeline.recipe import load_recipe
-from trt_layermerge.pipeline.starts import start_network
-from trt_layermerge.pipeline.training import aids, training_recipe
 
 RECONSTRUCT = {
     "finetune.preset": "none",
@@ -130,8 +128,8 @@ def test_collapsed_blocks_are_trained_as_single_convolutions(runs: Path, start: 
     finetuned(runs, **overrides)
     weights = load_file(runs / "tiny" / "relaxed.safetensors")
     assert not any(".units." in name for name in weights)
-    context = open_run(None, options(runs, **overrides), NullReporter())
-    relaxed = context.relaxed("relaxed.safetensors")
+    session = open_run(None, options(runs, **overrides), NullReporter()).session
+    relaxed = session.filled("relaxed.safetensors")
     assert relaxed.state_dict().keys() == weights.keys()
     run_stage("export", options(runs, **overrides))
     relaxed_start = {**overrides, "finetune.train": "relaxed", "finetune.preset": "none"}
@@ -143,11 +141,10 @@ def test_collapsed_blocks_are_trained_as_single_convolutions(runs: Path, start: 
 
 def test_annealed_activations_are_gone_in_the_end(runs: Path) -> None:
     overrides = {"finetune.start": "original", "finetune.anneal": 0.5}
-    context = open_run(None, options(runs, **overrides), NullReporter())
-    network, _ = start_network(context, context.plan)
-    recipe = training_recipe(context)
-    assert recipe is not None
-    _, schedule = aids(context, network, recipe)
+    run = open_run(None, options(runs, **overrides), NullReporter())
+    network = run.session.relax()
+    run.session.repair(run.train)
+    schedule = run.session.teaching(run.train)._schedule(network)
     held = [m for m in network.modules() if isinstance(m, Annealed)]
     assert schedule is not None and held
     for share, linearity in ((0.25, 0.5), (0.5, 1.0), (1.0, 1.0)):
@@ -159,15 +156,6 @@ def test_annealed_activations_are_gone_in_the_end(runs: Path) -> None:
     at_once = load_file(runs / "tiny" / "relaxed.safetensors")
     assert trained.keys() == at_once.keys()
     assert any(not (trained[k] == at_once[k]).all() for k in trained)
-
-
-def test_features_are_compared_where_the_recipe_asks(runs: Path) -> None:
-    losses = []
-    for weight in (0.0, 5.0):
-        finetuned(runs, **{"finetune.options.feature_weight": weight})
-        _, rows = read_lines(runs / "tiny" / "finetune.jsonl", "finetune")
-        losses.append(rows[0]["loss"])
-    assert losses[1] > losses[0]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,6 @@ from trt_layermerge.pipeline.models import fill
 from trt_layermerge.search.choosing import Choice, Goal, choose, choose_imported
 from trt_layermerge.search.closing import BudgetMissedError
 from trt_layermerge.search.problem import Problem, uses_paper_protocol
-from trt_layermerge.session import searching
 from trt_layermerge.session.benching import bench_networks
 from trt_layermerge.session.building import About, build_engines
 from trt_layermerge.session.candidates import load_candidates, write_candidates
@@ -52,6 +51,16 @@ from trt_layermerge.session.networks import Networks
 from trt_layermerge.session.quantizing import quantize_networks, save_weights
 from trt_layermerge.session.recorded import Recorded
 from trt_layermerge.session.scoring import scorer_of, scores, set_aside, to_score
+from trt_layermerge.session.searching import (
+    BUILDS,
+    WholeNetworks,
+    goal_of,
+    imported_of,
+    loop_tools,
+    problem_of,
+    save_choice,
+    save_frontier,
+)
 from trt_layermerge.session.settings import Settings
 from trt_layermerge.session.starts import Starts
 from trt_layermerge.session.training import Metric, Racers, Teaching
@@ -371,50 +380,58 @@ class Session:
         """
         if speedup is not None or budget_ms is not None:
             self.settings = with_goal(self.settings, speedup, budget_ms)
-        images = self._training_images(train)
-        problem = searching.problem_of(self.graph, self.candidates, self.importance, self.settings)
-        goal = searching.goal_of(self.settings, self.latencies.original_ms)
-        judges = self._given("val", val)
+        images, judges = self._training_images(train), self._given("val", val)
+        problem, goal = self.problem, goal_of(self.settings, self.latencies.original_ms)
         try:
-            with TemporaryDirectory() as work:
-                choice = self._choose(problem, goal, images, judges, metric, Path(work))
+            with TemporaryDirectory() as racing:
+                whole = self.whole_networks(images, judges, metric, Path(racing))
+                choice = self._choose(problem, goal, whole)
         except BudgetMissedError as missed:
             if not self.keep_frontier:
-                searching.save_frontier(self.folder, missed.closed, problem)
+                save_frontier(self.folder, missed.closed, problem)
             raise
         told = {"seed": self.settings.seed, **(notes or {})}
-        self._made["plan"] = searching.save_choice(self.folder, choice, problem, goal, told)
+        self._made["plan"] = save_choice(self.folder, choice, problem, goal, told)
         self._forget("relaxed", "merged", "certificate")
         return self.plan
 
-    def _choose(
-        self,
-        problem: Problem,
-        goal: Goal,
-        train: Images,
-        val: Images | None,
-        metric: Metric | None,
-        racing: Path,
-    ) -> Choice:
-        _, score = self._calibration(train)
-        measure = self.settings.measure
+    def whole_networks(
+        self, train: Images, val: Images | None, metric: Metric | None, racing: Path
+    ) -> WholeNetworks:
+        """Returns what measures, scores and trains the networks of plans, for a search.
+
+        Args:
+            train: Training images.
+            val: Images to judge racing networks by.
+            metric: What judges them instead.
+            racing: Folder of their unfinished trainings.
+        """
         starts = self._starts(train)
+        _, score = self._calibration(train)
         judges = score if val is None else in_memory(val, 1 << 20)
         teaching = Teaching(self.model, train, val, metric, self.settings, self.tell)
-        whole = searching.WholeNetworks(
+        return WholeNetworks(
             self.networks,
             starts,
             Racers(starts, teaching, judges, racing),
             score,
-            goal.original_ms,
-            searching.BUILDS if measure.engines else 1,
+            self.latencies.original_ms,
+            BUILDS if self.settings.measure.engines else 1,
             uses_paper_protocol(self.importance),
         )
-        tools = searching.loop_tools(problem, self.latencies, measure, whole)
+
+    @property
+    def problem(self) -> Problem:
+        """What is searched: candidates, their worth, and what the settings maximise."""
+        return problem_of(self.graph, self.candidates, self.importance, self.settings)
+
+    def _choose(self, problem: Problem, goal: Goal, whole: WholeNetworks) -> Choice:
+        measure = self.settings.measure
+        tools = loop_tools(problem, self.latencies, measure, whole)
         if not measure.recorded:
             return choose(problem, tools, whole, goal, self.tell)
         recorded = Recorded.of(self.folder, measure)
-        imported = searching.imported_of(recorded, problem, self.latencies)
+        imported = imported_of(recorded, problem, self.latencies)
         return choose_imported(problem, tools, whole, goal, imported, self.tell)
 
     def use(self, plan: MergePlan) -> None:
@@ -436,7 +453,7 @@ class Session:
         return self.relaxed
 
     def repair(self, train: Images | None = None) -> Json | None:
-        """Fits the plan's blocks in closed form, in place, as the settings say; labels are not needed.
+        """Fits the plan's blocks in closed form, in place, as the settings say.
 
         Args:
             train: Training images.
@@ -707,7 +724,7 @@ class Session:
         return calibration_of(train, section.fit_images, section.score_images, self.settings.seed)
 
     def _starts(self, train: Images | None = None) -> Starts:
-        """Returns what makes networks as training finds them; nothing is repaired without images."""
+        """Returns what makes networks as training finds them; without images none is repaired."""
         section = self.settings.finetune.reconstruct
         return Starts(
             self.model,

@@ -20,15 +20,16 @@ from trt_layermerge.core.tables import (
     LatencyTable,
 )
 from trt_layermerge.errors import DeviceError, InfeasibleBudgetError
-from trt_layermerge.pipeline.closing import (
+from trt_layermerge.search import enumerate_candidates, frontier
+from trt_layermerge.search.closing import (
     BudgetMissedError,
     Tools,
     around,
     close_loop,
     predict,
 )
-from trt_layermerge.pipeline.networks import Measured, specs_of
-from trt_layermerge.search import enumerate_candidates, frontier
+from trt_layermerge.search.evaluator import Measured
+from trt_layermerge.search.sampling import specs_of
 
 
 class Device:
