@@ -20,6 +20,7 @@ from trt_layermerge.core.tables import (
     LatencyTable,
 )
 from trt_layermerge.errors import DeviceError, InfeasibleBudgetError
+from trt_layermerge.kinds import enumerate_candidates
 from trt_layermerge.pipeline.closing import (
     BudgetMissedError,
     Tools,
@@ -28,7 +29,7 @@ from trt_layermerge.pipeline.closing import (
     predict,
 )
 from trt_layermerge.pipeline.networks import Measured, specs_of
-from trt_layermerge.search import enumerate_candidates, frontier
+from trt_layermerge.search import frontier
 
 
 class Device:

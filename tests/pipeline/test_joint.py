@@ -9,13 +9,13 @@ import pytest
 
 from trt_layermerge.core.jsonio import Json, read_json
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.kinds import families
 from trt_layermerge.pipeline import repaired
 from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.choosing import tools_of
 from trt_layermerge.pipeline.closing import Closed, close_loop
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.joint import (
-    FAMILIES,
     RACERS,
     JointScores,
     contenders,
@@ -100,7 +100,7 @@ def test_a_family_that_offers_nothing_new_is_left_out(runs: Path, mode: str, fam
     assert all(offers) and not any(c.original for offer in offers for c in offer)
 
 
-@pytest.mark.parametrize("kinds_of", FAMILIES)
+@pytest.mark.parametrize("kinds_of", families())
 def test_the_best_plan_of_each_family_is_among_the_drawn(
     context: Context, kinds_of: tuple[str, ...]
 ) -> None:
@@ -155,12 +155,12 @@ def test_the_best_of_every_family_race(context: Context) -> None:
 def test_a_plan_of_several_kinds_belongs_to_the_family_that_has_them_all(
     context: Context,
 ) -> None:
-    assert [set(family) for family in FAMILIES] == [
+    assert [set(family) for family in families()] == [
         {"compose", "fit", "identity"},
         {"compose", "identity"},
         {"identity"},
     ]
-    assert {c.kind for c in context.candidates} == set(FAMILIES[0])
+    assert {c.kind for c in context.candidates} == set(families()[0])
     fit, gone = (
         next(c for c in context.candidates if c.kind == kind and c.block.start == start)
         for kind, start in (("fit", 1), ("identity", 5))
@@ -216,8 +216,8 @@ def test_where_plans_race_the_best_of_every_family_are_measured(
     added = closed.finalists[before:]
     assert all(f.measured is not None for f in added)
     assert any(kinds(f.plan) == {"identity"} for f in added)
-    assert len(added) <= RACERS * len(FAMILIES)
-    for family in FAMILIES:
+    assert len(added) <= RACERS * len(families())
+    for family in families():
         within = [f for f in closed.finalists if kinds(f.plan) <= set(family)]
         offered = [plan for plan in asked if kinds(plan) <= set(family)]
         assert len(within) >= min(RACERS, len(offered))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tests.search.graphs import Chain
 from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.kinds import enumerate_candidates
 from trt_layermerge.pipeline.networks import promising
-from trt_layermerge.search import enumerate_candidates
 
 
 def kernels(candidates: list[Candidate], start: int, end: int) -> set[int | None]:

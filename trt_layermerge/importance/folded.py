@@ -8,7 +8,7 @@ from copy import deepcopy
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from trt_layermerge.merge.layers import ConvNorm
+from trt_layermerge.blocks import ConvNorm
 
 
 def folded(network: fx.GraphModule) -> fx.GraphModule:

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from trt_layermerge.blocks import ConvChain, Kernel
 from trt_layermerge.errors import UsageError
-from trt_layermerge.merge.algebra import expand_groups
-from trt_layermerge.merge.block import ComposedBlock, FittedBlock
-from trt_layermerge.merge.collapse import composed_kernel
-from trt_layermerge.merge.leastsq import Solution
 from trt_layermerge.merge.relax import RelaxedNet
-from trt_layermerge.merge.repair import install
 from trt_layermerge.merge.surgery import block_path, replace_module
 
 
 @torch.no_grad()
 def collapse_early(relaxed: RelaxedNet, images: Iterable[Tensor] | None) -> None:
-    """Makes every block of composed units the one convolution that it merges into, in place.
+    """Makes every block of several parts the one convolution that it merges into, in place.
 
     A batch normalisation follows it that changes nothing at the start: its statistics are those of
     the convolution's output on the images, its scale and shift undo them, so the network computes
-    what it computed before (in eval mode up to rounding). Fitted blocks are so already.
+    what it computed before (in eval mode up to rounding). New convolutions stay as they are.
 
     Args:
         relaxed: What to change.
@@ -33,28 +28,25 @@ def collapse_early(relaxed: RelaxedNet, images: Iterable[Tensor] | None) -> None
     Raises:
         UsageError: If there are no images.
     """
-    changed: list[tuple[FittedBlock, Solution]] = []
+    changed: list[tuple[ConvChain, Kernel]] = []
     for block in relaxed.blocks.values():
-        kernel = composed_kernel(block) if isinstance(block, ComposedBlock) else None
+        kernel = block.kernel()
         if kernel is None:
             continue
-        spec, like = block.candidate.convs[0], next(block.parameters())
-        merged = FittedBlock(block.candidate, like).train(block.training)
-        zeros = torch.zeros(spec.out_channels, dtype=torch.float64, device=like.device)
-        weight = expand_groups(kernel, spec.groups).weight
-        solution = Solution(weight, kernel.bias, zeros, zeros + 1, zeros)
-        install(merged.bodies()[0], solution)
+        merged = ConvChain(block.candidate, next(block.parameters())).train(block.training)
+        zeros = torch.zeros_like(kernel.bias)
+        merged.last.install(kernel.weight, kernel.bias, zeros, zeros + 1)
         replace_module(relaxed.net, block_path(block.candidate.block), merged)
-        changed.append((merged, solution))
+        changed.append((merged, kernel))
     if images is not None and changed:
         _set_statistics(relaxed, changed, images)
 
 
 def _set_statistics(
-    relaxed: RelaxedNet, changed: list[tuple[FittedBlock, Solution]], images: Iterable[Tensor]
+    relaxed: RelaxedNet, changed: list[tuple[ConvChain, Kernel]], images: Iterable[Tensor]
 ) -> None:
     """Gives the new normalisations the statistics of what reaches them."""
-    sums = {block.bodies()[0].conv: _Sums() for block, _ in changed}
+    sums = {block.last.conv: _Sums() for block, _ in changed}
     handles = [conv.register_forward_hook(found.add) for conv, found in sums.items()]
     training = relaxed.training
     relaxed.eval()
@@ -63,10 +55,8 @@ def _set_statistics(
     relaxed.train(training)
     for handle in handles:
         handle.remove()
-    for block, solution in changed:
-        body = block.bodies()[0]
-        mean, variance = sums[body.conv].moments()
-        install(body, replace(solution, mean=mean, variance=variance))
+    for block, kernel in changed:
+        block.last.install(kernel.weight, kernel.bias, *sums[block.last.conv].moments())
 
 
 class _Sums:

@@ -8,15 +8,12 @@ from dataclasses import dataclass, field
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
+from trt_layermerge.kinds import families
 from trt_layermerge.pipeline import race
 from trt_layermerge.pipeline.closing import Closed, Finalist, Key, Tools
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.objective import frontier_of
 from trt_layermerge.search import allowed, nearby_plans, plan_of
-
-FAMILIES = (("compose", "fit", "identity"), ("compose", "identity"), ("identity",))
-"""Kinds of candidates that plans are made of. Fits lose least before training and compound; what
-is only removed loses most, and training brings most of it back."""
 
 RACERS = 3
 """Plans of each family that race: those with the least joint loss."""
@@ -87,7 +84,7 @@ def contenders(
     if not race.wanted(context):
         return best[: context.recipe.search.finalists]
     found: dict[Key, MergePlan] = {}
-    for kinds in FAMILIES:
+    for kinds in families():
         family = [p for p in best if all(c.kind in kinds for c in p.changed)]
         found |= {plan.candidates: plan for plan in family[:RACERS]}
     return list(found.values())
@@ -118,7 +115,7 @@ def offers_of(context: Context) -> list[tuple[Candidate, ...]]:
     """Returns the candidates of each family, without families that offer nothing new."""
     mode = context.recipe.search.mode
     usable = [c for c in context.candidates if not c.original and allowed(c, mode)]
-    offers = [tuple(c for c in usable if c.kind in kinds) for kinds in FAMILIES]
+    offers = [tuple(c for c in usable if c.kind in kinds) for kinds in families()]
     return [offer for offer in dict.fromkeys(offers) if offer]
 
 

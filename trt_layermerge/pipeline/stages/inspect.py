@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-from trt_layermerge.core.geometry import mergeable
 from trt_layermerge.core.graph_file import graph_to_json, load_graph, save_graph
 from trt_layermerge.core.jsonio import Json, read_lines, write_lines
+from trt_layermerge.kinds import Limits, enumerate_candidates, refusal
 from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.stage import Stage
-from trt_layermerge.search import Limits, enumerate_candidates
 
 
 def _settings(context: Context) -> Json:
@@ -30,9 +29,9 @@ def _run(context: Context) -> tuple[str, ...]:
     graph = trace(context.model, context.example)
     limits = Limits(**search.limits.model_dump())
     offered = enumerate_candidates(graph, search.rules, limits)
-    refused = Counter(why for c in offered if (why := mergeable(graph, c)) is not None)
+    refused = Counter(why for c in offered if (why := refusal(graph, c)) is not None)
     header = {"rules": search.rules, "offered": len(offered), "refused": dict(refused)}
-    rows = [c.to_json() for c in offered if mergeable(graph, c) is None]
+    rows = [c.to_json() for c in offered if refusal(graph, c) is None]
     save_graph(graph, context.folder / "graph.json")
     write_lines(context.folder / "candidates.jsonl", "candidates", header, rows)
     if not any(not row["original"] for row in rows):
