@@ -16,8 +16,7 @@ from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.tables import ImportanceEntry
 from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.importance.distance import Distance
-from trt_layermerge.importance.folded import folded, folded_block
-from trt_layermerge.importance.segments import record, rest_of, segment
+from trt_layermerge.importance.segments import folded, folded_block, record, rest_of, segment
 from trt_layermerge.importance.table import candidate_seed
 from trt_layermerge.importance.values import RecordedValues
 from trt_layermerge.kinds import kind_of

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from trt_layermerge.merge.anneal import Annealed, hold_activations, set_linearity
 from trt_layermerge.merge.certify import Certificate, certify
-from trt_layermerge.merge.collapse import collapse
-from trt_layermerge.merge.early import collapse_early
+from trt_layermerge.merge.collapse import collapse, collapse_early
 from trt_layermerge.merge.matching import matched
 from trt_layermerge.merge.reconstruct import Reconstruction, match_error, reconstruct
 from trt_layermerge.merge.relax import RelaxedNet, build_block, relax
