@@ -45,8 +45,8 @@ class Kind(ABC):
     """
 
     name: str
-    label: str
-    colour: str = "#8b6bb1"
+    label: str = "replaced"
+    colour: str = "#cc79a7"
     rules: tuple[Rules, ...] = ("full",)
     family: Family = "approximation"
 
