@@ -26,9 +26,10 @@ from trt_layermerge.finetune import images
 from trt_layermerge.finetune.loop import finetune
 from trt_layermerge.finetune.recipe import FinetuneRecipe
 from trt_layermerge.finetune.sources import ArrayData
+from trt_layermerge.kinds import enumerate_candidates
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.merge import collapse, relax, repair
-from trt_layermerge.search import Option, chain_frontier, enumerate_candidates
+from trt_layermerge.search import Option, chain_frontier
 from trt_layermerge.tracing import trace
 
 Work: TypeAlias = Callable[[], object]

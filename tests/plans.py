@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 
 from trt_layermerge.core.candidate import Candidate, finish, merged_spec
 from trt_layermerge.core.conv import ConvSpec
-from trt_layermerge.core.geometry import composition, mergeable
+from trt_layermerge.core.geometry import composition
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.unit import Block
 from trt_layermerge.errors import UnsupportedModelError
+from trt_layermerge.kinds import refusal
 
 KINDS = ("compose", "fit", "identity")
 KERNELS = (1, 2, 3, 5)
@@ -74,7 +75,7 @@ def candidates_of(
             continue
         for kind in kinds:
             candidate = _draw(graph, block, kind, rng, kernels)
-            if candidate is not None and mergeable(graph, candidate) is None:
+            if candidate is not None and refusal(graph, candidate) is None:
                 yield candidate
 
 

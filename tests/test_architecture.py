@@ -19,13 +19,15 @@ ROOMS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exist
 
 KNOWS: dict[str, set[str]] = {
     "core": set(),
-    "search": {"core"},
-    "report": {"core"},
+    "kinds": {"core", "blocks"},
+    "search": {"core", "kinds"},
+    "report": {"core", "kinds"},
     "backends": {"core"},
     "measure": {"core", "backends"},
     "tracing": {"core"},
-    "merge": {"core", "tracing"},
-    "importance": {"core", "tracing", "merge", "finetune"},
+    "blocks": {"core", "tracing"},
+    "merge": {"core", "tracing", "blocks", "kinds"},
+    "importance": {"core", "tracing", "blocks", "kinds", "merge", "finetune"},
     "finetune": {"core"},
     "export": {"core"},
     "deploy": {"core", "backends"},
@@ -236,7 +238,15 @@ def test_every_help_works_bare_in_under_a_second_each() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["core.tables", "core.plan", "core.graph_file", "search", "pipeline.recipe", "pipeline.doctor"],
+    [
+        "core.tables",
+        "core.plan",
+        "core.graph_file",
+        "kinds",
+        "search",
+        "pipeline.recipe",
+        "pipeline.doctor",
+    ],
 )
 def test_these_import_without_anything_heavy(module: str) -> None:
     done = in_blocked_process(f"import trt_layermerge.{module}", *HEAVY)

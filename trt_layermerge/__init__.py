@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from trt_layermerge.core.tables import ImportanceTable as ImportanceTable
     from trt_layermerge.core.tables import LatencyTable as LatencyTable
     from trt_layermerge.core.unit import Block as Block
+    from trt_layermerge.kinds import enumerate_candidates as enumerate_candidates
     from trt_layermerge.merge import certify as certify
     from trt_layermerge.merge import collapse as collapse
     from trt_layermerge.merge import relax as relax
     from trt_layermerge.merge import repair as repair
-    from trt_layermerge.search import enumerate_candidates as enumerate_candidates
     from trt_layermerge.search import solve as solve
     from trt_layermerge.tracing import trace as trace
 
@@ -37,7 +37,7 @@ _HOMES = {
     "MergePlan": "core.plan",
     "certify": "merge",
     "collapse": "merge",
-    "enumerate_candidates": "search",
+    "enumerate_candidates": "kinds",
     "relax": "merge",
     "repair": "merge",
     "solve": "search",

@@ -12,6 +12,7 @@ from trt_layermerge.core.conv import spec_from_json
 from trt_layermerge.core.jsonio import Json, read_lines
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyTable
+from trt_layermerge.kinds import families
 from trt_layermerge.measure.fit import Observation
 from trt_layermerge.pipeline import race
 from trt_layermerge.pipeline.choosing import choose, tools_of
@@ -24,7 +25,7 @@ from trt_layermerge.pipeline.closing import (
     close_loop,
 )
 from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.joint import FAMILIES, JointScores, contenders
+from trt_layermerge.pipeline.joint import JointScores, contenders
 from trt_layermerge.pipeline.networks import measure_plans, sample_plans, useful
 from trt_layermerge.pipeline.objective import frontier_of, priced, published
 from trt_layermerge.search import plan_of
@@ -94,12 +95,12 @@ def near_target(
     plans race), each of which corrects the predictions by what was measured before.
     """
     found, rounds = list(closed.finalists), AGAIN * context.recipe.measure.rounds
-    families = FAMILIES if race.wanted(context) else FAMILIES[:1]
+    raced = families() if race.wanted(context) else families()[:1]
     for seed in range(DRAWS):
         table = tools.fit([f.measured for f in found if f.measured is not None])
         tried = {f.plan.candidates for f in found}
         new: dict[Key, MergePlan] = {}
-        for kinds in families:
+        for kinds in raced:
             solved = solved_near(context, table, target_ms, seed, kinds)
             untried = [plan for plan in solved if plan.candidates not in tried]
             new |= {plan.candidates: plan for plan in untried[:MEASURED]}
@@ -135,7 +136,7 @@ def solved_near(
     table: LatencyTable,
     target_ms: float,
     seed: int,
-    kinds: Sequence[str] = FAMILIES[0],
+    kinds: Sequence[str] | None = None,
 ) -> list[MergePlan]:
     """Returns plans of about a predicted latency, each the best under some perturbed losses.
 
@@ -143,7 +144,7 @@ def solved_near(
     their true scores, the best first.
     """
     plans: dict[Key, MergePlan] = {}
-    offered = [c for c in context.candidates if c.kind in kinds]
+    offered = [c for c in context.candidates if kinds is None or c.kind in kinds]
     rng = np.random.default_rng(seed)
     for number in range(PERTURBED):
         spread = SPREADS[number % len(SPREADS)]

@@ -9,10 +9,11 @@ import pytest
 from tests.search.graphs import Chain, mobilenet_v2, resnet34
 from trt_layermerge.core.candidate import finish, merged_spec, original_candidate
 from trt_layermerge.core.conv import ConvSpec
-from trt_layermerge.core.geometry import Apply, Close, Open, composition, mergeable
+from trt_layermerge.core.geometry import Apply, Close, Open, composition
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.unit import Block, Shortcut
 from trt_layermerge.errors import UnsupportedModelError
+from trt_layermerge.kinds import refusal
 
 
 def basic(projection: bool = False) -> LayerGraph:
@@ -71,12 +72,12 @@ def test_only_the_residuals_inside_take_part():
 
 
 @pytest.mark.parametrize("graph", [resnet34(), mobilenet_v2()], ids=["resnet34", "mobilenet_v2"])
-def test_all_kept_and_all_original_is_always_mergeable(graph):
+def test_all_kept_and_all_original_is_always_refusal(graph):
     for block in graph.blocks("paper"):
         everything = tuple(range(block.start, block.end))
-        assert mergeable(graph, candidate(graph, block.start, block.end, everything)) is None
+        assert refusal(graph, candidate(graph, block.start, block.end, everything)) is None
     for index in range(len(graph.units)):
-        assert mergeable(graph, original_candidate(graph, index)) is None
+        assert refusal(graph, original_candidate(graph, index)) is None
 
 
 def test_the_refusal_of_a_composition_names_the_units():
@@ -95,14 +96,14 @@ def test_the_refusal_of_a_composition_names_the_units():
 )
 def test_shortcuts_that_do_not_line_up(changes, reason):
     graph = with_shortcut(basic(projection=True), **changes)
-    assert reason in (mergeable(graph, candidate(graph, 1, 3, (1, 2))) or "")
+    assert reason in (refusal(graph, candidate(graph, 1, 3, (1, 2))) or "")
 
 
 def test_a_wide_projection_beside_a_branch_that_keeps_little():
     graph = Chain(4, 8).conv(4, 3).conv(8, 1).residual(0).graph()
     graph = with_shortcut(graph, kernel=(3, 3), padding=(1, 1, 1, 1))
-    assert mergeable(graph, candidate(graph, 0, 2, (0, 1))) is None
-    assert "reaches beyond" in (mergeable(graph, candidate(graph, 0, 2, (1,))) or "")
+    assert refusal(graph, candidate(graph, 0, 2, (0, 1))) is None
+    assert "reaches beyond" in (refusal(graph, candidate(graph, 0, 2, (1,))) or "")
 
 
 def test_an_identity_between_dilated_taps():
@@ -110,20 +111,20 @@ def test_an_identity_between_dilated_taps():
     unit = graph.units[0]
     spec = replace(unit.spec, kernel=(2, 2), dilation=(2, 2), padding=(1, 1, 1, 1))
     graph = replace(graph, units=(replace(unit, spec=spec),))
-    assert "dilated taps" in (mergeable(graph, original_candidate(graph, 0)) or "")
+    assert "dilated taps" in (refusal(graph, original_candidate(graph, 0)) or "")
     aligned = replace(spec, padding=(2, 2, 0, 0))
     graph = replace(graph, units=(replace(unit, spec=aligned),))
-    assert mergeable(graph, original_candidate(graph, 0)) is None
+    assert refusal(graph, original_candidate(graph, 0)) is None
 
 
 def test_blocks_that_cannot_stand():
     graph = resnet34()
     good = candidate(graph, 1, 3, (1, 2))
-    assert mergeable(graph, good) is None
-    assert "within one segment" in (mergeable(graph, replace(good, block=Block(0, 3))) or "")
-    assert "in part" in (mergeable(graph, replace(good, block=Block(2, 4))) or "")
-    assert "not units of it" in (mergeable(graph, replace(good, kept=(1, 3))) or "")
-    assert "not units of it" in (mergeable(graph, replace(good, kept=(2, 1))) or "")
+    assert refusal(graph, good) is None
+    assert "within one segment" in (refusal(graph, replace(good, block=Block(0, 3))) or "")
+    assert "in part" in (refusal(graph, replace(good, block=Block(2, 4))) or "")
+    assert "not units of it" in (refusal(graph, replace(good, kept=(1, 3))) or "")
+    assert "not units of it" in (refusal(graph, replace(good, kept=(2, 1))) or "")
 
 
 def test_what_is_stated_must_be_what_it_composes_to():
@@ -131,24 +132,24 @@ def test_what_is_stated_must_be_what_it_composes_to():
     good = candidate(graph, 1, 3, (1, 2))
 
     def stating(spec: ConvSpec | None) -> str:
-        return mergeable(graph, replace(good, convs=() if spec is None else (spec,))) or ""
+        return refusal(graph, replace(good, convs=() if spec is None else (spec,))) or ""
 
     assert "not the stated" in stating(replace(good.convs[0], kernel=(3, 3)))
     assert "do not refine" in stating(replace(good.convs[0], groups=4))
     assert "not the stated" in stating(None)
     gone = finish(graph, Block(1, 3), "identity", (), ())
-    assert mergeable(graph, gone) is None
-    assert "nothing remains" in (mergeable(graph, replace(gone, convs=good.convs)) or "")
+    assert refusal(graph, gone) is None
+    assert "nothing remains" in (refusal(graph, replace(gone, convs=good.convs)) or "")
 
 
 def test_dropping_what_changes_the_shape():
     graph = Chain(4, 8).conv(4, 3).conv(4, 3, 2).conv(6, 1).graph()
     kept_last = replace(candidate(graph, 0, 3, (0, 1, 2)), kept=(0, 2))
-    assert "a map of (8, 8), not (4, 4)" in (mergeable(graph, kept_last) or "")
+    assert "a map of (8, 8), not (4, 4)" in (refusal(graph, kept_last) or "")
     without_widening = replace(kept_last, kept=(0, 1))
-    assert "channels" in (mergeable(graph, without_widening) or "")
+    assert "channels" in (refusal(graph, without_widening) or "")
     gone = finish(graph, Block(1, 2), "identity", (), ())
-    assert "cannot change the shape" in (mergeable(graph, gone) or "")
+    assert "cannot change the shape" in (refusal(graph, gone) or "")
 
 
 def test_new_convolutions_must_lead_from_input_to_output():
@@ -156,7 +157,7 @@ def test_new_convolutions_must_lead_from_input_to_output():
     spec = merged_spec(graph, Block(1, 3), (1, 2))
 
     def fit(*specs: ConvSpec) -> str | None:
-        return mergeable(graph, finish(graph, Block(1, 3), "fit", (), specs))
+        return refusal(graph, finish(graph, Block(1, 3), "fit", (), specs))
 
     assert fit(replace(spec, kernel=(3, 3), padding=(1, 1, 1, 1))) is None
     low = replace(spec, out_channels=2, kernel=(3, 3), padding=(1, 1, 1, 1))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from tests import nets
+from tests.merge.repairing import repair_block
 from tests.plans import candidates_of
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.graph import LayerGraph
@@ -20,12 +21,12 @@ from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceEntry
 from trt_layermerge.errors import UnsupportedModelError, UsageError
 from trt_layermerge.importance import estimate
-from trt_layermerge.importance.calibrate import WORST, CalibrateScorer, applicable
+from trt_layermerge.importance.calibrate import WORST, CalibrateScorer
 from trt_layermerge.importance.distance import Distance
-from trt_layermerge.importance.seeds import candidate_seed
-from trt_layermerge.merge.block import block_ports
+from trt_layermerge.importance.table import candidate_seed
+from trt_layermerge.kinds import kind_of
 from trt_layermerge.merge.relax import relax
-from trt_layermerge.merge.repair import repair_block
+from trt_layermerge.merge.surgery import block_ports
 from trt_layermerge.tracing import trace, trace_network
 
 FACTORIES = [nets.basic_resnet, nets.mobile, nets.repvgg_like, nets.odd_chain, nets.branching]
@@ -100,7 +101,7 @@ def test_the_best_repair_counts(factory: Callable[..., nn.Module]) -> None:
     for candidate in candidates[:6]:
         distances = {}
         (block,) = relax(model, graph, MergePlan.of(graph, [candidate])).blocks.values()
-        for method in applicable(candidate.kind, block.last is not None):
+        for method in kind_of(candidate).repairs(block):
             relaxed = relax(model, graph, MergePlan.of(graph, [candidate]))
             (block,) = relaxed.blocks.values()
             if method != "none":
@@ -131,7 +132,7 @@ def test_joined_batches_score_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trt_layermerge.importance.calibrate.SCREEN_IMAGES", 8)
     deltas, runs = [], []
     for most in (4, 8, 64):  # 10 images in batches of 4: each alone, by twos, all at once
-        monkeypatch.setattr("trt_layermerge.importance.sizes.MOST_IMAGES", most)
+        monkeypatch.setattr("trt_layermerge.importance.values.MOST_IMAGES", most)
         joining = scorer(model, graph, repairs=("none",))
         found = joining._score.joined_batches
         lengths: list[int] = []
@@ -147,13 +148,6 @@ def test_joined_batches_score_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runs == [[4, 4, 4, 4, 2], [8, 8, 2], [8, 10]]
     assert deltas[1] == pytest.approx(deltas[0], rel=1e-9, abs=1e-12)
     assert deltas[2] == pytest.approx(deltas[0], rel=1e-9, abs=1e-12)
-
-
-def test_only_blocks_without_a_convolution_to_fit_get_new_statistics() -> None:
-    assert applicable("identity", False) == ("none",)
-    assert applicable("compose", False) == ("none", "bn")
-    assert "bn" not in (*applicable("compose", True), *applicable("fit", True))
-    assert set(applicable("compose", True)) - set(applicable("fit", True)) == {"none"}
 
 
 @pytest.mark.parametrize("values", [1000, 4])

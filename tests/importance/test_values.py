@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from tests.importance.branched import NAMES
+from tests.importance.branched import NAMES, Branched
 from trt_layermerge.importance.segments import Segment, record
-from trt_layermerge.importance.sizes import MOST_IMAGES
-from trt_layermerge.importance.values import RecordedValues
+from trt_layermerge.importance.values import MOST_IMAGES, RecordedValues, Sizes, cached_batch
 
 AN_IMAGE = 4 * 4 * 6 * 5
 """Bytes of any value between two convolutions, for one image."""
@@ -103,3 +102,25 @@ def test_batches_are_joined_where_all_is_by_image(network: fx.GraphModule, image
     assert values.batches_at_a_time(["add"], ["add", "relu"]) == MOST_IMAGES // 2
     assert values.batches_at_a_time(["add", "size"], ["add"]) == 1
     assert values.batches_at_a_time(["add", "output"], ["add"]) == 1  # a tuple
+
+
+def test_sizes_by_hand() -> None:
+    network = fx.symbolic_trace(Branched().eval())
+    sizes = Sizes.of(network, torch.randn(5, 3, 6, 5))
+    assert sizes.bytes_an_image["x"] == 4 * 3 * 6 * 5
+    assert sizes.bytes_an_image["add"] == sizes.bytes_an_image["first"] == 4 * 4 * 6 * 5
+    assert sizes.bytes_an_image["mean"] == 4 * 4
+    assert sizes.bytes_an_image["size"] == 0
+    assert sizes.bytes_an_image["output"] == 4 * 4 * 6 * 5 + 4 * 4
+    names = {node.name for node in network.graph.nodes}
+    assert names - sizes.batched == {"scale", "size", "output"}
+    assert Sizes.of(network, torch.randn(1, 3, 6, 5)).batched == frozenset()
+
+
+def test_batches_fit_a_cache() -> None:
+    assert cached_batch([96 * 112 * 112 * 4, 1000]) == 3
+    assert cached_batch([1 << 30]) == 1
+    assert cached_batch([16]) == 64
+    sizes = Sizes({"large": 6 << 20, "small": 1}, frozenset())
+    assert sizes.images_at_a_time(["large", "small"]) == 2
+    assert sizes.images_at_a_time(["small"]) == 64

@@ -52,6 +52,16 @@ def test_random_plans_collapse_exactly(name, seed):
 
 
 @pytest.mark.parametrize("name", nets.FACTORIES)
+def test_every_module_is_in_eval_mode_whatever_the_relaxed_network_is_in(name):
+    model, graph, _ = traced(name)
+    relaxed = relax(model, graph, random_plan(graph, 0)).train()
+    merged = collapse(relaxed)
+    assert convs(merged) > 0
+    assert [n for n, m in merged.named_modules() if m.training] == []
+    assert relaxed.training and all(m.training for m in relaxed.modules())
+
+
+@pytest.mark.parametrize("name", nets.FACTORIES)
 @torch.no_grad()
 def test_an_empty_plan_changes_nothing(name):
     model, graph, x = traced(name)

@@ -10,6 +10,7 @@ from torch import nn
 
 from tests import nets
 from tests.plans import random_plan
+from trt_layermerge.blocks import ComposedBlock, ConvChain
 from trt_layermerge.errors import UsageError
 from trt_layermerge.merge import (
     RelaxedNet,
@@ -20,7 +21,6 @@ from trt_layermerge.merge import (
     relax,
     repair,
 )
-from trt_layermerge.merge.block import ComposedBlock, FittedBlock
 from trt_layermerge.tracing import trace_network
 
 IMAGES = nets.example(size=12, batch=64)
@@ -46,7 +46,7 @@ def test_the_function_stays_and_each_block_is_one_convolution(make, seed: int) -
     collapse_early(relaxed, x.split(16))
     scale = float(expected.abs().max())
     assert float((relaxed(x) - expected).abs().max()) <= 1e-10 * scale
-    fitted = [b for b in relaxed.blocks.values() if isinstance(b, FittedBlock)]
+    fitted = [b for b in relaxed.blocks.values() if isinstance(b, ConvChain)]
     assert len(fitted) == computing > 0
     assert all(len(b.bodies()) == 1 and b.last and b.last.norm is not None for b in fitted)
     assert not any(b.candidate.convs for b in composed_blocks(relaxed))
@@ -59,7 +59,7 @@ def test_training_mode_starts_as_the_same_function() -> None:
     relaxed = relaxed_net(nets.basic_resnet().double(), 0, ("compose",))
     collapse_early(relaxed, IMAGES.double().split(16))
     before = [v.clone() for v in relaxed.buffers()]
-    blocks = nn.ModuleList(b for b in relaxed.blocks.values() if isinstance(b, FittedBlock))
+    blocks = nn.ModuleList(b for b in relaxed.blocks.values() if isinstance(b, ConvChain))
     network = copy.deepcopy(relaxed)
     network.eval()
     for block in network.blocks.values():

@@ -17,7 +17,8 @@ from trt_layermerge.core.candidate import original_candidate
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.unit import Block
 from trt_layermerge.errors import UnsupportedModelError, UsageError
-from trt_layermerge.merge import block_ports, build_block, relax
+from trt_layermerge.merge import build_block, relax
+from trt_layermerge.merge.surgery import block_ports
 from trt_layermerge.tracing import trace, trace_network
 
 

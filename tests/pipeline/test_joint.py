@@ -11,13 +11,13 @@ from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.jsonio import Json, read_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyTable
+from trt_layermerge.kinds import families
 from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.search import joint, plan_of
 from trt_layermerge.search.closing import Closed, Tools, close_loop
 from trt_layermerge.search.joint import (
-    FAMILIES,
     RACERS,
     JointScores,
     Neighbours,
@@ -123,7 +123,7 @@ def test_a_family_that_offers_nothing_new_is_left_out(runs: Path, mode: str, fam
     assert all(offers) and not any(c.original for offer in offers for c in offer)
 
 
-@pytest.mark.parametrize("kinds_of", FAMILIES)
+@pytest.mark.parametrize("kinds_of", families())
 def test_the_best_plan_of_each_family_is_among_the_drawn(
     run: Run, kinds_of: tuple[str, ...]
 ) -> None:
@@ -180,12 +180,12 @@ def test_the_best_of_every_family_race(run: Run) -> None:
 def test_a_plan_of_several_kinds_belongs_to_the_family_that_has_them_all(
     run: Run,
 ) -> None:
-    assert [set(family) for family in FAMILIES] == [
+    assert [set(family) for family in families()] == [
         {"compose", "fit", "identity"},
         {"compose", "identity"},
         {"identity"},
     ]
-    assert {c.kind for c in run.session.candidates} == set(FAMILIES[0])
+    assert {c.kind for c in run.session.candidates} == set(families()[0])
     fit, gone = (
         next(c for c in run.session.candidates if c.kind == kind and c.block.start == start)
         for kind, start in (("fit", 1), ("identity", 5))
@@ -241,8 +241,8 @@ def test_where_plans_race_the_best_of_every_family_are_measured(
     added = closed.finalists[before:]
     assert all(f.measured is not None for f in added)
     assert any(kinds(f.plan) == {"identity"} for f in added)
-    assert len(added) <= RACERS * len(FAMILIES)
-    for family in FAMILIES:
+    assert len(added) <= RACERS * len(families())
+    for family in families():
         within = [f for f in closed.finalists if kinds(f.plan) <= set(family)]
         offered = [plan for plan in asked if kinds(plan) <= set(family)]
         assert len(within) >= min(RACERS, len(offered))

@@ -26,12 +26,12 @@ from trt_layermerge.errors import (
     UsageError,
 )
 from trt_layermerge.export.exporters import export_raw
+from trt_layermerge.kinds import enumerate_candidates
 from trt_layermerge.merge import certify, collapse, relax
 from trt_layermerge.pipeline import onnx_operators
 from trt_layermerge.pipeline.models import load_network, network_inputs
 from trt_layermerge.pipeline.onnx_model import load_onnx
 from trt_layermerge.pipeline.sections import ModelSection
-from trt_layermerge.search import enumerate_candidates
 from trt_layermerge.tracing import trace
 
 SIZE = 32

@@ -20,7 +20,8 @@ from trt_layermerge.core.tables import (
     LatencyTable,
 )
 from trt_layermerge.errors import DeviceError, InfeasibleBudgetError
-from trt_layermerge.search import enumerate_candidates, frontier
+from trt_layermerge.kinds import enumerate_candidates
+from trt_layermerge.search import frontier
 from trt_layermerge.search.closing import (
     BudgetMissedError,
     Tools,

@@ -8,7 +8,8 @@ import pytest
 from tests.search.test_solve import graph, importance, latency
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable
-from trt_layermerge.search import enumerate_candidates, nearby_plans, solve
+from trt_layermerge.kinds import enumerate_candidates
+from trt_layermerge.search import nearby_plans, solve
 from trt_layermerge.search.nearby import SPREADS, perturbed
 
 CANDIDATES = enumerate_candidates(graph())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.search.graphs import Chain
 from trt_layermerge.core.candidate import Candidate
-from trt_layermerge.search import enumerate_candidates
+from trt_layermerge.kinds import enumerate_candidates
 from trt_layermerge.search.sampling import promising
 
 

@@ -19,7 +19,8 @@ from trt_layermerge.core.tables import (
     LatencyTable,
 )
 from trt_layermerge.errors import InfeasibleBudgetError, UsageError
-from trt_layermerge.search import Mode, Objective, enumerate_candidates, frontier, solve
+from trt_layermerge.kinds import enumerate_candidates
+from trt_layermerge.search import Mode, Objective, frontier, solve
 
 
 def graph() -> LayerGraph:

@@ -18,9 +18,9 @@ class Candidate:
 
     Attributes:
         block: The units it replaces.
-        kind: ``compose`` (kept convolutions, merged exactly), ``fit`` (new convolutions, fitted)
-            or ``identity`` (nothing but the shortcut remains).
-        kept: Indices of the kept units; empty unless the kind is ``compose``.
+        kind: Name of its kind (``kinds``): ``compose`` (kept convolutions, merged exactly),
+            ``fit`` (new convolutions, fitted), ``identity`` (nothing but the shortcut remains).
+        kept: Indices of the kept units; empty where nothing is composed of any.
         convs: Geometry of what runs in the block's place once merged, in order; activation and
             residual flag stand on the last one.
         extras: What else the block's place costs: projections of a residual that stays open, or

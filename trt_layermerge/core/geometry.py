@@ -14,6 +14,7 @@ and the shortcut covers i·S + p − p' … i·S + p − p' + E' − 1.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -98,14 +99,25 @@ def composition(graph: LayerGraph, block: Block, kept: tuple[int, ...]) -> Compo
         ) from None
 
 
-def mergeable(graph: LayerGraph, candidate: Candidate) -> str | None:
-    """Returns why a candidate cannot be merged exactly, or None if it can. Needs no weights."""
+def composition_refusal(graph: LayerGraph, candidate: Candidate) -> str | None:
+    """Returns why a block's kept units do not merge into what is stated, or None if they do.
+
+    Needs no weights, as ``chain_refusal``.
+    """
+    return _refusal(_check_composition, graph, candidate)
+
+
+def chain_refusal(graph: LayerGraph, candidate: Candidate) -> str | None:
+    """Returns why new convolutions cannot take a block's place, or None if they can."""
+    return _refusal(_check_chain, graph, candidate)
+
+
+def _refusal(
+    check: Callable[[LayerGraph, Candidate], None], graph: LayerGraph, candidate: Candidate
+) -> str | None:
     try:
         _check_block(graph, candidate.block)
-        if candidate.kind in ("compose", "identity"):
-            _check_composition(graph, candidate)
-        else:
-            _check_chain(graph, candidate)
+        check(graph, candidate)
     except _Refusal as refusal:
         return str(refusal)
     return None

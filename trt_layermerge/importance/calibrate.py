@@ -10,36 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trt_layermerge.blocks import RelaxedBlock
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.tables import ImportanceEntry
 from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.importance.distance import Distance
-from trt_layermerge.importance.folded import folded, folded_block
-from trt_layermerge.importance.seeds import candidate_seed
-from trt_layermerge.importance.segments import record, rest_of, segment
+from trt_layermerge.importance.segments import folded, folded_block, record, rest_of, segment
+from trt_layermerge.importance.table import candidate_seed
 from trt_layermerge.importance.values import RecordedValues
-from trt_layermerge.merge.block import Ports, RelaxedBlock, block_ports, build_block
-from trt_layermerge.merge.relax import retrace
+from trt_layermerge.kinds import kind_of
+from trt_layermerge.merge.relax import build_block, retrace
 from trt_layermerge.merge.repair import REPAIRS, Pairs, repair_in_turn
+from trt_layermerge.merge.surgery import Ports, block_ports
 from trt_layermerge.tracing import TracedNetwork
 from trt_layermerge.tracing.activations import activation_module
-
-_FITS = ("ls-zero", "ls-identity", "ls-variance")
-
-
-def applicable(kind: str, fitted: bool) -> tuple[str, ...]:
-    """Returns the repairs that are tried for a kind of candidate.
-
-    ``bn``, which runs every image through the block, is for blocks without a convolution to fit: it
-    was best for none of 40 composed blocks of a ResNet-20 that had one.
-    """
-    if kind == "identity":
-        return ("none",)
-    if not fitted:
-        return ("none", "bn")
-    return _FITS if kind == "fit" else ("none", *_FITS)
-
 
 SCREEN_IMAGES = 32
 """Images that the best of several repairs is chosen on."""
@@ -147,7 +132,7 @@ class CalibrateScorer:
 
     def _repaired(self, candidate: Candidate, block: RelaxedBlock, ports: Ports) -> Iterator[str]:
         """Yields every repair that applies once the block is repaired by it."""
-        tried = applicable(candidate.kind, block.last is not None)
+        tried = kind_of(candidate).repairs(block)
         methods = [m for m in self._repairs if m in tried]
         if set(methods) <= {"none"}:  # its target may be a value that no repair aims at
             return iter(methods)

@@ -17,7 +17,7 @@ from trt_layermerge.finetune.data import LabelledData
 from trt_layermerge.finetune.evaluate import accuracy
 from trt_layermerge.finetune.loop import finetune
 from trt_layermerge.finetune.recipe import PRESETS, FinetuneRecipe
-from trt_layermerge.importance.seeds import candidate_seed
+from trt_layermerge.importance.table import candidate_seed
 from trt_layermerge.merge.relax import RelaxedNet, relax
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.fx.node import Argument, map_arg
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from trt_layermerge.blocks import ConvNorm
 
 Values = dict[str, Any]
 
@@ -109,6 +113,41 @@ def record(network: fx.GraphModule, images: torch.Tensor, names: Iterable[str]) 
     """Returns the values of that name on a batch of images, the rest of the network not run."""
     (source,) = network.graph.find_nodes(op="placeholder")
     return segment(network, frozenset({source.name}), tuple(names))({source.name: images})
+
+
+def folded(network: fx.GraphModule) -> fx.GraphModule:
+    """Returns a copy of a network in eval mode that computes the same, up to rounding.
+
+    A batch normalisation right behind a convolution that nothing else reads becomes an identity, so
+    the names of all values stay; only the value of that convolution itself is another one.
+    """
+    found = deepcopy(network)
+    calls = Counter(str(node.target) for node in found.graph.nodes if node.op == "call_module")
+    for node in found.graph.nodes:
+        source = node.args[0] if node.op == "call_module" and node.args else None
+        if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
+            continue
+        names = str(source.target), str(node.target)
+        conv, norm = (found.get_submodule(name) for name in names)
+        if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
+            continue
+        if norm.running_mean is None or any(calls[name] > 1 for name in names):
+            continue
+        found.set_submodule(names[0], fuse_conv_bn_eval(conv, norm))
+        found.set_submodule(names[1], nn.Identity())
+    return found
+
+
+def folded_block(block: nn.Module) -> nn.Module:
+    """Returns a copy of a block in eval mode that computes the same, up to rounding.
+
+    The normalisation of each of its units is part of the unit's convolution.
+    """
+    found = deepcopy(block)
+    for unit in found.modules():
+        if isinstance(unit, ConvNorm) and unit.norm is not None:
+            unit.conv, unit.norm = fuse_conv_bn_eval(unit.conv, unit.norm), None
+    return found
 
 
 def _way_back(ends: list[fx.Node], given: frozenset[str]) -> set[fx.Node]:

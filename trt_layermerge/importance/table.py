@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from trt_layermerge.core.candidate import Candidate
-from trt_layermerge.core.jsonio import append_line, write_lines
+from trt_layermerge.core.jsonio import append_line, sha256_json, write_lines
 from trt_layermerge.core.tables import ImportanceEntry, ImportanceTable, importance_row
 from trt_layermerge.errors import UsageError
 
 Scores: TypeAlias = Iterator[tuple[Candidate, ImportanceEntry]]
 Progress: TypeAlias = Callable[[int, int], None]
+
+
+def candidate_seed(candidate: Candidate, seed: int) -> int:
+    """Returns a seed of a candidate alone, so that scores do not depend on their order: 31 bits."""
+    return int(sha256_json([candidate.to_json(), seed])[:8], 16) >> 1
 
 
 class Scorer(Protocol):

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 from trt_layermerge.merge.anneal import Annealed, hold_activations, set_linearity
-from trt_layermerge.merge.block import (
-    Ports,
-    RelaxedBlock,
-    block_key,
-    block_ports,
-    build_block,
-)
 from trt_layermerge.merge.certify import Certificate, certify
-from trt_layermerge.merge.collapse import collapse
-from trt_layermerge.merge.early import collapse_early
+from trt_layermerge.merge.collapse import collapse, collapse_early
 from trt_layermerge.merge.matching import matched
 from trt_layermerge.merge.reconstruct import Reconstruction, match_error, reconstruct
-from trt_layermerge.merge.relax import RelaxedNet, relax
-from trt_layermerge.merge.repair import REPAIRS, reestimate_bn, repair, repair_block
+from trt_layermerge.merge.relax import RelaxedNet, build_block, relax
+from trt_layermerge.merge.repair import REPAIRS, reestimate_bn, repair
 
 __all__ = [
     "REPAIRS",
     "Annealed",
     "Certificate",
-    "Ports",
     "Reconstruction",
-    "RelaxedBlock",
     "RelaxedNet",
-    "block_key",
-    "block_ports",
     "build_block",
     "certify",
     "collapse",
@@ -39,6 +27,5 @@ __all__ = [
     "reestimate_bn",
     "relax",
     "repair",
-    "repair_block",
     "set_linearity",
 ]

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from trt_layermerge.core.geometry import Apply, Open, Step
-from trt_layermerge.merge.block import ComposedBlock
 from trt_layermerge.merge.relax import RelaxedNet
 from trt_layermerge.tracing.activations import activation_module
 
@@ -39,35 +37,14 @@ class Annealed(nn.Module):
 
 
 def hold_activations(relaxed: RelaxedNet) -> tuple[Annealed, ...]:
-    """Puts the removed activations of kept units back, in place, to be annealed; returns them.
+    """Puts the activations that blocks remove back, in place, to be annealed; returns them.
 
-    Each stands where it stood: behind its unit, and behind the addition that ends with it. Names
-    and values of the state dict stay as they are.
+    Each stands where it stood. Names and values of the state dict stay as they are.
     """
-    held = []
-    for block in relaxed.blocks.values():
-        if not isinstance(block, ComposedBlock):
-            continue
-        for unit in block.candidate.kept:
-            name = relaxed.graph.units[unit].activation
-            if name is not None and unit != block.candidate.block.end - 1:
-                held.append(Annealed(name))
-                block.held[str(_last_step(block.steps, unit))] = held[-1]
-    return tuple(held)
+    return tuple(held for block in relaxed.blocks.values() for held in block.hold(Annealed))
 
 
 def set_linearity(held: Sequence[Annealed], share: float, over: float) -> None:
     """Sets λ after a share of the training, if it is to be 1 after the share ``over``."""
     for activation in held:
         activation.linearity = min(1.0, share / over)
-
-
-def _last_step(steps: Sequence[Step], unit: int) -> int:
-    """Returns the number of the last step of a unit: itself, or an addition that ends with it."""
-    number = next(n for n, s in enumerate(steps) if isinstance(s, Apply) and s.unit == unit)
-    while number + 1 < len(steps):
-        following = steps[number + 1]
-        if isinstance(following, Apply | Open) or following.residual.end != unit + 1:
-            break
-        number += 1
-    return number

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trt_layermerge.blocks import RelaxedBlock
 from trt_layermerge.errors import UsageError
-from trt_layermerge.merge.block import RelaxedBlock, block_key
 from trt_layermerge.merge.collapse import collapse
 from trt_layermerge.merge.relax import RelaxedNet
-from trt_layermerge.merge.surgery import block_path
+from trt_layermerge.merge.surgery import block_key, block_path
 
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-10}
 EXACT_IMAGES = 2

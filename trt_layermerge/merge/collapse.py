@@ -1,26 +1,23 @@
-"""Relaxed network → plain network of merged convolutions, equal to it in eval mode."""
+"""Relaxed network → plain network of merged convolutions, equal to it in eval mode.
+
+Or, before the training, each block a convolution of its own that is trained as such.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
+from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from trt_layermerge.blocks import ConvChain, Kernel, RelaxedBlock
 from trt_layermerge.core.candidate import original_candidate
-from trt_layermerge.core.geometry import Apply, Close, Open, mergeable
-from trt_layermerge.merge.algebra import (
-    Kernel,
-    add_shortcut,
-    compose,
-    expand_groups,
-    identity_kernel,
-)
-from trt_layermerge.merge.block import ComposedBlock, FittedBlock, RelaxedBlock, build_block
-from trt_layermerge.merge.layers import ConvNorm, conv_of, kernel_of
-from trt_layermerge.merge.relax import RelaxedNet
+from trt_layermerge.errors import UsageError
+from trt_layermerge.kinds import refusal
+from trt_layermerge.merge.relax import RelaxedNet, build_block
 from trt_layermerge.merge.surgery import (
+    block_path,
     drop_transparent,
     fold_batch_norms,
     replace_module,
@@ -32,11 +29,18 @@ from trt_layermerge.tracing import TracedNetwork
 
 @torch.no_grad()
 def collapse(relaxed: RelaxedNet) -> nn.Module:
-    """Returns the merged network in eval mode; the relaxed one is left untouched.
+    """Returns the merged network, a plain module in eval mode, for the same inputs and outputs.
 
-    Every block is one convolution of its candidate's geometry (a fitted chain stays a chain),
+    Every block is one convolution of its candidate's geometry (a chain of new ones stays a chain),
     batch normalisations are folded everywhere, and what does nothing in eval mode is gone. Equal
-    to the relaxed network in eval mode up to rounding: computed in float64, cast once.
+    to the relaxed network in eval mode up to rounding: computed in float64, cast once; ``certify``
+    measures it.
+
+    Args:
+        relaxed: What ``relax`` returned, trained or not; left untouched.
+
+    Raises:
+        UnsupportedModelError: If a batch normalisation keeps no running statistics.
     """
     network = copy.deepcopy(relaxed.net).eval()
     traced = TracedNetwork(network, relaxed.graph)
@@ -45,83 +49,82 @@ def collapse(relaxed: RelaxedNet) -> nn.Module:
             splice(traced, build_block(traced, candidate))
     for name, block in list(network.named_modules()):
         if isinstance(block, RelaxedBlock):
-            replace_module(network, name, collapse_block(block))
+            replace_module(network, name, block.collapsed())
     network.graph.eliminate_dead_code()
     fold_batch_norms(network)
     drop_transparent(network)
     tidy(network)
-    return network
+    return network.eval()  # new modules start in training mode
 
 
 @torch.no_grad()
-def collapse_block(block: RelaxedBlock) -> nn.Module:
-    """Returns the merged module of one block, equal to it in eval mode.
+def collapse_early(relaxed: RelaxedNet, images: Iterable[Tensor] | None) -> None:
+    """Makes every block of several parts the one convolution that it merges into, in place.
 
-    A convolution, with a ``ZeroPad2d`` before it where padding is uneven; a row of them for a
-    chain; ``nn.Identity`` where nothing remains.
+    A batch normalisation follows it that changes nothing at the start: its statistics are those of
+    the convolution's output on the images, its scale and shift undo them, so the network computes
+    what it computed before (in eval mode up to rounding). New convolutions stay as they are.
+
+    Args:
+        relaxed: What to change.
+        images: Batches ``(N, C, H, W)``; None where the values will be filled in from a file.
+
+    Raises:
+        UsageError: If there are no images.
     """
-    if isinstance(block, ComposedBlock):
-        kernel = composed_kernel(block)
+    changed: list[tuple[ConvChain, Kernel]] = []
+    for block in relaxed.blocks.values():
+        kernel = block.kernel()
         if kernel is None:
-            return nn.Identity()
-        spec = block.candidate.convs[0]
-        return conv_of(expand_groups(kernel, spec.groups), spec.padding, next(block.parameters()))
-    assert isinstance(block, FittedBlock)
-    parts: OrderedDict[str, nn.Module] = OrderedDict()
-    stages = zip(block.stages, block.bodies(), block.candidate.convs, strict=True)
-    for number, (stage, body, spec) in enumerate(stages):
-        parts[f"conv{number}"] = conv_of(kernel_of(body), spec.padding, body.conv.weight)
-        activation = dict(stage.named_children()).get("activation")
-        if activation is not None:
-            parts[f"activation{number}"] = copy.deepcopy(activation)
-    return parts["conv0"] if len(parts) == 1 else nn.Sequential(parts)
-
-
-def composed_kernel(block: ComposedBlock) -> Kernel | None:
-    """Returns the kernel of kept units and shortcuts, inner residuals first; None for identity."""
-    kernel: Kernel | None = None
-    begun: list[Kernel | None] = []
-    for step in block.steps:
-        if isinstance(step, Open):
-            begun.append(kernel)
-            kernel = None
-        elif isinstance(step, Apply):
-            kernel = _after(kernel, kernel_of(block.unit(step.unit)))
-        else:
-            fused = _closed(block, step, kernel)
-            kernel = begun.pop() if fused is None else _after(begun.pop(), fused)
-    return kernel
-
-
-def _closed(block: ComposedBlock, step: Close, branch: Kernel | None) -> Kernel | None:
-    """Returns a branch with the shortcuts of its residual added; None for an identity alone."""
-    modules = block.paths(step.residual)
-    if branch is None and len(modules) == 1 and step.residual.shortcuts[0].identity:
-        return None
-    device = next(block.parameters(), torch.zeros(())).device
-    paths = [
-        (_path_kernel(module, step.channels, device), offset)
-        for module, offset in zip(modules, step.offsets, strict=True)
-    ]
-    if branch is None:
-        paths.sort(key=lambda p: p[0].extent, reverse=True)
-        branch = paths.pop(0)[0]
-    for path, offset in paths:
-        branch = add_shortcut(branch, path, offset)
-    return branch
-
-
-def _path_kernel(module: nn.Module, channels: int, device: torch.device) -> Kernel:
-    if isinstance(module, ConvNorm | nn.BatchNorm2d):
-        return kernel_of(module)
-    return identity_kernel(channels, device)
-
-
-def _after(first: Kernel | None, second: Kernel) -> Kernel:
-    return second if first is None else compose(first, second)
+            continue
+        merged = ConvChain(block.candidate, next(block.parameters())).train(block.training)
+        zeros = torch.zeros_like(kernel.bias)
+        merged.last.install(kernel.weight, kernel.bias, zeros, zeros + 1)
+        replace_module(relaxed.net, block_path(block.candidate.block), merged)
+        changed.append((merged, kernel))
+    if images is not None and changed:
+        _set_statistics(relaxed, changed, images)
 
 
 def _fuses(traced: TracedNetwork, index: int) -> bool:
     """Whether an untouched unit has a residual of its own that becomes part of its convolution."""
     own = traced.graph.residuals_inside(index, index + 1)
-    return bool(own) and mergeable(traced.graph, original_candidate(traced.graph, index)) is None
+    return bool(own) and refusal(traced.graph, original_candidate(traced.graph, index)) is None
+
+
+def _set_statistics(
+    relaxed: RelaxedNet, changed: list[tuple[ConvChain, Kernel]], images: Iterable[Tensor]
+) -> None:
+    """Gives the new normalisations the statistics of what reaches them."""
+    sums = {block.last.conv: _Sums() for block, _ in changed}
+    handles = [conv.register_forward_hook(found.add) for conv, found in sums.items()]
+    training = relaxed.training
+    relaxed.eval()
+    for batch in images:
+        relaxed(batch)
+    relaxed.train(training)
+    for handle in handles:
+        handle.remove()
+    for block, kernel in changed:
+        block.last.install(kernel.weight, kernel.bias, *sums[block.last.conv].moments())
+
+
+class _Sums:
+    """Sums of a convolution's outputs and of their squares, by channel."""
+
+    def __init__(self) -> None:
+        self.count, self.first, self.second = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Adds ``(N, C, H, W)``."""
+        values = output.double()
+        self.count += output.numel() // output.shape[1]
+        self.first = self.first.to(values) + values.sum((0, 2, 3))
+        self.second = self.second.to(values) + values.square().sum((0, 2, 3))
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Returns mean and variance by channel."""
+        if self.count == 0:
+            raise UsageError("merging before the training needs images; give at least one batch")
+        mean = self.first / self.count
+        return mean, (self.second / self.count - mean.square()).clamp_min(0)

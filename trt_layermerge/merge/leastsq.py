@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from trt_layermerge.errors import UnsupportedModelError
+from trt_layermerge.kinds import fit_refusal
+
 CHUNK = 1 << 22
 """Values of patches held at a time."""
 
@@ -27,14 +30,12 @@ class Solution:
         bias: ``(C_out,)``.
         mean: Mean of the fitted output without the bias, per channel.
         variance: Variance of the fitted output, per channel.
-        error: Mean squared error on the sampled positions, per channel.
     """
 
     weight: Tensor
     bias: Tensor
     mean: Tensor
     variance: Tensor
-    error: Tensor
 
 
 class Moments:
@@ -42,13 +43,18 @@ class Moments:
 
     Args:
         conv: The convolution to fit; its input has no padding left to do.
-        bias: Whether a bias is fitted too.
+
+    Raises:
+        UnsupportedModelError: If it is too large to be fitted (``kinds.limits.FIT_BYTES``).
     """
 
-    def __init__(self, conv: nn.Conv2d, bias: bool = True) -> None:
-        self.conv, self.bias, self.count = conv, bias, 0
+    def __init__(self, conv: nn.Conv2d) -> None:
+        self.conv, self.count = conv, 0
         groups, out = conv.groups, conv.out_channels // conv.groups
         self.size = conv.weight[0].numel()
+        reason = fit_refusal(groups, self.size)
+        if reason is not None:
+            raise UnsupportedModelError(f"{reason}; choose the repair none or bn for this block")
         new = conv.weight.new_zeros((), dtype=torch.float64).new_zeros
         self.x, self.y = new(groups, self.size), new(groups, out)
         self.xx = new(groups, self.size, self.size)
@@ -85,8 +91,6 @@ class Moments:
             rescale: Whether to scale each channel so that it has the variance of its target.
         """
         mean_x, mean_y = self.x / self.count, self.y / self.count
-        if not self.bias:
-            mean_x, mean_y = torch.zeros_like(mean_x), torch.zeros_like(mean_y)
         cov = self.xx / self.count - mean_x.unsqueeze(2) * mean_x.unsqueeze(1)
         cross = self.xy / self.count - mean_x.unsqueeze(2) * mean_y.unsqueeze(1)
         spread = (self.yy / self.count - mean_y.square()).clamp_min(0)
@@ -101,13 +105,11 @@ class Moments:
             scale = torch.where(known, spread / torch.where(known, variance, 1.0), 1.0).sqrt()
             weight, variance = weight * scale.unsqueeze(1), variance * scale.square()
         mean = (weight * mean_x.unsqueeze(2)).sum(1)
-        error = (spread - 2 * (weight * cross).sum(1) + variance).clamp_min(0)
         return Solution(
             weight.mT.reshape(self.conv.weight.shape),
             (mean_y - mean).flatten(),
             mean.flatten(),
             variance.flatten(),
-            error.flatten(),
         )
 
     def _patches(self, inputs: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:

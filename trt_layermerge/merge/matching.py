@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from trt_layermerge.core.candidate import Candidate
-from trt_layermerge.merge.block import block_ports
 from trt_layermerge.merge.relax import RelaxedNet, retrace
-from trt_layermerge.merge.surgery import block_path, output_of, tapped
+from trt_layermerge.merge.surgery import block_path, block_ports, output_of, tapped
 from trt_layermerge.tracing import TracedNetwork
 
 

@@ -19,10 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from trt_layermerge.errors import DivergedError, UsageError
-from trt_layermerge.merge.block import block_key
 from trt_layermerge.merge.matching import Place, matched, places
 from trt_layermerge.merge.relax import RelaxedNet, retrace
-from trt_layermerge.merge.surgery import between, tapped
+from trt_layermerge.merge.surgery import between, block_key, tapped
 
 Scope: TypeAlias = Literal["each", "blocks", "network"]
 

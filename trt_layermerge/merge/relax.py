@@ -7,11 +7,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx, nn
 
+from trt_layermerge.blocks import RelaxedBlock
+from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
-from trt_layermerge.errors import UsageError
-from trt_layermerge.merge.block import RelaxedBlock, block_key, build_block
-from trt_layermerge.merge.surgery import block_path, splice, tidy
+from trt_layermerge.errors import UnsupportedModelError, UsageError
+from trt_layermerge.kinds import kind_of
+from trt_layermerge.merge.surgery import block_key, block_path, splice, tidy
 from trt_layermerge.tracing import TracedNetwork, trace_network
 
 
@@ -52,11 +54,18 @@ def relax(model: nn.Module, graph: LayerGraph, plan: MergePlan) -> RelaxedNet:
     """Returns a trainable copy of a model, in eval mode, with the plan's blocks in place.
 
     Removed convolutions and activations are gone, and all zero padding of a block stands at its
-    input, so border pixels differ from the original's. The model is left untouched.
+    input, so border pixels differ from the original's. What comes back is a plain module: train it
+    with any loop, then ``collapse`` it.
+
+    Args:
+        model: The trained network; left untouched. The copy has its types and devices.
+        graph: What ``trace`` returned for it.
+        plan: Which blocks are replaced by what; every unit of the graph is in one of them.
 
     Raises:
-        UsageError: If the graph is not the model's, or the plan does not cover the graph.
-        UnsupportedModelError: If a candidate cannot be merged exactly.
+        UsageError: If the graph is not the model's, the plan does not cover the graph, or a
+            candidate's kind is unknown.
+        UnsupportedModelError: If a candidate cannot stand in this graph.
     """
     covered = [i for c in plan.candidates for i in range(c.block.start, c.block.end)]
     if covered != list(range(len(graph.units))):
@@ -69,6 +78,26 @@ def relax(model: nn.Module, graph: LayerGraph, plan: MergePlan) -> RelaxedNet:
         splice(traced, build_block(traced, candidate))
     tidy(traced.module)
     return RelaxedNet(traced.module, graph, plan).eval()
+
+
+def build_block(traced: TracedNetwork, candidate: Candidate) -> RelaxedBlock:
+    """Returns the module of a candidate in eval mode, its weights copied or new.
+
+    Args:
+        traced: The original network; left untouched.
+        candidate: What the module realises.
+
+    Raises:
+        UsageError: If its kind is unknown.
+        UnsupportedModelError: If it cannot stand in this graph.
+    """
+    kind = kind_of(candidate)
+    reason = kind.refusal(traced.graph, candidate)
+    if reason is not None:
+        raise UnsupportedModelError(
+            f"the candidate {candidate} cannot be merged: {reason}; leave it out of the plan"
+        )
+    return kind.replacement(traced, candidate).eval()
 
 
 def retrace(model: nn.Module, graph: LayerGraph) -> TracedNetwork:

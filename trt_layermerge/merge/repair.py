@@ -11,21 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from trt_layermerge.blocks import ConvNorm, RelaxedBlock
 from trt_layermerge.core.candidate import CandidateKey
 from trt_layermerge.errors import UsageError
-from trt_layermerge.merge.block import FittedBlock, RelaxedBlock, block_key, block_ports
-from trt_layermerge.merge.layers import ConvNorm, kernel_of
-from trt_layermerge.merge.leastsq import Moments, Solution, sample_positions
+from trt_layermerge.kinds import LEAST_SQUARES, fittable
+from trt_layermerge.merge.leastsq import Moments, sample_positions
 from trt_layermerge.merge.relax import RelaxedNet, retrace
-from trt_layermerge.merge.surgery import block_path, truncated
+from trt_layermerge.merge.surgery import block_key, block_path, block_ports, truncated
 
-REPAIRS = ("none", "bn", "ls-zero", "ls-identity", "ls-variance")
-DEFAULT = "ls-zero"
+REPAIRS = ("none", "bn", *LEAST_SQUARES)
 
 WEAK_RIDGE, STRONG_RIDGE = 1e-6, 1e-1
 POSITIONS = 16
 EQUATIONS_PER_UNKNOWN = 5
-CHUNK_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,13 @@ def repair(
         model: The original network; left untouched.
         calibration_batches: Images ``(N, C, H, W)``, or tuples that begin with them. They are
             kept in memory and used several times.
-        methods: By ``Candidate.key``, one of ``REPAIRS``; ``ls-zero`` for what is not in it.
+        methods: By ``Candidate.key``, one of ``REPAIRS`` (see ``repair_in_turn``); for what is
+            not in it ``ls-zero``, and ``bn`` where the last convolution is too large to be fitted.
 
     Raises:
         UsageError: If there are no images, a method is unknown, or the model is another one.
+        UnsupportedModelError: If least squares are asked for where they would take more memory
+            than ``kinds.limits.FIT_BYTES``.
     """
     like = next(relaxed.parameters())
     batches = [_images(b).to(like.device, like.dtype) for b in calibration_batches]
@@ -72,43 +73,14 @@ def repair(
     training = relaxed.training
     relaxed.eval()
     for candidate in relaxed.plan.changed:
-        method = (methods or {}).get(candidate.key, DEFAULT)
+        block = relaxed.blocks[block_key(candidate.block)]
+        method = (methods or {}).get(candidate.key, "ls-zero" if fittable(block) else "bn")
         (call,) = relaxed.net.graph.find_nodes(op="call_module", target=block_path(candidate.block))
         before = truncated(relaxed.net, call.all_input_nodes[0].name)
         original = truncated(traced.module, block_ports(traced, candidate).target)
-        block = relaxed.blocks[block_key(candidate.block)]
         pairs = Pairs(images, partial(_run_both, before, original, batches))
         _fit(block, pairs, method, 0, [])
     relaxed.train(training)
-
-
-@torch.no_grad()
-def repair_block(
-    block: RelaxedBlock, inputs: Tensor, targets: Tensor, method: str, seed: int = 0
-) -> None:
-    """Fits one block in place; a block without parameters is left as it is.
-
-    ``bn`` re-estimates the running statistics of its batch normalisations. The others solve a
-    ridge regression for weight and bias of the block's last convolution, given what comes before
-    it and what shortcuts add behind it: ``ls-zero`` pulls weakly towards zero, ``ls-identity``
-    pulls more strongly towards where the block starts (its own weights, or the identity for a new
-    convolution), ``ls-variance`` scales the channels of ``ls-zero`` to the variance of the targets.
-    Where a shortcut that computes something follows the last convolution, ``bn`` is done instead.
-
-    Args:
-        block: What ``build_block`` made.
-        inputs: What reaches it, ``(N, C_in, H, W)``.
-        targets: The original values at its target port, ``(N, C_out, H', W')``.
-        method: One of ``REPAIRS``.
-        seed: Decides the sampled positions.
-
-    Raises:
-        UsageError: If the method is unknown.
-    """
-    parts = [torch.split(t, CHUNK_IMAGES) for t in (inputs, targets)]
-    pairs = Pairs(len(inputs), lambda: zip(*parts, strict=True))
-    for _ in repair_in_turn(block, pairs, [method], seed):
-        pass
 
 
 @torch.no_grad()
@@ -117,8 +89,23 @@ def repair_in_turn(
 ) -> Iterator[str]:
     """Yields each method once the block is fitted by it, in place and from its first state.
 
-    Moments are gathered once for all least squares. ``pairs`` hold inputs and targets, the rest is
-    as in ``repair_block``.
+    ``none`` leaves it as it is. ``bn`` re-estimates the running statistics of its batch
+    normalisations. The others solve a ridge regression for weight and bias of the block's last
+    convolution, given what comes before it and what shortcuts add behind it: ``ls-zero`` pulls
+    weakly towards zero, ``ls-identity`` pulls more strongly towards where the block starts
+    (``RelaxedBlock.prior``), ``ls-variance`` scales the channels of ``ls-zero`` to the variance of
+    the targets. Where a shortcut that computes something follows the last convolution, ``bn`` is
+    done instead; a block without parameters is left as it is. Moments are gathered once.
+
+    Args:
+        block: What ``build_block`` made.
+        pairs: What reaches it, and the original values at its target port.
+        methods: Each one of ``REPAIRS``.
+        seed: Decides the sampled positions.
+
+    Raises:
+        UsageError: If a method is unknown.
+        UnsupportedModelError: If the last convolution is too large to be fitted.
     """
     start = {name: value.clone() for name, value in block.state_dict().items()}
     moments: list[Moments] = []
@@ -167,10 +154,10 @@ def _fit(block: RelaxedBlock, pairs: Pairs, method: str, seed: int, known: list[
         known.append(gather(block, last, pairs, seed))
     moments = known[0]
     if method == "ls-identity":
-        solution = moments.solve(STRONG_RIDGE, _start(block, last))
+        solution = moments.solve(STRONG_RIDGE, block.prior())
     else:
         solution = moments.solve(WEAK_RIDGE, rescale=method == "ls-variance")
-    install(last, solution)
+    last.install(solution.weight, solution.bias, solution.mean, solution.variance)
 
 
 def gather(block: RelaxedBlock, last: ConvNorm, pairs: Pairs, seed: int) -> Moments:
@@ -187,27 +174,6 @@ def gather(block: RelaxedBlock, last: ConvNorm, pairs: Pairs, seed: int) -> Mome
         positions = sample_positions(targets, POSITIONS if enough else None, generator)
         moments.add(seen, targets - (output - produced), positions)
     return moments
-
-
-def install(last: ConvNorm, solution: Solution) -> None:
-    """Puts a fitted convolution in place; in eval mode the unit computes exactly it.
-
-    The batch normalisation behind it gets the output's own mean and variance as statistics, and
-    scale √(σ² + ε) and shift μ + b that undo them.
-    """
-    conv, norm = last.conv, last.norm
-    conv.weight.copy_(solution.weight)
-    if norm is None:
-        assert conv.bias is not None  # layers.conv_norm_copy gives one
-        conv.bias.copy_(solution.bias)
-        return
-    if conv.bias is not None:
-        conv.bias.zero_()
-    assert norm.running_mean is not None and norm.running_var is not None
-    norm.running_mean.copy_(solution.mean)
-    norm.running_var.copy_(solution.variance)
-    norm.weight.copy_((solution.variance + norm.eps).sqrt())
-    norm.bias.copy_(solution.mean + solution.bias)
 
 
 def _run_both(
@@ -231,26 +197,6 @@ def _observe(block: RelaxedBlock, last: ConvNorm, inputs: Tensor) -> tuple[Tenso
     finally:
         handle.remove()
     return seen[0], seen[1], output
-
-
-def _start(block: RelaxedBlock, last: ConvNorm) -> Tensor:
-    """Returns the weights that ``ls-identity`` pulls to."""
-    if not isinstance(block, FittedBlock):
-        return kernel_of(last).weight
-    conv, spec = last.conv, block.candidate.convs[-1]
-    start = torch.zeros_like(conv.weight, dtype=torch.float64)
-    tap = (spec.padding[0] // spec.dilation[0], spec.padding[1] // spec.dilation[1])
-    fits = all(p % d == 0 for p, d in zip(spec.padding, spec.dilation * 2, strict=True))
-    inside = tap[0] < spec.kernel[0] and tap[1] < spec.kernel[1]
-    if (
-        len(block.candidate.convs) == 1
-        and spec.in_channels == spec.out_channels
-        and fits
-        and inside
-    ):
-        channels = torch.arange(spec.out_channels)
-        start[channels, channels % start.shape[1], tap[0], tap[1]] = 1.0
-    return start
 
 
 def _images(batch: Any) -> Tensor:

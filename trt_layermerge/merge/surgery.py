@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from trt_layermerge.blocks import RelaxedBlock
+from trt_layermerge.blocks.algebra import fold_bn
+from trt_layermerge.blocks.layers import detached, statistics
+from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.unit import Block
-from trt_layermerge.merge.algebra import fold_bn
-from trt_layermerge.merge.block import RelaxedBlock, block_key, block_ports
-from trt_layermerge.merge.layers import detached, statistics
 from trt_layermerge.tracing import TracedNetwork
 from trt_layermerge.tracing.activations import activation_module
 from trt_layermerge.tracing.conv import conv_refusal
@@ -18,6 +20,45 @@ from trt_layermerge.tracing.transparent import is_transparent_module
 
 HOME = "layermerge"
 ANY_MAP = (1, 1, 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Names of the values of the traced graph between which a block stands.
+
+    Attributes:
+        source: Input value of the first unit, which the block reads.
+        target: The value that the block's output replaces.
+        total: The value after the residual addition that ends with the block, if one does.
+        out: The value after the activation at the block's end.
+    """
+
+    source: str
+    target: str
+    total: str
+    out: str
+
+
+def block_ports(traced: TracedNetwork, candidate: Candidate) -> Ports:
+    """Returns the values that a candidate's block reads and replaces.
+
+    The block replaces the branch of a residual that began before it and ends with it, and
+    everything up to the last addition otherwise. Where nothing remains of a block and no residual
+    stays open, its activation goes too.
+    """
+    graph, block = traced.graph, candidate.block
+    first, last = graph.units[block.start].nodes, graph.units[block.end - 1].nodes
+    source = node_named(traced.module, first.conv).all_input_nodes[0]
+    if graph.open_residual(block.start, block.end) is not None:
+        target = last.branch
+    else:
+        target = last.sum if candidate.convs else last.out
+    return Ports(source.name, target, last.sum, last.out)
+
+
+def block_key(block: Block) -> str:
+    """Returns the name of a block's module, such as ``b3_5``."""
+    return f"b{block.start}_{block.end}"
 
 
 def block_path(block: Block) -> str:

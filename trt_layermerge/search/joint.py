@@ -9,18 +9,16 @@ from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
+from trt_layermerge.kinds import families
 from trt_layermerge.search.closing import Closed, Finalist, Key, Tools
 from trt_layermerge.search.evaluator import Evaluator
 from trt_layermerge.search.nearby import nearby_plans
 from trt_layermerge.search.problem import Problem
 from trt_layermerge.search.solve import allowed, plan_of
 
-FAMILIES = (("compose", "fit", "identity"), ("compose", "identity"), ("identity",))
-"""Kinds of candidates that plans are made of. Fits lose least before training and compound; what
-is only removed loses most, and training brings most of it back."""
-
 RACERS = 3
-"""Plans of each family that race: those with the least joint loss."""
+"""Plans of each family of kinds that race: those with the least joint loss. Fits lose least before
+training and compound; what is only removed loses most, and training brings most of it back."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def contenders(plans: Sequence[MergePlan], scores: JointScores, finalists: int) 
     if not scores.evaluator.races:
         return best[:finalists]
     found: dict[Key, MergePlan] = {}
-    for kinds in FAMILIES:
+    for kinds in families():
         family = [p for p in best if all(c.kind in kinds for c in p.changed)]
         found |= {plan.candidates: plan for plan in family[:RACERS]}
     return list(found.values())
@@ -134,11 +132,11 @@ def draw(
 def offers_of(problem: Problem) -> list[tuple[Candidate, ...]]:
     """Returns the candidates of each family, without families that offer nothing new."""
     usable = [c for c in problem.candidates if not c.original and allowed(c, problem.mode)]
-    offers = [tuple(c for c in usable if c.kind in kinds) for kinds in FAMILIES]
+    offers = [tuple(c for c in usable if c.kind in kinds) for kinds in families()]
     return [offer for offer in dict.fromkeys(offers) if offer]
 
 
-def shares(count: int, families: int) -> list[int]:
+def shares(count: int, offers: int) -> list[int]:
     """Returns how many plans to draw in each family; the first ones get what is left over."""
-    each, more = divmod(count, families)
-    return [each + (number < more) for number in range(families)]
+    each, more = divmod(count, offers)
+    return [each + (number < more) for number in range(offers)]

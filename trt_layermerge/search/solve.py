@@ -12,6 +12,7 @@ from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceEntry, ImportanceTable, LatencyTable
 from trt_layermerge.errors import InfeasibleBudgetError
+from trt_layermerge.kinds import kind_of
 from trt_layermerge.search.chain import Frontier, Option, Solution, chain_frontier
 
 Mode: TypeAlias = Literal["layermerge", "depth", "layer"]
@@ -45,9 +46,9 @@ def allowed(candidate: Candidate, mode: Mode) -> bool:
     only; ``layermerge`` does both.
     """
     if mode == "depth":
-        return candidate.kind == "compose" and len(candidate.kept) == len(candidate.block)
+        return len(candidate.kept) == len(candidate.block)
     if mode == "layer":
-        return candidate.original or candidate.kind == "identity"
+        return candidate.original or kind_of(candidate).family == "removal"
     return True
 
 

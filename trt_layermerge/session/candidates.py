@@ -6,10 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 from trt_layermerge.core.candidate import Candidate
-from trt_layermerge.core.geometry import mergeable
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import damage, read_lines, write_lines
-from trt_layermerge.search import Limits, enumerate_candidates
+from trt_layermerge.kinds import Limits, enumerate_candidates, refusal
 from trt_layermerge.session.settings import SearchSection
 
 FILE = "candidates.jsonl"
@@ -21,7 +20,7 @@ def write_candidates(
     """Writes and returns every candidate that can be merged; the file tells why others cannot."""
     limits = Limits(**section.limits.model_dump())
     offered = enumerate_candidates(graph, section.rules, limits)
-    reasons = {c.key: mergeable(graph, c) for c in offered}
+    reasons = {c.key: refusal(graph, c) for c in offered}
     refused = Counter(why for why in reasons.values() if why is not None)
     header = {"rules": section.rules, "offered": len(offered), "refused": dict(refused)}
     usable = tuple(c for c in offered if reasons[c.key] is None)

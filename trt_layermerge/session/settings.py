@@ -103,7 +103,7 @@ class ObjectiveSection(Section):
 
 
 class LimitsSection(Section):
-    """Bounds on candidates under ``rules: full`` (``search.limits.Limits``)."""
+    """Bounds on candidates under ``rules: full`` (``kinds.Limits``)."""
 
     max_units: Count = 6
     max_kernel: Count = 7

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from trt_layermerge.blocks.algebra import Kernel, bn_affine, fold_bn, scale_kernel
 from trt_layermerge.core.conv import ConvSpec, Pads
 from trt_layermerge.errors import UnsupportedModelError
-from trt_layermerge.merge.algebra import Kernel, bn_affine, fold_bn, scale_kernel
 
 NO_PADS: Pads = (0, 0, 0, 0)
 
@@ -28,24 +29,72 @@ class ConvNorm(nn.Module):
         y: Tensor = self.conv(x)
         return y if self.norm is None else self.norm(y)
 
+    @torch.no_grad()
+    def install(self, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> None:
+        """Becomes a convolution in place; in eval mode it computes exactly that.
 
-def conv_norm_copy(conv: nn.Module, norm: nn.Module | None, spec: ConvSpec) -> ConvNorm:
-    """Returns a trainable copy of a convolution and its normalisation, without the padding.
+        The normalisation gets the output's own mean and variance as statistics, and scale
+        √(σ² + ε) and shift μ + b that undo them.
 
-    A convolution with neither bias nor normalisation gets a bias of zero, which repair and
-    training can use.
+        Args:
+            weight: As the convolution's own.
+            bias: ``(C_out,)``.
+            mean: Mean of the output without the bias, per channel.
+            variance: Variance of the output, per channel.
+        """
+        conv, norm = self.conv, self.norm
+        conv.weight.copy_(weight)
+        if norm is None:
+            assert conv.bias is not None  # conv_norm gives one
+            conv.bias.copy_(bias)
+            return
+        if conv.bias is not None:
+            conv.bias.zero_()
+        assert norm.running_mean is not None and norm.running_var is not None
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+        norm.weight.copy_((variance + norm.eps).sqrt())
+        norm.bias.copy_(mean + bias)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a convolution starts with.
+
+    Attributes:
+        weight: ``(C_out, C_in / groups, kh, kw)``; float64 is cast once.
+        bias: ``(C_out,)``, or None.
+        norm: The batch normalisation behind it, which is copied with its statistics; None for none.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    norm: nn.Module | None = None
+
+
+def conv_norm(spec: ConvSpec, start: Start, like: Tensor) -> ConvNorm:
+    """Returns a trainable convolution without padding, and its normalisation.
+
+    One with neither bias nor normalisation gets a bias of zero, which repair and training can use.
+
+    Args:
+        spec: Its geometry.
+        start: What it starts with; copied.
+        like: A tensor whose type and device it gets.
 
     Raises:
+        ValueError: If the weights have another shape.
         UnsupportedModelError: If the normalisation keeps no running statistics.
     """
-    assert isinstance(conv, nn.Conv2d)
-    biased = conv.bias is not None or norm is None
-    copy = unpadded_conv(spec, biased, conv.weight)
+    conv = unpadded_conv(spec, start.bias is not None or start.norm is None, like)
+    if start.weight.shape != conv.weight.shape:
+        shapes = tuple(start.weight.shape), tuple(conv.weight.shape)
+        raise ValueError(f"start weights of shape {shapes[0]} do not fit {spec}: {shapes[1]}")
     with torch.no_grad():
-        copy.weight.copy_(conv.weight)
-        if copy.bias is not None:
-            copy.bias.zero_() if conv.bias is None else copy.bias.copy_(conv.bias)
-    return ConvNorm(copy, None if norm is None else norm_copy(norm))
+        conv.weight.copy_(start.weight)
+        if conv.bias is not None:
+            conv.bias.zero_() if start.bias is None else conv.bias.copy_(start.bias)
+    return ConvNorm(conv, None if start.norm is None else norm_copy(start.norm))
 
 
 def unpadded_conv(spec: ConvSpec, bias: bool, like: Tensor) -> nn.Conv2d:

@@ -13,7 +13,7 @@ from trt_layermerge.core.candidate import Candidate, merged_spec
 from trt_layermerge.core.conv import AddSpec, ConvSpec
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.unit import Block
-from trt_layermerge.search import Limits, enumerate_candidates
+from trt_layermerge.kinds import Limits, enumerate_candidates
 
 
 def of_block(candidates: tuple[Candidate, ...], start: int, end: int) -> list[Candidate]:

@@ -7,7 +7,7 @@ import torch
 import torchvision
 
 import trt_layermerge as tlm
-from trt_layermerge.core.geometry import mergeable
+from trt_layermerge.kinds import refusal
 
 
 @pytest.mark.parametrize(
@@ -22,4 +22,4 @@ def test_torchvision_networks_give_the_published_counts(
     candidates = tlm.enumerate_candidates(graph, rules="paper")
     assert len(graph.blocks(rules="paper")) == blocks
     assert len(candidates) == entries
-    assert all(mergeable(graph, c) is None for c in candidates)
+    assert all(refusal(graph, c) is None for c in candidates)

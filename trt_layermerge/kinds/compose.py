@@ -15,27 +15,37 @@ from trt_layermerge.core.candidate import Candidate, finish, merged_spec, origin
 from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.unit import Block, ConvUnit, Rules
-from trt_layermerge.search.limits import Limits
+from trt_layermerge.kinds.kind import KeepingKind
+from trt_layermerge.kinds.limits import Limits
 
-RULES: tuple[Rules, ...] = ("paper", "full")
 
+class Compose(KeepingKind):
+    """Kept convolutions, merged exactly; an untouched unit is one of its candidates."""
 
-def candidates(graph: LayerGraph, block: Block, limits: Limits) -> Iterator[Candidate]:
-    """Yields one candidate for every convolution that the block can merge into.
+    name = "compose"
+    label = "merged"
+    colour = "#0072b2"
+    rules: tuple[Rules, ...] = ("paper", "full")
+    family = "composition"
 
-    A single unit yields itself, unchanged. At least one convolution is kept.
-    """
-    if len(block) == 1:
-        yield original_candidate(graph, block.start)
-        return
-    best: dict[ConvSpec, tuple[float, tuple[int, ...]]] = {}
-    for kept in _kept_sets(graph, block):
-        spec = merged_spec(graph, block, kept)
-        weight = sum(graph.units[i].weight_l1 for i in kept)
-        if max(spec.extent) <= limits.max_kernel and (spec not in best or best[spec][0] < weight):
-            best[spec] = weight, kept
-    for spec, (_, kept) in sorted(best.items(), key=lambda item: item[1][1]):
-        yield finish(graph, block, "compose", kept, (spec,))
+    def candidates(self, graph: LayerGraph, block: Block, limits: Limits) -> Iterator[Candidate]:
+        """Yields one candidate for every convolution that the block can merge into.
+
+        A single unit yields itself, unchanged. At least one convolution is kept.
+        """
+        if len(block) == 1:
+            yield original_candidate(graph, block.start)
+            return
+        best: dict[ConvSpec, tuple[float, tuple[int, ...]]] = {}
+        for kept in _kept_sets(graph, block):
+            spec = merged_spec(graph, block, kept)
+            if max(spec.extent) > limits.max_kernel:
+                continue
+            weight = sum(graph.units[i].weight_l1 for i in kept)
+            if spec not in best or best[spec][0] < weight:
+                best[spec] = weight, kept
+        for spec, (_, kept) in sorted(best.items(), key=lambda item: item[1][1]):
+            yield finish(graph, block, self.name, kept, (spec,))
 
 
 def _kept_sets(graph: LayerGraph, block: Block) -> Iterator[tuple[int, ...]]:

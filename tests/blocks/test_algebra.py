@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trt_layermerge.core.conv import ConvSpec
-from trt_layermerge.core.conv import compose as compose_specs
-from trt_layermerge.merge.algebra import (
+from trt_layermerge.blocks.algebra import (
     Kernel,
     add_shortcut,
     compose,
@@ -20,6 +18,8 @@ from trt_layermerge.merge.algebra import (
     identity_kernel,
     scale_kernel,
 )
+from trt_layermerge.core.conv import ConvSpec
+from trt_layermerge.core.conv import compose as compose_specs
 
 TOLERANCE = 1e-12  # relative to the largest output, float64
 PROPERTY = settings(max_examples=120, deadline=None, derandomize=True)

@@ -14,32 +14,38 @@ from dataclasses import replace
 from trt_layermerge.core.candidate import Candidate, finish, merged_spec
 from trt_layermerge.core.conv import ConvSpec, Pair
 from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.unit import Block, Rules
-from trt_layermerge.search.limits import Limits
+from trt_layermerge.core.unit import Block
+from trt_layermerge.kinds.kind import Kind
+from trt_layermerge.kinds.limits import Limits
 
-RULES: tuple[Rules, ...] = ("full",)
 
+class Fit(Kind):
+    """One new convolution, from random weights."""
 
-def candidates(graph: LayerGraph, block: Block, limits: Limits) -> Iterator[Candidate]:
-    """Yields one candidate per kernel size: dense, and depthwise where the block has such a part.
+    name = "fit"
+    label = "refitted"
+    colour = "#c97b00"
 
-    Kernels do not reach beyond what the block itself sees.
-    """
-    if len(block) == 1:
-        return
-    whole = merged_spec(graph, block, tuple(range(block.start, block.end)))
-    units = graph.units[block.start : block.end]
-    depthwise = whole.in_channels == whole.out_channels and any(u.spec.depthwise for u in units)
-    for size in limits.kernels:
-        if size > max(whole.extent):
-            continue
-        spec = centred(whole, size, _output_size(graph, block))
-        if spec is None:
-            continue
-        yield finish(graph, block, "fit", (), (spec,))
-        if depthwise:
-            grouped = replace(spec, groups=spec.in_channels)
-            yield finish(graph, block, "fit", (), (grouped,))
+    def candidates(self, graph: LayerGraph, block: Block, limits: Limits) -> Iterator[Candidate]:
+        """Yields one candidate per kernel size: dense, and depthwise where the block has such.
+
+        Kernels do not reach beyond what the block itself sees.
+        """
+        if len(block) == 1:
+            return
+        whole = merged_spec(graph, block, tuple(range(block.start, block.end)))
+        units = graph.units[block.start : block.end]
+        depthwise = whole.in_channels == whole.out_channels and any(u.spec.depthwise for u in units)
+        for size in limits.kernels:
+            if size > max(whole.extent):
+                continue
+            spec = centred(whole, size, units[-1].spec.out_size)
+            if spec is None:
+                continue
+            yield finish(graph, block, self.name, (), (spec,))
+            if depthwise:
+                grouped = replace(spec, groups=spec.in_channels)
+                yield finish(graph, block, self.name, (), (grouped,))
 
 
 def centred(whole: ConvSpec, size: int, out_size: Pair) -> ConvSpec | None:
@@ -66,7 +72,3 @@ def centred(whole: ConvSpec, size: int, out_size: Pair) -> ConvSpec | None:
         dilation=(1, 1),
         groups=1,
     )
-
-
-def _output_size(graph: LayerGraph, block: Block) -> Pair:
-    return graph.units[block.end - 1].spec.out_size

@@ -1,0 +1,1 @@
+"""Tests of ``trt_layermerge.merge``."""

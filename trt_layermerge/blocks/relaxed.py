@@ -1,0 +1,70 @@
+"""What every block's replacement offers: to be trained, repaired, annealed and merged."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from trt_layermerge.blocks.algebra import Kernel
+from trt_layermerge.blocks.layers import ConvNorm, kernel_of
+from trt_layermerge.core.candidate import Candidate
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class RelaxedBlock(nn.Module, ABC):
+    """Maps a block's input ``(N, C_in, H, W)`` to its pre-activation output ``(N, C_out, H', W')``.
+
+    Attributes:
+        candidate: What it realises.
+        started: Whether its weights come from the original network, so that it means something
+            before it is fitted or trained.
+    """
+
+    started: bool = True
+
+    def __init__(self, candidate: Candidate) -> None:
+        super().__init__()
+        self.candidate = candidate
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``(N, C_in, H, W)`` to ``(N, C_out, H', W')``."""
+
+    @property
+    @abstractmethod
+    def last(self) -> ConvNorm | None:
+        """The convolution to whose output only fixed values are added; None if there is none.
+
+        It is what least squares fit.
+        """
+
+    @abstractmethod
+    def collapsed(self) -> nn.Module:
+        """Returns the merged module, equal in eval mode: float64 algebra, cast once.
+
+        It runs ``candidate.convs`` in order, and is an ``nn.Identity`` where there are none.
+        """
+
+    def kernel(self) -> Kernel | None:
+        """Returns the one convolution that several parts become; None where nothing is merged."""
+        return None
+
+    def prior(self) -> Tensor:
+        """Returns the weights of ``last`` that ``ls-identity`` pulls to: where the block starts.
+
+        Shaped as the convolution's own, its normalisation folded in, float64.
+        """
+        assert self.last is not None
+        return kernel_of(self.last).weight
+
+    def hold(self, make: Callable[[str], M]) -> list[M]:
+        """Puts modules where the block removes activations that training may fade; returns them.
+
+        Args:
+            make: Returns a module by the name of the activation whose place it takes.
+        """
+        return []

@@ -1,0 +1,115 @@
+"""What a kind of candidate is: everything that it needs in its life, in one place."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.geometry import chain_refusal, composition_refusal
+from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.unit import Block, Rules
+from trt_layermerge.kinds.limits import Limits, fit_refusal
+
+if TYPE_CHECKING:
+    from trt_layermerge.blocks import RelaxedBlock, Start
+    from trt_layermerge.tracing import TracedNetwork
+
+Family: TypeAlias = Literal["removal", "composition", "approximation"]
+"""What a candidate does to the network's function, the rank of its kind in ``FAMILIES``."""
+
+FAMILIES: tuple[Family, ...] = ("removal", "composition", "approximation")
+"""In the order in which plans may use them: removals alone, then compositions too, then all.
+Approximations lose least before training and compound; what is only removed loses most, and
+training brings most of it back, so plans of each family are compared once trained."""
+
+LEAST_SQUARES = ("ls-zero", "ls-identity", "ls-variance")
+"""Repairs that fit a block's last convolution."""
+
+
+class Kind(ABC):
+    """A way to replace blocks: by default, by new convolutions in a row.
+
+    A kind of that sort gives its name, its candidates and, where the weights are not to be drawn
+    at random, their ``starts``. Every other stage asks the kind, or the block that it makes, and
+    never for a name. Torch is imported where it is needed, so that searching loads none.
+
+    Attributes:
+        name: As in ``Candidate.kind``, in files and on the command line.
+        label: One or two words for the report.
+        colour: Of its blocks in the report, as ``#rrggbb``.
+        rules: Rule sets that it belongs to.
+        family: What it does to the network's function; which plans may use it.
+    """
+
+    name: str
+    label: str = "replaced"
+    colour: str = "#cc79a7"
+    rules: tuple[Rules, ...] = ("full",)
+    family: Family = "approximation"
+
+    @abstractmethod
+    def candidates(self, graph: LayerGraph, block: Block, limits: Limits) -> Iterator[Candidate]:
+        """Yields the ways to replace one block, made by ``core.candidate.finish``."""
+
+    def refusal(self, graph: LayerGraph, candidate: Candidate) -> str | None:
+        """Returns why a candidate cannot stand in this graph, or None if it can; no weights needed.
+
+        Its convolutions must lead from the block's input to its output, and the last one be small
+        enough for a least-squares fit.
+        """
+        reason = chain_refusal(graph, candidate)
+        if reason is not None:
+            return reason
+        last = candidate.convs[-1]
+        return fit_refusal(last.groups, last.in_channels // last.groups * math.prod(last.kernel))
+
+    def starts(self, traced: TracedNetwork, candidate: Candidate) -> Sequence[Start | None]:
+        """Returns what each new convolution starts with; nothing given, all are random."""
+        return ()
+
+    def replacement(self, traced: TracedNetwork, candidate: Candidate) -> RelaxedBlock:
+        """Returns the module of a candidate that is not refused; ``traced`` is left untouched.
+
+        Args:
+            traced: The original network with its weights.
+            candidate: What the module realises.
+        """
+        from trt_layermerge.blocks import ConvChain
+
+        first = traced.module.get_submodule(traced.graph.units[candidate.block.start].name)
+        like = next(first.parameters())
+        return ConvChain(candidate, like, self.starts(traced, candidate))
+
+    def repairs(self, block: RelaxedBlock) -> tuple[str, ...]:
+        """Returns the repairs worth trying on a block that ``replacement`` made.
+
+        ``none`` where the block means something before it is fitted. ``bn``, which runs every image
+        through the block, is for those without a convolution to fit: it was best for none of 40
+        composed blocks of a ResNet-20 that had one.
+        """
+        if not fittable(block):
+            return "none", "bn"
+        return ("none", *LEAST_SQUARES) if block.started else LEAST_SQUARES
+
+
+class KeepingKind(Kind):
+    """A kind whose blocks keep some of their units and shortcuts, and get nothing new."""
+
+    def refusal(self, graph: LayerGraph, candidate: Candidate) -> str | None:
+        """Returns why the kept units do not merge exactly into what the candidate states."""
+        return composition_refusal(graph, candidate)
+
+    def replacement(self, traced: TracedNetwork, candidate: Candidate) -> RelaxedBlock:
+        """Returns the kept units with copies of their weights."""
+        from trt_layermerge.blocks import ComposedBlock
+
+        return ComposedBlock(traced, candidate)
+
+
+def fittable(block: RelaxedBlock) -> bool:
+    """Whether a block ends with a convolution, and one that is not too large to be fitted."""
+    last = block.last
+    return last is not None and (fit_refusal(last.conv.groups, last.conv.weight[0].numel()) is None)

@@ -1,0 +1,44 @@
+"""How far candidates are looked for, and which are too large to fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on candidates of ``rules="full"``, beyond which none was ever worth its latency.
+
+    Attributes:
+        max_units: Longest block, in units.
+        max_kernel: Largest kernel of a merged convolution, per axis, in taps it spans.
+        kernels: Square kernels that are fitted.
+    """
+
+    max_units: int = 6
+    max_kernel: int = 7
+    kernels: tuple[int, ...] = (1, 3, 5, 7)
+
+
+PAPER = Limits(max_units=10**6, max_kernel=10**6, kernels=())
+"""The published method merges as far as its blocks allow, and fits nothing."""
+
+FIT_BYTES = 1 << 30
+"""Largest matrix of second moments, in float64, that least squares may gather for one convolution:
+11,585 unknowns an output channel if it is dense. Solving holds about four such matrices."""
+
+
+def fit_refusal(groups: int, unknowns: int) -> str | None:
+    """Returns why a convolution is too large to be fitted by least squares, or None if it is not.
+
+    Args:
+        groups: Its channel groups, each fitted by itself.
+        unknowns: Weights of one output channel: C_in / groups · kh · kw.
+    """
+    needed = 8 * groups * unknowns**2
+    if needed <= FIT_BYTES:
+        return None
+    return (
+        f"a least-squares fit of {unknowns} weights an output channel needs {needed / 2**30:.1f} "
+        f"GiB, and the limit is {FIT_BYTES / 2**30:.1f} GiB"
+    )
