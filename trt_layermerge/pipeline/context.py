@@ -55,9 +55,12 @@ class Context:
     @cached_property
     def model(self) -> nn.Module:
         """The original network in eval mode."""
-        from trt_layermerge.pipeline.models import load_network
+        from trt_layermerge.models.networks import weight_note
 
-        return load_network(self.recipe.model)
+        note = weight_note(self.recipe.model.name, self.recipe.model.weights)
+        if note is not None:
+            self.reporter.note(note)
+        return self.recipe.model.build()
 
     @cached_property
     def example(self) -> Tensor:
@@ -200,7 +203,7 @@ class Context:
 
     def relaxed(self, weights: str | None) -> RelaxedNet:
         """Returns the network that is trained, with the weights of a file of the run."""
-        from trt_layermerge.pipeline.models import fill
+        from trt_layermerge.models.weights import fill
         from trt_layermerge.pipeline.starts import unfilled
 
         network = unfilled(self, self.plan)
@@ -212,7 +215,7 @@ class Context:
     def merged(self) -> nn.Module:
         """The merged network with the weights that ``merge`` wrote."""
         from trt_layermerge.merge import collapse
-        from trt_layermerge.pipeline.models import fill
+        from trt_layermerge.models.weights import fill
 
         network = collapse(self.relaxed(None))
         fill(network, self.folder / "merged.safetensors")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from trt_layermerge.core.device import Precision
+from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.finetune.images import Framing, Interpolation
 
-PRETRAINED = "pretrained"
-ONNX = ".onnx"
+if TYPE_CHECKING:
+    from torch import nn
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -59,6 +60,18 @@ class ModelSection(Section):
     name: str
     weights: str | None = None
     input: tuple[Count, Count, Count, Count] = (1, 3, 224, 224)
+
+    def build(self) -> nn.Module:
+        """Returns the network itself, in eval mode. Raises what ``load_network`` raises."""
+        from trt_layermerge.models.networks import load_network
+
+        return load_network(self.name, self.weights, self.input)
+
+    def identity(self) -> Json:
+        """Returns what tells this network from another: its name, and hashes of its files."""
+        from trt_layermerge.models.networks import network_inputs
+
+        return network_inputs(self.name, self.weights, self.input)
 
 
 class PreprocessSection(Section):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from trt_layermerge.core.jsonio import Json, read_json, write_json
 from trt_layermerge.pipeline.context import Context, data_inputs, images_of
-from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.stage import Stage
 
 IMAGES = 16
@@ -12,7 +11,7 @@ IMAGES = 16
 
 def _settings(context: Context) -> Json:
     return {
-        "model": network_inputs(context.recipe.model),
+        "model": context.recipe.model.identity(),
         "batch": context.recipe.measure.batch,
         "dynamic_batch": context.recipe.build.max_batch is not None,
         "val": data_inputs(context.recipe.data.val),

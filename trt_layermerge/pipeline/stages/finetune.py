@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from trt_layermerge.core.jsonio import Json, read_lines, sha256_json, write_bytes, write_lines
 from trt_layermerge.finetune.recipe import DEVIATIONS, FinetuneRecipe
 from trt_layermerge.pipeline.context import Context, data_inputs
-from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.pipeline.starts import start_network
 from trt_layermerge.pipeline.training import train, training_recipe
@@ -24,7 +23,7 @@ STATE = "finetune.state.safetensors"
 def _settings(context: Context) -> Json:
     data = context.recipe.data
     return {
-        "model": network_inputs(context.recipe.model),
+        "model": context.recipe.model.identity(),
         "finetune": context.recipe.finetune.model_dump(mode="json"),
         "images": context.recipe.importance.fit_images,
         "train": data_inputs(data.train),

@@ -13,7 +13,6 @@ from trt_layermerge.core.jsonio import Json, read_lines, sha256_file, sha256_jso
 from trt_layermerge.core.tables import ImportanceTable
 from trt_layermerge.finetune.recipe import FinetuneRecipe, preset
 from trt_layermerge.pipeline.context import Context, data_inputs, images_of
-from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.networks import useful
 from trt_layermerge.pipeline.stage import Stage
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 def _settings(context: Context) -> Json:
     return {
-        "model": network_inputs(context.recipe.model),
+        "model": context.recipe.model.identity(),
         "importance": context.recipe.importance.model_dump(mode="json"),
         "train": data_inputs(context.recipe.data.train),
         "preprocess": context.recipe.data.preprocess.model_dump(mode="json"),

@@ -8,7 +8,6 @@ from trt_layermerge.core.geometry import mergeable
 from trt_layermerge.core.graph_file import graph_to_json, load_graph, save_graph
 from trt_layermerge.core.jsonio import Json, read_lines, write_lines
 from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.search import Limits, enumerate_candidates
 
@@ -16,7 +15,7 @@ from trt_layermerge.search import Limits, enumerate_candidates
 def _settings(context: Context) -> Json:
     search = context.recipe.search
     return {
-        "model": network_inputs(context.recipe.model),
+        "model": context.recipe.model.identity(),
         "batch": context.recipe.measure.batch,
         "rules": search.rules,
         "limits": search.limits.model_dump(mode="json"),

@@ -13,7 +13,6 @@ from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.measure.fit import Observation, fit_latency
 from trt_layermerge.measure.meter import SpecRequest
 from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.networks import (
     Measured,
     measure_plans,
@@ -31,7 +30,7 @@ def _settings(context: Context) -> Json:
     return {
         "measure": measure.model_dump(mode="json", exclude={"store"}),
         **source_of(context),
-        "model": network_inputs(context.recipe.model),
+        "model": context.recipe.model.identity(),
         "seed": context.seed,
     }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from trt_layermerge.core.jsonio import Json, read_json, write_json
 from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.pipeline.context import Context, images_of
-from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.pipeline.stages.finetune import save_weights
 
@@ -13,7 +12,7 @@ IMAGES = 8
 
 
 def _settings(context: Context) -> Json:
-    return {"model": network_inputs(context.recipe.model)}
+    return {"model": context.recipe.model.identity()}
 
 
 def _run(context: Context) -> tuple[str, ...]:

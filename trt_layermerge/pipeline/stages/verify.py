@@ -12,7 +12,6 @@ from trt_layermerge.pipeline.built import built_engines, engine_hashes, wanted_p
 from trt_layermerge.pipeline.context import Context, data_inputs, images_of
 from trt_layermerge.pipeline.data_files import same_files
 from trt_layermerge.pipeline.deployed import CALIBRATION, ENGINE_FALLBACK
-from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.sections import DataSection
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.pipeline.verifying import leave_models, onnx_name, subjects
@@ -30,7 +29,7 @@ UNLABELLED_IMAGES = 64
 def _settings(context: Context) -> Json:
     data = context.recipe.data
     return {
-        "model": network_inputs(context.recipe.model),
+        "model": context.recipe.model.identity(),
         "test": data_inputs(data.test),
         "seen": seen_before(data),
         "preprocess": data.preprocess.model_dump(mode="json"),
