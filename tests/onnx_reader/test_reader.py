@@ -280,6 +280,23 @@ def test_what_is_read_wrongly_is_noticed(tmp_path: Path, monkeypatch: pytest.Mon
         load_onnx(path, SHAPE)
 
 
+def test_what_onnx_runtime_cannot_run_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing of its is printed to stdout either, where results for machines go."""
+    import onnxruntime
+
+    onnx.save(stacked("one", "two"), tmp_path / "a.onnx")
+
+    def session(*_: object, **__: object) -> None:
+        raise RuntimeError("no kernel\nfor bfloat16")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(UnsupportedModelError, match="no kernel for bfloat16; export it again"):
+        load_onnx(tmp_path / "a.onnx", (1, 3, 8, 8))
+    assert capfd.readouterr().out == ""
+
+
 def test_refusals_name_what_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
     with pytest.raises(UsageError, match="there is no ONNX file"):

@@ -86,8 +86,8 @@ def _compare(
     except Exception as error:  # ONNX Runtime has its own tree, and none of it is public
         words = " ".join(str(error).split())[:300]
         raise UnsupportedModelError(
-            f"{path} was read, but ONNX Runtime cannot run it, so that nothing can be compared: "
-            f"{words}"
+            f"{path} was read, but ONNX Runtime cannot run it, so that there is nothing to compare "
+            f"with: {words}; export it again, in fp32"
         ) from error
     limit = 30 * TOLERANCE if kind is np.float16 else TOLERANCE
     with torch.no_grad():

@@ -51,14 +51,15 @@ def read_onnx(
     fixed.CopyFrom(parse_onnx(model, name) if isinstance(model, bytes) else model)
     _name_nodes(fixed)
     _fix_sizes(fixed, shape, name)
-    try:
-        graph = _fold(fixed)
-    except Exception as error:  # graphsurgeon and protobuf raise anything over a damaged file
-        raise CorruptInputError(
-            f"{name} cannot be read: {type(error).__name__}: {error}; export it again"
-        ) from error
-    _refuse_unknown(graph, name)
-    return _convert(graph, dtype)
+    with contextlib.redirect_stdout(sys.stderr):  # where graphsurgeon would print its warnings
+        try:
+            graph = _fold(fixed)
+        except Exception as error:  # graphsurgeon and protobuf raise anything over a damaged file
+            raise CorruptInputError(
+                f"{name} cannot be read: {type(error).__name__}: {error}; export it again"
+            ) from error
+        _refuse_unknown(graph, name)
+        return _convert(graph, dtype)
 
 
 def parse_onnx(
@@ -152,8 +153,7 @@ def _fold(model: onnx.ModelProto) -> Any:
     while True:
         graph = gs.import_onnx(onnx.shape_inference.infer_shapes(model, data_prop=True))
         nodes = len(graph.nodes)
-        with contextlib.redirect_stdout(sys.stderr):  # where graphsurgeon would print its warnings
-            graph.fold_constants(size_threshold=MAX_FOLDED_BYTES).cleanup()
+        graph.fold_constants(size_threshold=MAX_FOLDED_BYTES).cleanup()
         if len(graph.nodes) == nodes:
             return graph
         model = gs.export_onnx(graph, do_type_check=False)
