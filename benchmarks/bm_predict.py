@@ -40,9 +40,8 @@ from trt_layermerge.kinds import enumerate_candidates
 from trt_layermerge.measure import Observation, fit_latency, measure_specs, speedup, time_models
 from trt_layermerge.measure.timing import VARIATION_LIMIT
 from trt_layermerge.merge import collapse, relax
-from trt_layermerge.pipeline.models import load_network
+from trt_layermerge.models.networks import load_network
 from trt_layermerge.pipeline.networks import onnx_of, sample_plans, specs_of, useful
-from trt_layermerge.pipeline.sections import ModelSection
 from trt_layermerge.tracing import trace
 
 PAGE = Page("latency-prediction", page)
@@ -94,7 +93,7 @@ def run(
     started = time.perf_counter()
     noise = torch.Generator().manual_seed(effort.seed)
     example = torch.randn(1, 3, effort.size, effort.size, generator=noise)
-    model = load_network(ModelSection(name=f"{LIBRARIES.get(name, 'torchvision')}:{name}"))
+    model = load_network(f"{LIBRARIES.get(name, 'torchvision')}:{name}")
     graph = trace(model, example)
     candidates = enumerate_candidates(graph, rules)
     bare, table_s = measure_table(graph, candidates, backend, precision)

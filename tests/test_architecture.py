@@ -22,7 +22,9 @@ KNOWS: dict[str, set[str]] = {
     "kinds": {"core", "blocks"},
     "search": {"core", "kinds"},
     "report": {"core", "kinds"},
-    "backends": {"core"},
+    "backends": {"core", "onnx_reader"},
+    "onnx_reader": {"core", "tracing"},
+    "models": {"core", "onnx_reader"},
     "measure": {"core", "backends"},
     "tracing": {"core"},
     "blocks": {"core", "tracing"},
@@ -32,6 +34,7 @@ KNOWS: dict[str, set[str]] = {
     "export": {"core"},
     "deploy": {"core", "backends"},
     "quantize": {"core", "backends"},
+    "session": ROOMS - {"cli", "pipeline", "session", "report"},
     "pipeline": ROOMS - {"cli", "pipeline"},
     "cli": {"core", "pipeline"},
 }

@@ -17,15 +17,14 @@ from trt_layermerge.core.candidate import original_candidate
 from trt_layermerge.core.tables import ImportanceEntry
 from trt_layermerge.errors import InfeasibleBudgetError, UsageError
 from trt_layermerge.measure.table import measure_specs
-from trt_layermerge.pipeline.models import load_network
-from trt_layermerge.pipeline.sections import ModelSection
+from trt_layermerge.models.networks import load_network
 from trt_layermerge.search import Option, chain_frontier, solve_chain
 
 
 @pytest.fixture(scope="module")
 def model(finished: Path) -> nn.Module:
     weights = str(finished / "tiny.safetensors")
-    return load_network(ModelSection(name=f"{finished / 'nets.py'}:tiny", weights=weights))
+    return load_network(f"{finished / 'nets.py'}:tiny", weights)
 
 
 @pytest.fixture(scope="module")

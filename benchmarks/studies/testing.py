@@ -29,8 +29,8 @@ from trt_layermerge.errors import UsageError
 from trt_layermerge.finetune.data import LabelledData
 from trt_layermerge.finetune.evaluate import NotANumberError, predict
 from trt_layermerge.merge import collapse
+from trt_layermerge.models.weights import fill
 from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.models import fill
 from trt_layermerge.pipeline.starts import start_network, unfilled
 
 

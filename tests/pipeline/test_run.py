@@ -19,10 +19,9 @@ from torch import nn
 from tests.pipeline import tiny
 from trt_layermerge.backends import get_backend
 from trt_layermerge.errors import CorruptInputError, InfeasibleBudgetError, UsageError
+from trt_layermerge.models.networks import load_network
 from trt_layermerge.pipeline.api import run_stage
-from trt_layermerge.pipeline.models import load_network
 from trt_layermerge.pipeline.options import STAGES, RunOptions
-from trt_layermerge.pipeline.sections import ModelSection
 
 PROMISED = """\
 graph.json candidates.jsonl latency.jsonl importance.jsonl frontier.json plan.json \
@@ -70,7 +69,7 @@ def test_the_summary_says_what_can_be_found_out_without_it(finished: Path) -> No
     inputs, labels = images(finished)
 
     weights = str(finished / "tiny.safetensors")
-    model = load_network(ModelSection(name=f"{finished / 'nets.py'}:tiny", weights=weights))
+    model = load_network(f"{finished / 'nets.py'}:tiny", weights)
     with torch.no_grad():
         answers = model(torch.from_numpy(inputs)).numpy()
     original = summary["original"]

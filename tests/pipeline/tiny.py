@@ -19,10 +19,9 @@ from torch.nn import functional as F
 
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.finetune.data import batches, open_data
+from trt_layermerge.models.networks import load_network
 from trt_layermerge.pipeline.api import run_recipe
-from trt_layermerge.pipeline.models import load_network
 from trt_layermerge.pipeline.options import RunOptions, StageState
-from trt_layermerge.pipeline.sections import ModelSection
 
 NETS = '''"""A residual network for 3x16x16 images of four classes, with others that fail."""
 
@@ -125,7 +124,7 @@ def trained(folder: Path) -> nn.Module:
     """Returns the network of a project after twelve epochs on its training images, seed 0."""
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        model = load_network(ModelSection(name=f"{folder / 'nets.py'}:tiny")).train()
+        model = load_network(f"{folder / 'nets.py'}:tiny").train()
     data = open_data(f"npz:{folder / 'train.npz'}", PREPROCESS)
     optimiser = torch.optim.AdamW(model.parameters(), 5e-3)
     for epoch in range(12):

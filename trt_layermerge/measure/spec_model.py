@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, TensorProto, helper
 
-from trt_layermerge.core.activation import parse_activation
+from trt_layermerge.core.activation import ONNX_OPERATORS, parse_activation
 from trt_layermerge.core.conv import AddSpec, ConvSpec, Spec
 from trt_layermerge.core.device import Precision
 from trt_layermerge.errors import UsageError
@@ -154,26 +154,14 @@ def _conv_attributes(spec: ConvSpec) -> dict[str, Any]:
     }
 
 
-# Activations that are one operator: its name, fixed attributes, and those that take parameters.
-_SINGLE: dict[str, tuple[str, dict[str, float], tuple[str, ...]]] = {
-    "relu": ("Relu", {}, ()),
-    "sigmoid": ("Sigmoid", {}, ()),
-    "tanh": ("Tanh", {}, ()),
-    "hardswish": ("HardSwish", {}, ()),
-    "hardsigmoid": ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}, ()),
-    "elu": ("Elu", {}, ("alpha",)),
-    "leaky_relu": ("LeakyRelu", {}, ("alpha",)),
-}
-
-
 def _activation(name: str, value: str, out: str) -> tuple[list[Step], dict[str, float]]:
     """Returns the steps from ``value`` to an activation of it, and constants by name."""
     kind, parameters = parse_activation(name)
     inner, outer = f"{out}.inner", f"{out}.outer"
-    if kind in _SINGLE:
-        operator, fixed, names = _SINGLE[kind]
-        attributes = {**fixed, **dict(zip(names, parameters, strict=True))}
-        return [(operator, (value,), out, attributes)], {}
+    if kind in ONNX_OPERATORS:
+        operator = ONNX_OPERATORS[kind]
+        own = zip(operator.parameters, parameters, strict=True)
+        return [(operator.name, (value,), out, {**dict(operator.fixed), **dict(own)})], {}
     if kind in ("relu6", "hardtanh"):
         low, high = parameters or (0.0, 6.0)
         bounds = {f"{out}.low": low, f"{out}.high": high}

@@ -7,8 +7,8 @@ Where to look, in the order in which a run needs it:
   processes.
 - What all stages share: the ``context``, on a ``folder``; a ``stage`` knows when it is up to date;
   ``data_files`` and ``versions`` are among the reasons.
-- Networks that come in: ``models`` by name; ``pretrained`` ones bring their preprocessing; those of
-  ONNX files are read by ``onnx_model``, with ``onnx_operators``, ``onnx_layers``, ``onnx_drawing``.
+- Networks that come in have a room of their own, ``models``; ``pretrained`` ones bring their
+  preprocessing.
 - ``latency``: whole ``networks`` beside blocks; on a device out of reach ``remote`` hands out jobs,
   and their answers are ``recorded``; ``agent`` answers them.
 - ``search``: the ``objective``, the loop that is ``closing`` in on the best plan, its finalists

@@ -45,12 +45,15 @@ class Run:
         """The network on its way; what earlier stages came to is read from the run's folder."""
         import torch
 
-        from trt_layermerge.pipeline.models import load_network
+        from trt_layermerge.models.networks import weight_note
         from trt_layermerge.session.session import Session
 
         recipe = self.recipe
+        note = weight_note(recipe.model.name, recipe.model.weights)
+        if note is not None:
+            self.reporter.note(note)
         session = Session(
-            load_network(recipe.model),
+            recipe.model.build(),
             torch.zeros(recipe.measure.batch, *recipe.model.input[1:]),
             folder=self.folder.root,
             progress=self.reporter.progress,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.finetune.images import Framing, Interpolation
 from trt_layermerge.session.settings import Count, Fraction, Positive, Section, Supported
 
-PRETRAINED = "pretrained"
-ONNX = ".onnx"
+if TYPE_CHECKING:
+    from torch import nn
+
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class ModelSection(Section):
@@ -28,6 +33,18 @@ class ModelSection(Section):
     name: str
     weights: str | None = None
     input: tuple[Count, Count, Count, Count] = (1, 3, 224, 224)
+
+    def build(self) -> nn.Module:
+        """Returns the network itself, in eval mode. Raises what ``load_network`` raises."""
+        from trt_layermerge.models.networks import load_network
+
+        return load_network(self.name, self.weights, self.input)
+
+    def identity(self) -> Json:
+        """Returns what tells this network from another: its name, and hashes of its files."""
+        from trt_layermerge.models.networks import network_inputs
+
+        return network_inputs(self.name, self.weights, self.input)
 
 
 class PreprocessSection(Section):

@@ -36,7 +36,7 @@ from trt_layermerge.finetune.ranks import Ranks
 from trt_layermerge.importance.table import fill_table
 from trt_layermerge.measure.meter import Meter
 from trt_layermerge.merge import Certificate, RelaxedNet, certify, collapse
-from trt_layermerge.pipeline.models import fill
+from trt_layermerge.models.weights import fill
 from trt_layermerge.search.choosing import Choice, Goal, choose, choose_imported
 from trt_layermerge.search.closing import BudgetMissedError
 from trt_layermerge.search.problem import Problem, uses_paper_protocol

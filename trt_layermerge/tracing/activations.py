@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,95 +12,88 @@ from torch.nn import functional
 
 from trt_layermerge.core.activation import activation_name, parse_activation
 
-_MODULES: dict[str, Callable[..., nn.Module]] = {
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "silu": nn.SiLU,
-    "hardswish": nn.Hardswish,
-    "hardsigmoid": nn.Hardsigmoid,
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-    "gelu": nn.GELU,
-    "mish": nn.Mish,
-    "elu": nn.ELU,
-    "leaky_relu": nn.LeakyReLU,
-    "hardtanh": nn.Hardtanh,
+
+@dataclass(frozen=True)
+class Forms:
+    """How torch spells an activation.
+
+    Attributes:
+        module: Its class.
+        function: A function that computes it.
+        others: Further functions, and names of methods of a tensor.
+        parameters: Options of all of these that are parameters of the activation, in order, and
+            their defaults.
+        fixed: Further options, and the values that they must have; these are the defaults.
+    """
+
+    module: Callable[..., nn.Module]
+    function: Callable[..., Any]
+    others: tuple[Callable[..., Any] | str, ...] = ()
+    parameters: tuple[tuple[str, float], ...] = ()
+    fixed: tuple[tuple[str, Any], ...] = ()
+
+
+FORMS: dict[str, Forms] = {
+    "relu": Forms(nn.ReLU, functional.relu, (torch.relu, "relu")),
+    "relu6": Forms(nn.ReLU6, functional.relu6),
+    "silu": Forms(nn.SiLU, functional.silu),
+    "hardswish": Forms(nn.Hardswish, functional.hardswish),
+    "hardsigmoid": Forms(nn.Hardsigmoid, functional.hardsigmoid),
+    "sigmoid": Forms(nn.Sigmoid, torch.sigmoid, (functional.sigmoid, "sigmoid")),
+    "tanh": Forms(nn.Tanh, torch.tanh, (functional.tanh, "tanh")),
+    "gelu": Forms(nn.GELU, functional.gelu, fixed=(("approximate", "none"),)),
+    "mish": Forms(nn.Mish, functional.mish),
+    "elu": Forms(nn.ELU, functional.elu, parameters=(("alpha", 1.0),)),
+    "leaky_relu": Forms(
+        nn.LeakyReLU, functional.leaky_relu, parameters=(("negative_slope", 0.01),)
+    ),
+    "hardtanh": Forms(
+        nn.Hardtanh, functional.hardtanh, parameters=(("min_val", -1.0), ("max_val", 1.0))
+    ),
+}
+"""Every activation of ``core.activation``."""
+
+_KIND_OF_CLASS = {forms.module: kind for kind, forms in FORMS.items()}
+_KIND_OF_CALL: dict[Any, str] = {
+    call: kind for kind, forms in FORMS.items() for call in (forms.function, *forms.others)
 }
 
-_ATTRIBUTES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
-    nn.ReLU: ("relu", ()),
-    nn.ReLU6: ("relu6", ()),
-    nn.SiLU: ("silu", ()),
-    nn.Hardswish: ("hardswish", ()),
-    nn.Hardsigmoid: ("hardsigmoid", ()),
-    nn.Sigmoid: ("sigmoid", ()),
-    nn.Tanh: ("tanh", ()),
-    nn.Mish: ("mish", ()),
-    nn.ELU: ("elu", ("alpha",)),
-    nn.LeakyReLU: ("leaky_relu", ("negative_slope",)),
-    nn.Hardtanh: ("hardtanh", ("min_val", "max_val")),
+_CLAMPS: dict[Any, tuple[str, ...]] = {
+    torch.clamp: ("min", "max"),
+    torch.clip: ("min", "max"),
+    "clamp": ("min", "max"),
+    "clip": ("min", "max"),
+    torch.clamp_min: ("min",),
+    "clamp_min": ("min",),
 }
-"""Kind of each class, and the attributes that hold its parameters."""
+"""Bounds of each function or method that cuts off values, in order."""
 
 _TIMM = {
     "Swish": "silu",
-    "SwishMe": "silu",
     "Mish": "mish",
-    "MishMe": "mish",
     "HardSwish": "hardswish",
-    "HardSwishMe": "hardswish",
     "HardSigmoid": "hardsigmoid",
-    "HardSigmoidMe": "hardsigmoid",
     "Sigmoid": "sigmoid",
     "Tanh": "tanh",
     "GELU": "gelu",
 }
-"""Activation classes of timm, told by name so that timm need not be installed."""
-
-_CALLS: dict[Any, tuple[str, tuple[tuple[str, float | None], ...]]] = {
-    functional.relu: ("relu", ()),
-    torch.relu: ("relu", ()),
-    "relu": ("relu", ()),
-    functional.relu6: ("relu6", ()),
-    functional.silu: ("silu", ()),
-    functional.hardswish: ("hardswish", ()),
-    functional.hardsigmoid: ("hardsigmoid", ()),
-    functional.sigmoid: ("sigmoid", ()),
-    torch.sigmoid: ("sigmoid", ()),
-    "sigmoid": ("sigmoid", ()),
-    functional.tanh: ("tanh", ()),
-    torch.tanh: ("tanh", ()),
-    "tanh": ("tanh", ()),
-    functional.mish: ("mish", ()),
-    functional.elu: ("elu", (("alpha", 1.0),)),
-    functional.leaky_relu: ("leaky_relu", (("negative_slope", 0.01),)),
-    functional.hardtanh: ("hardtanh", (("min_val", -1.0), ("max_val", 1.0))),
-    torch.clamp: ("clamp", (("min", None), ("max", None))),
-    torch.clip: ("clamp", (("min", None), ("max", None))),
-    "clamp": ("clamp", (("min", None), ("max", None))),
-    "clip": ("clamp", (("min", None), ("max", None))),
-    torch.clamp_min: ("clamp", (("min", None),)),
-    "clamp_min": ("clamp", (("min", None),)),
-}
-"""Kind of each function or method, and its parameters with their defaults, in order."""
+"""Activation classes of timm, told by name so that timm need not be installed; without the "Me" of
+those that save memory."""
 
 
 def activation_module(name: str) -> nn.Module:
     """Returns a new module, not in place, for a canonical name. Raises ``ValueError``."""
     kind, parameters = parse_activation(name)
-    return _MODULES[kind](*parameters)
+    return FORMS[kind].module(*parameters)
 
 
 def activation_of_module(module: nn.Module) -> str | None:
     """Returns the canonical name of what a module computes, or None if it is not supported."""
-    kind = type(module)
-    if kind is nn.GELU:
-        return "gelu" if getattr(module, "approximate", "none") == "none" else None
-    if kind in _ATTRIBUTES:
-        base, attributes = _ATTRIBUTES[kind]
-        return _name(base, [getattr(module, a) for a in attributes])
-    if kind.__module__.startswith("timm."):
-        return _TIMM.get(kind.__name__)
+    kind = _KIND_OF_CLASS.get(type(module))
+    if kind is not None:
+        return _name(kind, lambda _, name, default: getattr(module, name, default))
+    if type(module).__module__.startswith("timm."):
+        return _TIMM.get(type(module).__name__.removesuffix("Me"))
     return None
 
 
@@ -113,16 +107,13 @@ def activation_of_call(
         args: Positional arguments, the tensor first.
         kwargs: Keyword arguments.
     """
-    if target is functional.gelu:
-        return "gelu" if (*args[1:], kwargs.get("approximate", "none"))[0] == "none" else None
-    if target not in _CALLS:
-        return None
-    kind, parameters = _CALLS[target]
-    given = [
-        args[i] if i < len(args) else kwargs.get(name, default)
-        for i, (name, default) in enumerate(parameters, start=1)
-    ]
-    return _clamp_name(given) if kind == "clamp" else _name(kind, given)
+
+    def given(place: int, name: str, default: Any) -> Any:
+        return args[place] if place < len(args) else kwargs.get(name, default)
+
+    if target in _CLAMPS:
+        return _clamp_name([given(i, name, None) for i, name in enumerate(_CLAMPS[target], 1)])
+    return _name(_KIND_OF_CALL[target], given) if target in _KIND_OF_CALL else None
 
 
 def _clamp_name(bounds: Sequence[Any]) -> str | None:
@@ -130,10 +121,21 @@ def _clamp_name(bounds: Sequence[Any]) -> str | None:
     low, high = (*bounds, None)[:2]
     if high is None:
         return "relu" if _is_number(low) and low == 0 else None
-    return _name("hardtanh", [low, high])
+    return _canonical("hardtanh", [low, high])
 
 
-def _name(kind: str, parameters: Sequence[Any]) -> str | None:
+def _name(kind: str, given: Callable[[int, str, Any], Any]) -> str | None:
+    """Returns the canonical name, or None where an option is none that a name can tell.
+
+    ``given`` returns an option by its place behind the tensor, its name and its default.
+    """
+    forms = FORMS[kind]
+    if any(given(i, name, value) != value for i, (name, value) in enumerate(forms.fixed, 1)):
+        return None
+    return _canonical(kind, [given(i, *option) for i, option in enumerate(forms.parameters, 1)])
+
+
+def _canonical(kind: str, parameters: Sequence[Any]) -> str | None:
     """Returns the canonical name; a hard tanh from 0 to 6 is ``relu6``."""
     if not all(_is_number(p) for p in parameters):
         return None

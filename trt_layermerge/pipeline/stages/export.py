@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from trt_layermerge.core.jsonio import Json, read_json
 from trt_layermerge.pipeline.data_files import data_inputs
-from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.session.images import images_of
@@ -13,7 +12,7 @@ from trt_layermerge.session.session import COMPARED_IMAGES
 
 def _settings(run: Run) -> Json:
     return {
-        "model": network_inputs(run.recipe.model),
+        "model": run.recipe.model.identity(),
         "batch": run.recipe.measure.batch,
         "dynamic_batch": run.recipe.build.max_batch is not None,
         "val": data_inputs(run.recipe.data.val),

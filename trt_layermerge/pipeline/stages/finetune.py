@@ -8,7 +8,6 @@ from trt_layermerge.core.jsonio import Json, read_lines, sha256_json, write_line
 from trt_layermerge.finetune.evaluate import known_accuracy
 from trt_layermerge.finetune.recipe import DEVIATIONS, FinetuneRecipe
 from trt_layermerge.pipeline.data_files import data_inputs
-from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
 
@@ -21,7 +20,7 @@ OUTPUTS = ("repaired.safetensors", "relaxed.safetensors", "finetune.jsonl")
 def _settings(run: Run) -> Json:
     data = run.recipe.data
     return {
-        "model": network_inputs(run.recipe.model),
+        "model": run.recipe.model.identity(),
         "finetune": run.recipe.finetune.model_dump(mode="json"),
         "images": run.recipe.importance.fit_images,
         "train": data_inputs(data.train),

@@ -7,14 +7,13 @@ from collections import Counter
 from trt_layermerge.core.jsonio import Json, sha256_file, sha256_json
 from trt_layermerge.core.tables import ImportanceTable
 from trt_layermerge.pipeline.data_files import data_inputs
-from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
 
 
 def _settings(run: Run) -> Json:
     return {
-        "model": network_inputs(run.recipe.model),
+        "model": run.recipe.model.identity(),
         "importance": run.recipe.importance.model_dump(mode="json"),
         "train": data_inputs(run.recipe.data.train),
         "preprocess": run.preprocessing,

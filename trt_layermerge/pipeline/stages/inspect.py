@@ -6,7 +6,6 @@ from collections import Counter
 
 from trt_layermerge.core.graph_file import graph_to_json, load_graph
 from trt_layermerge.core.jsonio import Json, read_lines
-from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
 
@@ -14,7 +13,7 @@ from trt_layermerge.pipeline.stage import Stage
 def _settings(run: Run) -> Json:
     search = run.recipe.search
     return {
-        "model": network_inputs(run.recipe.model),
+        "model": run.recipe.model.identity(),
         "batch": run.recipe.measure.batch,
         "rules": search.rules,
         "limits": search.limits.model_dump(mode="json"),

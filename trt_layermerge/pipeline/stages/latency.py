@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.tables import LatencyTable
-from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.session.latency import FILES
@@ -16,7 +15,7 @@ def _settings(run: Run) -> Json:
     return {
         "measure": measure.model_dump(mode="json", exclude={"store"}),
         **source_of(measure, run.folder.root, run.session.meter),
-        "model": network_inputs(run.recipe.model),
+        "model": run.recipe.model.identity(),
         "seed": run.seed,
     }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from trt_layermerge.core.jsonio import Json, read_json
-from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.session.images import images_of
@@ -11,7 +10,7 @@ from trt_layermerge.session.session import CERTIFIED_IMAGES
 
 
 def _settings(run: Run) -> Json:
-    return {"model": network_inputs(run.recipe.model)}
+    return {"model": run.recipe.model.identity()}
 
 
 def _run(run: Run) -> tuple[str, ...]:

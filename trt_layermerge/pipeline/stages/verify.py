@@ -5,7 +5,6 @@ from __future__ import annotations
 from trt_layermerge.core.jsonio import Json, read_json
 from trt_layermerge.errors import AccuracyGateError
 from trt_layermerge.pipeline.data_files import data_inputs, same_files
-from trt_layermerge.pipeline.models import network_inputs
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.sections import DataSection
 from trt_layermerge.pipeline.stage import Stage
@@ -16,7 +15,7 @@ from trt_layermerge.session.deployed import CALIBRATION
 def _settings(run: Run) -> Json:
     data = run.recipe.data
     return {
-        "model": network_inputs(run.recipe.model),
+        "model": run.recipe.model.identity(),
         "test": data_inputs(data.test),
         "seen": seen_before(data),
         "preprocess": run.preprocessing,

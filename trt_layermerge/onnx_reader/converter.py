@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Callable
 from typing import Any
 
@@ -12,27 +13,40 @@ from torch import Tensor, fx, nn
 from trt_layermerge.errors import UnsupportedModelError
 
 
-class Drawing:
+class Converter:
     """An ``fx`` graph in the making, with the modules that it calls.
+
+    Args:
+        dtype: Float type of all constants; None leaves each its own.
 
     Attributes:
         root: Holds the modules and constants, named after the ONNX nodes and tensors.
-        graph: What was drawn so far.
+        graph: What was converted so far.
         values: Node by the name of the ONNX tensor that it computes.
+        dtype: As given.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype | None) -> None:
         self.root = nn.Module()
         self.graph = fx.Graph()
         self.values: dict[str, fx.Node] = {}
+        self.dtype = dtype
 
     def value(self, tensor: Any) -> fx.Node:
         """Returns the node of an ONNX tensor; a constant becomes a buffer."""
         if tensor.name not in self.values:
             name = self._free(tensor.name)
-            self.root.register_buffer(name, floats(tensor.values))
+            self.root.register_buffer(name, self.tensor(tensor.values))
             self.values[tensor.name] = self.graph.get_attr(name)
         return self.values[tensor.name]
+
+    def tensor(self, values: Any) -> Tensor:
+        """Returns an ONNX constant as a tensor of its own memory, floats in the wanted type."""
+        array = np.asarray(values)
+        if array.dtype.kind not in "fV":  # V: bfloat16, which numpy has no letter for
+            return torch.tensor(array)
+        plain = torch.tensor(array.astype(np.float32) if array.dtype.kind == "V" else array)
+        return plain.to(self.dtype or getattr(torch, array.dtype.name))
 
     def call(self, function: Callable[..., Any], *args: Any, **options: Any) -> fx.Node:
         """Returns a new node that calls a function."""
@@ -46,18 +60,16 @@ class Drawing:
 
     def _free(self, name: str) -> str:
         """Returns a name for an attribute that is not taken, close to an ONNX name."""
-        plain = "".join(c if c.isalnum() else "_" for c in name).strip("_")
+        plain = "".join(c if c.isascii() and c.isalnum() else "_" for c in name).strip("_")
         plain = plain if plain and not plain[0].isdigit() else f"_{plain}"
         taken, count = plain, 1
-        while hasattr(self.root, taken):
+        while hasattr(self.root, taken) or hasattr(_EMPTY, taken) or keyword.iskeyword(taken):
             taken, count = f"{plain}_{count}", count + 1
         return taken
 
 
-def floats(values: Any) -> Tensor:
-    """Returns a constant as a tensor; every float type becomes single precision."""
-    array = np.asarray(values)
-    return torch.tensor(array.astype(np.float32) if array.dtype.kind == "f" else array)
+_EMPTY = fx.GraphModule(nn.Module(), fx.Graph())
+"""Has the attributes that every network has, whose names are taken."""
 
 
 def constant(node: Any, index: int, name: str | None = None, default: Any = None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests import nets
+from tests.onnx_reader.test_operators import graph_of
 from tests.pipeline import tiny
+from trt_layermerge.backends import get_backend
+from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.core.jsonio import sha256_file
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.errors import (
@@ -27,11 +31,10 @@ from trt_layermerge.errors import (
 )
 from trt_layermerge.export.exporters import export_raw
 from trt_layermerge.kinds import enumerate_candidates
+from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.merge import certify, collapse, relax
-from trt_layermerge.pipeline import onnx_operators
-from trt_layermerge.pipeline.models import load_network, network_inputs
-from trt_layermerge.pipeline.onnx_model import load_onnx
-from trt_layermerge.pipeline.sections import ModelSection
+from trt_layermerge.models.networks import load_network, network_inputs
+from trt_layermerge.onnx_reader import load_onnx, operators, read_onnx
 from trt_layermerge.tracing import trace
 
 SIZE = 32
@@ -128,110 +131,170 @@ def test_a_convolution_with_uneven_padding_merges(tmp_path: Path) -> None:
     assert certificate.ok
 
 
-def graph_of(nodes: list[Any], weights: dict[str, Any], rank: int = 4) -> onnx.ModelProto:
-    """Returns a model from ``x`` to ``y`` in single precision."""
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 3, 8, 8))],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, list("abcd"[:rank]))],
-        [numpy_helper.from_array(np.asarray(v), k) for k, v in weights.items()],
+def stacked(first: str, second: str) -> onnx.ModelProto:
+    """Returns two convolutions in a row, named as given."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name=first),
+        helper.make_node("Conv", ["a", "v"], ["y"], name=second),
+    ]
+    weights = np.random.default_rng(1).normal(size=(2, 4, 4, 3, 3)).astype(np.float32)
+    return graph_of(nodes, {"w": weights[0][:, :3], "v": weights[1]})
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("c", "c"),
+        ("", ""),
+        ("a.b", "a/b"),
+        ("graph", "code"),
+        ("meta", "lambda"),
+        ("forward", "training"),
+        ("0", "größe"),
+    ],
+)
+def test_any_names_of_nodes_will_do(tmp_path: Path, first: str, second: str) -> None:
+    onnx.save(stacked(first, second), tmp_path / "a.onnx")
+    network = load_onnx(tmp_path / "a.onnx", (1, 3, 8, 8))  # compares with ONNX Runtime
+    names = [name for name, _ in network.named_children()]
+    assert len(names) == len(set(names)) == 2 and all(name.isidentifier() for name in names)
+    plain = load_onnx(_saved(stacked("one", "two"), tmp_path), (1, 3, 8, 8))
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(network(x), plain(x))
+
+
+def _saved(model: onnx.ModelProto, folder: Path) -> Path:
+    onnx.save(model, folder / "plain.onnx")
+    return folder / "plain.onnx"
+
+
+def test_a_third_node_of_the_same_name_takes_nobodys() -> None:
+    model = stacked("c", "c")
+    model.graph.node.append(helper.make_node("Relu", ["y"], ["z"], name="c_1"))
+    model.graph.output[0].name = "z"
+    network = read_onnx(model)
+    assert [name for name, _ in network.named_children()] == ["c", "c_2"]
+    assert [node.name for node in model.graph.node] == ["c", "c", "c_1"]  # left untouched
+
+
+def test_several_outputs_are_a_tuple_under_their_names(tmp_path: Path) -> None:
+    model = stacked("one", "two")
+    model.graph.output.insert(
+        0, helper.make_tensor_value_info("a", TensorProto.FLOAT, list("abcd"))
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-RNG = np.random.default_rng(0)
-KERNEL = RNG.normal(size=(4, 3, 3, 3)).astype(np.float32)
-NODES: dict[str, tuple[list[Any], dict[str, Any]]] = {
-    "SAME_UPPER": (
-        [helper.make_node("Conv", ["x", "w"], ["y"], auto_pad="SAME_UPPER", strides=[2, 2])],
-        {"w": KERNEL},
-    ),
-    "SAME_LOWER": (
-        [helper.make_node("Conv", ["x", "w"], ["y"], auto_pad="SAME_LOWER", strides=[2, 2])],
-        {"w": KERNEL},
-    ),
-    "uneven pool": (
-        [
-            helper.make_node(
-                "MaxPool", ["x"], ["y"], kernel_shape=[3, 3], pads=[0, 0, 1, 1], strides=[2, 2]
-            )
-        ],
-        {},
-    ),
-    "pool without padding": (
-        [helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1])],
-        {},
-    ),
-    "gemm": (
-        [
-            helper.make_node("Flatten", ["x"], ["f"]),
-            helper.make_node("Gemm", ["f", "w", "b"], ["y"], alpha=0.5, beta=2.0),
-        ],
-        {"w": RNG.normal(size=(192, 5)).astype(np.float32), "b": np.float32(0.25)},
-    ),
-    "other hard sigmoid": ([helper.make_node("HardSigmoid", ["x"], ["y"])], {}),
-    "mean": ([helper.make_node("ReduceMean", ["x"], ["y"], axes=[-1, 2], keepdims=0)], {}),
-    "squeeze": (
-        [
-            helper.make_node("GlobalAveragePool", ["x"], ["p"]),
-            helper.make_node("Squeeze", ["p", "axes"], ["s"]),
-            helper.make_node("Unsqueeze", ["s", "one"], ["y"]),
-        ],
-        {"axes": np.array([2, 3]), "one": np.array([-1])},
-    ),
-    "split": (
-        [
-            helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 3, 1]),
-            helper.make_node("Split", ["t", "sizes"], ["a", "b"], axis=3),
-            helper.make_node("Concat", ["b", "a"], ["y"], axis=-1),
-        ],
-        {"sizes": np.array([1, 2])},
-    ),
-    "constants first": (
-        [
-            helper.make_node("Sub", ["c", "x"], ["s"]),
-            helper.make_node("Pow", ["s", "two"], ["p"]),
-            helper.make_node("Div", ["p", "c"], ["y"]),
-        ],
-        {"c": np.arange(1, 4, dtype=np.float32)[:, None, None], "two": np.float32(2)},
-    ),
-    "slice": (
-        [helper.make_node("Slice", ["x", "s", "e", "a", "t"], ["y"])],
-        {
-            "s": np.array([1, 0]),
-            "e": np.array([2**63 - 1, 7]),
-            "a": np.array([2, -1]),
-            "t": np.array([1, 2]),
-        },
-    ),
-}
-
-
-RANKS = {"gemm": 2, "mean": 2, "squeeze": 3}
-
-
-@pytest.mark.parametrize("name", list(NODES))
-def test_operators_compute_what_onnx_says(tmp_path: Path, name: str) -> None:
-    from onnx.reference import ReferenceEvaluator
-
-    nodes, weights = NODES[name]
-    model = graph_of(nodes, weights, RANKS.get(name, 4))
     onnx.save(model, tmp_path / "a.onnx")
-    x = RNG.normal(size=(1, 3, 8, 8)).astype(np.float32)
-    expected = ReferenceEvaluator(model).run(None, {"x": x})[0]
+    network = load_onnx(tmp_path / "a.onnx", (1, 3, 8, 8))
+    assert network.meta["inputs"] == ("x",) and network.meta["outputs"] == ("a", "y")
+    found = network(torch.ones(1, 3, 8, 8))
+    assert [tuple(value.shape) for value in found] == [(1, 4, 6, 6), (1, 4, 4, 4)]
+    assert len(trace(network, torch.ones(1, 3, 8, 8)).units) == 2
+    assert copy.deepcopy(network).meta["outputs"] == ("a", "y")
+    with pytest.raises(UnsupportedModelError, match=r"has 2 outputs \(a, y\)"):
+        load_network(str(tmp_path / "a.onnx"), None, (1, 3, 8, 8))
+
+
+def gates() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.GELU(), nn.Conv2d(4, 4, 3), nn.Mish(), nn.Conv2d(4, 4, 1), nn.SiLU()
+    )
+
+
+@pytest.mark.parametrize("size", [1.0, 3.0])
+def test_activations_of_several_nodes_get_their_names_back(tmp_path: Path, size: float) -> None:
+    model = nets.randomise(gates(), seed=4)
+    network = load_onnx(exported(model, tmp_path / "a.onnx"), SHAPE)
+    assert {"Erf", "Softplus", "Sigmoid"} <= {
+        node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node
+    }
+    found = [unit.activation for unit in trace(network, images(1)).units]
+    assert found == ["gelu", "mish", "silu"]
+    x = images(1) * size
     with torch.no_grad():
-        found = load_onnx(tmp_path / "a.onnx", (1, 3, 8, 8))(torch.from_numpy(x)).numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(network(x), model(x), **TOLERANCE)
+
+
+@pytest.mark.parametrize("number", ["half", "root"])
+def test_what_only_looks_like_gelu_is_none(tmp_path: Path, number: str) -> None:
+    model = onnx.load(exported(nets.randomise(gates(), seed=4), tmp_path / "a.onnx"))
+    value = {"half": 0.5, "root": 2**0.5}[number]
+    changed = 0
+    tensors = [*model.graph.initializer, *(a.t for n in model.graph.node for a in n.attribute)]
+    for tensor in tensors:
+        if tensor.data_type == TensorProto.FLOAT and not any(d > 1 for d in tensor.dims):
+            array = numpy_helper.to_array(tensor)
+            if abs(float(array.item()) - value) < 1e-6:
+                tensor.CopyFrom(numpy_helper.from_array(array * np.float32(1.1), tensor.name))
+                changed += 1
+    assert changed == 1
+    onnx.save(model, tmp_path / "b.onnx")
+    network = load_onnx(tmp_path / "b.onnx", SHAPE)  # compares with ONNX Runtime
+    assert "gelu" not in [unit.activation for unit in trace(network, images(1)).units]
+
+
+def half_typed() -> onnx.ModelProto:
+    """Returns a network of two inputs in half precision, with a cast to single at its end."""
+    model = onnx.load_model_from_string(spec_model(HALF, "fp16", 2))
+    model.graph.node.append(helper.make_node("Cast", ["y"], ["z"], to=TensorProto.FLOAT))
+    output = helper.make_tensor_value_info("z", TensorProto.FLOAT, (2, 6, 9, 8))
+    model.graph.output[0].CopyFrom(output)
+    return model
+
+
+HALF = ConvSpec(4, 6, (3, 3), (1, 1), (0, 1, 2, 1), (1, 1), 1, 9, 8, "hardswish", True)
+
+
+def test_a_file_keeps_its_types_or_becomes_single() -> None:
+    pytest.importorskip("onnxruntime")
+    model = half_typed()
+    own, single = read_onnx(model, dtype=None), read_onnx(model.SerializeToString())
+    rng = np.random.default_rng(2)
+    inputs = [rng.normal(size=s).astype(np.float16) for s in ((2, 4, 9, 8), (2, 6, 9, 8))]
+    with torch.inference_mode():
+        kept = own(*map(torch.from_numpy, inputs))
+        wide = single(*(torch.from_numpy(x).float() for x in inputs))
+    assert {v.dtype for v in own.state_dict().values()} == {torch.float16}
+    assert {v.dtype for v in single.state_dict().values()} == {torch.float32}
+    assert kept.dtype == wide.dtype == torch.float32
+    with get_backend("onnxruntime").open(model.SerializeToString()) as runner:
+        expected = runner.infer(dict(zip(("x", "residual"), inputs, strict=True)))["z"]
+    np.testing.assert_allclose(wide.numpy(), expected, atol=2e-2)
+    np.testing.assert_allclose(kept.numpy(), expected, atol=2e-2)
+    assert float((kept - kept.half().float()).abs().max()) == 0 < float((kept - wide).abs().max())
+
+
+def test_sizes_and_inputs_must_be_told(tmp_path: Path) -> None:
+    free = exported(nets.randomise(ZOO["branching"](), 0), tmp_path / "a.onnx", dynamic=True)
+    with pytest.raises(UnsupportedModelError, match="leaves sizes of images free"):
+        read_onnx(free.read_bytes())
+    onnx.save(half_typed(), tmp_path / "b.onnx")
+    with pytest.raises(UnsupportedModelError, match=r"has 2 inputs \(x, residual\)"):
+        load_onnx(tmp_path / "b.onnx", (1, 4, 9, 8))
 
 
 def test_what_is_read_wrongly_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
     path = exported(nets.randomise(Odd(), seed=3), tmp_path / "a.onnx")
-    wrong = {**onnx_operators.OPERATORS, "Tanh": onnx_operators.OPERATORS["Relu"]}
-    monkeypatch.setattr("trt_layermerge.pipeline.onnx_model.OPERATORS", wrong)
+    wrong = {**operators.OPERATORS, "Tanh": operators.OPERATORS["Relu"]}
+    monkeypatch.setattr("trt_layermerge.onnx_reader.reader.OPERATORS", wrong)
     with pytest.raises(UnsupportedModelError, match="computes something else"):
         load_onnx(path, SHAPE)
+
+
+def test_what_onnx_runtime_cannot_run_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing of its is printed to stdout either, where results for machines go."""
+    import onnxruntime
+
+    onnx.save(stacked("one", "two"), tmp_path / "a.onnx")
+
+    def session(*_: object, **__: object) -> None:
+        raise RuntimeError("no kernel\nfor bfloat16")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(UnsupportedModelError, match="no kernel for bfloat16; export it again"):
+        load_onnx(tmp_path / "a.onnx", (1, 3, 8, 8))
+    assert capfd.readouterr().out == ""
 
 
 def test_refusals_name_what_is_wrong(tmp_path: Path) -> None:
@@ -278,7 +341,7 @@ def test_refusals_name_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="takes inputs of shape 1x3x8x8"):
         load_onnx(path, SHAPE)
     with pytest.raises(UsageError, match="brings its own weights"):
-        load_network(ModelSection(name=str(path), weights="w.safetensors"))
+        load_network(str(path), "w.safetensors")
 
 
 def test_damaged_files_end_in_our_errors(tmp_path: Path) -> None:
@@ -304,18 +367,18 @@ def test_damaged_files_end_in_our_errors(tmp_path: Path) -> None:
 def test_weights_in_half_precision_and_beside_the_file(tmp_path: Path) -> None:
     model = nets.randomise(ZOO["residual"](), seed=2)
     path = exported(model, tmp_path / "a.onnx")
-    section = ModelSection(name=str(path), input=SHAPE)
-    assert network_inputs(section)["source"] == {"a.onnx": sha256_file(path)}
-    expected = load_network(section).state_dict()
+    named = (str(path), None, SHAPE)
+    assert network_inputs(*named)["source"] == {"a.onnx": sha256_file(path)}
+    expected = load_network(*named).state_dict()
 
     onnx.save(onnx.load(path), path, save_as_external_data=True, location="w.bin", size_threshold=0)
-    assert all(torch.equal(v, expected[k]) for k, v in load_network(section).state_dict().items())
-    before = network_inputs(section)
+    assert all(torch.equal(v, expected[k]) for k, v in load_network(*named).state_dict().items())
+    before = network_inputs(*named)
     assert set(before["source"]) == {"a.onnx", "w.bin"}
     content = bytearray((tmp_path / "w.bin").read_bytes())
     content[-2] ^= 1
     (tmp_path / "w.bin").write_bytes(content)
-    assert network_inputs(section) != before
+    assert network_inputs(*named) != before
 
     raw = export_raw(model.half().float(), torch.zeros(SHAPE), ("images", "logits"), False).model
     for tensor in raw.graph.initializer:
@@ -325,14 +388,14 @@ def test_weights_in_half_precision_and_beside_the_file(tmp_path: Path) -> None:
     for value in (*raw.graph.input, *raw.graph.output):
         value.type.tensor_type.elem_type = TensorProto.FLOAT16
     onnx.save(raw, path)
-    for value in load_network(section).state_dict().values():
+    for value in load_network(*named).state_dict().values():
         assert not value.is_floating_point() or value.dtype == torch.float32
 
 
 def test_a_whole_run_needs_nothing_but_the_file(tmp_path: Path) -> None:
     recipe = tiny.write_project(tmp_path)
     weights = str(tmp_path / "tiny.safetensors")
-    model = load_network(ModelSection(name=f"{tmp_path / 'nets.py'}:tiny", weights=weights))
+    model = load_network(f"{tmp_path / 'nets.py'}:tiny", weights)
     raw = export_raw(model, torch.zeros(1, 3, 16, 16), ("images", "logits"), False)
     onnx.save(raw.model, tmp_path / "tiny.onnx")
     text = recipe.read_text().replace(

@@ -1,0 +1,1 @@
+"""Tests of the room of networks that users bring."""

@@ -1,0 +1,245 @@
+"""Single operators of ONNX against its reference and ONNX Runtime, and what torch cannot do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from trt_layermerge.errors import UnsupportedModelError
+from trt_layermerge.onnx_reader import load_onnx, read_onnx
+
+SHAPE = (1, 3, 8, 8)
+
+
+def graph_of(
+    nodes: list[Any], weights: dict[str, Any], rank: int = 4, opset: int = 17
+) -> onnx.ModelProto:
+    """Returns a model from ``x`` to ``y`` in single precision."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, SHAPE)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, list("abcd"[:rank]))],
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+RNG = np.random.default_rng(0)
+KERNEL = RNG.normal(size=(4, 3, 3, 3)).astype(np.float32)
+UP = RNG.normal(size=(3, 2, 3, 3)).astype(np.float32)
+BIAS = RNG.normal(size=2).astype(np.float32)
+
+
+def resized(scales: tuple[float, ...] = (), sizes: tuple[int, ...] = (), **attrs: Any) -> Any:
+    """Returns a ``Resize`` with its constants."""
+    weights: dict[str, Any] = {"s": np.array(scales, np.float32)}
+    if sizes:
+        weights["z"] = np.array(sizes, np.int64)
+    inputs = ["x", "", "" if sizes else "s", *(["z"] if sizes else [])]
+    return [helper.make_node("Resize", inputs, ["y"], **attrs)], weights
+
+
+def up(**attrs: Any) -> Any:
+    """Returns a ``ConvTranspose`` with its constants."""
+    return [helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], **attrs)], {
+        "w": UP,
+        "b": BIAS,
+    }
+
+
+NODES: dict[str, tuple[list[Any], dict[str, Any]]] = {
+    "SAME_UPPER": (
+        [helper.make_node("Conv", ["x", "w"], ["y"], auto_pad="SAME_UPPER", strides=[2, 2])],
+        {"w": KERNEL},
+    ),
+    "SAME_LOWER": (
+        [helper.make_node("Conv", ["x", "w"], ["y"], auto_pad="SAME_LOWER", strides=[2, 2])],
+        {"w": KERNEL},
+    ),
+    "uneven pool": (
+        [
+            helper.make_node(
+                "MaxPool", ["x"], ["y"], kernel_shape=[3, 3], pads=[0, 0, 1, 1], strides=[2, 2]
+            )
+        ],
+        {},
+    ),
+    "pool without padding": (
+        [helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1])],
+        {},
+    ),
+    "gemm": (
+        [
+            helper.make_node("Flatten", ["x"], ["f"]),
+            helper.make_node("Gemm", ["f", "w", "b"], ["y"], alpha=0.5, beta=2.0),
+        ],
+        {"w": RNG.normal(size=(192, 5)).astype(np.float32), "b": np.float32(0.25)},
+    ),
+    "other hard sigmoid": ([helper.make_node("HardSigmoid", ["x"], ["y"])], {}),
+    "mean": ([helper.make_node("ReduceMean", ["x"], ["y"], axes=[-1, 2], keepdims=0)], {}),
+    "squeeze": (
+        [
+            helper.make_node("GlobalAveragePool", ["x"], ["p"]),
+            helper.make_node("Squeeze", ["p", "axes"], ["s"]),
+            helper.make_node("Unsqueeze", ["s", "one"], ["y"]),
+        ],
+        {"axes": np.array([2, 3]), "one": np.array([-1])},
+    ),
+    "split": (
+        [
+            helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 3, 1]),
+            helper.make_node("Split", ["t", "sizes"], ["a", "b"], axis=3),
+            helper.make_node("Concat", ["b", "a"], ["y"], axis=-1),
+        ],
+        {"sizes": np.array([1, 2])},
+    ),
+    "constants first": (
+        [
+            helper.make_node("Sub", ["c", "x"], ["s"]),
+            helper.make_node("Pow", ["s", "two"], ["p"]),
+            helper.make_node("Div", ["p", "c"], ["y"]),
+        ],
+        {"c": np.arange(1, 4, dtype=np.float32)[:, None, None], "two": np.float32(2)},
+    ),
+    "slice": (
+        [helper.make_node("Slice", ["x", "s", "e", "a", "t"], ["y"])],
+        {
+            "s": np.array([1, 0]),
+            "e": np.array([2**63 - 1, 7]),
+            "a": np.array([2, -1]),
+            "t": np.array([1, 2]),
+        },
+    ),
+}
+
+
+NODES |= {
+    "flatten at 0": ([helper.make_node("Flatten", ["x"], ["y"], axis=0)], {}),
+    "flatten at 2": ([helper.make_node("Flatten", ["x"], ["y"], axis=2)], {}),
+    "flatten at -1": ([helper.make_node("Flatten", ["x"], ["y"], axis=-1)], {}),
+    "flatten at 4": ([helper.make_node("Flatten", ["x"], ["y"], axis=4)], {}),
+    "one slope": ([helper.make_node("PRelu", ["x", "w"], ["y"])], {"w": np.float32([0.2])}),
+    "slopes": (
+        [helper.make_node("PRelu", ["x", "w"], ["y"])],
+        {"w": np.float32([0.2, -0.1, 3]).reshape(3, 1, 1)},
+    ),
+    "up": up(strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1]),
+    "up uneven": up(strides=[2, 3], pads=[0, 1, 1, 0], dilations=[1, 2]),
+    "up SAME_UPPER": up(strides=[2, 2], auto_pad="SAME_UPPER"),
+    "up to a shape": up(strides=[2, 2], output_shape=[15, 16]),
+    "shape of the input": (
+        [
+            helper.make_node("Shape", ["x"], ["all"]),
+            helper.make_node("Gather", ["all", "two"], ["side"]),
+            helper.make_node("Mul", ["side", "three"], ["wide"]),
+            helper.make_node("Concat", ["one", "wide", "side"], ["sizes"], axis=0),
+            helper.make_node("Reshape", ["x", "sizes"], ["y"]),
+        ],
+        {
+            "one": np.array([-1]),
+            "two": np.array([2]),
+            "three": np.array([3]),
+        },
+    ),
+    "nearest of torch": resized(
+        (1, 1, 2, 3), coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+    ),
+    "nearest by default": resized((1, 1, 2, 2)),
+    "nearest smaller": resized(sizes=(1, 3, 3, 5), nearest_mode="round_prefer_ceil"),
+    "linear": resized((1, 1, 2, 1.5), mode="linear"),
+    "linear to a size": resized(
+        sizes=(1, 3, 13, 5), mode="linear", coordinate_transformation_mode="pytorch_half_pixel"
+    ),
+    "corners": resized(
+        sizes=(1, 3, 15, 4), mode="linear", coordinate_transformation_mode="align_corners"
+    ),
+    "symmetric": resized(
+        (1, 1, 2, 2), mode="linear", coordinate_transformation_mode="half_pixel_symmetric"
+    ),
+}
+
+RANKS = {"gemm": 2, "mean": 2, "squeeze": 3, "shape of the input": 3}
+RANKS |= {name: 2 for name in NODES if name.startswith("flatten")}
+LATER = {"symmetric": 19}
+"""Operators that came with another opset than 17."""
+
+
+@pytest.mark.parametrize("name", list(NODES))
+def test_operators_compute_what_onnx_says(tmp_path: Path, name: str) -> None:
+    nodes, weights = NODES[name]
+    model = graph_of(nodes, weights, RANKS.get(name, 4), LATER.get(name, 17))
+    onnx.save(model, tmp_path / "a.onnx")
+    x = RNG.normal(size=SHAPE).astype(np.float32)
+    with torch.no_grad():
+        found = load_onnx(tmp_path / "a.onnx", SHAPE)(torch.from_numpy(x)).numpy()
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    np.testing.assert_allclose(found, session.run(None, {"x": x})[0], rtol=1e-5, atol=1e-5)
+    if name.startswith("up"):  # whose reference knows neither gaps nor shapes
+        return
+    expected = ReferenceEvaluator(model).run(None, {"x": x})[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_resize_of_opset_10_reads_whole_pixels() -> None:
+    nodes = [helper.make_node("Resize", ["x", "s"], ["y"])]
+    model = graph_of(nodes, {"s": np.float32([1, 1, 1.5, 2])}, opset=10)
+    x = RNG.normal(size=SHAPE).astype(np.float32)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    found = read_onnx(model)(torch.from_numpy(x)).numpy()
+    assert found.shape == (1, 3, 12, 16)
+    np.testing.assert_array_equal(found, session.run(None, {"x": x})[0])
+
+
+@pytest.mark.parametrize(
+    "attrs",
+    [
+        {"mode": "cubic"},
+        {"mode": "linear", "coordinate_transformation_mode": "asymmetric"},
+        {"mode": "nearest", "nearest_mode": "ceil"},
+        {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize"},
+    ],
+)
+def test_a_resize_that_torch_reads_elsewhere_is_refused(attrs: dict[str, Any]) -> None:
+    nodes, weights = resized((1, 1, 2, 2), **attrs)
+    if attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+        weights["r"] = np.float32([0, 0, 0, 0, 1, 1, 1, 1])
+        nodes[0].input[1] = "r"
+    with pytest.raises(UnsupportedModelError, match=f"mode {attrs['mode']}"):
+        read_onnx(graph_of(nodes, weights))
+
+
+def test_slopes_by_place_are_refused() -> None:
+    nodes = [helper.make_node("PRelu", ["x", "w"], ["y"])]
+    with pytest.raises(UnsupportedModelError, match="one per channel"):
+        read_onnx(graph_of(nodes, {"w": np.ones((3, 8, 8), np.float32)}))
+
+
+@pytest.mark.parametrize("name", ["flatten at 2", "flatten at -1", "shape of the input"])
+def test_the_batch_is_free_even_where_rows_are_counted(name: str) -> None:
+    nodes, weights = NODES[name]
+    network = read_onnx(graph_of(nodes, weights, RANKS[name]))
+    x = torch.from_numpy(RNG.normal(size=(3, *SHAPE[1:])).astype(np.float32))
+    each = [network(image[None]) for image in x]
+    torch.testing.assert_close(network(x), torch.cat(each), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("sizes", [(1, 192), (1, 3, 64), (24, 8), (6, -1, 4), (1, -1, 2)])
+def test_a_batch_that_a_reshape_froze_is_free(sizes: tuple[int, ...]) -> None:
+    nodes = [helper.make_node("Reshape", ["x", "sizes"], ["y"])]
+    network = read_onnx(graph_of(nodes, {"sizes": np.array(sizes)}, len(sizes)))
+    x = torch.from_numpy(RNG.normal(size=(3, *SHAPE[1:])).astype(np.float32))
+    each = [image[None].reshape(sizes) for image in x]
+    torch.testing.assert_close(network(x), torch.cat(each), rtol=0, atol=0)

@@ -1,0 +1,160 @@
+"""Weights of files, read without executing anything from them, and filled into networks."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
+
+from trt_layermerge.errors import CorruptInputError, UntrustedInputError, UsageError
+
+T = TypeVar("T")
+
+PLACES = ("state_dict", "model_state_dict", "model", "model_state", "net", "network", "weights")
+"""Keys under which training scripts keep a network's tensors; the first mapping counts."""
+
+DEPTH = 4
+"""How many mappings may lie in each other."""
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types that a network's floats may have in a file."""
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a safetensors file or of a checkpoint, by name.
+
+    What DataParallel (``module.``) and ``torch.compile`` (``_orig_mod.``) add to the names is taken
+    off.
+
+    Args:
+        path: A ``.safetensors`` file, or anything that ``torch.load(weights_only=True)`` reads: a
+            mapping of names to tensors, or one that holds it under a usual key (``PLACES``).
+
+    Raises:
+        UsageError: If there is no such file.
+        CorruptInputError: If it is damaged or holds no tensors.
+        UntrustedInputError: If it is a pickle that would execute code.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read the weights {path}: {error.strerror or error}") from error
+    if path.suffix != ".safetensors":
+        return _unwrapped(_read_checkpoint(path))
+    try:
+        return _unwrapped(load_safetensors(data))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CorruptInputError(
+            f"the weights {path} are damaged: {error}; make the file again"
+        ) from error
+
+
+def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UntrustedInputError(
+            f"the checkpoint {path} is damaged or holds more than tensors, and reading the rest "
+            "could execute code; it was not read. Save its state_dict with safetensors and give "
+            "that file"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        raise CorruptInputError(
+            f"the checkpoint {path} is damaged: {error}; make the file again"
+        ) from error
+    found = content
+    for _ in range(DEPTH):
+        if not isinstance(found, dict) or _is_state(found):
+            break
+        found = next((found[key] for key in PLACES if isinstance(found.get(key), dict)), None)
+    if not _is_state(found):
+        held = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise CorruptInputError(
+            f"the checkpoint {path} is no mapping of names to tensors, and has none under "
+            f"{', '.join(PLACES)}; it holds {held[:200] or 'nothing'}; save the state_dict alone"
+        )
+    return {str(k): v for k, v in found.items()}
+
+
+def _is_state(content: Any) -> bool:
+    """Whether something maps names to tensors; an empty mapping does not."""
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(value, Tensor) for value in content.values())
+    )
+
+
+def _unwrapped(state: Mapping[str, T]) -> dict[str, T]:
+    """Returns values by their names without what wrappers add, unless two would share one."""
+    plain = {_plain(name): value for name, value in state.items()}
+    return plain if len(plain) == len(state) else dict(state)
+
+
+def _plain(name: str) -> str:
+    parts = [part for part in name.split(".") if part != "_orig_mod"]
+    while len(parts) > 1 and parts[0] == "module":
+        parts = parts[1:]
+    return ".".join(parts)
+
+
+def fill(model: nn.Module, path: Path) -> None:
+    """Loads the weights of a file into a network.
+
+    Floats of any width are taken as those of the network, and ``num_batches_tracked`` may lack.
+
+    Args:
+        model: The network; it is changed in place, or left as it was if the weights do not fit.
+        path: As ``read_weights`` takes it.
+
+    Raises:
+        UsageError: If there is no such file.
+        CorruptInputError: If they are damaged, not finite, quantised, or of another network.
+        UntrustedInputError: If reading them would execute code.
+    """
+    weights = read_weights(path)
+    names = _unwrapped({name: name for name in model.state_dict()})
+    wanted = {plain: model.state_dict()[name] for plain, name in names.items()}
+    optional = {name for name in wanted if name.endswith("num_batches_tracked")}
+    faults = [f"{name} is missing" for name in wanted.keys() - weights.keys() - optional]
+    faults += [f"{name} is not in the network" for name in weights.keys() - wanted.keys()]
+    faults += [
+        fault
+        for name in wanted.keys() & weights.keys()
+        if (fault := _fault(name, weights[name], wanted[name])) is not None
+    ]
+    if faults:
+        raise CorruptInputError(
+            f"the weights {path} do not fit the network: {'; '.join(sorted(faults)[:5])}"
+            + (f" and {len(faults) - 5} more" if len(faults) > 5 else "")
+        )
+    model.load_state_dict({names[k]: v for k, v in weights.items()}, strict=False)
+
+
+def _fault(name: str, value: Tensor, wanted: Tensor) -> str | None:
+    """Returns why a tensor cannot stand for that of the network, or None."""
+    if value.shape != wanted.shape:
+        return f"{name} is {tuple(value.shape)}, not {tuple(wanted.shape)}"
+    if not _converts(value.dtype, wanted.dtype):
+        kind, own = (str(t.dtype).removeprefix("torch.") for t in (value, wanted))
+        return f"{name} is {kind} and cannot become {own}; give weights that are not quantised"
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        return f"{name} has values that are not finite"
+    return None
+
+
+def _converts(kind: torch.dtype, wanted: torch.dtype) -> bool:
+    """Whether values of one type say what those of another would: floats, or whole numbers."""
+    if wanted in FLOATS:
+        return kind in FLOATS
+    whole = not kind.is_floating_point and not kind.is_complex
+    return kind == wanted or (whole and torch.can_cast(kind, wanted))
