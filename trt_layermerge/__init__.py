@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from trt_layermerge.merge import relax as relax
     from trt_layermerge.merge import repair as repair
     from trt_layermerge.search import solve as solve
+    from trt_layermerge.session.compress import Result as Result
+    from trt_layermerge.session.compress import compress as compress
+    from trt_layermerge.session.session import Session as Session
     from trt_layermerge.tracing import trace as trace
 
 __version__ = "0.1.0"
@@ -35,8 +38,11 @@ _HOMES = {
     "LatencyTable": "core.tables",
     "LayerGraph": "core.graph",
     "MergePlan": "core.plan",
+    "Result": "session.compress",
+    "Session": "session.session",
     "certify": "merge",
     "collapse": "merge",
+    "compress": "session.compress",
     "enumerate_candidates": "kinds",
     "relax": "merge",
     "repair": "merge",

@@ -168,4 +168,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_plan(
 
 def test_ctrl_c_says_that_the_same_command_continues(finished: Path, tmp_path: Path) -> None:
     code, last = stopped_run(finished / "tiny.yaml", tmp_path, 0.3, signal.SIGINT)
-    assert (code, last) == (130, "error: interrupted; type the same command to continue")
+    assert last == "error: interrupted; type the same command to continue"
+    # A shell says 130 to both: where the signal met code that Python compiles from text (a class of
+    # ``dataclasses``), Python ends itself by the signal, though it was caught.
+    assert code in (130, -signal.SIGINT)

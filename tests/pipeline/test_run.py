@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.pipeline import tiny
+from tests.pipeline.golden import forms_of
 from trt_layermerge.backends import get_backend
 from trt_layermerge.errors import CorruptInputError, InfeasibleBudgetError, UsageError
 from trt_layermerge.models.networks import load_network
@@ -339,3 +340,11 @@ def test_published_rules_and_modes_refuse_what_they_cannot(
 ) -> None:
     with pytest.raises(InfeasibleBudgetError, match="no network meets"):
         tiny.run(runs, overrides={**asked, "search.speedup": 1.6})
+
+
+def test_files_have_the_keys_and_types_that_they_always_had(runs: Path) -> None:
+    """``golden.json`` was made by the version before stages became calls of a session."""
+    wanted = {"build.engine": "auto", "build.precisions": ["fp32", "int8"]}
+    tiny.run(runs, overrides={**wanted, "package.targets": ["plain"]})
+    golden = json.loads((Path(__file__).parent / "golden.json").read_text())
+    assert forms_of(runs / "tiny") == golden

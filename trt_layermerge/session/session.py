@@ -6,48 +6,32 @@ calls of these verbs; what another process left in the folder is read from there
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
-from trt_layermerge.backends import Backend, get_backend
-from trt_layermerge.backends.registry import int8_fallback
-from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.candidate import Candidate
-from trt_layermerge.core.device import Precision
-from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.graph_file import load_graph, save_graph
 from trt_layermerge.core.jsonio import Json, sha256_bytes, sha256_file, write_json
 from trt_layermerge.core.plan import MergePlan
-from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
-from trt_layermerge.errors import UnsupportedModelError, UsageError
+from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.export.onnx import ExportReport, export_onnx
-from trt_layermerge.finetune.data import LabelledData
 from trt_layermerge.finetune.loop import FinetuneResult
 from trt_layermerge.finetune.ranks import Ranks
 from trt_layermerge.importance.table import fill_table
-from trt_layermerge.measure.meter import Meter
-from trt_layermerge.merge import Certificate, RelaxedNet, certify, collapse
-from trt_layermerge.models.weights import fill
+from trt_layermerge.merge import RelaxedNet, certify, collapse
 from trt_layermerge.search.choosing import Choice, Goal, choose, choose_imported
 from trt_layermerge.search.closing import BudgetMissedError
 from trt_layermerge.search.problem import Problem, uses_paper_protocol
 from trt_layermerge.session.benching import bench_networks
 from trt_layermerge.session.building import About, build_engines
-from trt_layermerge.session.candidates import load_candidates, write_candidates
 from trt_layermerge.session.deployed import MERGED
-from trt_layermerge.session.images import Images, calibration_of, images_of, in_memory
-from trt_layermerge.session.latency import Latencies, measure_latency
-from trt_layermerge.session.meters import meter_of
-from trt_layermerge.session.networks import Networks
+from trt_layermerge.session.images import Images, images_of, in_memory
+from trt_layermerge.session.latency import measure_latency
 from trt_layermerge.session.quantizing import quantize_networks, save_weights
 from trt_layermerge.session.recorded import Recorded
 from trt_layermerge.session.scoring import scorer_of, scores, set_aside, to_score
@@ -61,20 +45,16 @@ from trt_layermerge.session.searching import (
     save_choice,
     save_frontier,
 )
-from trt_layermerge.session.settings import Settings
-from trt_layermerge.session.starts import Starts
+from trt_layermerge.session.state import State, with_goal
 from trt_layermerge.session.training import Metric, Racers, Teaching
 from trt_layermerge.session.verifying import image_batches, verify_networks
-from trt_layermerge.tracing import trace
 
-_T = TypeVar("_T")
-
-REPAIRED, RELAXED = "repaired.safetensors", "relaxed.safetensors"
+REPAIRED = "repaired.safetensors"
 STATE = "finetune.state.safetensors"
 CERTIFIED_IMAGES, COMPARED_IMAGES = 8, 16
 
 
-class Session:
+class Session(State):
     """A network on its way to a faster one.
 
     The verbs, in their order: ``measure``, ``score``, ``search``, ``relax``, ``repair``, ``train``
@@ -110,176 +90,6 @@ class Session:
         settings: Everything that decides what the verbs do.
         folder: Where the files are.
     """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        example_inputs: Tensor | tuple[Tensor, ...],
-        *,
-        backend: str = "onnxruntime",
-        precision: Precision = "fp32",
-        folder: str | Path | None = None,
-        seed: int = 0,
-        progress: Callable[[str, int, int], None] | None = None,
-        note: Callable[[str], None] | None = None,
-        settings: Settings | Mapping[str, Any] | None = None,
-        preprocess: Preprocess | None = None,
-        class_names: tuple[str, ...] = (),
-        trust_engine: bool = False,
-        stored: bool = False,
-    ) -> None:
-        inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-        if len(inputs) != 1 or inputs[0].ndim != 4:
-            raise UsageError(
-                f"{len(inputs)} example inputs were given, and a session needs one batch of images "
-                "(N, C, H, W); wrap the network in a module whose forward takes one tensor"
-            )
-        self.example = inputs[0].detach().cpu().float()
-        self.model = model if stored else copy.deepcopy(model).cpu().eval()
-        if isinstance(settings, Settings):
-            self.settings = settings
-        else:
-            measure = {"backend": backend, "precision": precision, "batch": len(self.example)}
-            self.settings = settings_of(settings or {}, measure, seed)
-        self._temporary = None if folder else TemporaryDirectory(prefix="trt-layermerge-")
-        self.folder = Path(folder or cast(TemporaryDirectory[str], self._temporary).name)
-        silent = Callbacks()
-        self.tell = Callbacks(progress or silent.progress, note or silent.note)
-        self.preprocess = preprocess or Preprocess(1.0, (0.0,), (1.0,))
-        self.class_names, self.trust_engine, self.stored = class_names, trust_engine, stored
-        self.recipe_text, self.keep_frontier = "", False
-        self._made: dict[str, Any] = {}
-        self._images: dict[str, Images | None] = {}
-
-    def _have(self, name: str, verb: str, load: Callable[[], _T]) -> _T:
-        """Returns what a verb came to; read from the folder where another process left it."""
-        if name not in self._made:
-            if not self.stored:
-                raise UsageError(f"there is no {name} yet; call session.{verb}() first")
-            self._made[name] = load()
-        return cast(_T, self._made[name])
-
-    def _given(self, name: str, images: Images | None) -> Images | None:
-        """Returns images that a verb was given, or else those of an earlier one."""
-        if images is not None:
-            self._images[name] = images
-        return self._images.get(name)
-
-    def _training_images(self, images: Images | None) -> Images:
-        found = self._given("train", images)
-        if found is None:
-            raise UsageError(
-                "no training images were given, and repairing, scoring and training need some; "
-                "pass a loader (train)"
-            )
-        return found
-
-    # What is measured with, made when it is first needed.
-
-    @cached_property
-    def backend(self) -> Backend:
-        """What runs networks in this process; torch runs them where torch computes."""
-        name = self.settings.measure.backend
-        return get_backend(name, **({"device": self.settings.device} if name == "torch" else {}))
-
-    @property
-    def elsewhere(self) -> bool:
-        """Whether another device, or a file of its answers, tells latencies."""
-        return self.settings.measure.recorded or self.settings.measure.host is not None
-
-    @cached_property
-    def meter(self) -> Meter:
-        """What measures latency."""
-        measure = self.settings.measure
-        backend = None if self.elsewhere or measure.engines else self.backend
-        return meter_of(measure, backend, self.folder, self.tell)
-
-    @cached_property
-    def networks(self) -> Networks:
-        """Builds the networks of plans, and times them."""
-        measure = self.settings.measure
-        return Networks(
-            self.model,
-            self.graph,
-            self.example,
-            measure.precision,
-            int8_fallback(measure.backend),
-            self.meter,
-            self.tell,
-        )
-
-    # What the verbs came to.
-
-    @property
-    def graph(self) -> LayerGraph:
-        """What was traced: units, residuals, and barriers with their reasons."""
-        if "graph" not in self._made and not self.stored:
-            self.inspect()
-        return self._have("graph", "inspect", lambda: load_graph(self.folder / "graph.json"))
-
-    @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """What may stand in the place of the network's blocks."""
-        if "candidates" not in self._made and not self.stored:
-            self.inspect()
-        return self._have("candidates", "inspect", lambda: load_candidates(self.folder))
-
-    @property
-    def latencies(self) -> Latencies:
-        """What ``measure`` came to."""
-        return self._have("latencies", "measure", lambda: Latencies.load(self.folder))
-
-    @property
-    def importance(self) -> ImportanceTable:
-        """What ``score`` came to."""
-        path = self.folder / "importance.jsonl"
-        return self._have("importance", "score", lambda: ImportanceTable.load(path))
-
-    @property
-    def plan(self) -> MergePlan:
-        """What ``search`` chose, or what ``use`` set."""
-        return self._have("plan", "search", lambda: MergePlan.load(self.folder / "plan.json"))
-
-    @property
-    def relaxed(self) -> RelaxedNet:
-        """The network of the plan that is trained, its blocks not merged yet."""
-        return self._have("relaxed", "relax", lambda: self.filled(RELAXED))
-
-    @property
-    def merged(self) -> nn.Module:
-        """The merged network, in eval mode."""
-
-        def load() -> nn.Module:
-            network = collapse(self._starts().unfilled(self.plan).eval())
-            fill(network, self.folder / MERGED)
-            return network.eval()
-
-        return self._have("merged", "merge", load)
-
-    @property
-    def certificate(self) -> Certificate:
-        """How far the merged network is from the trained one, of this process's ``merge``."""
-        return self._have("certificate", "merge", lambda: self._certified(self.relaxed))
-
-    # Verbs.
-
-    def inspect(self) -> LayerGraph:
-        """Traces the network, and writes ``graph.json`` and ``candidates.jsonl``.
-
-        Returns:
-            Units, segments, residuals, and barriers with their reasons.
-
-        Raises:
-            UnsupportedModelError: If the network cannot be traced.
-            CorruptInputError: If a weight is not finite.
-        """
-        graph = trace(self.model, self.example)
-        save_graph(graph, self.folder / "graph.json")
-        self._made["graph"] = graph
-        self._made["candidates"] = write_candidates(self.folder, graph, self.settings.search)
-        if not any(not c.original for c in self.candidates):
-            self.tell.note("nothing in this network can merge; see the barriers of inspect")
-        return graph
 
     def measure(self) -> LatencyTable:
         """Measures candidates and some whole networks on the device.
@@ -548,23 +358,18 @@ class Session:
             UnsupportedModelError: If it does not compute what the trained network does.
         """
         relaxed = self.relaxed.eval()
-        merged = collapse(relaxed).eval()
-        self._made["merged"] = merged
-        certificate = self._certified(relaxed, images)
-        self._made["certificate"] = certificate
+        merged = collapse(relaxed)
+        certificate = certify(relaxed, merged, self._some_images(CERTIFIED_IMAGES, images))
         write_json(self.folder / "certificate.json", "certificate", certificate.to_json())
         if not certificate.ok:
-            self._forget("merged")
             raise UnsupportedModelError(
                 "the merged network does not compute what the relaxed one does: relative error "
                 f"{certificate.max_rel_error:.1e}; see certificate.json for the block, and please "
                 "report it with the network's name"
             )
         save_weights(merged, self.folder / MERGED)
+        self._made |= {"merged": merged, "certificate": certificate}
         return merged
-
-    def _certified(self, relaxed: RelaxedNet, images: Tensor | None = None) -> Certificate:
-        return certify(relaxed, self.merged, self._some_images(CERTIFIED_IMAGES, images))
 
     def _some_images(self, count: int, images: Tensor | None = None) -> Tensor:
         """Returns the images given, some training images, or random ones."""
@@ -708,58 +513,3 @@ class Session:
         if (self.folder / REPAIRED).is_file():
             return self.filled(REPAIRED)
         return self.merged
-
-    def filled(self, weights: str) -> RelaxedNet:
-        """Returns the network that is trained, with the weights of a file of the folder."""
-        network = self._starts().unfilled(self.plan)
-        fill(network, self.folder / weights)
-        return network.eval()
-
-    def _forget(self, *names: str) -> None:
-        for name in names:
-            self._made.pop(name, None)
-
-    def _calibration(self, train: Images) -> tuple[LabelledData, LabelledData]:
-        section = self.settings.importance
-        return calibration_of(train, section.fit_images, section.score_images, self.settings.seed)
-
-    def _starts(self, train: Images | None = None) -> Starts:
-        """Returns what makes networks as training finds them; without images none is repaired."""
-        section = self.settings.finetune.reconstruct
-        return Starts(
-            self.model,
-            self.graph,
-            self.importance if train is not None else ImportanceTable({}),
-            None if train is None else self._calibration(train)[0],
-            None if train is None or not section.steps else in_memory(train, section.images),
-            self.settings,
-            self.tell,
-        )
-
-
-def settings_of(given: Mapping[str, Any], measure: Mapping[str, Any], seed: int) -> Settings:
-    """Returns settings of a mapping like a recipe's; what it does not say is as given besides.
-
-    Raises:
-        UsageError: If a key is unknown, or a value cannot be used.
-    """
-    body = {"seed": seed, **given, "measure": {**measure, **given.get("measure", {})}}
-    try:
-        return Settings.model_validate(body)
-    except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
-            for fault in error.errors(include_url=False)
-        ]
-        raise UsageError(f"the settings cannot be used: {'; '.join(faults[:5])}") from error
-
-
-def with_goal(settings: Settings, speedup: float | None, budget_ms: float | None) -> Settings:
-    """Returns settings with another budget. Raises ``UsageError`` if it is no budget."""
-    if (budget_ms if budget_ms is not None else (speedup or 0) - 1) <= 0:
-        raise UsageError(
-            f"speedup {speedup} and budget_ms {budget_ms} name no budget; give a speed-up above 1, "
-            "or a latency above 0 ms"
-        )
-    found = {"budget_ms": budget_ms, **({"speedup": speedup} if speedup is not None else {})}
-    return settings.model_copy(update={"search": settings.search.model_copy(update=found)})
