@@ -15,6 +15,8 @@ from torch.fx.node import Argument, map_arg
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from trt_layermerge.blocks import ConvNorm
+from trt_layermerge.tracing.conv import is_plain_conv
+from trt_layermerge.tracing.reading import is_norm
 
 Values = dict[str, Any]
 
@@ -129,12 +131,14 @@ def folded(network: fx.GraphModule) -> fx.GraphModule:
             continue
         names = str(source.target), str(node.target)
         conv, norm = (found.get_submodule(name) for name in names)
-        if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
-            continue
-        if norm.running_mean is None or any(calls[name] > 1 for name in names):
+        if not (is_plain_conv(conv) and is_norm(norm)) or any(calls[name] > 1 for name in names):
             continue
         found.set_submodule(names[0], fuse_conv_bn_eval(conv, norm))
-        found.set_submodule(names[1], nn.Identity())
+        # What else lies below the norm's name, as its activation in timm's networks, stays there.
+        identity = nn.Identity()
+        for name, child in norm.named_children():
+            identity.add_module(name, child)
+        found.set_submodule(names[1], identity)
     return found
 
 

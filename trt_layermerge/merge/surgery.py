@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from trt_layermerge.blocks import RelaxedBlock
 from trt_layermerge.blocks.algebra import fold_bn
@@ -15,11 +14,11 @@ from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.unit import Block
 from trt_layermerge.tracing import TracedNetwork
 from trt_layermerge.tracing.activations import activation_module
-from trt_layermerge.tracing.conv import conv_refusal
+from trt_layermerge.tracing.conv import is_plain_conv
+from trt_layermerge.tracing.reading import is_norm
 from trt_layermerge.tracing.transparent import is_transparent_module
 
 HOME = "layermerge"
-ANY_MAP = (1, 1, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +154,14 @@ def output_of(network: fx.GraphModule) -> str:
 
 
 def fold_batch_norms(network: fx.GraphModule) -> None:
-    """Folds every batch normalisation into the convolution right before it, where it has one."""
+    """Folds every batch normalisation into the convolution right before it, where it has one.
+
+    Only what is exactly known: a subclass that does more, or one with a hook, stays.
+    """
     for node in network.graph.find_nodes(op="call_module"):
         norm = network.get_submodule(str(node.target))
         source = node.all_input_nodes[0] if node.all_input_nodes else None
-        if not isinstance(norm, _BatchNorm) or norm.running_mean is None or source is None:
+        if source is None or not is_norm(norm):
             continue
         conv = _only_conv(network, source)
         if conv is None:
@@ -213,9 +215,7 @@ def _only_conv(network: fx.GraphModule, node: fx.Node) -> nn.Conv2d | None:
         return None
     conv = network.get_submodule(str(node.target))
     calls = network.graph.find_nodes(op="call_module", target=node.target)
-    if not isinstance(conv, nn.Conv2d) or conv_refusal(conv, ANY_MAP) is not None:
-        return None
-    return conv if len(calls) == 1 else None
+    return conv if is_plain_conv(conv) and len(calls) == 1 else None
 
 
 def _has_tensors(module: nn.Module) -> bool:

@@ -12,6 +12,8 @@ from torch.nn.utils import parametrize
 from trt_layermerge.core.conv import ConvSpec, Pads
 from trt_layermerge.tracing.prepare import has_hooks, runs_forward_of
 
+ANY_MAP = (1, 1, 1, 1)
+
 _KINDS = (
     nn.Conv1d,
     nn.Conv2d,
@@ -53,6 +55,11 @@ class PaddedConv2d(nn.Conv2d):
 def is_conv(module: nn.Module) -> TypeGuard[nn.Module]:
     """Whether a module is a convolution of any kind, subclasses included."""
     return isinstance(module, _KINDS)
+
+
+def is_plain_conv(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether a module computes what its weights say, so that others may be folded into them."""
+    return isinstance(module, nn.Conv2d) and conv_refusal(module, ANY_MAP) is None
 
 
 def conv_refusal(module: nn.Module, in_shape: tuple[int, ...]) -> str | None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeGuard
 
 import torch
 from torch import fx, nn
@@ -145,7 +146,7 @@ class Reading:
         return activation_of_call(node.target, node.args, node.kwargs)
 
 
-def is_norm(module: nn.Module) -> bool:
+def is_norm(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     """Whether a module in eval mode is a fixed scale and shift per channel of a 2-d map."""
     plain = isinstance(module, nn.BatchNorm2d) and runs_forward_of(module, nn.BatchNorm2d.forward)
     return (
