@@ -1,0 +1,288 @@
+"""The whole way on live objects: networks, loaders and loops that are not ours."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import trt_layermerge as tlm
+from tests.pipeline.tiny import PREPROCESS
+from trt_layermerge.core.jsonio import read_json
+from trt_layermerge.errors import InfeasibleBudgetError, UsageError
+from trt_layermerge.models.networks import load_network
+
+ROOT = Path(__file__).parents[2]
+FEW = {
+    "measure": {"rounds": 3, "networks": 4},
+    "search": {
+        "limits": {"max_units": 3, "max_kernel": 5, "kernels": [1, 3]},
+        "finalists": 2,
+        "loops": 2,
+        "samples": 3,
+    },
+    "importance": {"fit_images": 64, "score_images": 64},
+    "build": {"engine": "none"},
+}
+SHORT = {"epochs": 2, "batch": 32}
+
+
+@pytest.fixture
+def model(finished: Path) -> nn.Module:
+    return load_network(f"{finished / 'nets.py'}:tiny", str(finished / "tiny.safetensors"))
+
+
+@pytest.fixture
+def loaders(finished: Path) -> dict[str, DataLoader[Any]]:
+    """Loaders as a user has them, who knows nothing of this project."""
+    found = {}
+    for split in ("train", "val", "test"):
+        data = np.load(finished / f"{split}.npz")
+        images = torch.from_numpy(PREPROCESS(data["images"]))
+        pairs = TensorDataset(images, torch.from_numpy(data["labels"]))
+        found[split] = DataLoader(pairs, 32, shuffle=split == "train")
+    return found
+
+
+def accuracy(network: nn.Module, loader: DataLoader[Any]) -> float:
+    with torch.no_grad():
+        hits = [(network(images).argmax(1) == labels) for images, labels in loader]
+    return float(torch.cat(hits).double().mean())
+
+
+def convs(network: nn.Module) -> int:
+    return sum(isinstance(m, nn.Conv2d) for m in network.modules())
+
+
+def test_one_call_goes_the_whole_way(
+    model: nn.Module, loaders: dict[str, DataLoader[Any]], tmp_path: Path
+) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    told: list[tuple[str, int, int]] = []
+    result = tlm.compress(
+        model,
+        loaders["train"],
+        torch.zeros(1, 3, 16, 16),
+        speedup=1.3,
+        val_loader=loaders["val"],
+        test_loader=loaders["test"],
+        backend="fake",
+        finetune=SHORT,
+        settings=FEW,
+        progress=lambda *step: told.append(step),
+    )
+    assert result.speedup >= 1.3 and result.latency_ms < result.original_ms
+    assert result.plan.changed and result.certificate.ok
+    assert convs(result.model) == result.plan.conv_count < convs(model)
+    assert result.accuracy == accuracy(result.model, loaders["test"])
+    assert result.original_accuracy == accuracy(model, loaders["test"])
+    assert all(torch.equal(value, before[n]) for n, value in model.state_dict().items())
+    stages = {stage for stage, _, _ in told}
+    assert {"measuring", "scoring", "fine-tuning", "racing"} <= stages
+    assert all(done <= total for _, done, total in told)
+    assert result.export(tmp_path / "fast.onnx").stat().st_size > 1000
+    saved = result.save(tmp_path / "kept")
+    assert {"plan.json", "merged.safetensors", "model.onnx"} <= {p.name for p in saved.iterdir()}
+    assert read_json(saved / "bench.json", "bench")["speedup"] == result.speedup
+
+
+def test_a_loop_of_ones_own_trains_a_timm_network(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("mobilenetv3_small_050", num_classes=4).eval()
+    images = torch.randn(96, 3, 64, 64)
+    batches = [images[i : i + 32] for i in range(0, 96, 32)]  # no labels, no DataLoader
+    session = tlm.Session(model, torch.zeros(1, 3, 64, 64), backend="fake", settings=FEW)
+    session.measure()
+    session.score(batches)
+    # Random weights are not worth a race, which would take the longest.
+    session.settings = session.settings.model_copy(
+        update={"search": session.settings.search.model_copy(update={"race_steps": 0})}
+    )
+    plan = session.search(speedup=1.2)
+    network = session.relax()
+    session.repair()
+    network.train()
+    optimiser = torch.optim.SGD(network.parameters(), 1e-3)
+    with torch.no_grad():
+        targets = [model(batch) for batch in batches]
+    losses = []
+    for _ in range(2):
+        for batch, target in zip(batches, targets, strict=True):
+            loss = nn.functional.mse_loss(network(batch), target)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(float(loss.detach()))
+    merged = session.merge()
+    assert session.certificate.ok and plan.conv_count < convs(model)
+    network.eval()
+    with torch.no_grad():
+        assert torch.allclose(merged(batches[0]), network(batches[0]), rtol=1e-3, atol=1e-4)
+    report = session.export(tmp_path / "own.onnx")["model.onnx"]
+    assert report.difference is not None and report.difference.max_rel < 1e-4
+    assert session.bench()["speedup"] > 1.1
+    found, _ = session.verify(batches)
+    assert found["accuracy"]["merged"] is None and found["images"] == 96
+    assert {c["name"] for c in found["comparisons"]} == {"original.onnx", "model.onnx"}
+
+
+def test_an_interrupted_session_continues_from_its_folder(
+    model: nn.Module, loaders: dict[str, DataLoader[Any]], tmp_path: Path
+) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "scoring" and done == 5:
+            raise Stop
+
+    images = [batch for batch, _ in DataLoader(loaders["train"].dataset, 32)]
+
+    def session(progress: Any = None) -> tlm.Session:
+        example = torch.zeros(1, 3, 16, 16)
+        return tlm.Session(
+            model, example, backend="fake", settings=FEW, folder=tmp_path, progress=progress
+        )
+
+    begun = session(stop)
+    begun.measure()
+    with pytest.raises(Stop):
+        begun.score(images)
+    counts: list[int] = []
+    again = session(lambda stage, done, _: counts.append(done) if stage == "scoring" else None)
+    again.measure()
+    again.score(images)
+    assert counts[0] == 5
+    # The scores of another network are set aside, not mixed with these.
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.5)
+    other = session()
+    other.measure()
+    other.score(images)
+    assert len(list(tmp_path.glob("importance.*.jsonl"))) == 1
+
+
+def test_a_metric_takes_the_place_of_accuracy(
+    model: nn.Module, loaders: dict[str, DataLoader[Any]]
+) -> None:
+    def minus_error(network: nn.Module) -> float:
+        with torch.no_grad():
+            errors = [(network(x) - model(x)).square().mean() for x, _ in loaders["val"]]
+        return -float(torch.stack(errors).mean())
+
+    result = tlm.compress(
+        model,
+        [images for images, _ in loaders["train"]],
+        torch.zeros(1, 3, 16, 16),
+        speedup=1.3,
+        metric=minus_error,
+        backend="fake",
+        finetune=SHORT,
+        settings=FEW,
+    )
+    assert result.original_accuracy == 0.0
+    assert result.accuracy == pytest.approx(minus_error(result.model)) and result.accuracy < 0
+
+
+def test_what_is_missing_is_told_with_the_verb_that_makes_it(model: nn.Module) -> None:
+    session = tlm.Session(model, torch.zeros(1, 3, 16, 16), backend="fake", settings=FEW)
+    for attribute, verb in (("latencies", "measure"), ("plan", "search"), ("merged", "merge")):
+        with pytest.raises(UsageError, match=rf"call session\.{verb}\(\) first"):
+            getattr(session, attribute)
+    with pytest.raises(UsageError, match="pass a loader"):
+        session.score()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"search": {"spedup": 2}}, "search.spedup"),
+        ({"measure": {"precision": "fp8"}}, "fp8 needs a GPU"),
+        ({"serch": {}}, "serch"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(
+    model: nn.Module, settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        tlm.Session(model, torch.zeros(1, 3, 16, 16), settings=settings)
+
+
+@pytest.mark.parametrize("goal", [{"speedup": 1.0}, {"speedup": -2}, {"budget_ms": 0.0}])
+def test_a_goal_that_is_none_is_refused(model: nn.Module, goal: dict[str, float]) -> None:
+    session = tlm.Session(model, torch.zeros(1, 3, 16, 16), backend="fake", settings=FEW)
+    with pytest.raises(UsageError, match="name no budget"):
+        session.search([torch.zeros(4, 3, 16, 16)], **goal)
+
+
+def test_a_budget_that_nothing_meets_says_by_how_much(
+    model: nn.Module, loaders: dict[str, DataLoader[Any]]
+) -> None:
+    session = tlm.Session(model, torch.zeros(1, 3, 16, 16), backend="fake", settings=FEW)
+    session.measure()
+    session.score(loaders["train"])
+    with pytest.raises(InfeasibleBudgetError, match="% too slow"):
+        session.search(speedup=50)
+    assert (session.folder / "frontier.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("batches", "words"),
+    [
+        ([], "gives no images"),
+        ([np.zeros((4, 3, 16, 16))], "images .N, C, H, W."),
+        ([torch.zeros(3, 16, 16)], "images .N, C, H, W."),
+        ([torch.zeros(1, 3, 16, 16)], "a single training image"),
+    ],
+)
+def test_a_loader_that_gives_no_images_is_refused(
+    model: nn.Module, batches: list[Any], words: str
+) -> None:
+    session = tlm.Session(model, torch.zeros(1, 3, 16, 16), backend="fake", settings=FEW)
+    session.measure()
+    with pytest.raises(UsageError, match=words):
+        session.score(batches)
+
+
+def test_a_plan_of_ones_own_takes_the_place_of_a_search(model: nn.Module, images: Tensor) -> None:
+    session = tlm.Session(model, torch.zeros(1, 3, 16, 16), backend="fake", settings=FEW)
+    gone = next(c for c in session.candidates if c.kind == "identity")
+    session.use(tlm.MergePlan.of(session.graph, [gone]))
+    session.relax()
+    merged = session.merge(images)
+    assert session.certificate.ok and convs(merged) < convs(model)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(4, 3, 16, 16)
+
+
+def test_the_notebook_example_runs_as_it_stands(tmp_path: Path) -> None:
+    """With fewer epochs and a faster search: its lines are those of the file."""
+    text = (ROOT / "examples" / "notebook.py").read_text()
+    quick = 'finetune={"epochs": 1}, settings=QUICK, '
+    assert "    model, train," in text and len(text.strip().splitlines()) <= 35
+    text = text.replace("    model, train,", f"    model, train, {quick}")
+    script = f"QUICK = {FEW!r}\n{text}"
+    (tmp_path / "glyphs").symlink_to(ROOT / "examples" / "glyphs")
+    (tmp_path / "notebook.py").write_text(script.replace("\nimport torch\n", "\nimport torch\n", 1))
+    done = subprocess.run(
+        [sys.executable, "notebook.py"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": f"{ROOT}:{tmp_path / 'glyphs'}", "PATH": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "x: 9" in done.stdout and "result.certificate.ok=True" in done.stdout
+    assert (tmp_path / "resnet20-fast.onnx").is_file()
