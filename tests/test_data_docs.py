@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from trt_layermerge.data import holdout
+from trt_layermerge.data.augment import parse_augment
+from trt_layermerge.data.lists import read_list
+from trt_layermerge.data.names import FORMS, parse_name
 from trt_layermerge.errors import UsageError
-from trt_layermerge.finetune import holdout
-from trt_layermerge.finetune.augment import parse_augment
-from trt_layermerge.finetune.lists import read_list
-from trt_layermerge.finetune.names import FORMS, parse_name
 from trt_layermerge.pipeline.recipe import load_recipe
 
 TEXT = (Path(__file__).parents[1] / "docs" / "data.md").read_text()

@@ -17,8 +17,8 @@ from tests.pipeline import tiny
 from trt_layermerge.core.jsonio import read_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable
+from trt_layermerge.data import LabelledData, batches
 from trt_layermerge.finetune import loop
-from trt_layermerge.finetune.data import LabelledData, batches
 from trt_layermerge.finetune.evaluate import accuracy
 from trt_layermerge.finetune.loop import EpochRow, FinetuneResult
 from trt_layermerge.finetune.recipe import FinetuneRecipe
@@ -163,7 +163,7 @@ def test_laps_are_the_beginning_of_the_whole_training(runs: Path) -> None:
 def test_a_lap_is_so_many_steps_or_fewer_where_the_training_is_short(
     runs: Path, monkeypatch: pytest.MonkeyPatch, steps: int, epochs: int, lap: int
 ) -> None:
-    asked = {"epochs": epochs, "feature_weight": 1.0}
+    asked = {"epochs": epochs}
     context = opened(runs, search__race_steps=steps, finetune__options=asked)
     told: list[tuple[LabelledData, LabelledData | None, FinetuneRecipe, dict[str, Any]]] = []
     count, finetune, step = [], loop.finetune, loop._Training._step
@@ -190,14 +190,13 @@ def test_a_lap_is_so_many_steps_or_fewer_where_the_training_is_short(
     further = list(range(lap, LAPS * lap)) * THROUGH
     assert count == list(range(lap)) * len(plans) + further
     usual = training_recipe(context)
-    assert usual is not None and usual.feature_weight == 1
+    assert usual is not None
     for train, val, recipe, others in told:
         assert (len(train), val) == (lap * BATCH, None)
         assert others["teacher"] is context.model
         # The schedule is that of the whole training or a longer one: its rate is not lowered.
         assert recipe.epochs == max(usual.epochs, LONG * LAPS)
         assert (recipe.lr, recipe.batch) == (usual.lr, BATCH)
-        assert recipe.feature_weight == 0
     drawn = [torch.cat([x for x, _ in batches(train, 64)]) for train, *_ in told]
     assert all(torch.equal(images, drawn[0]) for images in drawn)
 

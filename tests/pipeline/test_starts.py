@@ -19,7 +19,7 @@ from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
 from trt_layermerge.pipeline.recipe import load_recipe
 from trt_layermerge.pipeline.starts import start_network
-from trt_layermerge.pipeline.training import aids, training_recipe
+from trt_layermerge.pipeline.training import schedule_of, training_recipe
 
 RECONSTRUCT = {
     "finetune.preset": "none",
@@ -147,7 +147,7 @@ def test_annealed_activations_are_gone_in_the_end(runs: Path) -> None:
     network, _ = start_network(context, context.plan)
     recipe = training_recipe(context)
     assert recipe is not None
-    _, schedule = aids(context, network, recipe)
+    schedule = schedule_of(context, network)
     held = [m for m in network.modules() if isinstance(m, Annealed)]
     assert schedule is not None and held
     for share, linearity in ((0.25, 0.5), (0.5, 1.0), (1.0, 1.0)):
@@ -159,15 +159,6 @@ def test_annealed_activations_are_gone_in_the_end(runs: Path) -> None:
     at_once = load_file(runs / "tiny" / "relaxed.safetensors")
     assert trained.keys() == at_once.keys()
     assert any(not (trained[k] == at_once[k]).all() for k in trained)
-
-
-def test_features_are_compared_where_the_recipe_asks(runs: Path) -> None:
-    losses = []
-    for weight in (0.0, 5.0):
-        finetuned(runs, **{"finetune.options.feature_weight": weight})
-        _, rows = read_lines(runs / "tiny" / "finetune.jsonl", "finetune")
-        losses.append(rows[0]["loss"])
-    assert losses[1] > losses[0]
 
 
 @pytest.mark.parametrize(

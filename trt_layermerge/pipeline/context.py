@@ -25,7 +25,7 @@ from trt_layermerge.pipeline.recipe import Recipe
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from trt_layermerge.finetune.data import LabelledData, Part
+    from trt_layermerge.data import LabelledData, Part
     from trt_layermerge.measure.meter import Meter
     from trt_layermerge.merge import RelaxedNet
     from trt_layermerge.pipeline.together import Together
@@ -145,7 +145,7 @@ class Context:
         """
         import torch
 
-        from trt_layermerge.finetune.data import open_data
+        from trt_layermerge.data import open_data
 
         section = self.recipe.data
         source: str | None = getattr(section, split)
@@ -177,7 +177,7 @@ class Context:
     @cached_property
     def calibration(self) -> tuple[Part, Part]:
         """Disjoint training images: to fit repairs on, and to score on."""
-        from trt_layermerge.finetune.data import split
+        from trt_layermerge.data import split
 
         wanted = self.recipe.importance
         if len(self.train) < 2:

@@ -19,8 +19,7 @@ def preflight(context: Context) -> None:
         CorruptInputError: If images cannot be used.
         DeviceError: If the device is not there, or Ray is not installed where it is asked for.
     """
-    from trt_layermerge.finetune.augment import parse_augment
-    from trt_layermerge.finetune.data import preprocess_of
+    from trt_layermerge.data.augment import parse_augment
     from trt_layermerge.finetune.device import device_named
     from trt_layermerge.finetune.loop import check_teaching
     from trt_layermerge.pipeline.stages.calibrate import preset_of
@@ -48,6 +47,6 @@ def preflight(context: Context) -> None:
     _ = context.calibration
     if training is not None:
         check_teaching(training, context.train)
-        parse_augment(training.augment, preprocess_of(context.train))
+        parse_augment(training.augment, context.train)
     context.data("val")
     data_inputs(data.test)

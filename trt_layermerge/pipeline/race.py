@@ -124,7 +124,7 @@ def laps_of(
     """
     import torch
 
-    from trt_layermerge.finetune.data import draw
+    from trt_layermerge.data import draw
     from trt_layermerge.finetune.evaluate import NotANumberError
     from trt_layermerge.finetune.loop import finetune
     from trt_layermerge.pipeline.starts import start_network
@@ -135,7 +135,7 @@ def laps_of(
     epoch = max(1, len(context.train) // recipe.batch)
     steps = min(context.recipe.search.race_steps, epoch, math.ceil(recipe.epochs * epoch / SHARE))
     epochs = max(recipe.epochs, LONG * LAPS)
-    recipe = replace(recipe, epochs=epochs, feature_weight=0.0, warmup_epochs=warm_up)
+    recipe = replace(recipe, epochs=epochs, warmup_epochs=warm_up)
     train = draw(context.train, steps * recipe.batch, context.seed)
     network, _ = start_network(context, plan)
     found: list[float] = []
@@ -162,7 +162,7 @@ def judge_of(context: Context) -> Callable[[nn.Module], float]:
     """Returns what tells how good a network is, wherever it is: higher is better."""
     import torch
 
-    from trt_layermerge.finetune.data import batches, draw
+    from trt_layermerge.data import batches, draw
     from trt_layermerge.finetune.evaluate import accuracy, evaluating
     from trt_layermerge.importance.distance import Distance
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.preprocess import Preprocess
-from trt_layermerge.finetune.images import Framing, Interpolation
+from trt_layermerge.data.images import Framing, Interpolation
 
 PRETRAINED = "pretrained"
 ONNX = ".onnx"
@@ -88,7 +88,7 @@ class PreprocessSection(Section):
 
 
 class DataSection(Section):
-    """Which images: a name, as ``finetune.names`` understands it.
+    """Which images: a name, as ``data.names`` understands it.
 
     Without labels (``images:DIR``, or an npz file of ``images`` alone) the original network is the
     only teacher, and no accuracy is reported.

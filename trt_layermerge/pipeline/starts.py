@@ -55,7 +55,7 @@ def reconstructed(context: Context, network: RelaxedNet) -> Json:
 
     Errors are the mean over output and changed blocks' ends, on training images held out from it.
     """
-    from trt_layermerge.finetune.data import draw, split
+    from trt_layermerge.data import draw, split
     from trt_layermerge.merge import Reconstruction, match_error, reconstruct
 
     section, device = context.recipe.finetune.reconstruct, context.recipe.device

@@ -11,10 +11,8 @@ from trt_layermerge.finetune.recipe import FinetuneRecipe, preset
 from trt_layermerge.pipeline.context import Context
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from trt_layermerge.finetune.loop import EpochRow, FinetuneResult
-    from trt_layermerge.finetune.ranks import Ranks
+    from trt_layermerge.finetune.processes import ProcessGroup
     from trt_layermerge.merge import RelaxedNet
 
 
@@ -41,7 +39,7 @@ def train(
     *,
     identity: str = "",
     on_epoch: Callable[[EpochRow], None] | None = None,
-    ranks: Ranks | None = None,
+    group: ProcessGroup | None = None,
 ) -> FinetuneResult:
     """Returns the history of a training in place, taught by the original network.
 
@@ -49,32 +47,27 @@ def train(
     """
     from trt_layermerge.finetune.loop import finetune
 
-    views, schedule = aids(context, network, recipe)
     return finetune(
         network,
         context.train,
         context.data("val"),
         recipe,
         teacher=context.model,
-        views=views,
-        schedule=schedule,
+        schedule=schedule_of(context, network),
         state_path=state_path,
         identity=identity,
         on_epoch=on_epoch,
         device=context.recipe.device,
-        ranks=ranks,
+        group=group,
     )
 
 
-def aids(
-    context: Context, network: RelaxedNet, recipe: FinetuneRecipe
-) -> tuple[tuple[nn.Module, nn.Module] | None, Callable[[float], None] | None]:
-    """Returns ``views`` and ``schedule`` of the training that the run's recipe describes."""
-    from trt_layermerge.merge import hold_activations, matched, set_linearity
+def schedule_of(context: Context, network: RelaxedNet) -> Callable[[float], None] | None:
+    """Returns what fades the activations that the run's recipe anneals; None where none are."""
+    from trt_layermerge.merge import hold_activations, set_linearity
 
     over = context.recipe.finetune.anneal
     held = hold_activations(network) if over else ()
     if over and not held:
         context.reporter.note("nothing is annealed: the plan keeps no two convolutions of a block")
-    views = matched(network, context.model) if recipe.feature_weight > 0 else None
-    return views, partial(set_linearity, held, over=over) if held else None
+    return partial(set_linearity, held, over=over) if held else None

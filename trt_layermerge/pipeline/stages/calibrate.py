@@ -25,7 +25,7 @@ from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.pipeline.stages.finetune import save_weights
 
 if TYPE_CHECKING:
-    from trt_layermerge.finetune.data import LabelledData
+    from trt_layermerge.data import LabelledData
     from trt_layermerge.quantize.choose import Quantized
     from trt_layermerge.quantize.preset import Preset
     from trt_layermerge.quantize.qdq import Ranges
@@ -160,7 +160,7 @@ class _Images:
 
     def batches(self) -> Iterator[NDArray[np.float32]]:
         """Yields what to calibrate on."""
-        from trt_layermerge.finetune.data import batches
+        from trt_layermerge.data import batches
 
         return (images.numpy() for images, _ in batches(self.fit, BATCH))
 
@@ -175,7 +175,7 @@ class _Images:
 def _images(context: Context) -> _Images:
     import torch
 
-    from trt_layermerge.finetune.data import Part, draw, split
+    from trt_layermerge.data import Part, draw, split
 
     preset, train, val = preset_of(context), context.train, context.data("val")
     judge: LabelledData

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from trt_layermerge.finetune.loop import EpochRow
-    from trt_layermerge.finetune.ranks import Ranks
+    from trt_layermerge.finetune.processes import ProcessGroup
 
 STATE = "finetune.state.safetensors"
 
@@ -56,7 +56,7 @@ def _run(context: Context) -> tuple[str, ...]:
             context.folder / STATE,
             identity=sha256_json(_settings(context)),
             on_epoch=tell,
-            ranks=context.together.call() if context.together else None,
+            group=context.together.call() if context.together else None,
         )
         rows = [row.to_json() for row in result.history]
         network.cpu().eval()
@@ -86,12 +86,12 @@ def _note_what_to_expect(context: Context, recipe: FinetuneRecipe | None) -> Non
         note("no accuracy is reported before verify: there are no labelled images to choose by")
 
 
-def assist(context: Context, ranks: Ranks) -> None:
+def assist(context: Context, group: ProcessGroup) -> None:
     """Trains with the process that does this stage, and has begun to train."""
     recipe = training_recipe(context)
     if recipe is not None:
         # the first process reads the state for all
-        train(context, context.relaxed(None), recipe, context.folder / STATE, ranks=ranks)
+        train(context, context.relaxed(None), recipe, context.folder / STATE, group=group)
 
 
 def save_weights(network: nn.Module, context: Context, name: str) -> None:

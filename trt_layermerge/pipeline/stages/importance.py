@@ -100,7 +100,7 @@ def scorer_of(context: Context) -> Callable[..., Scorer]:
     """Returns what makes the scorer of the recipe's method; all that it needs is loaded."""
     section = context.recipe.importance
     if section.method == "finetune":
-        from trt_layermerge.finetune.data import split
+        from trt_layermerge.data import split
         from trt_layermerge.importance.finetune import FinetuneScorer
 
         held_out, train = split(context.train, section.score_images, context.seed)
