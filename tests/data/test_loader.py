@@ -96,18 +96,19 @@ def test_how_many_processes_load(
 ) -> None:
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: range(64))
     photos, mine = opened(folder), DatasetData([(torch.zeros(3, 4, 4), 0)] * 9, "mine", ())
-    assert usual_workers(split(make_data(40), 30, 0)[0], 5, 100) == 0
+    array = split(make_data(40), 30, 0)[0]
+    assert [usual_workers(array, 5, 100, by_image) for by_image in (False, True)] == [0, WORKERS]
     for data in (photos, split(photos, 20, 0)[0], mine):
-        assert usual_workers(data, 5, 100) == WORKERS
-        assert usual_workers(data, 5, 3) == 2
-        assert usual_workers(data, 5, 1) == 0
+        assert usual_workers(data, 5, 100, False) == WORKERS
+        assert usual_workers(data, 5, 3, False) == 2
+        assert usual_workers(data, 5, 1, False) == 0
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: range(2))
-    assert usual_workers(photos, 5, 100) == 2
+    assert usual_workers(photos, 5, 100, False) == 2
     # A worker is two batches ahead: 5 images of 8 x 8 x 3 floats, twice.
     room = [1.5 * 2 * 5 * 8 * 8 * 3 * 4]
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": int(room[0])})())
     monkeypatch.setattr(module.os.path, "isdir", lambda _: True)
-    assert usual_workers(photos, 5, 100) == 1
+    assert usual_workers(photos, 5, 100, False) == 1
     assert "--ipc=host" in caplog.text
 
 

@@ -102,7 +102,7 @@ class Batches:
         drop_last: Leaves out a last batch that is smaller than ``size``.
         share: Number of this process, and how many share each batch.
         workers: Processes that load; by default as many as there are processors, 4 at most, and
-            none for arrays in memory.
+            none where arrays in memory are not changed image by image.
         pin: Whether images are on their way to a GPU.
     """
 
@@ -118,15 +118,17 @@ class Batches:
         pin: bool = False,
     ) -> None:
         self._order = Order(len(data), size, drop_last, share)
-        count = usual_workers(data, size, len(self._order)) if workers is None else workers
+        by_image = augmentation is not None and augmentation.by_image
+        if workers is None:
+            workers = usual_workers(data, size, len(self._order), by_image)
         self._loader: DataLoader[Any] = DataLoader(
             _Drawn(data, augmentation),
             batch_size=None,
             sampler=self._order,
-            num_workers=count,
+            num_workers=workers,
             collate_fn=_same,
             generator=torch.Generator(),  # else it would draw from the caller's
-            persistent_workers=count > 0,
+            persistent_workers=workers > 0,
             pin_memory=pin,
         )
 
@@ -226,11 +228,19 @@ def batch_of(item: Any) -> Batch:
     )
 
 
-def usual_workers(data: LabelledData, size: int, count: int) -> int:
-    """Returns how many processes load ``count`` batches of ``size`` images of a set."""
+def usual_workers(data: LabelledData, size: int, count: int, by_image: bool) -> int:
+    """Returns how many processes load ``count`` batches of ``size`` images of a set.
+
+    Args:
+        data: The set. Arrays in memory, and sets of other people's making, are read at once.
+        size: Images a batch.
+        count: Batches in all.
+        by_image: Whether images are changed one by one.
+    """
     source = stored(data)
     rows, columns = getattr(source, "size", (0, 0))
-    if isinstance(source, ArrayData) or not (rows or isinstance(source, DatasetData)):
+    slow = rows and (by_image or not isinstance(source, ArrayData))
+    if not slow and not isinstance(source, DatasetData):
         return 0
     wanted = max(0, min(WORKERS, len(os.sched_getaffinity(0)), count - 1))
     if rows and os.path.isdir(SHARED):
