@@ -21,11 +21,12 @@ from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.preprocess import Preprocess
+from trt_layermerge.data import images
+from trt_layermerge.data.folders import framed
+from trt_layermerge.data.sources import ArrayData
 from trt_layermerge.export.onnx import export_bytes
-from trt_layermerge.finetune import images
 from trt_layermerge.finetune.loop import finetune
 from trt_layermerge.finetune.recipe import FinetuneRecipe
-from trt_layermerge.finetune.sources import ArrayData
 from trt_layermerge.kinds import enumerate_candidates
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.merge import collapse, relax, repair
@@ -115,7 +116,8 @@ def photos(width: int, height: int, count: int, gap: float) -> tuple[Work, int]:
     def work() -> None:
         usual, images.GAP = images.GAP, gap
         try:
-            images.decode_all(contents, images.Framing((224, 224)))
+            for path, content in contents:
+                framed(images.read_image(path, content, 224), images.Framing((224, 224)))
         finally:
             images.GAP = usual
 

@@ -7,13 +7,16 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from trt_layermerge.core.preprocess import Preprocess
+from trt_layermerge.data import holdout
+from trt_layermerge.data.augment import BATCH_KINDS, IMAGE_KINDS, parse_augment
+from trt_layermerge.data.lists import read_list
+from trt_layermerge.data.names import FORMS, parse_name
+from trt_layermerge.data.sources import ArrayData
 from trt_layermerge.errors import UsageError
-from trt_layermerge.finetune import holdout
-from trt_layermerge.finetune.augment import parse_augment
-from trt_layermerge.finetune.lists import read_list
-from trt_layermerge.finetune.names import FORMS, parse_name
 from trt_layermerge.pipeline.recipe import load_recipe
 
 TEXT = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
@@ -41,7 +44,7 @@ def test_the_recipe_is_one(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_what_is_promised(tmp_path: Path) -> None:
-    (line,) = re.findall(r"^python -m trt_layermerge\.finetune\.holdout (.*)$", TEXT, re.M)
+    (line,) = re.findall(r"^python -m trt_layermerge\.data\.holdout (.*)$", TEXT, re.M)
     words = shlex.split(line)
     for name in ("ant", "bee"):
         (tmp_path / words[0] / name).mkdir(parents=True)
@@ -62,4 +65,6 @@ def test_augmentations_that_are_named_exist() -> None:
     section = TEXT.partition("### Augmentation")[2].partition("###")[0]
     named = re.findall(r"`((?:[a-z]+:[\d.]+)|flip)`", section)
     assert len(named) >= 8
-    assert parse_augment([n for n in named if not n.startswith("randaugment")]) is not None
+    data = ArrayData(torch.zeros(1, 3, 8, 8).byte(), None, (), Preprocess())
+    assert parse_augment(named, data) is not None
+    assert {name.partition(":")[0] for name in named} == {*BATCH_KINDS, *IMAGE_KINDS}

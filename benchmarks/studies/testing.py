@@ -25,8 +25,8 @@ from benchmarks.studies.training import (
     weights_of,
 )
 from benchmarks.studies.workers import Clock
+from trt_layermerge.data import LabelledData
 from trt_layermerge.errors import UsageError
-from trt_layermerge.finetune.data import LabelledData
 from trt_layermerge.finetune.evaluate import NotANumberError, predict
 from trt_layermerge.merge import collapse
 from trt_layermerge.models.weights import fill

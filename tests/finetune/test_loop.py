@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
-from tests.finetune.helpers import PREPROCESS
+from tests.data.helpers import PREPROCESS
+from trt_layermerge.data import Framing, LabelledData, Part, open_data
+from trt_layermerge.data.sources import ArrayData
 from trt_layermerge.errors import (
     CorruptInputError,
     DeviceError,
@@ -23,12 +27,10 @@ from trt_layermerge.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from trt_layermerge.finetune.data import LabelledData, Part
 from trt_layermerge.finetune.evaluate import accuracy, predict
 from trt_layermerge.finetune.loop import EpochRow, finetune
 from trt_layermerge.finetune.norms import batch_norms, reestimate
 from trt_layermerge.finetune.recipe import FinetuneRecipe
-from trt_layermerge.finetune.sources import ArrayData
 
 MakeData = Callable[..., LabelledData]
 MakeNet = Callable[..., nn.Module]
@@ -310,6 +312,127 @@ def test_one_sgd_step_by_hand(make_data: MakeData) -> None:
     torch.testing.assert_close(
         net.layer.bias, layer.bias - 0.5 * 1.9 * layer.bias.grad, rtol=1e-4, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("all_decay", [False, True])
+def test_weight_decay_spares_normalisations_and_biases(
+    make_data: MakeData, make_net: MakeNet, optimiser: Any, all_decay: bool
+) -> None:
+    class Deaf(nn.Module):
+        """Gives logits that depend on no parameter, so that decay alone moves them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = make_net()
+            nn.init.constant_(self.net[6].bias, 0.5)
+            nn.init.constant_(self.net[1].bias, 0.5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3)) + 0 * self.net(x)
+
+    net, decay = Deaf(), 0.1
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    recipe = replace(
+        PLAIN, epochs=1, batch=40, optimiser=optimiser, lr=0.5, weight_decay=decay, momentum=0.0,
+        nesterov=False, warmup_epochs=0, decay_bn_bias=all_decay,
+    )  # fmt: skip
+    finetune(net, make_data(40), None, recipe)
+    shrunk = {n for n, p in net.named_parameters() if not torch.equal(p, before[n])}
+    weights, flat = {"net.0.weight", "net.6.weight"}, {"net.1.weight", "net.1.bias", "net.6.bias"}
+    assert shrunk == (weights | flat if all_decay else weights)
+    for name in shrunk:
+        moved = dict(net.named_parameters())[name]
+        torch.testing.assert_close(moved, before[name] * (1 - 0.5 * decay), rtol=1e-5, atol=1e-7)
+
+
+def loader_of(data: LabelledData, batch: int = 10, *, labels: bool = True) -> DataLoader[Any]:
+    images, numbers = data.batch(torch.arange(len(data)))
+    dataset = TensorDataset(images, numbers) if labels else TensorDataset(images)
+    return DataLoader(dataset, batch, shuffle=True)
+
+
+def test_a_loader_of_ones_own_trains_judges_and_resumes(
+    make_data: MakeData, make_net: MakeNet, tmp_path: Path
+) -> None:
+    train, val = loader_of(make_data(125, 1)), loader_of(make_data(60, 2))
+    recipe = replace(PLAIN, epochs=12)
+    before, net = torch.get_rng_state(), make_net()
+    result = finetune(net, train, val, recipe)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert result.val_accuracy == accuracy(net, make_data(60, 2)) == accuracy(net, val) > 0.9
+    resumed, state = make_net(), tmp_path / "s"
+    with pytest.raises(Stop):
+        finetune(make_net(), train, val, recipe, state_path=state, on_epoch=stop_after(5))
+    rest = finetune(resumed, train, val, recipe, state_path=state)
+    assert rest.resumed_epochs == 5
+    assert_same(values(net), values(resumed))
+
+
+def test_what_a_loader_gives_is_not_changed_and_counts_whole(
+    make_data: MakeData, make_net: MakeNet
+) -> None:
+    """Batches of another size and augmentation in the recipe play no part."""
+    images, labels = make_data(25).batch(torch.arange(25))
+    seen: list[torch.Tensor] = []
+    net = make_net()
+    net[0].register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]))
+    given = [(images[:20], labels[:20]), [images[20:], labels[20:], "names"]]
+    recipe = replace(PLAIN, epochs=2, batch=7, augment=("shift:2",))
+    told: list[float] = []
+    result = finetune(net, given, None, recipe, schedule=told.append)
+    assert told == [0, 0.25, 0.5, 0.5, 0.75, 1.0, 1.0]
+    assert [len(x) for x in seen] == [20, 5] * 2 and torch.equal(torch.cat(seen[:2]), images)
+    assert [row.val_accuracy for row in result.history] == [None, None]
+
+
+def test_images_alone_are_for_a_teacher(make_data: MakeData, make_net: MakeNet) -> None:
+    loader = loader_of(make_data(40), labels=False)
+    with pytest.raises(UsageError, match="the loader gives no labels"):
+        finetune(make_net(), loader, None, replace(PLAIN, epochs=1))
+    recipe = replace(PLAIN, epochs=20, distill_weight=1.0)
+    student, teacher = make_net(1), make_net(9)
+    result = finetune(student, loader, loader, recipe, teacher=teacher)
+    assert result.history[-1].loss < 0.3 * result.history[0].loss
+    assert result.val_accuracy is None
+    bare = [x for (x,) in loader]
+    assert finetune(make_net(), bare, None, recipe, teacher=teacher).history[-1].loss < 1
+
+
+def test_a_metric_is_reported_in_the_place_of_the_accuracy(
+    make_data: MakeData, make_net: MakeNet
+) -> None:
+    judged: list[bool] = []
+
+    def metric(network: nn.Module) -> float:
+        judged.append(network.training or torch.is_grad_enabled())
+        return 40.0 + len(judged)
+
+    for val in (None, make_data(20)):
+        judged.clear()
+        result = finetune(make_net(), make_data(40), val, replace(PLAIN, epochs=2), metric=metric)
+        assert [row.val_accuracy for row in result.history] == [41.0, 42.0]
+        assert result.val_accuracy == 42.0 and judged == [False, False]
+
+
+def test_folders_are_loaded_by_processes_while_training(make_net: MakeNet, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(36):
+        (tmp_path / "d" / "rgb"[i % 3]).mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 120, (12, 16, 3), dtype=np.uint8)
+        pixels[..., i % 3] += 100
+        Image.fromarray(pixels).save(tmp_path / "d" / "rgb"[i % 3] / f"{i:02}.jpg")
+    data = open_data(f"imagefolder:{tmp_path / 'd'}", PREPROCESS, framing=Framing((8, 8)))
+    recipe = replace(PLAIN, epochs=10, batch=6, augment=("crop:0.3", "flip", "jitter:0.2"))
+    nets = [make_net(), make_net(), make_net()]
+    results = [
+        finetune(net, data, data, recipe, workers=workers)
+        for net, workers in zip(nets, (0, 2, None), strict=True)
+    ]
+    assert_same(values(nets[0]), values(nets[1]))
+    assert_same(values(nets[0]), values(nets[2]))
+    assert results[0].val_accuracy == results[1].val_accuracy
+    assert results[0].val_accuracy is not None and results[0].val_accuracy > 0.9
 
 
 def test_the_running_mean_is_kept_and_judged(make_data: MakeData, make_net: MakeNet) -> None:

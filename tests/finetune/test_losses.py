@@ -1,8 +1,7 @@
-"""Losses by hand, and trainings by teacher alone, by values within, and along a schedule."""
+"""Losses by hand, and trainings by teacher alone and along a schedule."""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,17 +9,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
-from tests.finetune.helpers import PREPROCESS, save_images
-from trt_layermerge.errors import CorruptInputError, DivergedError, UsageError
-from trt_layermerge.finetune.data import LabelledData, batches, open_data
+from tests.data.helpers import PREPROCESS, save_images
+from trt_layermerge.data import LabelledData, batches, open_data
+from trt_layermerge.data.sources import ArrayData
+from trt_layermerge.errors import (
+    CorruptInputError,
+    DivergedError,
+    UnsupportedModelError,
+    UsageError,
+)
 from trt_layermerge.finetune.evaluate import accuracy, known_accuracy
 from trt_layermerge.finetune.loop import finetune
-from trt_layermerge.finetune.losses import checked, feature_error, training_loss
+from trt_layermerge.finetune.losses import checked, logits_of, training_loss
 from trt_layermerge.finetune.recipe import FinetuneRecipe
-from trt_layermerge.finetune.sources import ArrayData
 
 MakeNet = Callable[..., nn.Module]
 
@@ -38,28 +42,26 @@ def unlabelled(tmp_path: Path, count: int = 40) -> ArrayData:
 
 
 def test_the_loss_is_that_of_its_formula() -> None:
-    recipe = FinetuneRecipe(distill_weight=0.75, temperature=2.0, feature_weight=3.0)
-    mine, theirs = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]])
-    found = training_loss((LOGITS, mine), LABELS, (SOFT, theirs), recipe)
+    recipe = FinetuneRecipe(distill_weight=0.75, temperature=2.0)
+    found = training_loss(LOGITS, LABELS, SOFT, recipe)
     hard = -sum(math.log(row.softmax(0)[y]) for row, y in zip(LOGITS, LABELS, strict=True)) / 2
     p, q = (SOFT / 2).softmax(1), (LOGITS / 2).softmax(1)
     soft = float((p * (p / q).log()).sum()) / 2
-    features = ((1 - 0) ** 2 + (2 - 4) ** 2) / 2 / 8  # the variance of 0 and 4 is 8
-    assert float(found) == pytest.approx(0.25 * hard + 0.75 * 4 * soft + 3 * features, rel=1e-6)
+    assert float(found) == pytest.approx(0.25 * hard + 0.75 * 4 * soft, rel=1e-6)
 
 
 def test_labels_count_alone_without_a_teacher_and_not_at_all_beside_a_full_one() -> None:
-    alone = training_loss((LOGITS,), LABELS, (), FinetuneRecipe(distill_weight=0.0))
+    alone = training_loss(LOGITS, LABELS, None, FinetuneRecipe(distill_weight=0.0))
     assert torch.equal(alone, F.cross_entropy(LOGITS, LABELS))
     full = FinetuneRecipe(distill_weight=1.0)
-    with_labels = training_loss((LOGITS,), LABELS, (SOFT,), full)
-    assert torch.equal(with_labels, training_loss((LOGITS,), None, (SOFT,), full))
+    with_labels = training_loss(LOGITS, LABELS, SOFT, full)
+    assert torch.equal(with_labels, training_loss(LOGITS, None, SOFT, full))
 
 
-def test_features_of_the_original_have_no_error() -> None:
-    values = [torch.randn(2, 3, 4, 4), torch.zeros(2, 5)]
-    assert float(feature_error(values, values)) == 0.0
-    assert float(feature_error([values[0] + 1], values[:1])) > 0.5
+def test_what_is_no_logits_is_told() -> None:
+    for output, told in ((torch.ones(3), r"gives \(3,\)"), ((LOGITS, SOFT), "gives tuple")):
+        with pytest.raises(UnsupportedModelError, match=f"{told}, and logits"):
+            logits_of(output)
 
 
 def test_a_loss_that_is_no_number_is_told_by_when_it_comes() -> None:
@@ -94,35 +96,6 @@ def test_labels_that_are_needed_and_not_there_are_asked_for(
     recipe = replace(TAUGHT, distill_weight=0.9)
     with pytest.raises(UsageError, match=r"finetune\.options\.distill_weight to 1"):
         finetune(make_net(), unlabelled(tmp_path), None, recipe, teacher=make_net())
-
-
-class View(nn.Module):
-    """A network of ``make_net`` that returns its feature map, too."""
-
-    def __init__(self, network: nn.Sequential) -> None:
-        super().__init__()
-        self.body, self.head = network[:3], network[3:]
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        values = self.body(x)
-        return self.head(values), values
-
-
-def test_values_within_are_learnt_where_the_recipe_compares_them(
-    tmp_path: Path, make_net: MakeNet
-) -> None:
-    data, teacher, errors = unlabelled(tmp_path), make_net(2).eval(), {}
-    images = data.batch(torch.arange(len(data)))[0]
-    for weight in (0.0, 10.0):
-        student = make_net(1)
-        recipe = replace(TAUGHT, epochs=20, feature_weight=weight)
-        views = View(student), View(copy.deepcopy(teacher))
-        finetune(student, data, None, recipe, teacher=teacher, views=views)
-        with torch.no_grad():
-            errors[weight] = float(feature_error([student[:3](images)], [teacher[:3](images)]))
-    assert errors[10.0] < 0.5 * errors[0.0]
-    with pytest.raises(UsageError, match="feature_weight to 0"):
-        finetune(make_net(), data, None, recipe, teacher=teacher)
 
 
 def test_the_schedule_hears_every_step_and_ends_at_one(tmp_path: Path, make_net: MakeNet) -> None:

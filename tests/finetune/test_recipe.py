@@ -60,6 +60,7 @@ def test_json_round_trip(name: str) -> None:
         {"grad_clip": 0.0},
         {"bn": "drop"},
         {"learning_rate": 1.0},
+        {"feature_weight": 1.0},
         {"lr": "fast"},
     ],
 )

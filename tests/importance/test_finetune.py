@@ -13,11 +13,11 @@ from tests.plans import composed, fitted
 from trt_layermerge.core.candidate import original_candidate
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.preprocess import Preprocess
-from trt_layermerge.finetune.data import split
+from trt_layermerge.data import split
+from trt_layermerge.data.sources import ArrayData
 from trt_layermerge.finetune.evaluate import accuracy
 from trt_layermerge.finetune.loop import finetune
 from trt_layermerge.finetune.recipe import FinetuneRecipe
-from trt_layermerge.finetune.sources import ArrayData
 from trt_layermerge.importance.finetune import FinetuneScorer, reinitialise
 from trt_layermerge.merge.relax import relax
 from trt_layermerge.tracing import trace

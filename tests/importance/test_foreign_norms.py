@@ -1,4 +1,4 @@
-"""Networks whose normalisation is more than one, as timm's are: scored, and never folded wrongly."""
+"""Networks whose normalisation is more than one, as timm's: scored, and never folded wrongly."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ def test_a_norm_with_its_activation_inside_is_folded_and_the_activation_runs(nam
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize(
-    ("conv", "norm"), [(nn.Conv2d, ScaledBN), (Standardised, nn.BatchNorm2d)]
-)
+@pytest.mark.parametrize(("conv", "norm"), [(nn.Conv2d, ScaledBN), (Standardised, nn.BatchNorm2d)])
 def test_what_computes_more_than_its_weights_say_is_not_folded(
     conv: type[nn.Conv2d], norm: type[nn.BatchNorm2d]
 ) -> None:

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from tests.pipeline import tiny
+from trt_layermerge.data import holdout
 from trt_layermerge.errors import UsageError
-from trt_layermerge.finetune import holdout
 from trt_layermerge.pipeline.data_files import data_inputs, refuse_overlaps, same_files
 from trt_layermerge.pipeline.recipe import load_recipe
 

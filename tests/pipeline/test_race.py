@@ -19,8 +19,8 @@ from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.jsonio import read_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable
+from trt_layermerge.data import LabelledData, batches
 from trt_layermerge.finetune import loop
-from trt_layermerge.finetune.data import LabelledData, batches
 from trt_layermerge.finetune.evaluate import accuracy
 from trt_layermerge.finetune.loop import EpochRow, FinetuneResult
 from trt_layermerge.finetune.recipe import FinetuneRecipe

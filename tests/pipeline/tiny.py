@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from trt_layermerge.core.preprocess import Preprocess
-from trt_layermerge.finetune.data import batches, open_data
+from trt_layermerge.data import batches, open_data
 from trt_layermerge.models.networks import load_network
 from trt_layermerge.pipeline.api import run_recipe
 from trt_layermerge.pipeline.options import RunOptions, StageState

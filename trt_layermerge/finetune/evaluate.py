@@ -10,31 +10,50 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from trt_layermerge.data.loader import Images, pairs
+from trt_layermerge.data.sets import LabelledData
 from trt_layermerge.errors import CorruptInputError, UnsupportedModelError, UsageError
-from trt_layermerge.finetune.data import LabelledData, batches
+
+BATCH = 100
+"""Images that are evaluated at once: enough for any processor, little for loading processes."""
 
 
 class NotANumberError(CorruptInputError):
     """A network whose answers or loss are not finite numbers from the start."""
 
 
-def accuracy(model: nn.Module, data: LabelledData, batch: int = 500) -> float:
+def accuracy(model: nn.Module, data: Images, batch: int = BATCH) -> float:
     """Returns the fraction of images whose largest logit is that of the label.
 
+    Args:
+        model: Gives logits ``(N, classes)``; it is evaluated where its parameters are.
+        data: A set of images, or any iterable of batches ``(images, labels)``.
+        batch: Images that are evaluated at once; a loader's batches stay as they are.
+
     Raises:
-        UsageError: If the images have no labels.
+        UsageError: If the images have no labels, or there are none.
         UnsupportedModelError: If the outputs are not ``(N, K)``.
         CorruptInputError: If an output is NaN, or a label is beyond the classes.
     """
-    if not data.labelled:
+    found = known_accuracy(model, data, batch)
+    if found is None:
         raise UsageError("accuracy needs labels, and these images have none; name some that do")
-    pairs = _guesses(model, data, batch)
-    return sum(int((g == label).sum()) for g, label in pairs if label is not None) / len(data)
+    return found
 
 
-def known_accuracy(model: nn.Module, data: LabelledData | None) -> float | None:
+def known_accuracy(model: nn.Module, data: Images | None, batch: int = BATCH) -> float | None:
     """Returns the accuracy, or None where there are no images or no labels. Raises likewise."""
-    return accuracy(model, data) if data is not None and data.labelled else None
+    if data is None or (isinstance(data, LabelledData) and not data.labelled):
+        return None
+    right, images = 0, 0
+    for guess, labels in _guesses(model, data, batch):
+        if labels is None:
+            return None
+        right += int((guess == labels.to(guess.device)).sum())
+        images += len(guess)
+    if not images:
+        raise UsageError("accuracy needs images, and the loader gives none; give one anew")
+    return right / images
 
 
 def check_labels(labels: Tensor, logits: Tensor) -> None:
@@ -51,7 +70,7 @@ def check_labels(labels: Tensor, logits: Tensor) -> None:
         )
 
 
-def predict(model: nn.Module, data: LabelledData, batch: int = 500) -> NDArray[np.int64]:
+def predict(model: nn.Module, data: LabelledData, batch: int = BATCH) -> NDArray[np.int64]:
     """Returns the predicted label of every image, ``(N,)``, in order. Raises as ``accuracy``."""
     found = torch.cat([guess for guess, _ in _guesses(model, data, batch)])
     return np.asarray(found.numpy(), dtype=np.int64)
@@ -70,13 +89,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _guesses(
-    model: nn.Module, data: LabelledData, batch: int
-) -> Iterator[tuple[Tensor, Tensor | None]]:
+def _guesses(model: nn.Module, data: Images, batch: int) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yields predicted and true labels, on the CPU."""
     first = next(model.parameters(), None)
     device = torch.device("cpu") if first is None else first.device
-    for images, labels in batches(data, batch):
+    for images, labels in pairs(data, batch):
         with evaluating(model):
             logits = model(images.to(device))
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):

@@ -1,11 +1,13 @@
-"""Trains a relaxed network, in steps that resume bit for bit."""
+"""Trains a relaxed network; a training that was ended goes on from its last whole epoch."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,22 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from trt_layermerge.core.jsonio import damage
+from trt_layermerge.data.augment import parse_augment, seed_of
+from trt_layermerge.data.loader import Batch, Batches, GivenBatches, Images
+from trt_layermerge.data.sets import LabelledData, Part
 from trt_layermerge.errors import DivergedError, UsageError
-from trt_layermerge.finetune.augment import parse_augment
-from trt_layermerge.finetune.data import LabelledData, batches, preprocess_of
 from trt_layermerge.finetune.device import device_named, layout_of
-from trt_layermerge.finetune.evaluate import NotANumberError, accuracy, check_labels
-from trt_layermerge.finetune.losses import checked, taught, training_loss
+from trt_layermerge.finetune.evaluate import (
+    NotANumberError,
+    check_labels,
+    evaluating,
+    known_accuracy,
+)
+from trt_layermerge.finetune.losses import checked, logits_of, taught, training_loss
 from trt_layermerge.finetune.norms import batch_norms, reestimate
 from trt_layermerge.finetune.optimiser import make_optimiser, optimiser_tensors, restore_optimiser
-from trt_layermerge.finetune.ranks import (
-    Alone,
-    Ranks,
-    floating,
-    own_augment,
-    part_of_batches,
-    part_of_images,
-)
+from trt_layermerge.finetune.processes import ProcessGroup
 from trt_layermerge.finetune.recipe import FinetuneRecipe, learning_rate
 from trt_layermerge.finetune.state import (
     Tensors,
@@ -43,13 +44,13 @@ log = logging.getLogger(__name__)
 Schedule: TypeAlias = Callable[[float], None]
 """Told the share of the training that is done, before every step and after every epoch."""
 
-Views: TypeAlias = tuple[nn.Module, nn.Module]
-"""Student and teacher, each returning its logits followed by values within it, as a tuple."""
+Metric: TypeAlias = Callable[[nn.Module], float]
+"""What tells how good a network is, in eval mode, on the training's device."""
 
 
 @dataclass(frozen=True, slots=True)
 class EpochRow:
-    """One epoch: mean training loss, accuracy on ``val`` as a fraction, time spent."""
+    """One epoch: mean training loss, accuracy on ``val`` (or the metric), time spent."""
 
     epoch: int
     loss: float
@@ -67,7 +68,7 @@ class FinetuneResult:
 
     Attributes:
         history: One row an epoch, those of an earlier, interrupted call included.
-        val_accuracy: Of the weights left in the network, or None without ``val``.
+        val_accuracy: Of the weights left in the network (or the metric); None without ``val``.
         resumed_epochs: Epochs that an earlier call had already done.
     """
 
@@ -78,36 +79,40 @@ class FinetuneResult:
 
 def finetune(
     student: nn.Module,
-    train: LabelledData,
-    val: LabelledData | None,
+    train: Images,
+    val: Images | None,
     recipe: FinetuneRecipe,
     *,
     teacher: nn.Module | None = None,
-    views: Views | None = None,
+    metric: Metric | None = None,
     schedule: Schedule | None = None,
     state_path: Path | None = None,
     identity: str = "",
     on_epoch: Callable[[EpochRow], None] | None = None,
     device: str = "cpu",
-    ranks: Ranks | None = None,
+    group: ProcessGroup | None = None,
     stop_after: int | None = None,
-    metric: Any = None,
+    workers: int | None = None,
 ) -> FinetuneResult:
     """Returns the history of a training; ``student`` is trained in place, on ``device``.
 
     The last epoch's weights are kept (or their running mean, ``ema_decay``): ``val`` is only
     reported, nothing is selected by it. With ``state_path``, the state is written after every
     epoch; the same call with the same start continues from it, and ends, on a CPU with the same
-    number of threads, with the very same bits. The state of another start, recipe or
-    ``identity`` is renamed.
+    number of threads, with the very same bits (if a loader of one's own draws from torch's
+    generator or from none). The state of another start, recipe or ``identity`` is renamed.
 
     Args:
         student: The network at its start.
-        train: Images to train on.
-        val: Images to report the accuracy of, or None; nothing is reported without labels.
+        train: Images to train on: a set, whose images are shuffled and changed as the recipe says;
+            or batches, which are used as they are, from anything that can be iterated over anew
+            every epoch, such as a DataLoader. A batch is a tensor ``(N, C, H, W)``, or a tuple or
+            list of that and labels ``(N,)``. Without a length, batches are counted by one pass.
+        val: Images to report the accuracy of, a set or batches with labels, or None; nothing is
+            reported without labels.
         recipe: How to train.
         teacher: The original network, needed where the recipe distils; moved to ``device``.
-        views: What ``feature_weight`` compares; the first shares its modules with ``student``.
+        metric: Reported in the place of the accuracy.
         schedule: What else changes in the course of the training, such as activations that are
             annealed; at 1 it must leave the network as it is to be kept.
         state_path: File of the unfinished training.
@@ -115,30 +120,34 @@ def finetune(
             files: a training on others is not continued.
         on_epoch: Called after every epoch, when its state is on the disk.
         device: Name of a torch device.
-        ranks: The processes that train together, each calling this with the same arguments and
+        group: The processes that train together, each calling this with the same arguments and
             computing where its ``device`` says; None for this one alone. Only the first one reads
             and writes the state. A training may be continued by another number of processes.
         stop_after: Epochs after which it ends early, at a learning rate that is still high.
+        workers: Processes that load the images of a set; None for the usual number.
 
     Raises:
-        UsageError: If the recipe distils without a teacher, compares values without ``views`` or
-            needs labels where there are none, or a batch has fewer images than there are processes.
+        UsageError: If the recipe distils without a teacher or needs labels where there are none,
+            a batch has fewer images than there are processes, or ``train`` gives no batches.
         DivergedError: If the loss is no longer finite.
         CorruptInputError: If the state is damaged, a label is beyond the network's classes, or
             the first loss is not finite.
         DeviceError: If the state cannot be written, or the device is not there.
     """
-    _check(recipe, train, teacher, views)
-    ranks = ranks or Alone(device_named(device))
-    answering = (student, teacher)
-    if views is not None and recipe.feature_weight > 0:
-        answering = views
-    training = _Training(student, train, val, recipe, answering, ranks, identity, schedule)
+    if recipe.distill_weight > 0 and teacher is None:
+        raise UsageError(
+            f"the recipe distils with weight {recipe.distill_weight:g}, but no teacher is given; "
+            "give the original network, or set distill_weight to 0"
+        )
+    check_teaching(recipe, train)
+    group = group or ProcessGroup(device_named(device))
+    feed = _feed(train, recipe, group, workers)
+    training = _Training(student, feed, val, recipe, teacher, metric, group, identity, schedule)
     done = training.resume(state_path) if state_path else 0
     last = recipe.epochs if stop_after is None else min(stop_after, recipe.epochs)
     for epoch in range(done, last):
         row = training.epoch(epoch)
-        if state_path and ranks.index == 0:
+        if state_path and group.index == 0:
             training.save(state_path)
         if on_epoch:
             on_epoch(row)
@@ -148,30 +157,61 @@ def finetune(
     return FinetuneResult(rows, final, done)
 
 
-def _check(
-    recipe: FinetuneRecipe, train: LabelledData, teacher: nn.Module | None, views: Views | None
-) -> None:
-    """Refuses what a recipe needs and does not get. Raises ``UsageError``."""
-    if recipe.distill_weight > 0 and teacher is None:
-        raise UsageError(
-            f"the recipe distils with weight {recipe.distill_weight:g}, but no teacher is given; "
-            "give the original network, or set distill_weight to 0"
-        )
-    if recipe.feature_weight > 0 and views is None:
-        raise UsageError(
-            "the recipe compares values within the networks (feature_weight), but they are not "
-            "given (views); set feature_weight to 0"
-        )
-    check_teaching(recipe, train)
-
-
-def check_teaching(recipe: FinetuneRecipe, train: LabelledData) -> None:
-    """Refuses to learn from labels where there are none. Raises ``UsageError``."""
-    if recipe.distill_weight < 1 and not train.labelled:
+def check_teaching(recipe: FinetuneRecipe, train: Images) -> None:
+    """Refuses to learn from labels where a set has none. Raises ``UsageError``."""
+    if recipe.distill_weight < 1 and isinstance(train, LabelledData) and not train.labelled:
         raise UsageError(
             "the training images have no labels, so only the original network can teach; set "
             "finetune.options.distill_weight to 1, or give images with labels"
         )
+
+
+@dataclass(frozen=True)
+class _Feed:
+    """What a training reads.
+
+    Attributes:
+        batches: Of the training.
+        plain: The images as evaluation sees them.
+        images: How many images or, of a loader, batches.
+        size: Images of a whole batch, which the processes share; None if they are not shared.
+    """
+
+    batches: Batches | GivenBatches
+    plain: Callable[[], Iterable[Batch]]
+    images: int
+    size: int | None
+
+
+def _feed(train: Images, recipe: FinetuneRecipe, group: ProcessGroup, workers: int | None) -> _Feed:
+    if not isinstance(train, LabelledData):
+        if group.count > 1:
+            raise UsageError(
+                "several processes share the images of a set (npz:, imagefolder:, ...), and this "
+                "is a loader of your own; train in one process, or give a set"
+            )
+        given = GivenBatches(train)
+        return _Feed(given, lambda: given.drawn(None), len(given), None)
+    size = min(recipe.batch, len(train))
+    if size < group.count:
+        raise UsageError(
+            f"{group.count} processes cannot share batches of {size} images; start fewer"
+        )
+    share = (group.index, group.count)
+    drawn = Batches(
+        train,
+        size,
+        augmentation=parse_augment(recipe.augment, train),
+        drop_last=True,
+        share=share,
+        workers=workers,
+        pin=group.device.type == "cuda",
+    )
+
+    def plain() -> Iterable[Batch]:
+        return Batches(train, size, share=share, workers=workers).drawn(None)
+
+    return _Feed(drawn, plain, len(train), size)
 
 
 class _Training:
@@ -180,33 +220,27 @@ class _Training:
     def __init__(
         self,
         student: nn.Module,
-        train: LabelledData,
-        val: LabelledData | None,
+        feed: _Feed,
+        val: Images | None,
         recipe: FinetuneRecipe,
-        answering: tuple[nn.Module, nn.Module | None],
-        ranks: Ranks,
+        teacher: nn.Module | None,
+        metric: Metric | None,
+        group: ProcessGroup,
         identity: str,
         schedule: Schedule | None,
     ) -> None:
-        device, (mine, teacher) = ranks.device, answering
-        self.run = fingerprint(student, recipe, len(train), teacher is not None, identity)
+        device = group.device
+        self.run = fingerprint(student, recipe, feed.images, teacher is not None, identity)
         self.layout = layout_of(device)
         self.student = student.to(device).to(memory_format=self.layout)
-        self.train, self.val = train, val
-        self.network = ranks.wrap(mine.to(device))
-        listens = recipe.distill_weight > 0 or recipe.feature_weight > 0
+        self.feed, self.val, self.metric = feed, val, metric
+        self.network = group.wrap(self.student)
         self.teacher = None
-        if teacher and listens:
+        if teacher and recipe.distill_weight > 0:
             self.teacher = teacher.to(device).to(memory_format=self.layout)
         self.schedule = schedule
-        self.recipe, self.device, self.ranks = recipe, device, ranks
-        self.batch = min(recipe.batch, len(train))
-        if self.batch < ranks.count:
-            raise UsageError(
-                f"{ranks.count} processes cannot share batches of {self.batch} images; start fewer"
-            )
-        self.steps = len(train) // self.batch
-        self.augment = own_augment(parse_augment(recipe.augment, preprocess_of(train)), ranks)
+        self.recipe, self.device, self.group = recipe, device, group
+        self.steps = len(feed.batches)
         self.optimiser = make_optimiser(student, recipe)
         self.mean: Tensors = {}
         if recipe.ema_decay is not None:
@@ -215,7 +249,7 @@ class _Training:
 
     def resume(self, path: Path) -> int:
         """Continues from a state; returns the number of epochs it had done."""
-        state = self.ranks.share(load_state(path, self.run) if self.ranks.index == 0 else None)
+        state = self.group.share(load_state(path, self.run) if self.group.index == 0 else None)
         if state is None:
             return 0
         with damage(path):
@@ -246,41 +280,47 @@ class _Training:
         if self.recipe.bn == "freeze":
             for norm in batch_norms(self.student):
                 norm.eval()
-        seed = self.recipe.seed * 1_000_003 + epoch
-        part = part_of_batches(self.train, self.ranks)
-        pairs = batches(part, self.batch, seed=seed, augment=self.augment, drop_last=True)
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed + (self.ranks.index << 32))
-            for step, (images, labels) in enumerate(pairs, epoch * self.steps):
-                labels = None if labels is None else labels.to(self.device)
-                images = images.to(self.device, memory_format=self.layout)
-                total += self._step(step, images, labels)
+        seed, done = self.recipe.seed * 1_000_003 + epoch, 0
+        with _drawing_from(seed_of(seed, self.group.index), self.device):
+            found = islice(self.feed.batches.drawn(seed), self.steps)
+            for step, (images, labels) in enumerate(found, epoch * self.steps):
+                total += self._step(step, *self._placed(images, labels))
+                done += 1
         self._tell((epoch + 1) / self.recipe.epochs)
         self._level()
         seconds = time.perf_counter() - started
-        row = EpochRow(epoch + 1, total / self.steps, self.judge(), seconds)
+        row = EpochRow(epoch + 1, total / max(done, 1), self.judge(), seconds)
         self.history.append(row)
         return row
+
+    def _placed(self, images: Tensor, labels: Tensor | None) -> Batch:
+        """Returns a batch on the device."""
+        labels = None if labels is None else labels.to(self.device, non_blocking=True)
+        return images.to(self.device, non_blocking=True, memory_format=self.layout), labels
 
     def _step(self, step: int, images: Tensor, labels: Tensor | None) -> float:
         """Makes one step of the optimiser; returns the loss before it."""
         self._tell(step / (self.recipe.epochs * self.steps))
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.recipe, step, self.steps)
+        for settings in self.optimiser.param_groups:
+            settings["lr"] = learning_rate(self.recipe, step, self.steps)
         with torch.autocast(
             self.device.type, torch.bfloat16, self.recipe.amp and self.device.type == "cuda"
         ):
-            mine = self.network(images)
-            theirs = () if self.teacher is None else taught(self.teacher, images)
-        mine = mine if isinstance(mine, tuple) else (mine,)
+            mine = logits_of(self.network(images))
+            theirs = None if self.teacher is None else taught(self.teacher, images)
         if labels is not None:
-            check_labels(labels, mine[0])
+            check_labels(labels, mine)
+        elif self.recipe.distill_weight < 1:
+            raise UsageError(
+                "the loader gives no labels, so only the original network can teach; set "
+                "distill_weight to 1, or let it give (images, labels)"
+            )
         loss = training_loss(mine, labels, theirs, self.recipe)
-        weight = len(images) / self.batch  # of this process's part; 1 alone
-        total = self.ranks.total(float(loss.detach()) * weight)
+        weight = len(images) / (self.feed.size or len(images))  # of this process's part; 1 alone
+        total = self.group.total(float(loss.detach()) * weight)
         value = checked(total, step, self.steps, self.recipe)
         self.optimiser.zero_grad(set_to_none=True)
-        (loss * (weight * self.ranks.count)).backward()  # type: ignore[no-untyped-call]
+        (loss * (weight * self.group.count)).backward()  # type: ignore[no-untyped-call]
         if self.recipe.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.student.parameters(), self.recipe.grad_clip)
         self.optimiser.step()
@@ -293,29 +333,34 @@ class _Training:
             self.schedule(share)
 
     def judge(self) -> float | None:
-        """Returns the accuracy on ``val`` of the weights that would be kept now, or None."""
-        if self.val is None or not self.val.labelled:
+        """Returns accuracy or metric of the weights that would be kept now, or None."""
+        if self.val is None and self.metric is None:
             return None
-        if not self.mean:
-            return self._accuracy(self.val)
-        own = {n: v.detach().clone() for n, v in _floating(self.student)}
+        own = {n: v.detach().clone() for n, v in _floating(self.student) if self.mean}
         _assign(self.student, self.mean)
         try:
-            return self._accuracy(self.val)
-        finally:
-            _assign(self.student, own)
-
-    def _accuracy(self, val: LabelledData) -> float:
-        """Returns the accuracy on all images, each process judging its part."""
-        part = part_of_images(val, self.ranks)
-        try:
-            hits = round(accuracy(self.student, part) * len(part)) if len(part) else 0
+            with torch.random.fork_rng([]):  # whatever loaders draw
+                return self._judged()
         except NotANumberError as error:
             raise DivergedError(
                 f"the network's answers are no longer numbers: the training diverged at lr "
                 f"{self.recipe.lr:g}; lower lr, set grad_clip, or lengthen warm-up"
             ) from error
-        return self.ranks.total(hits) / len(val)
+        finally:
+            _assign(self.student, own)
+
+    def _judged(self) -> float | None:
+        """Returns what the metric says, or the accuracy; processes judge their parts of a set."""
+        if self.metric is not None:
+            with evaluating(self.student):
+                return self.group.share(self.metric(self.student))
+        if self.group.count == 1 or not isinstance(self.val, LabelledData):
+            return known_accuracy(self.student, self.val)
+        if not self.val.labelled:
+            return None
+        part = Part(self.val, torch.arange(self.group.index, len(self.val), self.group.count))
+        found = known_accuracy(self.student, part) if len(part) else 0.0
+        return self.group.total(round((found or 0.0) * len(part))) / len(self.val)
 
     def _level(self) -> None:
         """Makes the running statistics those of all processes."""
@@ -323,21 +368,27 @@ class _Training:
             return
         buffers = dict(self.student.named_buffers())
         means = [value for name, value in self.mean.items() if name in buffers]
-        self.ranks.level([*floating(buffers.values()), *means])
+        self.group.level([*(b for b in buffers.values() if b.is_floating_point()), *means])
 
     def finish(self) -> None:
         """Leaves in the network what the recipe keeps."""
         self._tell(1.0)
         _assign(self.student, self.mean)
         if self.recipe.bn == "reestimate":
-            part = part_of_batches(self.train, self.ranks)
-            images = (x.to(self.device) for x, _ in batches(part, self.batch) if len(x))
-            reestimate(self.student, images)
+            reestimate(self.student, (x.to(self.device) for x, _ in self.feed.plain()))
             self._level()
         for network in (self.student, self.teacher):
             if network is not None:
                 network.to(memory_format=torch.contiguous_format)
         self.student.eval()
+
+
+@contextmanager
+def _drawing_from(seed: int, device: torch.device) -> Iterator[None]:
+    """Lets torch draw from a seed; afterwards the caller's own randomness goes on as it was."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _floating(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -1,66 +1,60 @@
-"""What a training lowers: labels, the teacher's answers, and the values within both networks."""
+"""What a training lowers: the error against labels, and against the teacher's answers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trt_layermerge.errors import DivergedError
+from trt_layermerge.errors import DivergedError, UnsupportedModelError
 from trt_layermerge.finetune.evaluate import NotANumberError, evaluating
 from trt_layermerge.finetune.recipe import FinetuneRecipe
 
 
-def taught(teacher: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-    """Returns the teacher's logits, and what else it puts out, in float32 at least."""
+def taught(teacher: nn.Module, images: Tensor) -> Tensor:
+    """Returns the teacher's logits ``(N, K)``, in float32 at least."""
     with evaluating(teacher):
-        values = teacher(images)
-    values = values if isinstance(values, tuple) else (values,)
-    return tuple(_single(v) for v in values)
+        return _single(logits_of(teacher(images)))
+
+
+def logits_of(output: object) -> Tensor:
+    """Returns what a network put out. Raises ``UnsupportedModelError`` if it is no logits."""
+    if isinstance(output, Tensor) and output.ndim > 1:
+        return output
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    raise UnsupportedModelError(
+        f"the network gives {shape}, and logits (N, classes) are trained here; train the relaxed "
+        "network in a loop of your own"
+    )
 
 
 def training_loss(
-    mine: Sequence[Tensor],
-    labels: Tensor | None,
-    theirs: Sequence[Tensor],
-    recipe: FinetuneRecipe,
+    mine: Tensor, labels: Tensor | None, theirs: Tensor | None, recipe: FinetuneRecipe
 ) -> Tensor:
-    """Returns (1 − w) · cross-entropy + w · T² · KL(teacher ‖ student) + v · feature error.
+    """Returns (1 − w) · cross-entropy + w · T² · KL(teacher ‖ student).
 
     The divergence is taken at temperature T (Hinton et al., 2015), w is ``distill_weight``, 0
-    without a teacher, and v is ``feature_weight``. Cross-entropy is left out where w is 1.
+    without a teacher. Cross-entropy is left out where w is 1.
 
     Args:
-        mine: Logits ``(N, K)`` of the student, then its features.
+        mine: Logits ``(N, K)`` of the student.
         labels: ``(N,)``; None where only the teacher counts.
-        theirs: The same of the teacher; empty without one.
+        theirs: Logits of the teacher; None without one.
         recipe: Weights and temperature.
     """
-    logits, weight = _single(mine[0]), recipe.distill_weight if theirs else 0.0
+    logits, weight = _single(mine), 0.0 if theirs is None else recipe.distill_weight
     loss = logits.new_zeros(())
     if labels is not None and weight < 1:
         smoothing = recipe.label_smoothing
         loss = (1 - weight) * F.cross_entropy(logits, labels, label_smoothing=smoothing)
-    if weight > 0:
+    if theirs is not None and weight > 0:
         t = recipe.temperature
-        own, wanted = F.log_softmax(logits / t, 1), F.log_softmax(theirs[0] / t, 1)
+        own, wanted = F.log_softmax(logits / t, 1), F.log_softmax(theirs / t, 1)
         distance = F.kl_div(own, wanted, reduction="batchmean", log_target=True)
         loss = loss + weight * t * t * distance
-    if recipe.feature_weight > 0 and len(theirs) > 1:
-        loss = loss + recipe.feature_weight * feature_error(mine[1:], theirs[1:])
     return loss
-
-
-def feature_error(mine: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
-    """Returns the mean over features of their mean squared error over the teacher's variance."""
-    errors = [
-        (_single(m) - t).square().mean() / t.var().clamp_min(torch.finfo(t.dtype).tiny)
-        for m, t in zip(mine, theirs, strict=True)
-    ]
-    return torch.stack(errors).mean()
 
 
 def checked(loss: float, step: int, steps: int, recipe: FinetuneRecipe) -> float:

@@ -31,12 +31,10 @@ class FinetuneRecipe:
         label_smoothing: Weight of the uniform distribution in the targets.
         distill_weight: Share of the teacher's outputs in the loss, 0 to 1.
         temperature: Divides logits of teacher and student; the loss is scaled by its square.
-        feature_weight: Weight of the error at the ends of the changed blocks against the original,
-            relative to its variance (FitNets' hints, Romero et al. 2015, without a regressor).
         ema_decay: Decay of a running mean of the weights, which then is the result; None for none.
         grad_clip: Largest L2 norm of the gradient; None for no limit.
         amp: Whether a CUDA device computes in mixed precision; no effect elsewhere.
-        augment: Names for ``augment.parse_augment``.
+        augment: Names for ``data.augment.parse_augment``.
         bn: ``train``: running statistics follow; ``freeze``: kept as they are; ``reestimate``:
             after the last epoch, averaged anew over the unaugmented training images.
         seed: Seed of order, augmentation and dropout.
@@ -54,7 +52,6 @@ class FinetuneRecipe:
     label_smoothing: float = 0.0
     distill_weight: float = 0.9
     temperature: float = 4.0
-    feature_weight: float = 0.0
     ema_decay: float | None = None
     grad_clip: float | None = None
     amp: bool = False
@@ -75,7 +72,6 @@ class FinetuneRecipe:
             "warmup_epochs": 0 <= self.warmup_epochs < math.inf,
             "label_smoothing": 0 <= self.label_smoothing < 1,
             "distill_weight": 0 <= self.distill_weight <= 1,
-            "feature_weight": 0 <= self.feature_weight < math.inf,
             "temperature": 0 < self.temperature < math.inf,
             "ema_decay": self.ema_decay is None or 0 <= self.ema_decay < 1,
             "grad_clip": self.grad_clip is None or self.grad_clip > 0,
@@ -172,8 +168,10 @@ others its fine-tunings (LayerMerge, ICML 2024)."""
 
 DEVIATIONS: Mapping[str, str] = MappingProxyType(
     {
-        "mobilenet_v2_1.4": "colour jitter changes brightness and contrast only, and what is "
-        "erased becomes grey instead of noise",
+        "resnet34": "mixed precision is bfloat16, which needs no scaling of the loss",
+        "mobilenet_v2_1.4": "RandAugment is torchvision's at the same strength instead of timm's: "
+        "both operations that are drawn are applied, not each with probability 0.5; Invert and "
+        "SolarizeAdd are not among them, and colour operations are of other strengths",
     }
 )
 """Where a preset falls short of the published recipe."""

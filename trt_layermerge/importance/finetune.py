@@ -12,8 +12,8 @@ from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceEntry
+from trt_layermerge.data import LabelledData
 from trt_layermerge.errors import DivergedError
-from trt_layermerge.finetune.data import LabelledData
 from trt_layermerge.finetune.evaluate import accuracy
 from trt_layermerge.finetune.loop import finetune
 from trt_layermerge.finetune.recipe import PRESETS, FinetuneRecipe
@@ -24,7 +24,7 @@ from trt_layermerge.merge.relax import RelaxedNet, relax
 class FinetuneScorer:
     """Scores a candidate by the accuracy after a short training with this one block replaced.
 
-    Both hold-outs must come from the training images and be disjoint (``finetune.data.split``).
+    Both hold-outs must come from the training images and be disjoint (``data.split``).
     An untouched unit is initialised anew before its training, since it would otherwise be scored
     as free; so is every newly fitted convolution.
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trt_layermerge.core.jsonio import Json, sha256_file, sha256_json
+from trt_layermerge.data.images import images_below
+from trt_layermerge.data.lists import read_list, refuse_overlap
+from trt_layermerge.data.names import DataName, parse_name
 from trt_layermerge.errors import UsageError
-from trt_layermerge.finetune.images import images_below
-from trt_layermerge.finetune.lists import read_list, refuse_overlap
-from trt_layermerge.finetune.names import DataName, parse_name
 
 
 def data_inputs(source: str | None) -> Json:

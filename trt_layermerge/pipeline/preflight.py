@@ -19,8 +19,7 @@ def preflight(run: Run) -> None:
         CorruptInputError: If images cannot be used.
         DeviceError: If the device is not there, or Ray is not installed where it is asked for.
     """
-    from trt_layermerge.finetune.augment import parse_augment
-    from trt_layermerge.finetune.data import preprocess_of
+    from trt_layermerge.data.augment import parse_augment
     from trt_layermerge.finetune.device import device_named
     from trt_layermerge.finetune.loop import check_teaching
     from trt_layermerge.session.images import calibration_of
@@ -50,6 +49,6 @@ def preflight(run: Run) -> None:
     calibration_of(run.train, wanted.fit_images, wanted.score_images, run.seed)
     if training is not None:
         check_teaching(training, run.train)
-        parse_augment(training.augment, preprocess_of(run.train))
+        parse_augment(training.augment, run.train)
     run.data("val")
     data_inputs(data.test)

@@ -11,8 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from trt_layermerge.core.jsonio import Json
+from trt_layermerge.data.names import parse_name
 from trt_layermerge.errors import CorruptInputError, UsageError
-from trt_layermerge.finetune.names import parse_name
 from trt_layermerge.models import ONNX, PRETRAINED
 from trt_layermerge.pipeline.sections import (
     DataSection,

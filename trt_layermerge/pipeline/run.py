@@ -17,7 +17,7 @@ from trt_layermerge.pipeline.options import Reporter
 from trt_layermerge.pipeline.recipe import Recipe, dump_recipe
 
 if TYPE_CHECKING:
-    from trt_layermerge.finetune.data import LabelledData
+    from trt_layermerge.data import LabelledData
     from trt_layermerge.pipeline.together import Together
     from trt_layermerge.session.session import Session
 
@@ -89,7 +89,7 @@ class Run:
         """
         import torch
 
-        from trt_layermerge.finetune.data import open_data
+        from trt_layermerge.data import open_data
 
         section = self.recipe.data
         source: str | None = getattr(section, split)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.preprocess import Preprocess
-from trt_layermerge.finetune.images import Framing, Interpolation
+from trt_layermerge.data.images import Framing, Interpolation
 from trt_layermerge.session.settings import Count, Fraction, Positive, Section, Supported
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class PreprocessSection(Section):
 
 
 class DataSection(Section):
-    """Which images: a name, as ``finetune.names`` understands it.
+    """Which images: a name, as ``data.names`` understands it.
 
     Without labels (``images:DIR``, or an npz file of ``images`` alone) the original network is the
     only teacher, and no accuracy is reported.

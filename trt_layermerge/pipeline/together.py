@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from trt_layermerge.errors import UsageError
 
 if TYPE_CHECKING:
-    from trt_layermerge.finetune.ranks import Accelerated, Ranks
+    from trt_layermerge.finetune.processes import Accelerated, ProcessGroup
 
 TRAINS = "finetune"
 """The stage that several processes do together."""
@@ -50,7 +50,7 @@ class Together:
     def __init__(self, ranks: Accelerated) -> None:
         self.ranks, self.called = ranks, False
 
-    def call(self) -> Ranks:
+    def call(self) -> ProcessGroup:
         """Tells the other processes that the training starts now."""
         self.called = True
         self.ranks.share(True)
@@ -72,14 +72,13 @@ def joined(stage: str, device: str) -> Iterator[Together | None]:
 
     Raises:
         UsageError: If several were launched for another stage than ``finetune``.
-        MissingDependencyError: If Accelerate is not installed.
     """
     if processes() == 1:
         yield None
         return
     if stage != TRAINS:
         only_alone(stage)
-    from trt_layermerge.finetune.ranks import Accelerated
+    from trt_layermerge.finetune.processes import Accelerated
 
     together = Together(Accelerated(cpu=device == "cpu"))
     try:

@@ -14,11 +14,11 @@ from trt_layermerge.core.device import Precision
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.plan import MergePlan
-from trt_layermerge.finetune.evaluate import accuracy
+from trt_layermerge.data.loader import Images
+from trt_layermerge.finetune.evaluate import known_accuracy
 from trt_layermerge.merge import Certificate
-from trt_layermerge.session.images import Images
 from trt_layermerge.session.session import Session
-from trt_layermerge.session.training import Metric, labelled
+from trt_layermerge.session.training import Metric
 
 
 @dataclass(frozen=True)
@@ -191,8 +191,4 @@ def compress(
 
 def quality(network: nn.Module, images: Images | None, metric: Metric | None) -> float | None:
     """Returns how good a network is: its metric, or its accuracy on labelled images, or None."""
-    if metric is not None:
-        return metric(network)
-    if images is None or not labelled(images):
-        return None
-    return accuracy(network, images)
+    return known_accuracy(network, images) if metric is None else metric(network)

@@ -1,23 +1,18 @@
-"""Images that a session is given: sets of the project's own, or any iterable of batches."""
+"""Images that a session is given, sets or loaders, in the numbers that its verbs need."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from trt_layermerge.data import LabelledData, split
+from trt_layermerge.data.loader import Batch, Images, batch_of
 from trt_layermerge.errors import UsageError
-from trt_layermerge.finetune.data import LabelledData, split
-
-Loader: TypeAlias = Iterable[Any]
-"""Batches, again at every pass: images ``(N, C, H, W)``, or tuples that begin with images and,
-where there are labels ``(N,)``, go on with these."""
-
-Images: TypeAlias = LabelledData | Loader
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ class FirstBatches:
         count: How many.
     """
 
-    loader: Loader
+    loader: Iterable[Any]
     count: int
 
     def __len__(self) -> int:
@@ -63,27 +58,6 @@ class FirstBatches:
 
     def __iter__(self) -> Iterator[Any]:
         return islice(iter(self.loader), self.count)
-
-
-def is_set(images: Images) -> bool:
-    """Whether images are a set of the project's own, and not a loader."""
-    return hasattr(images, "batch") and hasattr(images, "labelled")
-
-
-def batch_of(batch: Any) -> tuple[Tensor, Tensor | None]:
-    """Returns images and labels, or None, of one batch of a loader.
-
-    Raises:
-        UsageError: If it is neither images nor a tuple that begins with them.
-    """
-    parts = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
-    if not parts or not isinstance(parts[0], Tensor) or parts[0].ndim != 4:
-        raise UsageError(
-            f"a loader must give images (N, C, H, W) or tuples that begin with them, not "
-            f"{type(batch).__name__}; wrap it so that it does"
-        )
-    labels = parts[1] if len(parts) > 1 else None
-    return parts[0], labels if isinstance(labels, Tensor) and labels.ndim == 1 else None
 
 
 def in_memory(images: Images, count: int) -> LabelledData:
@@ -96,11 +70,11 @@ def in_memory(images: Images, count: int) -> LabelledData:
     Raises:
         UsageError: If a loader gives nothing, or no images.
     """
-    if is_set(images):
-        return images  # type: ignore[return-value]
-    found: list[tuple[Tensor, Tensor | None]] = []
+    if isinstance(images, LabelledData):
+        return images
+    found: list[Batch] = []
     held = 0
-    for batch in images:  # type: ignore[union-attr]
+    for batch in images:
         found.append(batch_of(batch))
         held += len(found[-1][0])
         if held >= count:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.jsonio import sha256_bytes, sha256_json
-from trt_layermerge.finetune.data import LabelledData
+from trt_layermerge.data import LabelledData
 from trt_layermerge.finetune.loop import EpochRow, finetune
 from trt_layermerge.finetune.qat import Operator, RoundedLayer, RoundedNet, qat_recipe
 from trt_layermerge.quantize.layers import find_layers, parse

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.jsonio import Json, sha256_bytes, write_bytes, write_json
+from trt_layermerge.data import LabelledData, Part, batches, draw, split
 from trt_layermerge.deploy.sidecar import Network
 from trt_layermerge.errors import AccuracyGateError, UsageError
 from trt_layermerge.export.onnx import export_bytes
-from trt_layermerge.finetune.data import LabelledData, Part, batches, draw, split
 from trt_layermerge.quantize.choose import Quantized, choose_layers, quantize_within
 from trt_layermerge.quantize.preset import Preset, load_preset
 from trt_layermerge.quantize.qdq import Ranges, check_names, quantizable

@@ -12,14 +12,15 @@ from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json, read_lines, sha256_json
 from trt_layermerge.core.tables import LatencyTable
-from trt_layermerge.finetune.data import LabelledData, split
+from trt_layermerge.data import LabelledData, split
+from trt_layermerge.data.loader import Images
 from trt_layermerge.finetune.recipe import FinetuneRecipe, preset
 from trt_layermerge.importance.calibrate import CalibrateScorer
 from trt_layermerge.importance.finetune import FinetuneScorer
 from trt_layermerge.importance.parallel import Workers, score_in_parallel
 from trt_layermerge.importance.table import Scorer, Scores
 from trt_layermerge.search.sampling import useful
-from trt_layermerge.session.images import Images, calibration_of, images_of, in_memory
+from trt_layermerge.session.images import calibration_of, images_of, in_memory
 from trt_layermerge.session.settings import ImportanceSection, ScaleSection, Settings
 
 MakeScorer = Callable[[], Scorer]

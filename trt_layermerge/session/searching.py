@@ -13,7 +13,7 @@ from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json, write_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
-from trt_layermerge.finetune.data import LabelledData
+from trt_layermerge.data import LabelledData
 from trt_layermerge.measure.fit import Observation, fit_latency
 from trt_layermerge.search import Objective
 from trt_layermerge.search.choosing import Choice, Goal, Imported, Ranked

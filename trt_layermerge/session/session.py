@@ -18,10 +18,11 @@ from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.jsonio import Json, sha256_bytes, sha256_file, write_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
+from trt_layermerge.data.loader import Images
 from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.export.onnx import ExportReport, export_onnx
 from trt_layermerge.finetune.loop import FinetuneResult
-from trt_layermerge.finetune.ranks import Ranks
+from trt_layermerge.finetune.processes import ProcessGroup
 from trt_layermerge.importance.table import fill_table
 from trt_layermerge.merge import RelaxedNet, certify, collapse
 from trt_layermerge.search.choosing import Choice, Goal, choose, choose_imported
@@ -30,7 +31,7 @@ from trt_layermerge.search.problem import Problem, uses_paper_protocol
 from trt_layermerge.session.benching import bench_networks
 from trt_layermerge.session.building import About, build_engines
 from trt_layermerge.session.deployed import MERGED
-from trt_layermerge.session.images import Images, images_of, in_memory
+from trt_layermerge.session.images import images_of, in_memory
 from trt_layermerge.session.latency import measure_latency
 from trt_layermerge.session.quantizing import quantize_networks, save_weights
 from trt_layermerge.session.recorded import Recorded
@@ -318,14 +319,14 @@ class Session(State):
         return Teaching(self.model, images, judges, metric, settings, self.tell)
 
     def teach(
-        self, teaching: Teaching, *, identity: str = "", ranks: Ranks | None = None
+        self, teaching: Teaching, *, identity: str = "", group: ProcessGroup | None = None
     ) -> FinetuneResult:
         """Trains the relaxed network in place, alone or with other processes.
 
         Args:
             teaching: What with; its recipe says how.
             identity: Tells these images and this teacher from others, for resuming.
-            ranks: The processes that train together; None for this one alone.
+            group: The processes that train together; None for this one alone.
 
         Returns:
             The history, one row an epoch.
@@ -333,7 +334,7 @@ class Session(State):
         assert teaching.recipe is not None
         self._forget("merged", "certificate")
         state = self.folder / STATE
-        return teaching(self.relaxed, teaching.recipe, state, identity=identity, ranks=ranks)
+        return teaching(self.relaxed, teaching.recipe, state, identity=identity, group=group)
 
     def unfilled(self) -> RelaxedNet:
         """Builds the network that is trained, its weights to be filled in by another process."""

@@ -13,8 +13,8 @@ from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable
+from trt_layermerge.data import LabelledData, draw, split
 from trt_layermerge.errors import DivergedError, UsageError
-from trt_layermerge.finetune.data import LabelledData, draw, split
 from trt_layermerge.importance.distance import Distance
 from trt_layermerge.merge import (
     Reconstruction,

@@ -22,14 +22,15 @@ from trt_layermerge.core.graph_file import load_graph, save_graph
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.core.tables import ImportanceTable
+from trt_layermerge.data import LabelledData
+from trt_layermerge.data.loader import Images
 from trt_layermerge.errors import UsageError
-from trt_layermerge.finetune.data import LabelledData
 from trt_layermerge.measure.meter import Meter
 from trt_layermerge.merge import Certificate, RelaxedNet, collapse
 from trt_layermerge.models.weights import fill
 from trt_layermerge.session.candidates import load_candidates, write_candidates
 from trt_layermerge.session.deployed import MERGED
-from trt_layermerge.session.images import Images, calibration_of, in_memory
+from trt_layermerge.session.images import calibration_of, in_memory
 from trt_layermerge.session.latency import Latencies
 from trt_layermerge.session.meters import meter_of
 from trt_layermerge.session.networks import Networks

@@ -14,20 +14,21 @@ from torch import nn
 
 from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.data import LabelledData, batches, draw
+from trt_layermerge.data.loader import Images, batch_of
 from trt_layermerge.errors import DivergedError
 from trt_layermerge.finetune import loop
-from trt_layermerge.finetune.data import LabelledData, batches, draw
 from trt_layermerge.finetune.evaluate import NotANumberError, accuracy, evaluating
 from trt_layermerge.finetune.recipe import FinetuneRecipe, preset
 from trt_layermerge.importance.distance import Distance
 from trt_layermerge.merge import RelaxedNet, hold_activations, set_linearity
 from trt_layermerge.search.race import RUNGS
-from trt_layermerge.session.images import FirstBatches, Images, batch_of, is_set
+from trt_layermerge.session.images import FirstBatches
 from trt_layermerge.session.settings import FinetuneSection, Settings
 from trt_layermerge.session.starts import Starts
 
 if TYPE_CHECKING:
-    from trt_layermerge.finetune.ranks import Ranks
+    from trt_layermerge.finetune.processes import ProcessGroup
 
 Metric: TypeAlias = Callable[[nn.Module], float]
 """How good a network is; higher is better."""
@@ -50,9 +51,10 @@ JUDGES = 4096
 
 def labelled(images: Images) -> bool:
     """Whether images have labels; a loader's first batch tells."""
-    if is_set(images):
-        return bool(images.labelled)  # type: ignore[union-attr]
-    return batch_of(next(iter(images)))[1] is not None  # type: ignore[arg-type]
+    if isinstance(images, LabelledData):
+        return images.labelled
+    first = next(iter(images), None)
+    return first is not None and batch_of(first)[1] is not None
 
 
 def training_recipe(section: FinetuneSection, seed: int, has_labels: bool) -> FinetuneRecipe | None:
@@ -116,7 +118,7 @@ class Teaching:
         state_path: Path,
         *,
         identity: str = "",
-        ranks: Ranks | None = None,
+        group: ProcessGroup | None = None,
     ) -> loop.FinetuneResult:
         """Returns the history of a training in place; the state's file continues an earlier one.
 
@@ -125,41 +127,45 @@ class Teaching:
             recipe: How.
             state_path: File of the unfinished training.
             identity: Tells images and teacher from others.
-            ranks: The processes that train together; None for this one alone.
+            group: The processes that train together; None for this one alone.
 
         Raises:
             UsageError: If labels are needed and there are none.
             DivergedError: If the loss is no longer finite.
         """
-
-        def tell(row: loop.EpochRow) -> None:
-            self.tell.progress("fine-tuning", row.epoch, recipe.epochs)
-
         result = loop.finetune(
             network,
             self.train,
             self.val,
             recipe,
             teacher=self.model,
-            schedule=self._schedule(network),
+            schedule=self._schedule(network, recipe.epochs),
             state_path=state_path,
             identity=identity,
-            on_epoch=tell,
             device=self.settings.device,
-            ranks=ranks,
+            group=group,
             metric=self.metric,
         )
         network.cpu().eval()
         self.model.cpu()
         return result
 
-    def _schedule(self, network: RelaxedNet) -> Callable[[float], None] | None:
-        """Returns what lets removed activations fade out, where the settings say so."""
+    def _schedule(self, network: RelaxedNet, epochs: int) -> Callable[[float], None]:
+        """Returns what is told the share of the training that is done: it shows the progress.
+
+        Removed activations fade out by it, where the settings say so.
+        """
         over = self.settings.finetune.anneal
         held = hold_activations(network) if over else ()
         if over and not held:
             self.tell.note("nothing is annealed: the plan keeps no two convolutions of a block")
-        return partial(set_linearity, held, over=over) if held else None
+
+        def follow(share: float) -> None:
+            self.tell.progress("fine-tuning", int(share * epochs), epochs)
+            if held:
+                set_linearity(held, share, over)
+
+        return follow
 
 
 @dataclass(frozen=True)
@@ -211,7 +217,8 @@ class Racers:
         """Returns the images of a rung, and the recipe by which it is one epoch."""
         train, settings = self.teaching.train, self.starts.settings
         size = len(train) if isinstance(train, Sized) else settings.search.race_steps
-        epoch = max(1, size // recipe.batch if is_set(train) else size)
+        own = isinstance(train, LabelledData)
+        epoch = max(1, size // recipe.batch if own else size)
         share = math.ceil(recipe.epochs * epoch / SHARE)
         steps = min(settings.search.race_steps, epoch, share)
         short = replace(
@@ -219,9 +226,9 @@ class Racers:
             epochs=max(recipe.epochs, LONG * RUNGS),
             warmup_epochs=min(recipe.warmup_epochs, WARM_UP),
         )
-        if is_set(train):
-            return draw(train, steps * recipe.batch, settings.seed), short  # type: ignore[arg-type]
-        return FirstBatches(train, steps), short  # type: ignore[arg-type]
+        if isinstance(train, LabelledData):
+            return draw(train, steps * recipe.batch, settings.seed), short
+        return FirstBatches(train, steps), short
 
     @cached_property
     def judge(self) -> Metric:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from trt_layermerge.backends.base import Array
 from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json, write_bytes, write_json
+from trt_layermerge.data import LabelledData, pairs
+from trt_layermerge.data.loader import Images
 from trt_layermerge.deploy.comparison import Subject
 from trt_layermerge.deploy.sidecar import STEMS, Sidecar, amend_sidecar, check_engine, sidecar_path
 from trt_layermerge.deploy.verify import (
@@ -32,7 +34,7 @@ from trt_layermerge.session.deployed import (
     RUNTIME_FALLBACK,
     deployed_model,
 )
-from trt_layermerge.session.images import Images, batch_of, images_of, in_memory, is_set
+from trt_layermerge.session.images import images_of, in_memory
 from trt_layermerge.session.settings import Settings
 
 TOLERANCE: dict[Precision, float | None] = {"fp32": 1e-3, "fp16": 5e-2, "int8": None}
@@ -101,19 +103,13 @@ def image_batches(
         seed: Of these.
         tell: What is called meanwhile.
     """
-    if test is not None and not is_set(test):
-        for number, batch in enumerate(test):  # type: ignore[arg-type]
-            tell.progress("verifying", number, len(test) if isinstance(test, Sized) else number + 1)
-            images, labels = batch_of(batch)
-            yield images.cpu().float().numpy(), None if labels is None else labels.cpu().numpy()
-        return
     if test is not None:
-        data = in_memory(test, 0)
-        for start in range(0, len(data), BATCH):
-            tell.progress("verifying", start, len(data))
-            images, labels = data.batch(torch.arange(start, min(start + BATCH, len(data))))
-            yield images.numpy(), None if labels is None else labels.numpy()
-        tell.progress("verifying", len(data), len(data))
+        done, total = 0, len(test) if isinstance(test, LabelledData) else 0
+        for images, labels in pairs(test, BATCH):
+            tell.progress("verifying", done, max(total, done + len(images)))
+            yield images.cpu().float().numpy(), None if labels is None else labels.cpu().numpy()
+            done += len(images)
+        tell.progress("verifying", done, done)
         return
     if train is not None:
         few = in_memory(train, UNLABELLED_IMAGES)

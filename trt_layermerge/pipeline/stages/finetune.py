@@ -12,7 +12,7 @@ from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
 
 if TYPE_CHECKING:
-    from trt_layermerge.finetune.ranks import Ranks
+    from trt_layermerge.finetune.processes import ProcessGroup
 
 OUTPUTS = ("repaired.safetensors", "relaxed.safetensors", "finetune.jsonl")
 
@@ -43,7 +43,7 @@ def _run(run: Run) -> tuple[str, ...]:
         result = session.teach(
             teaching,
             identity=sha256_json(_settings(run)),
-            ranks=run.together.call() if run.together else None,
+            group=run.together.call() if run.together else None,
         )
         rows = [row.to_json() for row in result.history]
     session.save("relaxed.safetensors")
@@ -71,13 +71,13 @@ def _note_what_to_expect(run: Run, recipe: FinetuneRecipe | None) -> None:
         note("no accuracy is reported before verify: there are no labelled images to choose by")
 
 
-def assist(run: Run, ranks: Ranks) -> None:
+def assist(run: Run, group: ProcessGroup) -> None:
     """Trains with the process that does this stage, and has begun to train."""
     teaching = run.session.teaching(run.train, run.data("val"))
     if teaching.recipe is not None:
         # the first process reads the state for all
         run.session.unfilled()
-        run.session.teach(teaching, ranks=ranks)
+        run.session.teach(teaching, group=group)
 
 
 def _result(run: Run) -> Json:

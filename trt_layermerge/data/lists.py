@@ -81,7 +81,7 @@ def read_list(path: Path) -> ImageList:
     except (ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
         raise CorruptInputError(
             f"{path} is no list of images ({error}); write one with "
-            "python -m trt_layermerge.finetune.holdout"
+            "python -m trt_layermerge.data.holdout"
         ) from error
     if not images:
         raise CorruptInputError(f"the list {path} is empty")
@@ -112,7 +112,7 @@ def refuse_overlap(lists: Mapping[str, ImageList]) -> None:
                 raise UsageError(
                     f"{owner} and {name} have images in common, such as {image.path}, so that "
                     "what is measured on one was seen in the other; take lists that one call of "
-                    "python -m trt_layermerge.finetune.holdout wrote"
+                    "python -m trt_layermerge.data.holdout wrote"
                 )
 
 

@@ -5,27 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import PartialState
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.finetune.helpers import PREPROCESS
-from tests.finetune.ranked import RECIPES, launch, train, write_data
-from trt_layermerge.errors import MissingDependencyError, UsageError
-from trt_layermerge.finetune.data import batches, open_data
-from trt_layermerge.finetune.ranks import (
-    Accelerated,
-    Alone,
-    own_augment,
-    part_of_batches,
-    part_of_images,
-)
-
-pytest.importorskip("accelerate")
+from tests.finetune.processes import RECIPES, launch, network, train, write_data
+from trt_layermerge.errors import UsageError
+from trt_layermerge.finetune.loop import finetune
+from trt_layermerge.finetune.processes import ProcessGroup
 
 # One process alone ends within 0.6 % of the loss over six seeds, from 9 % above it.
 LOSS_TOLERANCE, VAL_TOLERANCE = 0.02, 0.04
@@ -105,48 +98,22 @@ def test_no_thread_of_the_group_outlives_it(trained: Path) -> None:
         assert "gloo" not in (trained / f"threads.{rank}").read_text(encoding="utf-8")
 
 
-class Rank(Alone):
-    """One of several processes that never speak to each other."""
-
-    def __init__(self, index: int, count: int) -> None:
-        super().__init__(torch.device("cpu"), index, count)
-
-
-def test_parts_cover_every_batch_and_every_image_once(tmp_path: Path) -> None:
-    write_data(tmp_path)
-    data = open_data(f"npz:{tmp_path / 'val.npz'}", PREPROCESS)
-    whole = list(batches(data, 7, seed=5))
-    parts = [list(batches(part_of_batches(data, Rank(i, 3)), 7, seed=5)) for i in range(3)]
-    for number, (images, labels) in enumerate(whole):
-        assert torch.equal(torch.cat([part[number][0] for part in parts]), images)
-        assert torch.equal(torch.cat([part[number][1] for part in parts]), labels)
-    assert [len(part[0][0]) for part in parts] == [3, 2, 2]
-    judged = [part_of_images(data, Rank(i, 3)).indices for i in range(3)]
-    assert torch.equal(torch.cat(judged).sort().values, torch.arange(25))
-
-
-def test_processes_draw_their_own_augmentation() -> None:
-    def noise(images: Tensor, generator: torch.Generator) -> Tensor:
-        return images + torch.rand(images.shape, generator=generator)
-
-    def drawn(index: int) -> Tensor:
-        augment = own_augment(noise, Rank(index, 2))
-        assert augment is not None
-        return augment(torch.zeros(4), torch.Generator().manual_seed(1))
-
-    alone = noise(torch.zeros(4), torch.Generator().manual_seed(1))
-    assert torch.equal(drawn(0), alone)
-    assert torch.equal(drawn(1), drawn(1))
-    assert not torch.equal(drawn(1), alone)
-
-
 def test_more_processes_than_images_in_a_batch_are_refused(tmp_path: Path) -> None:
     write_data(tmp_path)
     with pytest.raises(UsageError, match="8 processes cannot share batches of 7"):
-        train(tmp_path, "exact", Rank(0, 8))
+        train(tmp_path, "exact", ProcessGroup(torch.device("cpu"), 0, 8))
 
 
-def test_without_accelerate_the_error_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(MissingDependencyError, match=r"trt-layermerge\[accelerate\]"):
-        Accelerated(cpu=True)
+def test_a_loader_of_ones_own_is_for_one_process() -> None:
+    lone = ProcessGroup(torch.device("cpu"), 0, 2)
+    loader = [(torch.zeros(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64))]
+    with pytest.raises(UsageError, match="loader of your own; train in one process"):
+        recipe = replace(RECIPES["exact"], distill_weight=0.0)
+        finetune(network(0, 0.0), loader, None, recipe, group=lone)
+
+
+def test_a_training_alone_leaves_accelerate_to_others(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    train(tmp_path, "exact")
+    # Its state is one for the whole program, and a notebook may set it to a precision of its own.
+    assert PartialState._shared_state == {}

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.finetune.helpers import PREPROCESS
+from tests.data.helpers import PREPROCESS
+from trt_layermerge.data import open_data
+from trt_layermerge.data.images import Framing
 from trt_layermerge.errors import CorruptInputError, MissingDependencyError, UsageError
-from trt_layermerge.finetune.data import open_data
-from trt_layermerge.finetune.images import Framing
 
 SIZE = Framing((6, 6))
 

@@ -1,6 +1,6 @@
-"""Trainings of the tests of ``finetune.ranks``, alone or as one of several processes.
+"""Trainings of the tests of ``finetune.processes``, alone or as one of several processes.
 
-As a script: ``python -m tests.finetune.ranked FOLDER CASE ...``, launched by ``launch``.
+As a script: ``python -m tests.finetune.processes FOLDER CASE ...``, launched by ``launch``.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tests.finetune.helpers import PREPROCESS, save_images
-from trt_layermerge.finetune.data import open_data
+from tests.data.helpers import PREPROCESS, save_images
+from trt_layermerge.data import open_data
 from trt_layermerge.finetune.loop import EpochRow, FinetuneResult, finetune
-from trt_layermerge.finetune.ranks import Accelerated, Ranks
+from trt_layermerge.finetune.processes import Accelerated, ProcessGroup
 from trt_layermerge.finetune.recipe import FinetuneRecipe
 
 RECIPES = {
@@ -66,11 +66,16 @@ def network(seed: int, dropout: float) -> nn.Module:
 
 
 def train(
-    folder: Path, case: str, ranks: Ranks | None = None, *, state: bool = False, slow: float = 0
+    folder: Path,
+    case: str,
+    group: ProcessGroup | None = None,
+    *,
+    state: bool = False,
+    slow: float = 0,
 ) -> tuple[nn.Module, FinetuneResult]:
     """Returns a trained network and what its training came to; 96 images, 25 to judge."""
     # Only the start of the first process counts.
-    student = network(ranks.index if ranks else 0, 0.0 if case == "exact" else 0.2)
+    student = network(group.index if group else 0, 0.0 if case == "exact" else 0.2)
     images, val = (
         open_data(f"npz:{folder / name}", PREPROCESS) for name in ("train.npz", "val.npz")
     )
@@ -86,7 +91,7 @@ def train(
         teacher=network(1, 0.0),
         state_path=folder / f"{case}.state" if state else None,
         on_epoch=wait if case == "usual" else None,
-        ranks=ranks,
+        group=group,
     )
     return student, result
 
@@ -108,7 +113,7 @@ def launch(
     shared |= {"OMP_NUM_THREADS": "1", "SLOW": str(slow), "GLOO_SOCKET_IFNAME": "lo"}
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.finetune.ranked", str(folder), *cases],
+            [sys.executable, "-m", "tests.finetune.processes", str(folder), *cases],
             env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             cwd=Path(__file__).parents[2],
             stderr=subprocess.PIPE,
@@ -121,18 +126,18 @@ def launch(
 def main() -> None:
     """Trains every case and writes what this process ended with."""
     folder, slow = Path(sys.argv[1]), float(os.environ["SLOW"])
-    ranks = Accelerated(cpu=True)
+    group = Accelerated(cpu=True)
     for case in sys.argv[2:]:
-        student, result = train(folder, case, ranks, state=True, slow=slow)
+        student, result = train(folder, case, group, state=True, slow=slow)
         last = result.history[-1]
         figures = {"loss": last.loss, "val": result.val_accuracy, "resumed": result.resumed_epochs}
         save_file(
             student.state_dict(),
-            folder / f"{case}.{ranks.index}",
+            folder / f"{case}.{group.index}",
             {key: str(value) for key, value in figures.items()},
         )
-    ranks.close()
-    (folder / f"threads.{ranks.index}").write_text("\n".join(thread_names()), encoding="utf-8")
+    group.close()
+    (folder / f"threads.{group.index}").write_text("\n".join(thread_names()), encoding="utf-8")
 
 
 def thread_names() -> list[str]:

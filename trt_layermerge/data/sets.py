@@ -1,28 +1,25 @@
-"""Images by name, most with labels, in batches, and in disjoint parts."""
+"""Images by name, most with labels, and disjoint parts of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from trt_layermerge.core.preprocess import Preprocess
+from trt_layermerge.data.images import Framing
+from trt_layermerge.data.names import parse_name
+from trt_layermerge.data.sources import read_dataset, read_npz
 from trt_layermerge.errors import UsageError
-from trt_layermerge.finetune.augment import Augment
-from trt_layermerge.finetune.folders import read_folder
-from trt_layermerge.finetune.hugging_face import read_saved
-from trt_layermerge.finetune.images import Framing
-from trt_layermerge.finetune.names import parse_name
-from trt_layermerge.finetune.sources import read_dataset, read_npz
 
 LIMIT_SEED = 0
 
 
+@runtime_checkable
 class LabelledData(Protocol):
-    """Images, ready for the network, with labels where ``labelled``."""
+    """Images, ready for the network as evaluation sees them, with labels where ``labelled``."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -94,13 +91,18 @@ def open_data(
     """
     name = parse_name(source)
     data: LabelledData
+    # torchvision takes seconds to import, and arrays need none of it.
     if name.kind == "npz":
         data = read_npz(name.path, preprocess)
     elif name.kind == "python":
         data = read_dataset(name.path, name.factory)
     elif name.kind == "hf":
+        from trt_layermerge.data.hugging_face import read_saved
+
         data = read_saved(name.path, name.split, preprocess, framing)
     else:
+        from trt_layermerge.data.folders import read_folder
+
         data = read_folder(name, preprocess, framing)
     return data if limit is None else draw(data, limit, LIMIT_SEED)
 
@@ -115,7 +117,7 @@ def draw(data: LabelledData, count: int, seed: int) -> LabelledData:
         raise UsageError(f"{count} images cannot be drawn; ask for at least one")
     if count >= len(data):
         return data
-    return Part(data, _permutation(len(data), seed)[:count].sort().values)
+    return Part(data, permutation(len(data), seed)[:count].sort().values)
 
 
 def split(data: LabelledData, count: int, seed: int) -> tuple[Part, Part]:
@@ -131,42 +133,23 @@ def split(data: LabelledData, count: int, seed: int) -> tuple[Part, Part]:
             f"{count} of {len(data)} images cannot be held out with some left on both sides; "
             f"choose a number from 1 to {len(data) - 1}"
         )
-    order = _permutation(len(data), seed)
+    order = permutation(len(data), seed)
     return Part(data, order[:count].sort().values), Part(data, order[count:].sort().values)
 
 
-def batches(
-    data: LabelledData,
-    size: int,
-    *,
-    seed: int | None = None,
-    augment: Augment | None = None,
-    drop_last: bool = False,
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yields images and labels in batches of ``size``.
-
-    Args:
-        data: Where they come from.
-        size: Images a batch; the last one may be smaller.
-        seed: Seed of order and augmentation; None keeps the order (and augments with seed 0).
-        augment: Applied to each batch.
-        drop_last: Leaves out a last batch that is smaller than ``size``.
-    """
-    order = torch.arange(len(data)) if seed is None else _permutation(len(data), seed)
-    generator = torch.Generator().manual_seed((seed or 0) + 1)
-    for indices in torch.split(order, size):
-        if drop_last and len(indices) < size:
-            return
-        images, labels = data.batch(indices)
-        yield (augment(images, generator) if augment else images), labels
+def stored(data: LabelledData) -> LabelledData:
+    """Returns the set that a part, or a part of parts, is of."""
+    while isinstance(data, Part):
+        data = data.data
+    return data
 
 
-def preprocess_of(data: object) -> Preprocess | None:
+def preprocess_of(data: LabelledData) -> Preprocess | None:
     """Returns what makes inputs of a set's bytes, also of parts of it; None where nobody knows."""
-    inner = getattr(data, "data", None)
-    found = getattr(data, "preprocess", None) if inner is None else preprocess_of(inner)
+    found = getattr(stored(data), "preprocess", None)
     return found if isinstance(found, Preprocess) else None
 
 
-def _permutation(count: int, seed: int) -> Tensor:
+def permutation(count: int, seed: int) -> Tensor:
+    """Returns the numbers below ``count``, shuffled by a seed."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))

@@ -1,6 +1,6 @@
 """Two disjoint hold-outs of a folder of training images, as lists: the paper's split, reproducibly.
 
-``python -m trt_layermerge.finetune.holdout DIR --images 50000 --out calib/lists/imagenet`` writes
+``python -m trt_layermerge.data.holdout DIR --images 50000 --out calib/lists/imagenet`` writes
 ``imagenet-train-holdout.txt`` and ``imagenet-val-holdout.txt``. Both are stratified: every class
 has its share. Which images are drawn depends on nothing but the seed, their paths and contents.
 """
@@ -15,9 +15,9 @@ from itertools import islice
 from pathlib import Path
 
 from trt_layermerge.core.jsonio import sha256_bytes
+from trt_layermerge.data.images import images_below
+from trt_layermerge.data.lists import ImageList, Listed, write_list
 from trt_layermerge.errors import CorruptInputError, LayerMergeError, UsageError
-from trt_layermerge.finetune.images import images_below
-from trt_layermerge.finetune.lists import ImageList, Listed, write_list
 
 PARTS = ("train-holdout", "val-holdout")
 
@@ -118,7 +118,7 @@ def _fresh(folder: Path, paths: Sequence[str], label: int, seen: set[str]) -> It
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes both lists; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m trt_layermerge.finetune.holdout", description=(__doc__ or "").split("\n")[0]
+        prog="python -m trt_layermerge.data.holdout", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("folder", type=Path, help="training images, a folder for each class")
     parser.add_argument("--images", type=int, default=50_000, help="images of each hold-out")

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
+from torchvision.transforms import v2
 
-from tests.finetune.helpers import PREPROCESS
+from tests.data.helpers import PREPROCESS
+from trt_layermerge.data import LabelledData, holdout, open_data
+from trt_layermerge.data.folders import FolderData, framed
+from trt_layermerge.data.images import Framing, read_image
+from trt_layermerge.data.lists import read_list, refuse_overlap, write_list
+from trt_layermerge.data.names import parse_name
 from trt_layermerge.errors import CorruptInputError, UsageError
-from trt_layermerge.finetune import holdout
-from trt_layermerge.finetune.data import LabelledData, open_data
-from trt_layermerge.finetune.folders import FolderData
-from trt_layermerge.finetune.images import Framing, decode
-from trt_layermerge.finetune.lists import read_list, refuse_overlap, write_list
-from trt_layermerge.finetune.names import parse_name
 
 SMALL = Framing((4, 4))
 COUNTS = {"ant": 7, "bee": 20, "cat": 13}
@@ -53,7 +53,12 @@ def gradient(mode: str = "RGB") -> Image.Image:
 
 
 def shown(path: Path, size: tuple[int, int] = (8, 16)) -> np.ndarray:
-    return decode(path, None, Framing(size))
+    return pixels_of(path, Framing(size))
+
+
+def pixels_of(path: Path, framing: Framing, content: bytes | None = None) -> np.ndarray:
+    image = read_image(path, content, max(framing.covered))
+    return framed(image, framing).permute(1, 2, 0).numpy()
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "CMYK", "I;16"])
@@ -123,18 +128,46 @@ def test_large_photos_are_decoded_small_and_look_the_same(tmp_path: Path) -> Non
         image.draft("RGB", (128, 128))
         assert image.size == (200, 150)  # the negative control: draft mode applies at this size
     exact = Image.open(tmp_path / "a.jpg").convert("RGB")
-    expected = np.asarray(ImageOps.fit(exact, (64, 64), Image.Resampling.BILINEAR))
-    found = decode(tmp_path / "a.jpg", None, Framing((64, 64)))
+    expected = np.asarray(v2.Compose([v2.Resize(64), v2.CenterCrop(64)])(exact))
+    found = pixels_of(tmp_path / "a.jpg", Framing((64, 64)))
     assert np.abs(found.astype(int) - expected.astype(int)).mean() < 1
 
 
 def test_framing_resizes_to_more_and_cuts_the_centre(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    found = decode(tmp_path / "a.png", None, Framing((8, 8), 0.8, "bicubic"))
-    method, box = Image.Resampling.BICUBIC, (5, 0, 25, 20)
-    resized = Image.fromarray(pixels).resize((10, 10), method, box)
-    np.testing.assert_array_equal(found, np.asarray(resized)[1:9, 1:9])
+    found = pixels_of(tmp_path / "a.png", Framing((8, 8), 0.8, "bicubic"))
+    resized = Image.fromarray(pixels).resize((15, 10), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(found, np.asarray(resized)[1:9, 4:12])
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (31, 20), (17, 17), (100, 23)])
+def test_a_square_is_framed_as_torchvision_does(tmp_path: Path, shape: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    found = pixels_of(tmp_path / "a.png", Framing((14, 14), 0.875))
+    usual = v2.Compose([v2.Resize(16), v2.CenterCrop(14)])(Image.fromarray(pixels))
+    np.testing.assert_array_equal(found, np.asarray(usual))
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (30, 20), (8, 40), (40, 8)])
+def test_what_is_no_square_is_covered(tmp_path: Path, shape: tuple[int, int]) -> None:
+    Image.fromarray(np.full((*shape, 3), 90, np.uint8)).save(tmp_path / "a.png")
+    found = pixels_of(tmp_path / "a.png", Framing((6, 12), 0.75))
+    assert found.shape == (6, 12, 3) and (found == 90).all()  # no border is made up
+
+
+def test_only_formats_of_images_are_decoded(tmp_path: Path) -> None:
+    image = gradient()
+    for kind in ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF"):
+        image.save(tmp_path / "a.png", kind)
+        assert shown(tmp_path / "a.png").shape == (8, 16, 3)
+    for kind in ("EPS", "PCX", "TGA"):
+        image.save(tmp_path / "a.png", kind)
+        with Image.open(tmp_path / "a.png") as known:  # the negative control: Pillow itself does
+            assert known.format == kind
+        with pytest.raises(CorruptInputError, match="cannot identify"):
+            shown(tmp_path / "a.png")
 
 
 # Classes
@@ -338,6 +371,6 @@ def test_content_in_memory_is_enough(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     gradient().save(buffer, "PNG")
     np.testing.assert_array_equal(
-        decode(tmp_path / "nowhere.png", buffer.getvalue(), Framing((8, 16))),
+        pixels_of(tmp_path / "nowhere.png", Framing((8, 16)), buffer.getvalue()),
         np.asarray(gradient()),
     )

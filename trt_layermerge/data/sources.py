@@ -29,27 +29,48 @@ from trt_layermerge.errors import (
 class ArrayData:
     """Images held in memory as bytes ``(N, C, H, W)``, normalised when asked for."""
 
-    pixels: Tensor
+    stored: Tensor
     labels: Tensor | None
     class_names: tuple[str, ...]
     preprocess: Preprocess
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return len(self.stored)
 
     @property
     def labelled(self) -> bool:
         """Whether there are labels."""
         return self.labels is not None
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the inputs."""
+        rows, columns = self.stored.shape[2:]
+        return rows, columns
+
+    def image(self, index: int) -> Tensor:
+        """Returns the bytes ``(C, H, W)`` of an image."""
+        return self.stored[index]
+
+    pixels = image
+
+    def inputs(self, pixels: Tensor) -> Tensor:
+        """Returns inputs of bytes ``(…, C, H, W)``."""
+        return normalised(pixels, self.preprocess)
+
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns images, bit-equal to ``Preprocess``, and labels."""
-        mean, std = (
-            torch.tensor(v, dtype=torch.float32)[:, None, None]
-            for v in (self.preprocess.mean, self.preprocess.std)
-        )
-        scaled = self.pixels[indices].float().mul_(torch.tensor(self.preprocess.scale))
-        return scaled.sub_(mean).div_(std), _at(self.labels, indices)
+        labels = None if self.labels is None else self.labels[indices]
+        return self.inputs(self.stored[indices]), labels
+
+
+def normalised(pixels: Tensor, preprocess: Preprocess) -> Tensor:
+    """Returns inputs, bit-equal to ``Preprocess``, of bytes ``(…, C, H, W)``."""
+    mean, std = (
+        torch.tensor(v, dtype=torch.float32)[:, None, None]
+        for v in (preprocess.mean, preprocess.std)
+    )
+    return pixels.float().mul_(torch.tensor(preprocess.scale)).sub_(mean).div_(std)
 
 
 @dataclass(frozen=True)
@@ -173,10 +194,6 @@ def _npz_errors(path: Path) -> Iterator[None]:
         SyntaxError,
     ) as error:
         raise _malformed(path, str(error) or type(error).__name__) from error
-
-
-def _at(labels: Tensor | None, indices: Tensor) -> Tensor | None:
-    return None if labels is None else labels[indices]
 
 
 def read_dataset(file: Path, factory: str) -> DatasetData:

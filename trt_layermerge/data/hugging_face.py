@@ -8,53 +8,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from trt_layermerge.core.preprocess import Preprocess
+from trt_layermerge.data.folders import EncodedData
+from trt_layermerge.data.images import Framing
 from trt_layermerge.errors import CorruptInputError, MissingDependencyError, UsageError
-from trt_layermerge.finetune.images import Framing, decode_all
 
 
 @dataclass(frozen=True)
-class RowData:
+class RowData(EncodedData):
     """Rows with an image and, perhaps, a label; images are decoded as files are.
 
     Attributes:
         rows: The dataset, whose images are left as bytes.
-        image: Column of the images.
-        label: Column of the labels, or None.
-        class_names: Name of every label.
+        column: That of the images.
         name: Whence they are.
-        preprocess: From pixels to inputs.
-        framing: From files to pixels.
     """
 
-    rows: Any
-    image: str
-    label: str | None
-    class_names: tuple[str, ...]
-    name: Path
-    preprocess: Preprocess
-    framing: Framing
+    rows: Any = None
+    column: str = ""
+    name: Path = Path()
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def labelled(self) -> bool:
-        """Whether there are labels."""
-        return self.label is not None
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Returns images and labels. Raises ``CorruptInputError`` if an image is damaged."""
-        chosen = self.rows[indices.tolist()]
-        contents = [
-            (Path(cell["path"] or f"{self.name}, row {i}"), cell["bytes"])
-            for i, cell in zip(indices.tolist(), chosen[self.image], strict=True)
-        ]
-        pixels = decode_all(contents, self.framing)
-        labels = None if self.label is None else torch.tensor(chosen[self.label])
-        return torch.from_numpy(self.preprocess(pixels)), labels
+    def content(self, index: int) -> tuple[Path, bytes | None]:
+        """Returns what to call an image, and its bytes where the dataset holds them."""
+        cell = self.rows[index][self.column]
+        return Path(cell["path"] or f"{self.name}, row {index}"), cell["bytes"]
 
 
 def read_saved(
@@ -87,10 +68,10 @@ def read_saved(
             f"{path} has {len(images)} columns of images and {len(labels)} of class labels; keep "
             "one of images and at most one of labels (select_columns, cast_column)"
         )
-    label = labels[0] if labels else None
-    names = tuple(rows.features[label].names) if label else ()
+    names = tuple(rows.features[labels[0]].names) if labels else ()
+    numbers = torch.tensor(list(rows[labels[0]])) if labels else None
     raw = rows.cast_column(images[0], library.Image(decode=False))
-    return RowData(raw, images[0], label, names, path, preprocess, framing)
+    return RowData(numbers, names, preprocess, framing, raw, images[0], path)
 
 
 def _rows(found: Any, path: Path, split: str | None) -> Any:

@@ -1,4 +1,4 @@
-"""Tiny image files for the fine-tuning tests."""
+"""Tiny image files for tests."""
 
 from __future__ import annotations
 
