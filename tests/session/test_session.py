@@ -238,8 +238,8 @@ def test_a_budget_that_nothing_meets_says_by_how_much(
     ("batches", "words"),
     [
         ([], "gives no images"),
-        ([np.zeros((4, 3, 16, 16))], "images .N, C, H, W."),
-        ([torch.zeros(3, 16, 16)], "images .N, C, H, W."),
+        ([np.zeros((4, 3, 16, 16))], "float tensors .N, C, H, W."),
+        ([torch.zeros(3, 16, 16)], "float tensors .N, C, H, W."),
         ([torch.zeros(1, 3, 16, 16)], "a single training image"),
     ],
 )
@@ -269,12 +269,12 @@ def images() -> Tensor:
 def test_the_notebook_example_runs_as_it_stands(tmp_path: Path) -> None:
     """With fewer epochs and a faster search: its lines are those of the file."""
     text = (ROOT / "examples" / "notebook.py").read_text()
-    quick = 'finetune={"epochs": 1}, settings=QUICK, '
-    assert "    model, train," in text and len(text.strip().splitlines()) <= 35
-    text = text.replace("    model, train,", f"    model, train, {quick}")
-    script = f"QUICK = {FEW!r}\n{text}"
+    last = "test_loader=test\n"
+    assert text.count(last) == 1 and len(text.strip().splitlines()) <= 35
+    quick = f'test_loader=test, finetune={{"epochs": 1}}, settings={FEW!r}\n'
+    script = text.replace(last, quick)
     (tmp_path / "glyphs").symlink_to(ROOT / "examples" / "glyphs")
-    (tmp_path / "notebook.py").write_text(script.replace("\nimport torch\n", "\nimport torch\n", 1))
+    (tmp_path / "notebook.py").write_text(script)
     done = subprocess.run(
         [sys.executable, "notebook.py"],
         cwd=tmp_path,

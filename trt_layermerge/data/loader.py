@@ -216,7 +216,7 @@ def batch_of(item: Any) -> Batch:
         UsageError: If it is none.
     """
     images, labels, *_ = (*item, None, None) if isinstance(item, tuple | list) else (item, None)
-    if isinstance(images, Tensor) and images.is_floating_point():
+    if isinstance(images, Tensor) and images.is_floating_point() and images.ndim == 4:
         if labels is None:
             return images, None
         whole = isinstance(labels, Tensor) and not labels.is_floating_point()
@@ -259,7 +259,9 @@ def usual_workers(data: LabelledData, size: int, count: int, by_image: bool) -> 
 def _told(item: Any) -> str:
     if isinstance(item, tuple | list):
         return f"{type(item).__name__} of {', '.join(map(_told, item[:3])) or 'nothing'}"
-    return f"a tensor {item.dtype}" if isinstance(item, Tensor) else type(item).__name__
+    if isinstance(item, Tensor):
+        return f"a tensor {tuple(item.shape)} of {item.dtype}"
+    return type(item).__name__
 
 
 def _same(item: Any) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import shutil
+import weakref
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
@@ -84,8 +86,9 @@ class State:
         else:
             measure = {"backend": backend, "precision": precision, "batch": len(self.example)}
             self.settings = settings_of(settings or {}, measure, seed)
-        self._temporary = None if folder else TemporaryDirectory(prefix="trt-layermerge-")
-        self.folder = Path(folder or cast(TemporaryDirectory[str], self._temporary).name)
+        self.folder = Path(folder or mkdtemp(prefix="trt-layermerge-"))
+        if folder is None:
+            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         silent = Callbacks()
         self.tell = Callbacks(progress or silent.progress, note or silent.note)
         self.preprocess = preprocess or Preprocess(1.0, (0.0,), (1.0,))
