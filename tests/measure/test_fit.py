@@ -129,6 +129,18 @@ def test_costs_stay_positive_whatever_was_measured() -> None:
     assert all(entry.ms > 0 for entry in fitted.entries.values())
 
 
+def test_no_block_is_taken_to_cost_less_than_a_tenth_of_what_it_costs_alone() -> None:
+    """Networks say that maps cost nothing inside them; one block is hardly more than its maps."""
+    bare, inside = world(deviation=0.0, seed=7)
+    slight = SPECS[0]
+    entries = {**bare.entries, (slight, "fp32", 1): LatencyEntry(2e-3)}
+    seen = networks(inside, 60, seed=7, noise=0.0)
+    rest = [o for o in seen if slight not in o.specs]
+    fitted = fit_latency(LatencyTable(DEVICE, entries), rest, "fp32", 1)
+    assert len(rest) > 1
+    assert fitted[slight, "fp32", 1] == pytest.approx(2e-4, rel=1e-12)
+
+
 def test_other_entries_and_failures_stay() -> None:
     bare, inside = world(deviation=0.0, seed=6)
     extra = {

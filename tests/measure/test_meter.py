@@ -31,6 +31,7 @@ from trt_layermerge.measure.meter import BackendMeter, Beside, Failed, Meter, Sp
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.measure.ssh import SshAgent
 from trt_layermerge.measure.table import Progress
+from trt_layermerge.measure.timing import Timing
 
 SPECS: list[Spec] = [
     ConvSpec(4, 4, (k, k), (1, 1), (k // 2,) * 4, (1, 1), 1, size, size, "relu")
@@ -164,6 +165,13 @@ def test_finalists_are_built_anew_and_their_spread_is_kept(
     assert ms == pytest.approx([expected_ms(b"plan"), slow, expected_ms(b"plan")], rel=1e-6)
     assert outcome.ms == pytest.approx(expected_ms(b"plan"), rel=1e-6)
     assert len(outcome.ratios) == 3
+
+
+def test_one_unlucky_build_decides_neither_latency_nor_speed_up() -> None:
+    steady = Timing((2.0,) * 3, (2.0,))
+    builds = [(steady, Timing((ms,) * 3, (ms,))) for ms in (1.0, 1.0, 8.0)]
+    beside = Beside(tuple(builds))
+    assert (beside.ms, beside.ratio, beside.ratios) == (1.0, 2.0, (2.0, 2.0, 0.25))
 
 
 def test_an_interrupted_table_keeps_what_was_measured(tmp_path: Path) -> None:
