@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.backends.fake_cuda import WORDS, FakeCudaRuntime, fake_pycuda
+from tests.backends.fake_cuda import WORDS, FakeCudaRuntime, about, fake_pycuda
 from trt_layermerge.backends import cuda_ctypes, cuda_pycuda, cuda_python
 from trt_layermerge.backends.cuda import (
     BINDINGS,
@@ -79,15 +79,53 @@ def test_work_in_a_stream_is_captured_launched_and_timed(make, runtime):
     cuda.record(start, stream)
     cuda.launch_graph(graph, stream)
     cuda.record(end, stream)
+    assert done == []
+    with pytest.raises(DeviceError, match="device not ready"):
+        cuda.elapsed_ms(start, end)
     cuda.wait(stream)
     assert done == [0, 1, 2]
-    assert cuda.elapsed_ms(start, end) == 1.5
+    assert cuda.elapsed_ms(start, end) == about(1.5)
     cuda.destroy_graph(graph)
     for event in (start, end):
         cuda.destroy_event(event)
     cuda.destroy_stream(stream)
     del start, end, event
     assert runtime.held == 0
+
+
+def test_what_is_uploaded_is_there_for_whatever_runs_next(make, runtime):
+    """The stream does not wait for the default one, on which copies travel."""
+    cuda, seen = make(runtime), []
+    stream, address = cuda.stream(), cuda.allocate(4)
+    cuda.upload(address, np.array([7], np.int32))
+    runtime.work(lambda: seen.append(runtime.memory[address].raw), 0.5)
+    cuda.wait(stream)
+    assert np.frombuffer(seen[0], np.int32) == [7]
+    runtime.work(lambda: ctypes.memmove(address, b"late", 4), 0.5)
+    back = np.zeros(1, np.int32)
+    cuda.download(back, address)
+    assert back == [7]  # nobody has waited for the stream
+    cuda.wait(stream)
+    cuda.download(back, address)
+    assert back.tobytes() == b"late"
+
+
+@pytest.mark.parametrize("what", ["allocate", "upload", "wait"])
+def test_a_capture_is_lost_by_what_has_to_wait(make, runtime, what):
+    cuda = make(runtime)
+    stream, address = cuda.stream(), cuda.allocate(4)
+    forbidden = {
+        "allocate": lambda: cuda.allocate(4),
+        "upload": lambda: cuda.upload(address, np.zeros(1, np.int32)),
+        "wait": lambda: cuda.wait(stream),
+    }
+    cuda.begin_capture(stream)
+    with pytest.raises(DeviceError, match="not permitted when stream is capturing") as caught:
+        forbidden[what]()
+    assert not isinstance(caught.value, StickyDeviceError)
+    with pytest.raises(DeviceError, match="due to a previous error during capture"):
+        cuda.end_capture(stream)
+    forbidden[what]()  # and then it may
 
 
 def test_waiting_spins(make, runtime):
