@@ -152,6 +152,24 @@ MUTANTS = (
         '"fp16": 5.0, "int8": None}',
         ("tests/pipeline/test_stages.py::test_half_precision_that_is_far_off_fails",),
     ),
+    Mutant(
+        "upload-not-waited-for",
+        'self._call("cudaDeviceSynchronize")',
+        "pass",
+        ("tests/backends/test_cuda.py::test_what_is_uploaded_is_there_for_whatever_runs_next",),
+    ),
+    Mutant(
+        "run-not-waited-for",
+        "            self._cuda.wait(self._stream)\n\n    def _launch_group",
+        "            pass\n\n    def _launch_group",
+        ("tests/backends/test_tensorrt_runner.py::test_outputs_come_back_from_the_device",),
+    ),
+    Mutant(
+        "burst-not-waited-for",
+        "            self._cuda.wait(self._stream)\n        spans",
+        "            pass\n        spans",
+        ("tests/backends/test_tensorrt_runner.py::test_short_runs_are_timed_by_the_graph",),
+    ),
     # Lines that decide whether the product tells the truth, and were always tested.
     Mutant(
         "padding-of-a-composition",
@@ -163,7 +181,7 @@ MUTANTS = (
         "eps-of-a-normalisation",
         "(variance.double() + eps).rsqrt()",
         "(variance.double() + 1e-5).rsqrt()",
-        ("tests/merge/test_algebra.py",),
+        ("tests/merge/test_algebra.py::test_folding_equals_convolution_then_batch_norm",),
     ),
     Mutant(
         "budget-not-inclusive",
@@ -181,7 +199,7 @@ MUTANTS = (
         "certificate-always-good",
         "return self.max_rel_error <= self.tolerance",
         "return True",
-        ("tests/merge/test_certify.py",),
+        ("tests/merge/test_certify.py::test_one_changed_weight_fails_and_its_block_is_named",),
     ),
     Mutant(
         "foreign-engine-loaded",

@@ -301,11 +301,18 @@ def fake_pycuda(runtime, no_device=False):
         def retain_primary_context(self):
             return Context()
 
-    def memcpy_htod(address, array):
-        call("cudaMemcpy", address, array.ctypes.data, array.nbytes, 1)
+    def place(buffer):
+        """What the buffer protocol tells of it: address and bytes, or an error where read-only."""
+        view = memoryview(buffer).cast("B")
+        return ctypes.addressof(ctypes.c_char.from_buffer(view)), view.nbytes
 
-    def memcpy_dtoh(array, address):
-        call("cudaMemcpy", array.ctypes.data, address, array.nbytes, 2)
+    def memcpy_htod(address, buffer):
+        source, size = place(buffer)
+        call("cudaMemcpy", address, source, size, 1)
+
+    def memcpy_dtoh(buffer, address):
+        target, size = place(buffer)
+        call("cudaMemcpy", target, address, size, 2)
 
     driver = ModuleType("pycuda.driver")
     driver.__dict__.update(

@@ -6,7 +6,7 @@ import pytest
 from tests.backends.fake_cuda import FakeCudaRuntime, about
 from tests.backends.fake_engine import FakeContext, FakeEngine, fake_library
 from tests.backends.fake_tensorrt import VERSIONS
-from trt_layermerge.backends.cuda_runtime import RuntimeCuda
+from trt_layermerge.backends.cuda import Cuda
 from trt_layermerge.backends.tensorrt_runner import EngineRunner, group_size
 from trt_layermerge.errors import DeviceError, StickyDeviceError, UsageError
 
@@ -24,7 +24,7 @@ def engine(runtime):
 
 
 def opened(engine, *, plan=b"an engine", no_graphs=None, **options):
-    cuda = RuntimeCuda(engine.runtime, "fake")
+    cuda = Cuda(engine.runtime, "fake")
     cuda.no_graphs = no_graphs
     return EngineRunner(fake_library(engine), cuda, plan, 0, **options)
 
@@ -57,7 +57,7 @@ def test_every_version_has_what_is_asked_of_it(runtime, version):
     """The fakes have the names of the real bindings and no others."""
     engine = FakeEngine(runtime, shape=(-1, 2, 3, 3))
     library = fake_library(engine, version)
-    with EngineRunner(library, RuntimeCuda(runtime, "fake"), b"an engine", 0, batch=1) as runner:
+    with EngineRunner(library, Cuda(runtime, "fake"), b"an engine", 0, batch=1) as runner:
         np.testing.assert_array_equal(runner.infer({"input": X})["logits"], 2 * X)
         assert runner.time_burst(3) == [about(0.25)] * 3
 
@@ -101,7 +101,7 @@ def test_uploads_are_waited_for(engine):
 def test_the_seed_decides_the_bound_inputs(runtime):
     def bound(seed):
         runner = EngineRunner(
-            fake_library(FakeEngine(runtime)), RuntimeCuda(runtime, "fake"), b"an engine", seed
+            fake_library(FakeEngine(runtime)), Cuda(runtime, "fake"), b"an engine", seed
         )
         data = next(iter(runtime.memory.values())).raw
         runner.close()
@@ -266,9 +266,9 @@ def test_no_memory_to_run_in(engine):
 
 @pytest.mark.parametrize("allowed", [0, 1])
 def test_out_of_memory_half_way_gives_back_what_was_taken(runtime, engine, allowed):
-    allocate, taken = RuntimeCuda.allocate, []
+    allocate, taken = Cuda.allocate, []
 
-    class Small(RuntimeCuda):
+    class Small(Cuda):
         def allocate(self, size_bytes):
             if len(taken) == allowed:
                 runtime.fails = {"cudaMalloc": 2}

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.gpus import NO_GPU
 from tests.measure import fake_ssh
 from tests.measure.answering import Answering
 from trt_layermerge.backends import Runner
-from trt_layermerge.backends.cuda import driver_problem
 from trt_layermerge.core.conv import ConvSpec, Spec
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.jsonio import sha256_bytes
@@ -264,7 +264,7 @@ def test_an_agent_that_does_not_start_says_why(tmp_path: Path) -> None:
 
 def test_where_there_is_no_device_another_one_is_thought_of(tmp_path: Path) -> None:
     """Without a driver, or without TensorRT-RTX; where both are there, this proves nothing."""
-    if driver_problem() is None:
+    if not NO_GPU:
         pytest.skip("there is a GPU here")
     with pytest.raises(DeviceError, match=r"(no CUDA driver|not installed).*--export-jobs DIR$"):
         AgentMeter("tensorrt_rtx", tmp_path, run_here).device()

@@ -235,8 +235,6 @@ class EngineRunner(Runner):
     def _capture(self) -> None:
         """Makes a graph of a group of runs, and runs it. Raises ``DeviceError`` if it cannot."""
         cuda, stream = self._cuda, self._stream
-        if cuda.no_graphs is not None:
-            raise DeviceError(cuda.no_graphs)
         cuda.begin_capture(stream)
         try:
             for _ in range(self.group):
