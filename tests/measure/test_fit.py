@@ -14,8 +14,10 @@ from trt_layermerge.core.conv import AddSpec, ConvSpec, Spec
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.tables import LatencyEntry, LatencyTable
 from trt_layermerge.errors import DeviceError, UsageError
-from trt_layermerge.measure import Observation, fit, fit_latency, measure_specs, time_models
-from trt_layermerge.measure.fit import rank_correlation
+from trt_layermerge.measure import fit
+from trt_layermerge.measure.fit import Observation, fit_latency, rank_correlation
+from trt_layermerge.measure.table import measure_specs
+from trt_layermerge.measure.timing import time_models
 from trt_layermerge.search import enumerate_candidates
 
 RNG = np.random.default_rng(0)

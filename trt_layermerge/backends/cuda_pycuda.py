@@ -124,7 +124,7 @@ class Pycuda(Names):
         self._device = _primary_device(self._driver)
         return 1
 
-    def _properties(self, ordinal: int) -> SimpleNamespace:
+    def _properties(self, _: int) -> SimpleNamespace:
         major, minor = self._device.compute_capability()
         return SimpleNamespace(name=self._device.name(), major=major, minor=minor)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from trt_layermerge.backends import Backend, get_backend
@@ -162,7 +161,6 @@ def _tell_sidecars(context: Context, result: Bench, files: Mapping[Precision, Pa
 
 def _energy(context: Context) -> Callable[[bytes, Backend], Energy] | str:
     """Returns what measures energy, or in words why nothing does."""
-    from trt_layermerge.measure.agent.power import PowerSampler
     from trt_layermerge.measure.agent.telemetry import power_w
     from trt_layermerge.measure.conditions import clock_of
     from trt_layermerge.measure.energy import energy_of
@@ -172,4 +170,4 @@ def _energy(context: Context) -> Callable[[bytes, Backend], Energy] | str:
     reading = power_w()
     if reading.value is None:
         return reading.reason
-    return partial(energy_of, sampler=PowerSampler)
+    return energy_of
