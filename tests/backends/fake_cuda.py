@@ -227,6 +227,62 @@ class FakeCudaRuntime:
         return (0,)
 
 
+class FakeDriver(FakeCudaRuntime):
+    """libcuda as ctypes sees it, on a GPU of compute capability 8.7.
+
+    Attributes:
+        calls: Names of the functions that were called.
+        fails: Error code by function.
+        capability: Value by attribute.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.capability, self.current = {75: 8, 76: 7}, None
+
+    def __getattr__(self, name):
+        function = getattr(FakeDriver, f"do_{name}")
+
+        def call(*arguments):
+            self.calls.append(name)
+            if "Mem" in name or "Synchronize" in name:
+                assert self.current == 77, "no context is current"
+            return self.fails.get(name) or function(self, *arguments) or 0
+
+        return call
+
+    def do_cuInit(self, flags):
+        assert flags == 0
+
+    def do_cuDeviceGet(self, out, ordinal):
+        out._obj.value = 5 + ordinal
+
+    def do_cuDevicePrimaryCtxRetain(self, out, device):
+        assert device.value == 5
+        out._obj.value = 77
+
+    def do_cuCtxSetCurrent(self, context):
+        self.current = context.value
+
+    def do_cuDeviceGetAttribute(self, out, attribute, device):
+        assert device.value == 5
+        out._obj.value = self.capability[attribute]
+
+    def do_cuMemAlloc_v2(self, out, size):
+        _, out._obj.value = self.cudaMalloc(size.value)
+
+    def do_cuMemcpyHtoD_v2(self, target, source, size):
+        assert isinstance(target, ctypes.c_uint64)
+        self.cudaMemcpy(target.value, source.value, size.value, 1)
+
+    def do_cuMemcpyDtoH_v2(self, target, source, size):
+        assert isinstance(source, ctypes.c_uint64)
+        self.cudaMemcpy(target.value, source.value, size.value, 2)
+
+    def do_cuCtxSynchronize(self):
+        self.cudaDeviceSynchronize()
+
+
 def fake_pycuda(runtime, no_device=False):
     """Returns ``pycuda.driver`` over a fake runtime; ``stack`` holds the contexts made current."""
 

@@ -13,7 +13,6 @@ from functools import partial
 from math import ceil
 from statistics import median
 from time import perf_counter
-from types import TracebackType
 from typing import Any, Callable
 
 import numpy as np
@@ -125,12 +124,7 @@ class EngineRunner(Runner):
         if errors:
             raise errors[0]
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object = None, error: object = None, *_: object) -> None:
         """Closes; an error that is on its way is not hidden by those of closing."""
         errors = self._release()
         if errors and error is None:
