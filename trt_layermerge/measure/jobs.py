@@ -20,7 +20,6 @@ from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.jsonio import (
     Json,
     damage,
-    read_json,
     read_lines,
     schema_name,
     sha256_bytes,
@@ -29,7 +28,7 @@ from trt_layermerge.core.jsonio import (
     write_json,
 )
 from trt_layermerge.core.tables import LatencyEntry
-from trt_layermerge.measure.agent.jobs import MANIFEST, manifest_id
+from trt_layermerge.measure.agent.jobs import MANIFEST, Protocol, manifest_id
 from trt_layermerge.measure.agent.results import timing_of
 from trt_layermerge.measure.agent.sources import Reading
 from trt_layermerge.measure.agent.telemetry import DeviceState, GpuClock
@@ -56,25 +55,6 @@ class Job:
     def key(self) -> str:
         """What the job is called in answers: the same content has the same key."""
         return sha256_json([[sha256_bytes(model) for model in self.models], self.build])[:20]
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How every job of a folder is measured.
-
-    Attributes:
-        backend: Name of the backend.
-        rounds: Bursts of each network, in turns.
-        burst_ms: How long a burst lasts.
-        timeout_s: A job that takes longer is ended and counts as failed.
-        sentinel_every: After so many jobs the sentinel is measured once more.
-    """
-
-    backend: str
-    rounds: int = 20
-    burst_ms: float = 2.0
-    timeout_s: float = 600.0
-    sentinel_every: int = 20
 
 
 def write_jobs(
@@ -117,18 +97,6 @@ def _listed(folder: Path, job: Job) -> Json:
             write_bytes(folder / name, model)
         models.append({"file": name, "sha256": digest})
     return {"key": job.key, "label": job.label, "models": models}
-
-
-def read_keys(folder: Path) -> tuple[str, list[str]]:
-    """Returns id and job keys of a folder's manifest.
-
-    Raises:
-        UsageError: If there is none.
-        CorruptInputError: If it is damaged.
-    """
-    body = read_json(folder / MANIFEST, "jobs")
-    with damage(folder / MANIFEST):
-        return str(body["id"]), [str(job["key"]) for job in body["jobs"]]
 
 
 @dataclass(frozen=True)
