@@ -22,8 +22,8 @@ from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.tables import ImportanceEntry, ImportanceTable
 from trt_layermerge.errors import DeviceError, InfeasibleBudgetError
-from trt_layermerge.measure import speedup, time_models
 from trt_layermerge.measure.spec_model import spec_model
+from trt_layermerge.measure.timing import speedup, time_models
 from trt_layermerge.pipeline.networks import onnx_of
 from trt_layermerge.search import solve
 

@@ -37,8 +37,9 @@ from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.core.unit import Rules
 from trt_layermerge.errors import LayerMergeError
 from trt_layermerge.kinds import enumerate_candidates
-from trt_layermerge.measure import Observation, fit_latency, measure_specs, speedup, time_models
-from trt_layermerge.measure.timing import VARIATION_LIMIT
+from trt_layermerge.measure.fit import Observation, fit_latency
+from trt_layermerge.measure.table import measure_specs
+from trt_layermerge.measure.timing import VARIATION_LIMIT, speedup, time_models
 from trt_layermerge.merge import collapse, relax
 from trt_layermerge.models.networks import load_network
 from trt_layermerge.pipeline.networks import onnx_of, sample_plans, specs_of, useful

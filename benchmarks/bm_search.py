@@ -29,7 +29,7 @@ from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
 from trt_layermerge.importance.calibrate import CalibrateScorer
 from trt_layermerge.kinds import enumerate_candidates
-from trt_layermerge.measure import measure_specs
+from trt_layermerge.measure.table import measure_specs
 from trt_layermerge.search import frontier
 from trt_layermerge.tracing import trace
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.gpus import NO_GPU
 from tests.nets import example, plain_chain
-from trt_layermerge.backends.cuda import driver_problem
 from trt_layermerge.export.fp16 import to_precision
 from trt_layermerge.export.onnx import export_bytes
 from trt_layermerge.session.verifying import bisect_command
@@ -103,7 +103,7 @@ def test_what_needs_a_gpu_has_options_that_there_are() -> None:
                 assert re.search(rf"(^|[\s,\[]){option}[\s,\]]", help_of(tool[1])), (tool, option)
 
 
-@pytest.mark.skipif(driver_problem() is None, reason="tells how it fails without a GPU")
+@pytest.mark.skipif(not NO_GPU, reason="tells how it fails without a GPU")
 def test_the_command_that_verify_prints_is_the_one_of_the_page(folder: Path) -> None:
     printed = bisect_command("runs/mine/debug/model.fp16.onnx", 0.05, None)
     assert printed in PAGE

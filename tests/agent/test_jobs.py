@@ -14,8 +14,8 @@ from tests.agent import folders
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import CorruptInputError, UsageError
 from trt_layermerge.measure.agent import jobs as agent_jobs
-from trt_layermerge.measure.agent.jobs import ModelFile, load_manifest, read_model
-from trt_layermerge.measure.jobs import Job, Protocol, write_jobs
+from trt_layermerge.measure.agent.jobs import ModelFile, Protocol, load_manifest, read_model
+from trt_layermerge.measure.jobs import Job, write_jobs
 
 
 def test_a_folder_is_read_as_it_was_written(tmp_path: Path) -> None:

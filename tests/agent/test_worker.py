@@ -13,7 +13,7 @@ from tests.agent import folders
 from tests.backends.fake_cuda import FakeCudaRuntime
 from tests.backends.fake_engine import FakeEngine, fake_library
 from trt_layermerge.backends import Runner
-from trt_layermerge.backends.cuda_runtime import RuntimeCuda
+from trt_layermerge.backends.cuda import Cuda
 from trt_layermerge.backends.tensorrt_api import FLAVORS
 from trt_layermerge.backends.tensorrt_runner import EngineRunner
 from trt_layermerge.core.jsonio import sha256_bytes
@@ -127,7 +127,7 @@ class Engines(FakeBackend):
         self.runtimes.append(FakeCudaRuntime())
         engine = FakeEngine(self.runtimes[-1])
         engine.fault = self.fault
-        cuda = RuntimeCuda(engine.runtime, "fake")
+        cuda = Cuda(engine.runtime, "fake")
         return EngineRunner(fake_library(engine), cuda, b"an engine", seed)
 
 

@@ -79,9 +79,10 @@ class FakeContext:
         engine, runtime = self.engine, self.engine.runtime
         assert stream == 11
         runtime.calls.append("enqueue")
-        if engine.refuses == "run" or (
-            engine.refuses == "capture" and runtime.recorded is not None
-        ):
+        if engine.refuses == "run" or set(self.addresses) != {"input", "logits"}:
+            return False
+        if engine.refuses == "capture" and runtime.recorded is not None:
+            runtime.lost = True  # by whatever it tried to do
             return False
         runtime.work(self.run, engine.run_ms)
         return True

@@ -8,17 +8,17 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.backends.fake_cuda import WORDS, FakeCudaRuntime, fake_pycuda
+from tests.backends.fake_cuda import WORDS, FakeCudaRuntime, about, fake_pycuda
+from tests.gpus import NO_GPU
 from trt_layermerge.backends import cuda_ctypes, cuda_pycuda, cuda_python
 from trt_layermerge.backends.cuda import (
     BINDINGS,
+    STICKY_CODES,
+    Cuda,
     cuda_bindings,
-    driver_problem,
     find_cuda,
-    version_words,
 )
-from trt_layermerge.backends.cuda_pycuda import PycudaCuda
-from trt_layermerge.backends.cuda_runtime import STICKY_CODES, RuntimeCuda
+from trt_layermerge.backends.cuda_pycuda import Pycuda
 from trt_layermerge.errors import (
     DeviceError,
     MissingDependencyError,
@@ -26,7 +26,7 @@ from trt_layermerge.errors import (
     UsageError,
 )
 
-no_driver = pytest.mark.skipif(driver_problem() is None, reason="there is a CUDA driver here")
+no_driver = pytest.mark.skipif(not NO_GPU, reason="there is a CUDA driver here")
 
 
 @pytest.fixture
@@ -35,11 +35,12 @@ def runtime():
 
 
 def by_runtime(runtime):
-    return RuntimeCuda(runtime, "fake")
+    return Cuda(runtime, "fake")
 
 
 def by_pycuda(runtime):
-    return PycudaCuda(fake_pycuda(runtime), RuntimeCuda(runtime, "fake"), None)
+    Cuda(runtime, "ctypes")  # as open_cuda does
+    return Cuda(Pycuda(fake_pycuda(runtime), runtime), "fake")
 
 
 @pytest.fixture(params=[by_runtime, by_pycuda], ids=["runtime", "pycuda"])
@@ -51,7 +52,7 @@ def test_the_gpu_is_described(make, runtime):
     cuda = make(runtime)
     described = (cuda.device_name(), cuda.compute_capability(), cuda.version())
     assert described == ("Fake Orin", "8.7", "12.6")
-    assert (cuda.free_memory(), cuda.total_memory()) == (5 << 30, 8 << 30)
+    assert cuda.free_memory() == 5 << 30
 
 
 def test_bytes_travel_both_ways(make, runtime):
@@ -79,15 +80,53 @@ def test_work_in_a_stream_is_captured_launched_and_timed(make, runtime):
     cuda.record(start, stream)
     cuda.launch_graph(graph, stream)
     cuda.record(end, stream)
+    assert done == []
+    with pytest.raises(DeviceError, match="device not ready"):
+        cuda.elapsed_ms(start, end)
     cuda.wait(stream)
     assert done == [0, 1, 2]
-    assert cuda.elapsed_ms(start, end) == 1.5
+    assert cuda.elapsed_ms(start, end) == about(1.5)
     cuda.destroy_graph(graph)
     for event in (start, end):
         cuda.destroy_event(event)
     cuda.destroy_stream(stream)
     del start, end, event
     assert runtime.held == 0
+
+
+def test_what_is_uploaded_is_there_for_whatever_runs_next(make, runtime):
+    """The stream does not wait for the default one, on which copies travel."""
+    cuda, seen = make(runtime), []
+    stream, address = cuda.stream(), cuda.allocate(4)
+    cuda.upload(address, np.array([7], np.int32))
+    runtime.work(lambda: seen.append(runtime.memory[address].raw), 0.5)
+    cuda.wait(stream)
+    assert np.frombuffer(seen[0], np.int32) == [7]
+    runtime.work(lambda: ctypes.memmove(address, b"late", 4), 0.5)
+    back = np.zeros(1, np.int32)
+    cuda.download(back, address)
+    assert back == [7]  # nobody has waited for the stream
+    cuda.wait(stream)
+    cuda.download(back, address)
+    assert back.tobytes() == b"late"
+
+
+@pytest.mark.parametrize("what", ["allocate", "upload", "wait"])
+def test_a_capture_is_lost_by_what_has_to_wait(make, runtime, what):
+    cuda = make(runtime)
+    stream, address = cuda.stream(), cuda.allocate(4)
+    forbidden = {
+        "allocate": lambda: cuda.allocate(4),
+        "upload": lambda: cuda.upload(address, np.zeros(1, np.int32)),
+        "wait": lambda: cuda.wait(stream),
+    }
+    cuda.begin_capture(stream)
+    with pytest.raises(DeviceError, match="not permitted when stream is capturing") as caught:
+        forbidden[what]()
+    assert not isinstance(caught.value, StickyDeviceError)
+    with pytest.raises(DeviceError, match="due to a previous error during capture"):
+        cuda.end_capture(stream)
+    forbidden[what]()  # and then it may
 
 
 def test_waiting_spins(make, runtime):
@@ -138,11 +177,13 @@ def test_no_gpu_is_refused():
     with pytest.raises(DeviceError, match="it counts none"):
         by_runtime(none)
     with pytest.raises(DeviceError, match=r"no CUDA driver or GPU .*invalid device ordinal"):
-        PycudaCuda(fake_pycuda(FakeCudaRuntime(), no_device=True), None, "")
+        Cuda(Pycuda(fake_pycuda(FakeCudaRuntime(), no_device=True), None), "pycuda")
 
 
-def test_versions_in_words():
-    assert [version_words(n) for n in (11040, 12060, 13000)] == ["11.4", "12.6", "13.0"]
+@pytest.mark.parametrize(("number", "words"), [(11040, "11.4"), (12060, "12.6"), (13000, "13.0")])
+def test_versions_in_words(runtime, number, words):
+    runtime.cudaRuntimeGetVersion = lambda: (0, number)
+    assert by_runtime(runtime).version() == words
 
 
 # pycuda
@@ -151,7 +192,7 @@ def test_versions_in_words():
 def test_pycuda_makes_one_context_current_however_often_it_is_asked(runtime):
     driver = fake_pycuda(runtime)
     for _ in range(3):
-        PycudaCuda(driver, None, "none")
+        Cuda(Pycuda(driver, None), "pycuda")
     assert len(driver.stack) == 1
 
 
@@ -160,10 +201,11 @@ def test_pycuda_leaves_no_context_behind():
     code = (
         "import atexit\n"
         "from tests.backends.fake_cuda import FakeCudaRuntime, fake_pycuda\n"
-        "from trt_layermerge.backends.cuda_pycuda import PycudaCuda\n"
+        "from trt_layermerge.backends.cuda import Cuda\n"
+        "from trt_layermerge.backends.cuda_pycuda import Pycuda\n"
         "driver = fake_pycuda(FakeCudaRuntime())\n"
         "atexit.register(lambda: print('left', driver.stack))\n"
-        "PycudaCuda(driver, None, '')\n"
+        "Cuda(Pycuda(driver, None), 'pycuda')\n"
         "print('made', len(driver.stack))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -171,7 +213,7 @@ def test_pycuda_leaves_no_context_behind():
 
 
 def test_pycuda_without_the_runtime_has_no_graphs(runtime):
-    cuda = PycudaCuda(fake_pycuda(runtime), None, "no libcudart")
+    cuda = Cuda(Pycuda(fake_pycuda(runtime), None), "pycuda", "no libcudart")
     assert cuda.no_graphs == "no libcudart"
     with pytest.raises(DeviceError, match="no libcudart"):
         cuda.begin_capture(cuda.stream())
@@ -179,13 +221,14 @@ def test_pycuda_without_the_runtime_has_no_graphs(runtime):
 
 def test_pycuda_captures_by_the_runtime_where_that_loads(monkeypatch, runtime):
     monkeypatch.setattr(cuda_pycuda, "_driver", lambda: fake_pycuda(runtime))
-    monkeypatch.setattr(cuda_pycuda, "open_runtime", lambda: RuntimeCuda(runtime, "ctypes"))
+    monkeypatch.setattr(cuda_pycuda, "load_libcudart", lambda: None)
+    monkeypatch.setattr(cuda_pycuda, "Libcudart", lambda library: runtime)
     assert find_cuda("pycuda").no_graphs is None
 
     def missing():
         raise DeviceError("libcudart was not found")
 
-    monkeypatch.setattr(cuda_pycuda, "open_runtime", missing)
+    monkeypatch.setattr(cuda_pycuda, "load_libcudart", missing)
     assert "libcudart was not found" in find_cuda("pycuda").no_graphs
 
 
@@ -271,7 +314,7 @@ def test_the_real_libraries_take_every_call_as_it_is_made(name):
             return 0, 0
 
     real = Counting(real_runtime(name))
-    cuda, array = RuntimeCuda(real, name), np.zeros(4)
+    cuda, array = Cuda(real, name), np.zeros(4)
     calls = [
         *(cuda.device_name, cuda.free_memory, cuda.stream, cuda.event, lambda: cuda.allocate(8)),
         *(lambda: cuda.upload(4096, array), lambda: cuda.download(array, 4096)),
@@ -404,7 +447,6 @@ def test_the_first_that_works_is_used(monkeypatch):
     assert asked == ["cuda_python"]
     scripted(monkeypatch, cuda_python=DeviceError("too new for the driver"), pycuda=MISSING)
     assert find_cuda() == "ctypes"
-    assert driver_problem() is None
     assert cuda_bindings() == (
         ("cuda-python", "too new for the driver"),
         ("pycuda", str(MISSING)),
@@ -414,7 +456,8 @@ def test_the_first_that_works_is_used(monkeypatch):
 
 def test_what_is_installed_and_fails_is_told_first(monkeypatch):
     scripted(monkeypatch, cuda_python=MISSING, pycuda=DeviceError("dead"), ctypes=DeviceError("x"))
-    assert driver_problem() == "dead"
+    with pytest.raises(DeviceError, match=r"^dead$"):
+        find_cuda()
 
 
 def test_unknown_bindings_are_refused():

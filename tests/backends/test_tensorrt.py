@@ -9,8 +9,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.gpus import NO_GPU
 from tests.nets import example, mobile
-from trt_layermerge.backends.cuda import driver_problem
 from trt_layermerge.backends.registry import get_backend
 from trt_layermerge.backends.tensorrt import build_engine, load_engine
 from trt_layermerge.backends.tensorrt_api import TensorRTApi, load_api
@@ -27,7 +27,7 @@ from trt_layermerge.export.onnx import export_bytes
 
 pytest.importorskip("tensorrt_rtx")
 GLYPHS = Path(__file__).parents[2] / "examples" / "glyphs"
-no_gpu = pytest.mark.skipif(driver_problem() is None, reason="says what happens without a GPU")
+no_gpu = pytest.mark.skipif(not NO_GPU, reason="says what happens without a GPU")
 
 
 @pytest.fixture(scope="module")

@@ -106,6 +106,17 @@ def test_a_wide_projection_beside_a_branch_that_keeps_little():
     assert "reaches beyond" in (refusal(graph, candidate(graph, 0, 2, (1,))) or "")
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_shortcut_that_begins_with_its_branch_may_still_end_beyond_it(axis):
+    """Both begin one pixel before the map; of taps five wide, two lie behind the branch's three."""
+    graph = Chain(4, 8).conv(8, 3).residual(0).graph()
+    kernel, padding = [1, 1], [0, 0, 0, 0]
+    kernel[axis], padding[axis], padding[2 + axis] = 5, 1, 3
+    graph = with_shortcut(graph, kernel=tuple(kernel), padding=tuple(padding))
+    reason = refusal(graph, original_candidate(graph, 0))
+    assert reason == "the shortcut over units 0 to 0 reaches beyond what its branch sees"
+
+
 def test_an_identity_between_dilated_taps():
     graph = Chain(4, 8).conv(4, 3).residual(0).graph()
     unit = graph.units[0]

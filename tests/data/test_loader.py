@@ -147,7 +147,7 @@ def test_batches_without_a_length_are_counted() -> None:
     [
         ({"image": 1}, "dict"),
         ([], "list of nothing"),
-        (torch.zeros(2, 3, 4, 4).byte(), r"a tensor torch\.uint8"),
+        (torch.zeros(2, 3, 4, 4).byte(), r"a tensor .2, 3, 4, 4. of torch\.uint8"),
         ((torch.zeros(2, 3, 4, 4), torch.zeros(2)), r"tuple of .*float32, a tensor"),
         ((torch.zeros(2, 3, 4, 4), torch.arange(3)), "tuple of"),
         ((torch.zeros(2, 3, 4, 4), ["a", "b"]), r"tuple of .*, list of str"),

@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from tests.backends.fake_cuda import FakeDriver
 from tests.backends.fake_engine import FakeContext, FakeEngine, fake_library
 from tests.backends.fake_tensorrt import VERSIONS, Strict
 from tests.deploy.bundles import contents, network, with_plan
@@ -197,6 +198,11 @@ class AnsweringContext(FakeContext):
         assert stream_handle == 0
         if engine.refuses == "run":
             return False
+        engine.runtime.work(self.answer, engine.run_ms)
+        return True
+
+    def answer(self):
+        engine = self.engine
         size = 4 * int(np.prod(self.shape))
         found = np.frombuffer(ctypes.string_at(self.addresses["input"], size), np.float32)
         rows = [
@@ -205,66 +211,6 @@ class AnsweringContext(FakeContext):
         ]
         data = np.stack(rows).astype(np.float32).tobytes()
         ctypes.memmove(self.addresses["logits"], data, len(data))
-        return True
-
-
-class Driver:
-    """libcuda as ctypes sees it, on a GPU of compute capability 8.7 whose memory is the host's.
-
-    Attributes:
-        calls: Names of the functions that were called.
-        fails: Error code by function.
-        capability: Value by attribute.
-    """
-
-    def __init__(self):
-        self.calls, self.fails, self.memory = [], {}, {}
-        self.capability = {75: 8, 76: 7}
-        self.current = None
-
-    def __getattr__(self, name):
-        function = getattr(Driver, f"do_{name}")
-
-        def call(*arguments):
-            self.calls.append(name)
-            if name not in ("cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain"):
-                assert self.current == 77 or name in ("cuCtxSetCurrent", "cuDeviceGetAttribute")
-            return self.fails.get(name) or function(self, *arguments) or 0
-
-        return call
-
-    def do_cuInit(self, flags):
-        assert flags == 0
-
-    def do_cuDeviceGet(self, out, ordinal):
-        out._obj.value = 5 + ordinal
-
-    def do_cuDevicePrimaryCtxRetain(self, out, device):
-        assert device.value == 5
-        out._obj.value = 77
-
-    def do_cuCtxSetCurrent(self, context):
-        self.current = context.value
-
-    def do_cuDeviceGetAttribute(self, out, attribute, device):
-        assert device.value == 5
-        out._obj.value = self.capability[attribute]
-
-    def do_cuMemAlloc_v2(self, out, size):
-        buffer = ctypes.create_string_buffer(size.value)
-        out._obj.value = ctypes.addressof(buffer)
-        self.memory[out._obj.value] = buffer
-
-    def do_cuMemcpyHtoD_v2(self, target, source, size):
-        assert target.value in self.memory and isinstance(target, ctypes.c_uint64)
-        ctypes.memmove(target.value, source.value, size.value)
-
-    def do_cuMemcpyDtoH_v2(self, target, source, size):
-        assert source.value in self.memory and isinstance(source, ctypes.c_uint64)
-        ctypes.memmove(target.value, source.value, size.value)
-
-    def do_cuCtxSynchronize(self):
-        return 0
 
 
 @pytest.fixture
@@ -275,7 +221,7 @@ def given():
 @pytest.fixture
 def machine(given):
     """Returns the modules that can be imported on a fake Orin."""
-    engine = Answering(Driver(), given.samples.inputs, given.samples.outputs["fp16"])
+    engine = Answering(FakeDriver(), given.samples.inputs, given.samples.outputs["fp16"])
     return machine_of(engine)
 
 
@@ -331,7 +277,7 @@ def test_the_engine_runs_on_every_version(given, tmp_path, version, capsys):
     engine = given.engine
     built = replace(engine, sidecar=replace(engine.sidecar, library_version=version))
     write_bundle(tmp_path / "b", render(replace(given, engine=built), "plain"))
-    fake = Answering(Driver(), given.samples.inputs, given.samples.outputs["fp16"])
+    fake = Answering(FakeDriver(), given.samples.inputs, given.samples.outputs["fp16"])
     code, out, _ = on(
         machine_of(fake, version), tmp_path / "b", "--require-engine", "--time", capsys=capsys
     )
@@ -400,7 +346,7 @@ def test_an_engine_that_does_not_fit_is_left_out_with_the_reason(
 def test_compatible_engines_are_tried_elsewhere(given, tmp_path, capsys):
     made = with_plan(given, hardware_compatible=True, version_compatible=True)
     write_bundle(tmp_path / "b", render(made, "plain"))
-    fake = Answering(Driver(), given.samples.inputs, given.samples.outputs["fp16"])
+    fake = Answering(FakeDriver(), given.samples.inputs, given.samples.outputs["fp16"])
     machine = machine_of(fake, VERSIONS[-2])
     fake.runtime.capability = {75: 8, 76: 9}
     assert on(machine, tmp_path / "b", "--require-engine", capsys=capsys)[0] == 0

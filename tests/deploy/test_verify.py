@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.gpus import NO_GPU
 from tests.nets import example, plain_chain
 from trt_layermerge.backends.base import Runner, check_inputs
-from trt_layermerge.backends.cuda import driver_problem
 from trt_layermerge.backends.registry import get_backend
 from trt_layermerge.backends.tensorrt import build_engine
 from trt_layermerge.deploy.comparison import Subject, infer_all
@@ -280,7 +280,7 @@ def test_real_engine(network, tmp_path):
     origin = Origin("a" * 64, "b" * 64, {}, None, "", 0)
     plan = write_engine(tmp_path, build_engine(model), origin, this_machine())
     reference = {"original": outputs, "merged": outputs}
-    if driver_problem() is not None:
+    if NO_GPU:
         result = verify(images, None, reference, [engine_subject(plan)])
         assert "no CUDA driver or GPU" in result.comparisons[0].reason
         assert result.unverified[0].startswith("model.fp32.plan was not run: no CUDA driver")

@@ -98,6 +98,17 @@ def test_constants_out_of_range_are_refused(value, shape):
         to_precision(net([node], {"w": np.full(shape, value)}), "fp16")
 
 
+@pytest.mark.parametrize("value", [65520.0, -65520.0, np.nan])
+def test_one_weight_out_of_range_is_enough(value):
+    """Not clipped to the largest half: a channel would compute something else, and nobody know."""
+    weights = np.ones((2, 2, 1, 1))
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    to_precision(net([node], {"w": 65504 * weights}), "fp16")
+    weights[1, 0] = value
+    with pytest.raises(UnsupportedModelError, match="'w' reaches"):
+        to_precision(net([node], {"w": weights}), "fp16")
+
+
 def test_resize_keeps_its_scales_in_single():
     node = helper.make_node("Resize", ["x", "", "scales"], ["y"], mode="linear")
     half = to_precision(net([node], {"scales": [1, 1, 2, 2]}, (1, 2, 8, 8)), "fp16")

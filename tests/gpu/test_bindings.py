@@ -19,7 +19,7 @@ def test_the_gpu_is_described(cuda: Cuda) -> None:
     assert cuda.device_name()
     assert re.fullmatch(r"\d+\.\d", cuda.compute_capability())
     assert re.fullmatch(r"\d+\.\d", cuda.version())
-    assert 0 < cuda.free_memory() <= cuda.total_memory()
+    assert cuda.free_memory() > 0
 
 
 def test_bytes_travel_both_ways(cuda: Cuda) -> None:
@@ -46,7 +46,7 @@ def test_memory_is_taken_and_given_back(cuda: Cuda) -> None:
 
 def test_more_memory_than_there_is(cuda: Cuda) -> None:
     with pytest.raises(DeviceError, match="out of memory") as caught:
-        cuda.allocate(4 * cuda.total_memory())
+        cuda.allocate(1 << 50)
     assert not isinstance(caught.value, StickyDeviceError)
     cuda.free(cuda.allocate(MIB))
 

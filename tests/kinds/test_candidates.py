@@ -174,6 +174,15 @@ def test_a_merged_linear_bottleneck_gains_an_activation_and_a_single_one_does_no
     assert {c.activation for c in of_block(full, 0, 2)} == {"relu6"}
 
 
+def test_of_several_inner_activations_the_last_moves_to_the_end_of_a_block() -> None:
+    chain = Chain(8, 16).conv(8, 3, activation="relu").conv(8, 3, activation="silu")
+    chain.conv(8, 1, activation=None)
+    found = of_block(enumerate_candidates(chain.graph(), "full"), 0, 3)
+    merged = [c for c in found if c.convs]
+    assert {c.kind for c in merged} == {"compose", "fit"}
+    assert {c.activation for c in merged} == {"silu"}
+
+
 def test_limits_bound_the_full_rules() -> None:
     tight = enumerate_candidates(
         resnet34(), "full", Limits(max_units=2, max_kernel=3, kernels=(3,))

@@ -13,7 +13,6 @@ from trt_layermerge.measure.agent.sources import Answer, Reading, Sources
 from trt_layermerge.measure.agent.telemetry import DeviceState, GpuClock
 from trt_layermerge.measure.conditions import (
     Conditions,
-    HostWatch,
     Watch,
     clock_of,
     not_comparable,
@@ -105,7 +104,7 @@ def test_others_are_what_the_host_was_busy_with_less_this_process(tmp_path: Path
     (tmp_path / "proc").mkdir()
     stat = tmp_path / "proc" / "stat"
     stat.write_text("cpu 100 0 0 1000 0 0 0 0 0 0\ncpu0 ...\n")
-    watch = HostWatch(Sources(tmp_path, silent))
+    watch = Watch(Sources(tmp_path, silent))
     time.sleep(0.2)
     assert watch.others() == 0.0  # the host stood still, and this process hardly worked
     stat.write_text("cpu 9100 900 0 1000 50 0 0 0 0 0\n")

@@ -15,8 +15,10 @@ from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.tables import LatencyEntry, LatencyTable
 from trt_layermerge.errors import DeviceError, UsageError
 from trt_layermerge.kinds import enumerate_candidates
-from trt_layermerge.measure import Observation, fit, fit_latency, measure_specs, time_models
-from trt_layermerge.measure.fit import rank_correlation
+from trt_layermerge.measure import fit
+from trt_layermerge.measure.fit import Observation, fit_latency, rank_correlation
+from trt_layermerge.measure.table import measure_specs
+from trt_layermerge.measure.timing import time_models
 
 RNG = np.random.default_rng(0)
 SPECS: list[Spec] = [
@@ -127,6 +129,18 @@ def test_costs_stay_positive_whatever_was_measured() -> None:
     absurd = [Observation((spec,) * 3, 1e-3) for spec in SPECS]
     fitted = fit_latency(bare, absurd, "fp32", 1)
     assert all(entry.ms > 0 for entry in fitted.entries.values())
+
+
+def test_no_block_is_taken_to_cost_less_than_a_tenth_of_what_it_costs_alone() -> None:
+    """Networks say that maps cost nothing inside them; one block is hardly more than its maps."""
+    bare, inside = world(deviation=0.0, seed=7)
+    slight = SPECS[0]
+    entries = {**bare.entries, (slight, "fp32", 1): LatencyEntry(2e-3)}
+    seen = networks(inside, 60, seed=7, noise=0.0)
+    rest = [o for o in seen if slight not in o.specs]
+    fitted = fit_latency(LatencyTable(DEVICE, entries), rest, "fp32", 1)
+    assert len(rest) > 1
+    assert fitted[slight, "fp32", 1] == pytest.approx(2e-4, rel=1e-12)
 
 
 def test_other_entries_and_failures_stay() -> None:

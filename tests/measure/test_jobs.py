@@ -12,14 +12,12 @@ import pytest
 
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.errors import CorruptInputError, UsageError
-from trt_layermerge.measure.agent.jobs import load_manifest, read_model
+from trt_layermerge.measure.agent.jobs import Protocol, load_manifest, read_model
 from trt_layermerge.measure.agent.telemetry import DeviceState, GpuClock
 from trt_layermerge.measure.conditions import not_comparable
 from trt_layermerge.measure.jobs import (
     Job,
-    Protocol,
     drift_words,
-    read_keys,
     read_measurements,
     write_jobs,
 )
@@ -37,7 +35,7 @@ def test_the_agent_reads_what_is_written(tmp_path: Path) -> None:
     jobs = [Job("a", (b"one",)), Job("b", (b"original", b"plan"))]
     identity = write_jobs(tmp_path, jobs, PROTOCOL, b"original")
     manifest = load_manifest(tmp_path)
-    assert manifest.id == identity == read_keys(tmp_path)[0]
+    assert manifest.id == identity
     assert (manifest.backend, manifest.rounds, manifest.burst_ms) == ("fake", 7, 1.5)
     assert (manifest.timeout_s, manifest.sentinel_every) == (9.0, 3)
     read = {
@@ -45,14 +43,13 @@ def test_the_agent_reads_what_is_written(tmp_path: Path) -> None:
     }
     assert read == {"sentinel": [b"original"], "a": [b"one"], "b": [b"original", b"plan"]}
     assert manifest.sentinel == next(k for k, j in manifest.jobs.items() if j.label == "sentinel")
-    assert read_keys(tmp_path)[1] == list(manifest.jobs)
     assert not any(job.anew for job in manifest.jobs.values())
 
 
 def test_the_same_content_is_written_and_measured_once(tmp_path: Path) -> None:
     one, same, pair = Job("a", (b"x",)), Job("b", (b"x",)), Job("c", (b"x", b"y"))
     write_jobs(tmp_path, [one, same, pair], PROTOCOL)
-    assert len(read_keys(tmp_path)[1]) == 2 and one.key == same.key != pair.key
+    assert len(load_manifest(tmp_path).jobs) == 2 and one.key == same.key != pair.key
     assert sorted(p.read_bytes() for p in (tmp_path / "models").iterdir()) == [b"x", b"y"]
 
 

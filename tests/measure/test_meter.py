@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.gpus import NO_GPU
 from tests.measure import fake_ssh
 from tests.measure.answering import Answering
 from trt_layermerge.backends import Runner
-from trt_layermerge.backends.cuda import driver_problem
 from trt_layermerge.core.conv import ConvSpec, Spec
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.jsonio import sha256_bytes
@@ -31,6 +31,7 @@ from trt_layermerge.measure.meter import BackendMeter, Beside, Failed, Meter, Sp
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.measure.ssh import SshAgent
 from trt_layermerge.measure.table import Progress
+from trt_layermerge.measure.timing import Timing
 
 SPECS: list[Spec] = [
     ConvSpec(4, 4, (k, k), (1, 1), (k // 2,) * 4, (1, 1), 1, size, size, "relu")
@@ -166,6 +167,13 @@ def test_finalists_are_built_anew_and_their_spread_is_kept(
     assert len(outcome.ratios) == 3
 
 
+def test_one_unlucky_build_decides_neither_latency_nor_speed_up() -> None:
+    steady = Timing((2.0,) * 3, (2.0,))
+    builds = [(steady, Timing((ms,) * 3, (ms,))) for ms in (1.0, 1.0, 8.0)]
+    beside = Beside(tuple(builds))
+    assert (beside.ms, beside.ratio, beside.ratios) == (1.0, 2.0, (2.0, 2.0, 0.25))
+
+
 def test_an_interrupted_table_keeps_what_was_measured(tmp_path: Path) -> None:
     models = [spec_model(spec, "fp32", 1) for spec in SPECS]
     asked = SpecRequest(SPECS, "fp32", 1, 3, tmp_path / "store", lambda: models[0])
@@ -256,7 +264,7 @@ def test_an_agent_that_does_not_start_says_why(tmp_path: Path) -> None:
 
 def test_where_there_is_no_device_another_one_is_thought_of(tmp_path: Path) -> None:
     """Without a driver, or without TensorRT-RTX; where both are there, this proves nothing."""
-    if driver_problem() is None:
+    if not NO_GPU:
         pytest.skip("there is a GPU here")
     with pytest.raises(DeviceError, match=r"(no CUDA driver|not installed).*--export-jobs DIR$"):
         AgentMeter("tensorrt_rtx", tmp_path, run_here).device()

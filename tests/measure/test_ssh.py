@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.measure import fake_ssh
-from trt_layermerge.errors import DeviceError, UsageError
+from trt_layermerge.errors import CorruptInputError, DeviceError, UsageError
 from trt_layermerge.measure.agent.zipapp import write_zipapp
 from trt_layermerge.measure.isolated import AgentMeter
 from trt_layermerge.measure.meter import Beside
@@ -155,6 +155,6 @@ def test_a_manifest_with_a_name_that_is_no_hash_goes_nowhere(
     (tmp_path / "manifest.json").write_text(
         '{"schema": "trt-layermerge/jobs@1", "id": "x; reboot", "jobs": []}'
     )
-    with pytest.raises(UsageError, match="cannot be the name of a folder"):
+    with pytest.raises(CorruptInputError, match="not have the hash that it names"):
         SshAgent("jetson", write_zipapp, print)(tmp_path, lambda done, total: None)
     assert fake_ssh.calls(home) == []

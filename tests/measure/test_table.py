@@ -14,8 +14,8 @@ from trt_layermerge.backends import Runner
 from trt_layermerge.backends.fake import FakeBackend
 from trt_layermerge.core.conv import AddSpec, ConvSpec, Spec
 from trt_layermerge.errors import CorruptInputError, StickyDeviceError, UnsupportedModelError
-from trt_layermerge.measure import LatencyStore, measure_specs
-from trt_layermerge.measure.table import CHUNK_BYTES, CHUNK_SPECS, chunks
+from trt_layermerge.measure.store import LatencyStore
+from trt_layermerge.measure.table import CHUNK_BYTES, CHUNK_SPECS, chunks, measure_specs
 
 SPECS: list[Spec] = [
     ConvSpec(8, 8, (k, k), (1, 1), (k // 2,) * 4, (1, 1), 1, size, size, "relu")
@@ -147,10 +147,10 @@ import sys
 from pathlib import Path
 from tests.measure.test_table import SPECS
 from trt_layermerge.backends.fake import FakeBackend
-from trt_layermerge.measure import measure_specs, table
+from trt_layermerge.measure import table
 table.CHUNK_SPECS = 2
 stalls = {str(spec): 0.02 for spec in SPECS}
-measure_specs(SPECS, FakeBackend(stalls=stalls), "fp32", 1, Path(sys.argv[1]), rounds=3)
+table.measure_specs(SPECS, FakeBackend(stalls=stalls), "fp32", 1, Path(sys.argv[1]), rounds=3)
 """
 
 

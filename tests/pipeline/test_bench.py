@@ -17,8 +17,9 @@ from trt_layermerge.measure.agent.sources import Reading
 from trt_layermerge.measure.agent.telemetry import DeviceState, GpuClock
 from trt_layermerge.measure.conditions import Conditions
 from trt_layermerge.measure.meter import BackendMeter, Failed
-from trt_layermerge.pipeline.api import run_stage
-from trt_layermerge.pipeline.options import RunOptions
+from trt_layermerge.pipeline.api import open_run, run_stage
+from trt_layermerge.pipeline.options import NullReporter, RunOptions
+from trt_layermerge.pipeline.stages.bench import STAGE
 from trt_layermerge.session import benching
 from trt_layermerge.session.deployed import deployed_model
 from trt_layermerge.session.session import Session
@@ -90,6 +91,24 @@ def test_the_original_itself_is_not_slower_beyond_the_spread(
     monkeypatch.setattr(benching, "deployed_model", same)
     assert tiny.run(runs, only_stage="bench")[0]["speedup"] == pytest.approx(1)
     run_stage("bench", asked(runs))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "slower"), [(0.97, 1.01, False), (1.0, 1.2, False), (0.9, 0.99, True)]
+)
+def test_slower_means_that_the_whole_spread_of_the_rounds_is(
+    runs: Path, low: float, high: float, slower: bool
+) -> None:
+    path = runs / "tiny" / "bench.json"
+    body = json.loads(path.read_text())
+    (pair,) = body["precisions"]
+    pair.update(low=low, speedup=(low + high) / 2, high=high)
+    path.write_text(json.dumps(body))
+    context = open_run(None, asked(runs), NullReporter())
+    if not slower:
+        return STAGE.gate(context)
+    with pytest.raises(LatencyGateError, match=rf"\({low:.3f} to {high:.3f}, "):
+        STAGE.gate(context)
 
 
 def test_a_limit_in_ms_is_held_without_measuring_again(runs: Path) -> None:

@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 
 from tests.pipeline import tiny
 from trt_layermerge.core.jsonio import write_json
@@ -22,6 +24,7 @@ from trt_layermerge.errors import (
     UntrustedInputError,
     UsageError,
 )
+from trt_layermerge.export.fp16 import to_precision
 from trt_layermerge.merge import Certificate
 from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
@@ -138,6 +141,30 @@ def test_an_engine_without_its_sidecar_is_loaded_only_where_it_is_trusted(runs: 
     assert any("stranger.plan was not run" in reason for reason in unverified)
     with pytest.raises(UntrustedInputError, match="--trust-engine"):
         run_stage("verify", RunOptions("tiny", runs))
+
+
+def test_half_precision_that_is_far_off_fails(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding to half costs less than 5 % of the largest output; a fault costs more."""
+
+    def faulty(model: bytes, precision: str, **options: bool) -> bytes:
+        made = onnx.load_from_string(to_precision(model, precision, **options))
+        if precision == "fp16":
+            for tensor in made.graph.initializer:
+                values = np.float16(1.05) * numpy_helper.to_array(tensor)
+                tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        return made.SerializeToString()
+
+    wanted = {"build.engine": "auto", "build.precisions": ["fp32", "fp16"]}
+    options = RunOptions("tiny", runs, overrides=wanted)
+    monkeypatch.setattr("trt_layermerge.export.fp16.to_precision", faulty)
+    run_stage("build", options)
+    with pytest.raises(
+        AccuracyGateError, match=r"original\.fp16\.onnx differs .* 5e-02 is allowed"
+    ):
+        run_stage("verify", options)
+    body = json.loads((runs / "tiny" / "verify.json").read_text())
+    figures = {c["name"]: c["max_rel"] for c in body["comparisons"]}
+    assert 0.05 < figures["original.fp16.onnx"] < 1
 
 
 def test_the_objective_follows_the_table_not_a_later_recipe(runs: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -161,6 +162,21 @@ def test_finalists_surround_the_limit_and_most_are_within(width: int) -> None:
     within = [ms for ms in latencies if ms <= limit_ms]
     assert max(within) == found.within(limit_ms).latency_ms
     assert len(within) >= len(plans) - max(1, width // 3)
+
+
+def test_what_is_predicted_far_beyond_the_limit_is_not_built() -> None:
+    """The table may be wrong by some percent, so a little beyond the limit is looked at too."""
+    device = Device(bias=1.0)
+    found = device.tools().frontier(device.fit([]))
+    latencies = [float(ms) for ms in found.latency_ms]
+    gaps = [b / a for a, b in pairwise(latencies)]
+    place = max(i for i, gap in enumerate(gaps) if i > 4 and 1.2 < gap < 1.7)
+    limit_ms = 1.001 * latencies[place]  # the next plan is 20 to 70 % slower
+    close_loop(limit_ms, 4, 1, device.tools())
+    assert len(device.built) == 4
+    assert max(map(device.true_ms, device.built)) <= limit_ms
+    close_loop(0.999 * latencies[place], 4, 1, device.tools())
+    assert max(map(device.true_ms, device.built)) == pytest.approx(latencies[place])
 
 
 def broken(plan: MergePlan) -> Measured:

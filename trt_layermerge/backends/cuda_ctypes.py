@@ -14,7 +14,6 @@ from types import SimpleNamespace
 from typing import Any, Callable
 
 from trt_layermerge.backends.cuda import Cuda
-from trt_layermerge.backends.cuda_runtime import RuntimeCuda
 from trt_layermerge.errors import DeviceError
 
 _NAMES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
@@ -56,7 +55,7 @@ def open_cuda() -> Cuda:
     Raises:
         DeviceError: If libcudart is not found, or there is no driver or no GPU.
     """
-    return RuntimeCuda(Libcudart(load_libcudart()), "ctypes")
+    return Cuda(Libcudart(load_libcudart()), "ctypes")
 
 
 def load_libcudart() -> ctypes.CDLL:
@@ -83,14 +82,16 @@ def _places() -> Iterator[str]:
         yield from map(str, sorted(Path(entry).glob("nvidia/*/lib/libcudart.so.*")))
 
 
-class Libcudart:
-    """The library with cuda-python's convention: every function returns status and outputs."""
+class Names:
+    """The constants that cuda-python has beside its functions."""
 
-    cudaDeviceScheduleSpin = 1
-    cudaEventDefault = 0
-    cudaStreamNonBlocking = 1
+    cudaDeviceScheduleSpin, cudaEventDefault, cudaStreamNonBlocking = 1, 0, 1
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
+
+
+class Libcudart(Names):
+    """The library with cuda-python's convention: every function returns status and outputs."""
 
     def __init__(self, library: Any) -> None:
         """Takes the loaded library."""

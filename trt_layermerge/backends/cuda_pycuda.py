@@ -1,4 +1,4 @@
-"""The CUDA driver through pycuda.
+"""The CUDA driver through pycuda, in the manner of the runtime.
 
 pycuda has no graphs. Its streams are the driver's own, so that the CUDA runtime library captures
 them where it can be loaded; elsewhere runs are launched one by one.
@@ -10,20 +10,19 @@ driver, never on a GPU.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import warnings
 from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any, Callable
 
-from trt_layermerge.backends.base import Array
-from trt_layermerge.backends.cuda import Cuda, cuda_failure, no_driver
-from trt_layermerge.backends.cuda_ctypes import open_cuda as open_runtime
+from trt_layermerge.backends.cuda import Cuda
+from trt_layermerge.backends.cuda_ctypes import Libcudart, Names, load_libcudart
 from trt_layermerge.errors import DeviceError, MissingDependencyError
 
-_NON_BLOCKING = 1
-
-# pycuda gives no codes, but the driver's words for them; see ``cuda_runtime.STICKY_CODES``.
+# pycuda gives no codes, but the driver's words for them; see ``cuda.STICKY_CODES``.
 _STICKY_WORDS = (
     "hardware error",
     "illegal memory access",
@@ -39,6 +38,7 @@ _STICKY_WORDS = (
     "MPS client has been terminated",
     "outside of CUDA",
 )
+_STICKY, _OTHER = 719, 999  # cudaErrorLaunchFailure, cudaErrorUnknown
 
 
 def open_cuda() -> Cuda:
@@ -48,130 +48,96 @@ def open_cuda() -> Cuda:
         MissingDependencyError: If pycuda is not installed.
         DeviceError: If it does not import, or there is no driver or no GPU.
     """
-    driver = _driver()
+    driver, library, reason = _driver(), None, None
     try:
-        runtime, reason = open_runtime(), None
+        library = Libcudart(load_libcudart())
+        Cuda(library, "ctypes")  # makes waiting spin, which counts only before a context is there
     except DeviceError as error:
-        runtime, reason = None, f"pycuda has no CUDA graphs, and the CUDA runtime fails: {error}"
-    return PycudaCuda(driver, runtime, reason)
+        library, reason = None, f"pycuda has no CUDA graphs, and the CUDA runtime fails: {error}"
+    return Cuda(Pycuda(driver, library), "pycuda", reason)
 
 
-class PycudaCuda(Cuda):
+class Pycuda(Names):
     """The first GPU through ``pycuda.driver``, its primary context made current.
+
+    Has cuda-python's convention: every function returns status and outputs.
 
     Args:
         driver: The module ``pycuda.driver``.
-        runtime: What captures graphs, or None. It also makes waiting spin, if it comes first.
-        no_graphs: Why nothing does.
-
-    Raises:
-        DeviceError: If there is no driver or no GPU.
+        library: What captures graphs, or None.
     """
 
-    binding = "pycuda"
-
-    def __init__(self, driver: Any, runtime: Cuda | None, no_graphs: str | None) -> None:
-        self._driver, self._runtime, self.no_graphs = driver, runtime, no_graphs
-        try:
-            self._device = _primary_device(driver)
-        except driver.Error as error:
-            raise no_driver(str(error)) from error
+    def __init__(self, driver: Any, library: Any) -> None:
+        self._driver, self._library = driver, library
         self._allocations: dict[int, Any] = {}
+        self._own: dict[str, Callable[..., Any]] = {
+            "cudaGetDeviceCount": self._count,
+            "cudaGetDeviceProperties": self._properties,
+            "cudaMalloc": self._allocate,
+            "cudaMemcpy": self._copy,
+            "cudaSetDeviceFlags": lambda flags: None,  # the library has, if it is there
+            "cudaGetDevice": lambda: 0,
+            "cudaRuntimeGetVersion": lambda: _version(*driver.get_version()),
+            "cudaMemGetInfo": lambda: driver.mem_get_info(),
+            "cudaFree": lambda address: self._allocations.pop(address).free(),
+            "cudaDeviceSynchronize": lambda: driver.Context.synchronize(),
+            "cudaStreamCreateWithFlags": lambda flags: _Stream(driver.Stream(flags)),
+            "cudaStreamSynchronize": lambda stream: stream.inner.synchronize(),
+            "cudaStreamDestroy": lambda stream: stream.leave(),
+            "cudaEventCreateWithFlags": lambda flags: driver.Event(flags),
+            "cudaEventRecord": lambda event, stream: event.record(stream.inner),
+            "cudaEventElapsedTime": lambda start, end: start.time_till(end),
+            "cudaEventDestroy": lambda event: None,  # pycuda frees what nobody has any more
+        }
 
-    def device_name(self) -> str:
-        """Returns the name of the GPU."""
-        return str(self._call(self._device.name))
+    def __getattr__(self, name: str) -> Callable[..., tuple[Any, ...]]:
+        """Returns a function of the runtime that pycuda does, or else the library."""
+        own = self._own.get(name)
 
-    def compute_capability(self) -> str:
-        """Returns the compute capability, such as ``8.7``."""
-        return ".".join(map(str, self._call(self._device.compute_capability)))
+        def by_pycuda(*arguments: Any) -> tuple[Any, ...]:
+            assert own is not None
+            try:
+                found = own(*arguments)
+            except self._driver.Error as error:
+                return _Status.of(error), None
+            return (0, *(found if isinstance(found, tuple) else (found,)))
 
-    def version(self) -> str:
-        """Returns the version of CUDA that pycuda was compiled for, such as ``12.6``."""
-        return ".".join(map(str, self._driver.get_version()[:2]))
+        def by_library(*arguments: Any) -> tuple[Any, ...]:
+            plain = [int(a) if isinstance(a, _Stream) else a for a in arguments]
+            answer: tuple[Any, ...] = getattr(self._library, name)(*plain)
+            return answer
 
-    def free_memory(self) -> int:
-        """Returns the free bytes of the GPU's memory."""
-        return int(self._call(self._driver.mem_get_info)[0])
+        return by_pycuda if own else by_library
 
-    def total_memory(self) -> int:
-        """Returns all bytes of the GPU's memory."""
-        return int(self._call(self._driver.mem_get_info)[1])
+    def cudaGetErrorString(self, status: int) -> tuple[int, Any]:
+        """Returns success and the words for a status."""
+        if isinstance(status, _Status):
+            return 0, status.words
+        return 0, self._library.cudaGetErrorString(status)[1]
 
-    def allocate(self, size_bytes: int) -> int:
-        """Returns the address of new device memory."""
-        allocation = self._call(self._driver.mem_alloc, size_bytes)
+    def cudaGetLastError(self) -> None:
+        """Has the library forget its last error."""
+        if self._library is not None:
+            self._library.cudaGetLastError()
+
+    def _count(self) -> int:
+        self._device = _primary_device(self._driver)
+        return 1
+
+    def _properties(self, _: int) -> SimpleNamespace:
+        major, minor = self._device.compute_capability()
+        return SimpleNamespace(name=self._device.name(), major=major, minor=minor)
+
+    def _allocate(self, size: int) -> int:
+        allocation = self._driver.mem_alloc(size)
         self._allocations[int(allocation)] = allocation
         return int(allocation)
 
-    def free(self, address: int) -> None:
-        """Gives device memory back."""
-        self._call(self._allocations.pop(address).free)
-
-    def upload(self, address: int, array: Array) -> None:
-        """Copies a contiguous host array to the device, and waits."""
-        self._call(self._driver.memcpy_htod, address, array)
-        self._call(self._driver.Context.synchronize)
-
-    def download(self, array: Array, address: int) -> None:
-        """Fills a contiguous host array from the device, and waits."""
-        self._call(self._driver.memcpy_dtoh, array, address)
-
-    def stream(self) -> _Stream:
-        """Returns a new stream that does not wait for the default one."""
-        return _Stream(self._call(self._driver.Stream, _NON_BLOCKING))
-
-    def wait(self, stream: _Stream) -> None:
-        """Returns when everything in a stream is done."""
-        self._call(stream.inner.synchronize)
-
-    def destroy_stream(self, stream: _Stream) -> None:
-        """Gives a stream back."""
-        stream.inner = None
-
-    def event(self) -> Any:
-        """Returns a new event that keeps its time; pycuda gives it back once nobody has it."""
-        return self._call(self._driver.Event)
-
-    def record(self, event: Any, stream: _Stream) -> None:
-        """Marks the present end of a stream."""
-        self._call(event.record, stream.inner)
-
-    def elapsed_ms(self, start: Any, end: Any) -> float:
-        """Returns ms between two events that have passed."""
-        return float(self._call(start.time_till, end))
-
-    def destroy_event(self, event: Any) -> None:
-        """Does nothing: see ``event``."""
-
-    def begin_capture(self, stream: _Stream) -> None:
-        """Captures what this thread puts into a stream, by the CUDA runtime."""
-        self._graphs().begin_capture(int(stream))
-
-    def end_capture(self, stream: _Stream) -> Any:
-        """Returns what was captured as a graph that can be launched."""
-        return self._graphs().end_capture(int(stream))
-
-    def launch_graph(self, graph: Any, stream: _Stream) -> None:
-        """Puts a whole graph into a stream."""
-        self._graphs().launch_graph(graph, int(stream))
-
-    def destroy_graph(self, graph: Any) -> None:
-        """Gives a graph back."""
-        self._graphs().destroy_graph(graph)
-
-    def _graphs(self) -> Cuda:
-        if self._runtime is None:
-            raise DeviceError(str(self.no_graphs))
-        return self._runtime
-
-    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except self._driver.Error as error:
-            text = str(error)
-            sticky = any(words in text for words in _STICKY_WORDS)
-            raise cuda_failure(text, sticky=sticky) from error
+    def _copy(self, target: int, source: int, size: int, kind: int) -> None:
+        if kind == self.cudaMemcpyKind.cudaMemcpyHostToDevice:
+            self._driver.memcpy_htod(target, (ctypes.c_char * size).from_address(source))
+        else:
+            self._driver.memcpy_dtoh((ctypes.c_char * size).from_address(target), source)
 
 
 class _Stream:
@@ -182,6 +148,26 @@ class _Stream:
 
     def __int__(self) -> int:
         return int(self.inner.handle)
+
+    def leave(self) -> None:
+        self.inner = None
+
+
+class _Status(int):
+    """A status that knows its words."""
+
+    words: str
+
+    @staticmethod
+    def of(error: Exception) -> _Status:
+        said = str(error)
+        status = _Status(_STICKY if any(words in said for words in _STICKY_WORDS) else _OTHER)
+        status.words = said.partition(" failed: ")[2] or said
+        return status
+
+
+def _version(major: int, minor: int, *_: int) -> int:
+    return 1000 * major + 10 * minor
 
 
 @lru_cache(maxsize=None)

@@ -6,7 +6,6 @@ from importlib import import_module
 from typing import Any
 
 from trt_layermerge.backends.cuda import Cuda
-from trt_layermerge.backends.cuda_runtime import RuntimeCuda
 from trt_layermerge.errors import DeviceError, MissingDependencyError
 
 
@@ -17,7 +16,7 @@ def open_cuda() -> Cuda:
         MissingDependencyError: If cuda-python is not installed.
         DeviceError: If it does not import, or there is no driver or no GPU.
     """
-    return RuntimeCuda(_runtime(), "cuda-python")
+    return Cuda(_runtime(), "cuda-python")
 
 
 def _runtime() -> Any:

@@ -13,7 +13,6 @@ from functools import partial
 from math import ceil
 from statistics import median
 from time import perf_counter
-from types import TracebackType
 from typing import Any, Callable
 
 import numpy as np
@@ -65,8 +64,8 @@ class EngineRunner(Runner):
             DeviceError: If it cannot be loaded here.
         """
         self._api, self._cuda, self._clock, self._log = api, cuda, clock, api.logger()
-        self._undo: list[Callable[[], None]] = []  # from the first made to the last
-        self._owned: dict[str, Any] = {}
+        self._undo: list[Callable[[], object]] = []  # from the first made to the last
+        self._kept: list[Any] = []
         self._events: list[Any] = []
         self._graph: Any = None
         self.group = 0
@@ -125,58 +124,43 @@ class EngineRunner(Runner):
         if errors:
             raise errors[0]
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object = None, error: object = None, *_: object) -> None:
         """Closes; an error that is on its way is not hidden by those of closing."""
         errors = self._release()
         if errors and error is None:
             raise errors[0]
 
-    @property
-    def _stream(self) -> Any:
-        return self._owned["stream"]
-
-    def _own(self, name: str, thing: Any, give_back: Callable[[Any], None] | None = None) -> Any:
-        def undo() -> None:
-            owned = self._owned.pop(name)
-            if give_back is not None:
-                give_back(owned)
-
-        self._owned[name] = thing
-        self._undo.append(undo)
+    def _keep(self, thing: Any) -> Any:
+        """Keeps a part of the library until it is this one's turn to be let go."""
+        self._kept.append(thing)
+        self._undo.append(self._kept.pop)
         return thing
 
     def _load(self, plan: bytes) -> None:
-        runtime = self._own("runtime", self._api.module.Runtime(self._log.sink))
+        runtime = self._keep(self._api.module.Runtime(self._log.sink))
         if hasattr(runtime, "engine_host_code_allowed"):  # from 8.6 on
             runtime.engine_host_code_allowed = True  # what version-compatible engines bring along
-        engine = runtime.deserialize_cuda_engine(plan)
+        engine = self._keep(runtime.deserialize_cuda_engine(plan))
         if engine is None:
             raise DeviceError(
                 f"{self._api.flavor} {self._api.version} cannot load the engine: "
                 f"{self._log.errors()}. An engine belongs to one GPU and one version: build it "
                 "again on this machine"
             )
-        self._own("engine", engine)
-        context = engine.create_execution_context()
-        if context is None:
+        if self._keep(engine.create_execution_context()) is None:
             raise DeviceError(
                 f"the engine is loaded, but gets no memory to run in: {self._log.errors()}. End "
                 "other programs that use the GPU, or choose a smaller --batch"
             )
-        self._own("context", context)
 
     def _bind(self, batch: int | None, seed: int) -> None:
-        cuda, context = self._cuda, self._owned["context"]
-        tensors = engine_tensors(self._api, self._owned["engine"], context, batch)
+        cuda, (_, engine, context) = self._cuda, self._kept
+        tensors = engine_tensors(self._api, engine, context, batch)
         inputs = [t for t in tensors if t.is_input]
         self.input_shapes = {t.name: t.shape for t in inputs}
         self.output_names = tuple(t.name for t in tensors if not t.is_input)
-        self._own("stream", cuda.stream(), cuda.destroy_stream)
+        self._stream = cuda.stream()
+        self._undo.append(partial(cuda.destroy_stream, self._stream))
         self._tensors: dict[str, EngineTensor] = {t.name: t for t in tensors}
         self._addresses: dict[str, int] = {}
         for tensor in tensors:
@@ -194,7 +178,7 @@ class EngineRunner(Runner):
             self._cuda.upload(self._addresses[name], typed)
 
     def _enqueue(self) -> None:
-        if not self._owned["context"].execute_async_v3(int(self._stream)):
+        if not self._kept[-1].execute_async_v3(int(self._stream)):
             raise DeviceError(f"the engine failed to run: {self._log.errors()}")
 
     def _run(self) -> None:
@@ -235,8 +219,6 @@ class EngineRunner(Runner):
     def _capture(self) -> None:
         """Makes a graph of a group of runs, and runs it. Raises ``DeviceError`` if it cannot."""
         cuda, stream = self._cuda, self._stream
-        if cuda.no_graphs is not None:
-            raise DeviceError(cuda.no_graphs)
         cuda.begin_capture(stream)
         try:
             for _ in range(self.group):
@@ -245,7 +227,8 @@ class EngineRunner(Runner):
             with suppress(DeviceError):  # the stream has to leave its capture either way
                 cuda.destroy_graph(cuda.end_capture(stream))
             raise
-        graph = self._own("graph", cuda.end_capture(stream), cuda.destroy_graph)
+        graph = cuda.end_capture(stream)
+        self._undo.append(partial(cuda.destroy_graph, graph))
         cuda.launch_graph(graph, stream)
         cuda.wait(stream)
         self._graph, self.method = graph, "graph"

@@ -69,7 +69,7 @@ class Watch:
     def __init__(self, sources: Sources = LOCAL) -> None:
         self._sources = sources
         self._before = read_state(sources)
-        self._host = HostWatch(sources)
+        self._start = _busy_seconds(sources), _own_seconds(), time.perf_counter()
 
     def conditions(self) -> Conditions:
         """Returns what the machine was like since."""
@@ -78,9 +78,17 @@ class Watch:
             before=self._before,
             after=read_state(self._sources),
             clock=gpu_clock(self._sources),
-            others=self._host.others(),
+            others=self.others(),
             governor=governor,
         )
+
+    def others(self) -> float | None:
+        """Returns cores that other programs used on average since, or None if unknown."""
+        (busy, own, clock), now = self._start, _busy_seconds(self._sources)
+        elapsed = time.perf_counter() - clock
+        if busy is None or now is None or elapsed <= 0:
+            return None
+        return max(0.0, (now - busy - (_own_seconds() - own)) / elapsed)
 
 
 def device_here(backend: Backend, sources: Sources = LOCAL) -> DeviceInfo:
@@ -143,22 +151,6 @@ def _throttled(found: Conditions) -> str | None:
 def _other_mode(found: Conditions) -> str | None:
     before, after = found.before.power_mode, found.after.power_mode
     return None if before == after else f"the power mode changed from {before} to {after}"
-
-
-class HostWatch:
-    """How many cores others used between its making and ``others``; this process left out."""
-
-    def __init__(self, sources: Sources = LOCAL) -> None:
-        self._sources = sources
-        self._start = _busy_seconds(sources), _own_seconds(), time.perf_counter()
-
-    def others(self) -> float | None:
-        """Returns cores that other programs kept busy on average, or None if it cannot be read."""
-        (busy, own, clock), now = self._start, _busy_seconds(self._sources)
-        elapsed = time.perf_counter() - clock
-        if busy is None or now is None or elapsed <= 0:
-            return None
-        return max(0.0, (now - busy - (_own_seconds() - own)) / elapsed)
 
 
 def _own_seconds() -> float:

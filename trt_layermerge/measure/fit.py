@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 from trt_layermerge.core.conv import AddSpec, Spec
 from trt_layermerge.core.device import Precision
@@ -171,10 +171,9 @@ def _left_out_errors(
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
     """Returns Spearman's rank correlation; 0 if one of them is constant."""
-    ranks = np.array([rankdata(first), rankdata(second)])
-    centred = ranks - ranks.mean(axis=1, keepdims=True)
-    spread = float(np.sqrt(np.prod((centred**2).sum(axis=1))))
-    return float(centred[0] @ centred[1]) / spread if spread else 0.0
+    if min(len(set(first)), len(set(second))) < 2:
+        return 0.0
+    return float(spearmanr(first, second).statistic)
 
 
 def _traits(spec: Spec) -> _Floats:

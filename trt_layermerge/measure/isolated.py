@@ -19,6 +19,7 @@ from trt_layermerge.core.conv import Spec
 from trt_layermerge.core.device import DeviceInfo, Precision
 from trt_layermerge.core.tables import LatencyEntry, LatencyTable
 from trt_layermerge.errors import CorruptInputError, DeviceError, LayerMergeError, error_of
+from trt_layermerge.measure.agent.jobs import Protocol, load_manifest
 from trt_layermerge.measure.agent.results import RESULTS
 from trt_layermerge.measure.bench import BURST_MS
 from trt_layermerge.measure.command import follow
@@ -26,9 +27,7 @@ from trt_layermerge.measure.jobs import (
     Answer,
     Job,
     Measurements,
-    Protocol,
     drift_words,
-    read_keys,
     read_measurements,
     write_jobs,
 )
@@ -162,7 +161,7 @@ class AgentMeter:
         """
         folder = self.work / name
         identity = write_jobs(folder, jobs, protocol, sentinel)
-        _, keys = read_keys(folder)
+        keys = list(load_manifest(folder).jobs)
         if not self._begun(folder, identity, keys):
             (folder / RESULTS).unlink(missing_ok=True)
         self.agent(folder, on_progress)
@@ -189,7 +188,7 @@ class AgentMeter:
     def _answered(self, name: str) -> dict[str, Answer]:
         """Returns whatever the agent has answered in a folder, also where it was interrupted."""
         try:
-            identity, _ = read_keys(self.work / name)
+            identity = load_manifest(self.work / name).id
             found = read_measurements(self.work / name / RESULTS)
         except LayerMergeError:
             return {}  # what kept the agent from answering is being raised already

@@ -20,7 +20,6 @@ from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.jsonio import (
     Json,
     damage,
-    read_json,
     read_lines,
     schema_name,
     sha256_bytes,
@@ -29,10 +28,12 @@ from trt_layermerge.core.jsonio import (
     write_json,
 )
 from trt_layermerge.core.tables import LatencyEntry
-from trt_layermerge.measure.agent.jobs import MANIFEST, manifest_id
+from trt_layermerge.measure.agent.jobs import MANIFEST, Protocol, manifest_id
+from trt_layermerge.measure.agent.results import timing_of
 from trt_layermerge.measure.agent.sources import Reading
 from trt_layermerge.measure.agent.telemetry import DeviceState, GpuClock
 from trt_layermerge.measure.conditions import Conditions
+from trt_layermerge.measure.table import entry_of
 from trt_layermerge.measure.timing import DRIFT_LIMIT, Timing
 
 
@@ -54,25 +55,6 @@ class Job:
     def key(self) -> str:
         """What the job is called in answers: the same content has the same key."""
         return sha256_json([[sha256_bytes(model) for model in self.models], self.build])[:20]
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How every job of a folder is measured.
-
-    Attributes:
-        backend: Name of the backend.
-        rounds: Bursts of each network, in turns.
-        burst_ms: How long a burst lasts.
-        timeout_s: A job that takes longer is ended and counts as failed.
-        sentinel_every: After so many jobs the sentinel is measured once more.
-    """
-
-    backend: str
-    rounds: int = 20
-    burst_ms: float = 2.0
-    timeout_s: float = 600.0
-    sentinel_every: int = 20
 
 
 def write_jobs(
@@ -115,18 +97,6 @@ def _listed(folder: Path, job: Job) -> Json:
             write_bytes(folder / name, model)
         models.append({"file": name, "sha256": digest})
     return {"key": job.key, "label": job.label, "models": models}
-
-
-def read_keys(folder: Path) -> tuple[str, list[str]]:
-    """Returns id and job keys of a folder's manifest.
-
-    Raises:
-        UsageError: If there is none.
-        CorruptInputError: If it is damaged.
-    """
-    body = read_json(folder / MANIFEST, "jobs")
-    with damage(folder / MANIFEST):
-        return str(body["id"]), [str(job["key"]) for job in body["jobs"]]
 
 
 @dataclass(frozen=True)
@@ -216,11 +186,6 @@ def read_measurements(path: Path) -> Measurements:
         return Measurements(str(header["manifest"]), device, facts, answers, _drift(clock))
 
 
-def entry_of(timing: Timing) -> LatencyEntry:
-    """Returns a timing as the entry of a latency table."""
-    return LatencyEntry(timing.ms, timing.p10_ms, timing.p90_ms, timing.samples)
-
-
 def drift_words(drift: float) -> str:
     """Returns what a user should know of how far a sentinel's latencies lie apart."""
     words = f"the sentinel network drifted by {drift:.1%}, which was divided out"
@@ -252,17 +217,7 @@ def _answer(row: Json, factor: float) -> Answer:
     states = [DeviceState.from_json(row[when]) for when in ("before", "after")]
     if row["error"] is not None:
         return Answer((), str(row["error"]), seconds, *states)
-    timings = tuple(_timing(model, factor) for model in row["models"])
+    timings = tuple(timing_of(model, factor) for model in row["models"])
     if not timings or len({timing.rounds for timing in timings}) > 1:
         raise ValueError("networks of one job were not timed in the same rounds")
     return Answer(timings, None, seconds, *states)
-
-
-def _timing(model: Json, factor: float) -> Timing:
-    """Returns one model's timing. Raises ``ValueError`` where a latency is none."""
-    medians, runs = ([float(ms) * factor for ms in model[k]] for k in ("round_ms", "runs_ms"))
-    if not medians or not runs or not all(0 < ms < math.inf for ms in (*medians, *runs)):
-        raise ValueError("a latency is not a positive number")
-    launch = model.get("enqueue_ms")
-    enqueue_ms = None if launch is None else float(launch)
-    return Timing(tuple(medians), tuple(runs), str(model["method"]), enqueue_ms)

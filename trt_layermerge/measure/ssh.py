@@ -15,10 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trt_layermerge.errors import DeviceError, UsageError, error_of
-from trt_layermerge.measure.agent.jobs import MANIFEST
+from trt_layermerge.measure.agent.jobs import MANIFEST, load_manifest
 from trt_layermerge.measure.agent.results import RESULTS
 from trt_layermerge.measure.command import follow
-from trt_layermerge.measure.jobs import read_keys
 from trt_layermerge.measure.meter import silent
 from trt_layermerge.measure.table import Progress
 
@@ -29,7 +28,6 @@ REMOTE = "trt-layermerge-jobs"
 AGENT_FILE = "agent.pyz"
 _CONNECTION = 255
 _HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_IDENTITY = re.compile(r"[0-9a-f]{16,64}")
 
 
 def check_host(host: str) -> str:
@@ -67,13 +65,11 @@ class SshAgent:
             DeviceError: If there is no ssh, or the host cannot be reached.
             LayerMergeError: What the agent ended with there, of the same kind.
         """
-        identity, keys = read_keys(folder)
-        if not _IDENTITY.fullmatch(identity):
-            raise UsageError(f"{identity!r} in {folder / MANIFEST} cannot be the name of a folder")
-        remote = f"{REMOTE}/{identity}"
+        manifest = load_manifest(folder)  # its id is a hash, and no name of another folder
+        remote = f"{REMOTE}/{manifest.id}"
         self.write_agent(folder / AGENT_FILE)
         self._shell(f"mkdir -p {remote}")
-        names = [AGENT_FILE, MANIFEST, "models"] if keys else [AGENT_FILE, MANIFEST]
+        names = [AGENT_FILE, MANIFEST, "models"] if manifest.jobs else [AGENT_FILE, MANIFEST]
         self._send([folder / name for name in names], remote)
         self._shell(f"cd {remote} && python3 {AGENT_FILE} .", on_progress)
         self._fetch(remote, folder)

@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from trt_layermerge.core.conv import Spec
@@ -89,12 +88,7 @@ class LatencyStore:
     def __enter__(self) -> LatencyStore:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _key(self, spec: Spec, precision: Precision, batch: int) -> dict[str, Any]:

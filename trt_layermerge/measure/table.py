@@ -126,8 +126,9 @@ def measure_chunk(
             return {specs[0]: LatencyEntry(math.inf, error=str(error))}
         alone = (measure_chunk([spec], backend, precision, batch, rounds) for spec in specs)
         return {spec: entry for entries in alone for spec, entry in entries.items()}
-    return {spec: _entry(timing) for spec, timing in zip(specs, timings, strict=True)}
+    return {spec: entry_of(timing) for spec, timing in zip(specs, timings, strict=True)}
 
 
-def _entry(timing: Timing) -> LatencyEntry:
+def entry_of(timing: Timing) -> LatencyEntry:
+    """Returns a timing as the entry of a latency table."""
     return LatencyEntry(timing.ms, timing.p10_ms, timing.p90_ms, timing.samples)

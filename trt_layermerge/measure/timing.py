@@ -10,6 +10,8 @@ from statistics import mean, median, pstdev
 from time import perf_counter
 from typing import Callable
 
+import numpy as np
+
 from trt_layermerge.backends import Backend, Runner
 
 BURST_MS = 2.0
@@ -219,8 +221,4 @@ def drift(first: Timing, again: Timing) -> float:
 
 def quantile(values: Sequence[float], fraction: float) -> float:
     """Returns a quantile by linear interpolation between the sorted values."""
-    ordered = sorted(values)
-    position = fraction * (len(ordered) - 1)
-    below = int(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
+    return float(np.quantile(values, fraction))

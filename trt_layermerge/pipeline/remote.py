@@ -15,6 +15,7 @@ from trt_layermerge.core.conv import Spec
 from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_file, write_bytes
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.errors import UsageError
+from trt_layermerge.measure.agent.jobs import Protocol
 from trt_layermerge.measure.agent.results import RESULTS
 from trt_layermerge.measure.agent.zipapp import NAME as AGENT
 from trt_layermerge.measure.agent.zipapp import write_zipapp
@@ -22,7 +23,6 @@ from trt_layermerge.measure.isolated import pair_jobs
 from trt_layermerge.measure.jobs import (
     Job,
     Measurements,
-    Protocol,
     drift_words,
     read_measurements,
     write_jobs,

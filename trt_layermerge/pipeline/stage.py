@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
-from trt_layermerge import __version__
+import trt_layermerge
 from trt_layermerge.core.jsonio import Json, sha256_json
 from trt_layermerge.errors import UsageError
 from trt_layermerge.pipeline.folder import is_current, outdated, record_stage, unfinished
 from trt_layermerge.pipeline.run import Run
+
+PACKAGE = Path(trt_layermerge.__file__).parent
+
+
+@cache
+def code_hash(package: Path = PACKAGE) -> str:
+    """Returns a hash of the names and contents of all source files under a folder.
+
+    What a stage makes follows from its code as it does from its inputs, and between two releases
+    the version says nothing of it. Read once a process, in some milliseconds.
+
+    Args:
+        package: The folder of the package.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(package).as_posix()}\n{len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def _no_gate(_: Run) -> None:
@@ -54,7 +77,7 @@ def perform(
     again: bool = False,
     before: Callable[[], None] | None = None,
 ) -> None:
-    """Does a stage unless it was done on the very same inputs and its files are untouched.
+    """Does a stage unless it was done by the same code on the same inputs, its files untouched.
 
     Args:
         stage: What to do.
@@ -81,7 +104,7 @@ def perform(
             f"trt-layermerge run --run {folder.root.name}"
         )
     reads, settings = folder.hashes(stage.reads), stage.settings(run)
-    inputs = sha256_json({"version": __version__, "reads": reads, "settings": settings})
+    inputs = sha256_json({"code": code_hash(), "reads": reads, "settings": settings})
     if not again and is_current(folder, stage.name, inputs):
         run.reporter.stage(stage.name, "skip")
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from trt_layermerge.backends import Backend, get_backend
@@ -15,7 +14,6 @@ from trt_layermerge.core.jsonio import Json, read_json, write_json
 from trt_layermerge.deploy.engines import EngineFiles, fitting_engine
 from trt_layermerge.deploy.sidecar import amend_sidecar, check_engine
 from trt_layermerge.errors import DeviceError, UsageError
-from trt_layermerge.measure.agent.power import PowerSampler
 from trt_layermerge.measure.agent.telemetry import power_w
 from trt_layermerge.measure.bench import ROUNDS, Bench, Pair, assemble, bench
 from trt_layermerge.measure.conditions import Conditions, clock_of
@@ -294,4 +292,4 @@ def _energy(backend: Backend) -> Callable[[bytes, Backend], Energy] | str:
     reading = power_w()
     if reading.value is None:
         return reading.reason
-    return partial(energy_of, sampler=PowerSampler)
+    return energy_of

@@ -10,20 +10,22 @@ from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.errors import DeviceError
 from trt_layermerge.measure.agent import jetson
 from trt_layermerge.measure.agent.sources import LOCAL, Reading, Sources
-from trt_layermerge.measure.agent.telemetry import GpuClock, gpu_clock, power_mode
+from trt_layermerge.measure.agent.telemetry import gpu_clock, power_mode
 
 
 def read_facts(device: DeviceInfo, sources: Sources = LOCAL) -> dict[str, Any]:
     """Returns versions, power mode and clock range; None where unknown, and why in ``missing``."""
     clock = gpu_clock(sources)
+    known, unknown = clock.value, clock.reason or "nvidia-smi does not tell"
+    span = known.range_mhz if known else None
     readings: dict[str, Reading[Any]] = {
         "tensorrt": _tensorrt(device),
         "cuda": _cuda(device),
         "jetpack": jetson.release(sources),
         "power_mode": power_mode(sources),
-        "gpu_clock_range_mhz": _clock_range(clock),
-        "gpu_clock_locked": _locked(clock),
-        "gpu_clock": Reading(str(clock.value) if clock.value else None, clock.reason),
+        "gpu_clock_range_mhz": Reading(span and list(span), unknown),
+        "gpu_clock_locked": Reading(known.locked if known else None, unknown),
+        "gpu_clock": clock.then(str),
     }
     return {
         "agent": __version__,
@@ -49,17 +51,3 @@ def _cuda(device: DeviceInfo) -> Reading[str]:
         return Reading(find_cuda().version())
     except DeviceError as error:
         return Reading(None, str(error))
-
-
-def _locked(clock: Reading[GpuClock]) -> Reading[bool]:
-    if clock.value is None:
-        return Reading(None, clock.reason)
-    return Reading(clock.value.locked, "nvidia-smi does not tell whether it is")
-
-
-def _clock_range(clock: Reading[GpuClock]) -> Reading[list[float]]:
-    if clock.value is None:
-        return Reading(None, clock.reason)
-    if clock.value.range_mhz is None:
-        return Reading(None, "nvidia-smi does not tell which clocks are allowed")
-    return Reading(list(clock.value.range_mhz))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Mapping
 
@@ -51,28 +51,37 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Protocol:
+    """How every job of a folder is measured.
+
+    Attributes:
+        backend: Name of the backend.
+        rounds: Bursts of each network, in turns.
+        burst_ms: How long a burst lasts.
+        timeout_s: Most seconds for one build and timing of one network; then it counts as failed.
+        sentinel_every: After so many jobs the sentinel is measured once more.
+    """
+
+    backend: str
+    rounds: int = 20
+    burst_ms: float = 2.0
+    timeout_s: float = 600.0
+    sentinel_every: int = 20
+
+
+@dataclass(frozen=True)
+class Manifest(Protocol):
     """What is to be measured, and how.
 
     Attributes:
         id: SHA-256 of everything else.
-        backend: Name of the backend.
-        rounds: Bursts of each model.
-        burst_ms: How long a burst lasts.
-        timeout_s: Most seconds for one build and timing of one model.
         sentinel: Key of the job that is measured again and again, to see the device drift.
-        sentinel_every: After how many jobs.
         jobs: By key, in order.
     """
 
-    id: str
-    backend: str
-    rounds: int
-    burst_ms: float
-    timeout_s: float
-    sentinel: str | None
-    sentinel_every: int
-    jobs: Mapping[str, Job]
+    id: str = ""
+    sentinel: str | None = None
+    jobs: Mapping[str, Job] = field(default_factory=dict)
 
 
 def manifest_id(body: Mapping[str, Any]) -> str:

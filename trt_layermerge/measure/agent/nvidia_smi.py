@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Mapping
+from typing import Callable, Mapping, TypeVar
 
 from trt_layermerge.measure.agent.sources import Reading, Sources
+
+T = TypeVar("T")
 
 _REASONS = "clocks_throttle_reasons.active"
 _NEW_REASONS = "clocks_event_reasons.active"
@@ -33,19 +35,18 @@ class Gpu:
 
     def number(self, field: str) -> Reading[float]:
         """Returns a field as a number."""
-        text = self.fields.get(field, self.problem)
-        try:
-            return Reading(float(text))
-        except ValueError:
-            return Reading(None, self.problem or f"nvidia-smi says {field} = {text}")
+        return self._read(field, float)
 
     def throttled(self) -> Reading[bool]:
         """Returns whether power or temperature held the clocks down when asked."""
-        text = self.fields.get(_REASONS, self.problem)
+        return self._read(_REASONS, lambda text: bool(int(text, 16) & _SLOWED_BY))
+
+    def _read(self, field: str, parse: Callable[[str], T]) -> Reading[T]:
+        text = self.fields.get(field, self.problem)
         try:
-            return Reading(bool(int(text, 16) & _SLOWED_BY))
+            return Reading(parse(text))
         except ValueError:
-            return Reading(None, self.problem or f"nvidia-smi says {_REASONS} = {text}")
+            return Reading(None, self.problem or f"nvidia-smi says {field} = {text}")
 
 
 def query(sources: Sources) -> Gpu:

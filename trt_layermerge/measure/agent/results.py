@@ -1,4 +1,10 @@
-"""``results.jsonl``: a header with the device, and one durable line for every measurement."""
+"""What a folder holds of its measurements, on the disk before anybody relies on it.
+
+``results.jsonl`` has a header with the device, and one line for every measurement. A job may take
+the whole device down, and then nobody is left to record its error: so ``attempts.jsonl`` has every
+try at a measurement before it begins. The next agent finds a try without an answer there, and after
+a few of them it leaves the job alone.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +16,62 @@ from typing import Any, Mapping
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.jsonio import Json, append_line, damage, read_lines, write_lines
 from trt_layermerge.errors import CorruptInputError, UsageError
-from trt_layermerge.measure.agent.attempts import Attempts
 from trt_layermerge.measure.agent.jobs import Manifest
 from trt_layermerge.measure.agent.schedule import Row
 from trt_layermerge.measure.timing import Timing
 
-RESULTS = "results.jsonl"
+RESULTS, ATTEMPTS = "results.jsonl", "attempts.jsonl"
+
+
+class Attempts:
+    """The tries of a folder that nobody answered, because agent or device went down."""
+
+    def __init__(self, folder: Path) -> None:
+        """Takes the folder of the jobs; nothing is read or written yet."""
+        self._path = folder / ATTEMPTS
+        self._open: Counter[str] = Counter()
+
+    def restart(self) -> None:
+        """Forgets everything: the results are begun anew. Raises ``DeviceError``."""
+        self._open.clear()
+        write_lines(self._path, "attempts", {}, [])
+
+    def resume(self, answered: Mapping[str, int]) -> None:
+        """Reads the file and takes off the tries that the results tell of, by key.
+
+        Raises:
+            CorruptInputError: If the file is damaged; a half-written last line is not.
+            DeviceError: If it is missing and cannot be written.
+        """
+        if not self._path.exists():  # results of an agent that kept no such file
+            self.restart()
+            return
+        _, rows = read_lines(self._path, "attempts")
+        self._open.clear()
+        with damage(self._path):
+            for row in rows:
+                self._open[str(row["key"])] += int(row["begun"])
+        self._open.subtract(answered)
+
+    def unanswered(self, key: str) -> int:
+        """Returns how often a job was begun and neither measured nor given up."""
+        return max(0, self._open[key])
+
+    def begin(self, key: str) -> None:
+        """Notes a try; it is on the disk when this returns. Raises ``DeviceError``."""
+        self._note(key, 1)
+
+    def withdraw(self, key: str) -> None:
+        """Takes a try back: it was interrupted, and the job is not to blame."""
+        self._note(key, -1)
+
+    def answer(self, key: str) -> None:
+        """Takes note that the results tell of all tries at a job."""
+        del self._open[key]
+
+    def _note(self, key: str, begun: int) -> None:
+        append_line(self._path, {"key": key, "begun": begun})
+        self._open[key] += begun
 
 
 class Results:
@@ -128,12 +184,20 @@ def _row(line: Json, manifest: Manifest) -> Row:
         return Row(key, sentinel, None)
     if len(models) != len(manifest.jobs[key].models):
         raise ValueError(f"{key!r} has latencies of {len(models)} models")
-    timings = [Timing(_latencies(m["round_ms"]), _latencies(m["runs_ms"])) for m in models]
-    return Row(key, sentinel, timings[0])
+    first, *_ = [timing_of(model) for model in models]
+    return Row(key, sentinel, first)
 
 
-def _latencies(values: Any) -> tuple[float, ...]:
-    found = tuple(float(value) for value in values)
-    if not found or not all(0 < value < math.inf for value in found):
+def timing_of(model: Json, factor: float = 1.0) -> Timing:
+    """Returns one model's timing, its latencies multiplied by a factor.
+
+    Raises:
+        KeyError: If something is missing.
+        ValueError: If a latency is none.
+    """
+    medians, runs = (tuple(float(ms) * factor for ms in model[k]) for k in ("round_ms", "runs_ms"))
+    if not medians or not runs or not all(0 < ms < math.inf for ms in (*medians, *runs)):
         raise ValueError("a latency is not a positive number")
-    return found
+    launch = model.get("enqueue_ms")
+    enqueue_ms = None if launch is None else float(launch)
+    return Timing(medians, runs, str(model["method"]), enqueue_ms)

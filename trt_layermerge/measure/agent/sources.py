@@ -13,6 +13,7 @@ PATIENCE_SECONDS = 5.0
 _MOST_BYTES = 1 << 20
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Reading(Generic[T]):
 
     value: T | None
     reason: str = ""
+
+    def then(self, change: Callable[[T], U]) -> Reading[U]:
+        """Returns what a function makes of the value, or the same reason for None."""
+        return Reading(None if self.value is None else change(self.value), self.reason)
 
 
 @dataclass(frozen=True)

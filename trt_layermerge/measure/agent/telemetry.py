@@ -81,14 +81,9 @@ def gpu_clock(sources: Sources = LOCAL) -> Reading[GpuClock]:
     """Returns the clock of the GPU: one that is not locked makes latencies wander."""
     if jetson.is_jetson(sources):
         told = jetson.clock_mhz(sources)
-        if told.value is None:
-            return Reading(None, told.reason)
-        now, low, high = told.value
-        return Reading(GpuClock(now, (low, high), low == high))
+        return told.then(lambda mhz: GpuClock(mhz[0], mhz[1:], mhz[1] == mhz[2]))
     clock = nvidia_smi.query(sources).number("clocks.gr")
-    if clock.value is None:
-        return Reading(None, clock.reason)
-    return Reading(GpuClock(clock.value, None, None))  # nvidia-smi does not tell what -lgc set
+    return clock.then(lambda mhz: GpuClock(mhz, None, None))  # it does not tell what -lgc set
 
 
 def power_mode(sources: Sources = LOCAL) -> Reading[str]:
@@ -102,18 +97,15 @@ def power_w(sources: Sources = LOCAL) -> Reading[tuple[float, str]]:
     """Returns watts, and in words what they are the watts of."""
     if jetson.is_jetson(sources):
         return jetson.power_w(sources)
-    watts = nvidia_smi.query(sources).number("power.draw")
-    if watts.value is None:
-        return Reading(None, watts.reason)
-    return Reading((watts.value, "nvidia-smi: the board"))
+    drawn = nvidia_smi.query(sources).number("power.draw")
+    return drawn.then(lambda watts: (watts, "nvidia-smi: the board"))
 
 
 def _of_jetson(sources: Sources) -> Readings:
-    clock, power = jetson.clock_mhz(sources), jetson.power_w(sources)
     return {
-        "gpu_clock_mhz": Reading(clock.value[0] if clock.value else None, clock.reason),
+        "gpu_clock_mhz": jetson.clock_mhz(sources).then(lambda clock: clock[0]),
         "temperature_c": jetson.temperature_c(sources),
-        "power_w": Reading(power.value[0] if power.value else None, power.reason),
+        "power_w": jetson.power_w(sources).then(lambda power: power[0]),
         "power_mode": jetson.power_mode(sources),
         "throttled": jetson.throttled(sources),
         "throttle_events": jetson.throttle_events(sources),
