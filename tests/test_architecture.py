@@ -31,7 +31,8 @@ KNOWS: dict[str, set[str]] = {
     "deploy": {"core", "backends"},
     "quantize": {"core", "backends"},
     "pipeline": ROOMS - {"cli", "pipeline"},
-    "cli": {"core", "pipeline"},
+    "doctor": {"core", "backends", "measure"},
+    "cli": {"core", "pipeline", "doctor"},
 }
 
 HEAVY = ("torch", "torchvision", "timm", "tensorrt", "tensorrt_rtx", "onnx", "onnxruntime")
@@ -143,7 +144,7 @@ def test_rooms_without_torch_never_import_it() -> None:
     assert [str(i) for i in found] == []
 
 
-LIGHT = ("pipeline/recipe.py", "pipeline/options.py", "pipeline/__init__.py", "pipeline/doctor/")
+LIGHT = ("pipeline/recipe.py", "pipeline/options.py", "pipeline/__init__.py", "doctor/")
 
 
 def test_the_recipe_and_the_command_line_load_nothing_heavy() -> None:
@@ -236,7 +237,7 @@ def test_every_help_works_bare_in_under_a_second_each() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["core.tables", "core.plan", "core.graph_file", "search", "pipeline.recipe", "pipeline.doctor"],
+    ["core.tables", "core.plan", "core.graph_file", "search", "pipeline.recipe", "doctor"],
 )
 def test_these_import_without_anything_heavy(module: str) -> None:
     done = in_blocked_process(f"import trt_layermerge.{module}", *HEAVY)

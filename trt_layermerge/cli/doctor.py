@@ -22,8 +22,8 @@ class DoctorOptions(OutputOptions):
 
 def doctor(options: DoctorOptions) -> None:
     """Shows the machine: what works, what is missing and what to type."""
-    from trt_layermerge.pipeline.doctor import examine
-    from trt_layermerge.pipeline.doctor.host import Host
+    from trt_layermerge.doctor import examine
+    from trt_layermerge.doctor.host import Host
 
     findings = [finding.to_json() for finding in examine(Host.local(options.runs_dir))]
     result = {"findings": findings}

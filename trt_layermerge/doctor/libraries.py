@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from trt_layermerge.pipeline.doctor.board import APT_TENSORRT
-from trt_layermerge.pipeline.doctor.finding import Finding
-from trt_layermerge.pipeline.doctor.host import Host
+from trt_layermerge.doctor.board import APT_TENSORRT
+from trt_layermerge.doctor.finding import Finding
+from trt_layermerge.doctor.host import Host
 
 Facts: TypeAlias = Mapping[str, Any]
 
