@@ -134,9 +134,16 @@ def test_rooms_know_only_whom_they_may_know() -> None:
     assert strangers == []
 
 
-def test_core_is_the_standard_library_and_numpy() -> None:
+def test_core_is_the_standard_library_numpy_and_pydantic_in_one_file() -> None:
     allowed = {*sys.stdlib_module_names, "numpy", "trt_layermerge"}
-    assert [str(i) for i in IMPORTS if i.room == "core" and _top(i) not in allowed] == []
+    found = {(i.path.name, _top(i)) for i in IMPORTS if i.room == "core"}
+    assert {pair for pair in found if pair[1] not in allowed} == {("codec.py", "pydantic")}
+
+
+@pytest.mark.parametrize("module", ["measure.agent.run", "measure.agent.__main__"])
+def test_the_agent_does_without_pydantic(module: str) -> None:
+    done = in_blocked_process(f"import trt_layermerge.{module}", "pydantic", *HEAVY)
+    assert done.returncode == 0, done.stderr
 
 
 def test_rooms_without_torch_never_import_it() -> None:

@@ -52,7 +52,7 @@ def test_onnx_computes_what_torch_computes(name, tmp_path):
     report = export_onnx(model, example(batch=2), path, check=images, tolerance=REL)
 
     outputs = torch.cat([run(path.read_bytes(), x) for x in (images[:2], images[2:4], images[3:])])
-    expected = model(images).detach()
+    expected = torch.cat([model(x) for x in images.split(2)]).detach()  # in its own batches
     actual = outputs[[0, 1, 2, 3, 5]]
     assert (actual - expected).abs().max() <= REL * expected.abs().max()
     assert report.difference.images == 5

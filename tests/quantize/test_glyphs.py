@@ -137,7 +137,7 @@ def table_of(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_page_says_of_val_what_the_shipped_table_says(name):
-    found = table_of(name).result
+    found = table_of(name).to_json()
     worst = min(found["layers"], key=lambda layer: layer["sqnr_db"])
     row = (
         f"| default | 0 | {found['accuracy_int8']:.1%} | {found['agreement']:.1%} "

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import AccuracyGateError, UsageError
 from trt_layermerge.quantize.preset import Preset
 from trt_layermerge.quantize.qdq import Ranges, check_names, quantizable, quantize_model
@@ -53,17 +52,6 @@ class Quantized:
     def within(self, allowed: float) -> bool:
         """Returns whether no more is lost than a share, up to rounding."""
         return self.loss <= allowed + 1e-9
-
-    def to_json(self) -> Json:
-        """Returns a JSON-ready mapping of everything but model and ranges."""
-        return {
-            "keep_float": list(self.keep_float),
-            "layers": [layer.to_json() for layer in self.layers],
-            "images_judged": self.images,
-            "agreement": self.agreement,
-            "accuracy_fp32": self.accuracy_fp32,
-            "accuracy_int8": self.accuracy_int8,
-        }
 
 
 def quantize_within(
