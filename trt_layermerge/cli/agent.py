@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from trt_layermerge.cli.console import RichReporter, error_console, print_result
 from trt_layermerge.cli.options import OutputOptions
+from trt_layermerge.cli.verb import argument, option
 from trt_layermerge.cli.views import agent_view
 
 
@@ -17,10 +15,8 @@ from trt_layermerge.cli.views import agent_view
 class AgentOptions(OutputOptions):
     """Options of ``agent``."""
 
-    jobs_dir: Annotated[Path, typer.Argument(help="What latency --export-jobs wrote.")]
-    backend: Annotated[
-        str | None, typer.Option(help="Measure with it, not with the backend that the jobs name.")
-    ] = None
+    jobs_dir: Path = argument("What latency --export-jobs wrote.", default=MISSING)
+    backend: str | None = option("Measure with it, not with the backend that the jobs name.")
 
 
 def agent(options: AgentOptions) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from trt_layermerge.cli.console import print_result
 from trt_layermerge.cli.options import OutputOptions
+from trt_layermerge.cli.verb import option
 from trt_layermerge.cli.views import doctor_view
 
 
@@ -17,7 +15,7 @@ from trt_layermerge.cli.views import doctor_view
 class DoctorOptions(OutputOptions):
     """Options of ``doctor``."""
 
-    runs_dir: Annotated[Path, typer.Option(help="Folder whose disk is looked at.")] = Path("runs")
+    runs_dir: Path = option("Folder whose disk is looked at.", default=Path("runs"))
 
 
 def doctor(options: DoctorOptions) -> None:

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-import typer
+from typing import Literal
 
 from trt_layermerge.cli.console import print_result
 from trt_layermerge.cli.engines import rebuild_view
 from trt_layermerge.cli.options import OutputOptions
+from trt_layermerge.cli.verb import argument, option
 
 
 @dataclass(frozen=True, kw_only=True)
 class RebuildOptions(OutputOptions):
     """Options of ``rebuild``."""
 
-    bundle: Annotated[Path, typer.Argument(help="Folder that package wrote.", show_default=False)]
-    backend: Annotated[
-        Literal["tensorrt", "tensorrt_rtx"] | None,
-        typer.Option(help="What builds it; by default what the recipe names, or is installed."),
-    ] = None
-    precision: Annotated[
-        Literal["fp32", "fp16", "int8"] | None,
-        typer.Option(help="Another precision that the bundle has a network for."),
-    ] = None
+    bundle: Path = argument("Folder that package wrote.", default=MISSING, show_default=False)
+    backend: Literal["tensorrt", "tensorrt_rtx"] | None = option(
+        "What builds it; by default what the recipe names, or is installed."
+    )
+    precision: Literal["fp32", "fp16", "int8"] | None = option(
+        "Another precision that the bundle has a network for."
+    )
 
 
 def rebuild(options: RebuildOptions) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from trt_layermerge.cli.console import RichReporter, error_console, print_result
@@ -14,22 +14,28 @@ from trt_layermerge.pipeline.options import Reporter, RunOptions
 Result: TypeAlias = dict[str, Any]
 
 
-def run_stage(stage: str, options: StageOptions, *, trust_engine: bool = False) -> Result:
-    """Does one stage of a run, prints its result and returns it."""
-    request = request_of(options, trust_engine=trust_engine)
+def run_stage(stage: str, options: StageOptions, always: Mapping[str, Any] | None = None) -> Result:
+    """Does one stage of a run, prints its result and returns it.
+
+    Args:
+        stage: Its name.
+        options: What was typed.
+        always: Keys of the recipe that the stage sets whatever was typed.
+    """
+    request = request_of(options, always)
     from trt_layermerge.pipeline import api
 
     return report(options, lambda reporter: api.run_stage(stage, request, reporter), stage)
 
 
-def request_of(options: StageOptions, *, trust_engine: bool = False) -> RunOptions:
+def request_of(options: StageOptions, always: Mapping[str, Any] | None = None) -> RunOptions:
     """Returns what the options of a stage ask of the pipeline."""
     return RunOptions(
         run=options.run,
         runs_dir=options.runs_dir,
         recipe=options.recipe,
-        overrides=overrides(options),
-        trust_engine=trust_engine,
+        overrides={**overrides(options), **(always or {})},
+        trust_engine=getattr(options, "trust_engine", False),
         verbose=options.verbosity,
     )
 
