@@ -21,9 +21,9 @@ from benchmarks.studies.settings import ROOT
 from tests.quantize.graphs import glyph_images, glyphs
 from trt_layermerge.core.jsonio import Json, write_json
 from trt_layermerge.export.fp16 import to_precision
+from trt_layermerge.export.runtime import logits
 from trt_layermerge.quantize.choose import Quantized, quantize_within
 from trt_layermerge.quantize.preset import Preset, load_preset
-from trt_layermerge.quantize.session import logits
 from trt_layermerge.quantize.table import KIND, CalibrationTable
 
 PRESETS = ("default", "minmax", "entropy", "percentile")

@@ -14,7 +14,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from trt_layermerge.errors import UnsupportedModelError, UsageError
-from trt_layermerge.export.parse import parse_model
+from trt_layermerge.export.graph import INVALID, first_line, parse_model
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -128,8 +128,8 @@ def _inferred(model: ModelProto, wanted: int) -> bytes:
     try:
         found = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
         onnx.checker.check_model(found, full_check=True)
-    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
-        raise _frozen(wanted, str(error).strip().splitlines()[0]) from error
+    except INVALID as error:
+        raise _frozen(wanted, first_line(error)) from error
     for value in found.graph.output:
         dimensions = value.type.tensor_type.shape.dim
         batch = dimensions[0].dim_value if dimensions else None

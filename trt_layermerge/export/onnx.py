@@ -8,14 +8,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from trt_layermerge.core.jsonio import sha256_bytes, write_bytes
 from trt_layermerge.errors import UnsupportedModelError, UsageError
-from trt_layermerge.export.check import Difference, compare
-from trt_layermerge.export.clean import clean, shape_of
+from trt_layermerge.export.clean import clean
 from trt_layermerge.export.exporters import RawExport, export_raw
+from trt_layermerge.export.graph import shape_of
+from trt_layermerge.export.runtime import LARGEST_BATCH, batch_of, logits
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far two sets of outputs are apart.
+
+    Attributes:
+        max_abs: Largest difference.
+        max_rel: Largest difference over the largest magnitude of the reference.
+        images: Number of images compared.
+    """
+
+    max_abs: float
+    max_rel: float
+    images: int
 
 
 @dataclass(frozen=True)
@@ -99,7 +116,7 @@ def export_onnx(
     if check is not None:
         if len(check) == 0:
             raise UsageError("no images were given to check the ONNX model with; give at least one")
-        difference = compare(data, module, check, None if dynamic_batch else len(example))
+        difference = compare(data, module, check)
         if not difference.max_rel <= tolerance:  # false for nan too
             raise UnsupportedModelError(
                 f"the ONNX model differs from torch by {difference.max_rel:.2e} relative on "
@@ -158,3 +175,24 @@ def _exported(
     raw = export_raw(module, example, names, dynamic_batch)
     model = clean(raw.model)
     return RawExport(model, raw.exporter, raw.notes), model.SerializeToString(deterministic=True)
+
+
+def compare(model: bytes, module: nn.Module, images: torch.Tensor) -> Difference:
+    """Returns the difference between ONNX Runtime and torch over all images.
+
+    Args:
+        model: The ONNX model.
+        module: The network it came from, in eval mode.
+        images: Inputs ``(N, C, H, W)``, N of at least 1.
+
+    Raises:
+        MissingDependencyError: If ONNX Runtime is not installed.
+        DeviceError: If it cannot load the model.
+        CorruptInputError: If an image is not finite.
+    """
+    actual, size = logits(model, images.cpu().numpy()), batch_of(model) or LARGEST_BATCH
+    with torch.no_grad():
+        expected = torch.cat([module(chunk) for chunk in torch.split(images, size)])
+    reference = expected.float().cpu().numpy()
+    max_abs, scale = float(np.abs(actual - reference).max()), float(np.abs(reference).max())
+    return Difference(max_abs, max_abs / scale if scale else max_abs, len(images))

@@ -113,7 +113,7 @@ def _values(model: bytes, names: Collection[str], images: Tensor) -> dict[str, N
     """Returns values within a network on some images, by name."""
     import onnx
 
-    from trt_layermerge.quantize.session import open_model
+    from trt_layermerge.export.runtime import open_model
 
     proto = onnx.load_from_string(model)
     inputs = {value.name for value in proto.graph.input}

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_layermerge.errors import AccuracyGateError, UsageError
+from trt_layermerge.export.runtime import Images, logits
 from trt_layermerge.quantize.preset import Preset
 from trt_layermerge.quantize.qdq import Ranges, check_names, quantizable, quantize_model
 from trt_layermerge.quantize.ranges import calibrate_ranges
 from trt_layermerge.quantize.sensitivity import LayerError, sensitivities
-from trt_layermerge.quantize.session import Images, logits
 
 SENSITIVITY_IMAGES = 64
 

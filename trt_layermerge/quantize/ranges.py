@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from trt_layermerge.errors import CorruptInputError, DeviceError
+from trt_layermerge.export.runtime import Images, batch_of, rebatch, runtime
 from trt_layermerge.quantize.preset import Preset
 from trt_layermerge.quantize.qdq import Ranges, activations
-from trt_layermerge.quantize.session import Images, batch_of, rebatch, runtime
 
 FIXED_MAGNITUDE = 6.0
 HISTOGRAM_BINS = 2048

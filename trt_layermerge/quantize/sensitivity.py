@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from trt_layermerge.core.jsonio import Json
+from trt_layermerge.export.runtime import Images, batch_of, logits, open_model, rebatch
 from trt_layermerge.quantize.layers import Layer, find_layers, parse
 from trt_layermerge.quantize.qdq import PairWriter, Ranges, at_opset, write_pairs
-from trt_layermerge.quantize.session import Images, batch_of, logits, open_model, rebatch
 
 
 @dataclass(frozen=True, slots=True)

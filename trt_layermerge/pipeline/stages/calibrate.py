@@ -154,7 +154,7 @@ class _Images:
 
     def right(self, model: bytes) -> float:
         """Returns the share of the judging images that a model is right on."""
-        from trt_layermerge.quantize.session import logits
+        from trt_layermerge.export.runtime import logits
 
         return float(np.mean(logits(model, self.pixels).argmax(1) == self.labels))
 
