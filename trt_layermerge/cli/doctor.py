@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trt_layermerge.cli.console import print_result
@@ -23,6 +23,6 @@ def doctor(options: DoctorOptions) -> None:
     from trt_layermerge.doctor import examine
     from trt_layermerge.doctor.host import Host
 
-    findings = [finding.to_json() for finding in examine(Host.local(options.runs_dir))]
+    findings = [asdict(finding) for finding in examine(Host.local(options.runs_dir))]
     result = {"findings": findings}
     print_result(result, None if options.as_json else doctor_view(result))

@@ -14,9 +14,9 @@ from trt_layermerge.core.jsonio import Json
 from trt_layermerge.deploy.comparison import (
     EXPORT_AGAIN,
     Comparison,
-    Share,
     Subject,
     Trial,
+    share,
 )
 from trt_layermerge.deploy.engines import open_engine
 from trt_layermerge.deploy.sidecar import Network
@@ -118,30 +118,30 @@ def verify(
         CorruptInputError: If a label is beyond the classes, which would count as a wrong answer.
         UntrustedInputError: If an engine is not to be trusted.
     """
-    right = {name: Share() for name in networks}
-    same, count = Share(), 0
+    right: dict[str, list[Array]] = {name: [] for name in networks}
+    same: list[Array] = []
     with ExitStack() as stack:
         trials = [stack.enter_context(closing(Trial(subject))) for subject in subjects]
         for images, labels in batches:
             answers = {name: answer(images) for name, answer in networks.items()}
             _check_labels(labels, answers["original"].shape[1])
-            count += len(images)
-            same.add(answers["original"].argmax(1) == answers["merged"].argmax(1))
+            same.append(answers["original"].argmax(1) == answers["merged"].argmax(1))
             for trial in trials:
                 trial.add(images, labels, answers[trial.subject.network])
             if labels is not None:
                 for name, outputs in answers.items():
-                    right[name].add(outputs.argmax(1) == labels)
-    if same.value is None:
+                    right[name].append(outputs.argmax(1) == labels)
+    agreement = share(same)
+    if agreement is None:
         raise UsageError("there are no images to verify on; give at least one (data.test)")
     comparisons = tuple(trial.result() for trial in trials)
     unverified = [*not_run(comparisons)]
-    if right["original"].value is None:
+    if not right["original"]:
         unverified.append("accuracy was not measured: there are no labels")
     return Verification(
-        images=count,
-        accuracies={name: share.value for name, share in right.items()},
-        agreement=same.value,
+        images=sum(map(len, same)),
+        accuracies={name: share(hits) for name, hits in right.items()},
+        agreement=agreement,
         comparisons=comparisons,
         unverified=tuple(unverified),
         advice={subject.name: subject.advice for subject in subjects},
