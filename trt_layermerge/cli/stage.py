@@ -41,7 +41,13 @@ def request_of(options: StageOptions, always: Mapping[str, Any] | None = None) -
 
 
 def report(options: SharedOptions, work: Callable[[Reporter], Result], stage: str) -> Result:
-    """Does some work, its progress on stderr; prints and returns the result of a stage."""
+    """Does some work, its progress on stderr; prints and returns the result of a stage.
+
+    Args:
+        options: What was typed.
+        work: What is done; given who shows its progress.
+        stage: Name of the stage, which decides what is shown.
+    """
     with RichReporter(error_console(), options.verbosity) as reporter:
         result = work(reporter)
     if result:  # only the first of several processes has one

@@ -70,7 +70,13 @@ class LatencyTable:
         return entry.ms
 
     def missing(self, specs: Iterable[Spec], precision: Precision, batch: int) -> list[Spec]:
-        """Returns the specs without an entry, each once, in order."""
+        """Returns the specs without an entry, each once, in order.
+
+        Args:
+            specs: What is to be measured.
+            precision: At which precision.
+            batch: Images per run.
+        """
         return [s for s in dict.fromkeys(specs) if (s, precision, batch) not in self.entries]
 
     def cost_ms(self, candidate: Candidate, precision: Precision, batch: int) -> float:
@@ -80,7 +86,13 @@ class LatencyTable:
     def with_costs(
         self, costs: Mapping[LatencyKey, float], overhead_ms: float, notes: Mapping[str, Any]
     ) -> LatencyTable:
-        """Returns the table with other latencies, its spreads and errors kept."""
+        """Returns the table with other latencies, its spreads and errors kept.
+
+        Args:
+            costs: Latency in ms by key; what is not there stays.
+            overhead_ms: What a whole network costs besides.
+            notes: How the table came about.
+        """
         entries = {k: replace(e, ms=costs.get(k, e.ms)) for k, e in self.entries.items()}
         return LatencyTable(self.device, entries, overhead_ms, notes)
 

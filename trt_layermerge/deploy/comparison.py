@@ -100,7 +100,13 @@ class Trial:
             self._reason = str(error)
 
     def add(self, images: Array, labels: Array | None, reference: Array) -> None:
-        """Runs a batch ``(n, C, H, W)`` and compares it with ``reference`` ``(n, classes)``."""
+        """Runs a batch ``(n, C, H, W)`` and compares it with ``reference`` ``(n, classes)``.
+
+        Args:
+            images: Inputs ``(n, C, H, W)``, float32.
+            labels: The right classes ``(n,)``, or None.
+            reference: What the torch network answers, ``(n, classes)``.
+        """
         if self._runner is None:
             return
         try:

@@ -125,6 +125,13 @@ def write_engine(
     The old sidecar goes first and the new one comes last: an interruption leaves an engine
     that is refused, never one with a wrong sidecar.
 
+    Args:
+        root: Folder ``engines`` of a run.
+        build: What was built.
+        origin: What it was made from.
+        machine: Where it was built.
+        network: Which network it is.
+
     Raises:
         DeviceError: If the folder cannot be written.
     """
@@ -138,7 +145,14 @@ def write_engine(
 def describe(
     build: EngineBuild, origin: Origin, machine: Machine, network: Network = "merged"
 ) -> Sidecar:
-    """Returns the sidecar of an engine that was just built, neither verified nor timed."""
+    """Returns the sidecar of an engine that was just built, neither verified nor timed.
+
+    Args:
+        build: What was built.
+        origin: What it was made from.
+        machine: Where it was built.
+        network: Which network it is.
+    """
     return Sidecar(
         plan_sha256=sha256_bytes(build.plan),
         plan_bytes=len(build.plan),
@@ -164,6 +178,11 @@ def amend_sidecar(
     latency: Mapping[str, float] | None = None,
 ) -> Sidecar:
     """Adds what later stages found out to the sidecar of an engine, and returns it.
+
+    Args:
+        plan: The engine's file.
+        accuracy: Shares of right classes by network or file, or None: as it was.
+        latency: ``p50_ms`` and ``p99_ms``, or None: as it was.
 
     Raises:
         UntrustedInputError: If engine and sidecar do not belong together.

@@ -76,7 +76,15 @@ class Verification:
 def onnx_subject(
     name: str, network: Network, model: bytes, backend: Backend, tolerance: float | None = 1e-3
 ) -> Subject:
-    """Returns an ONNX model to run on a backend; float32 in another order passes 1e-3."""
+    """Returns an ONNX model to run on a backend; float32 in another order passes 1e-3.
+
+    Args:
+        name: What it is called in the result.
+        network: Which torch network it should equal.
+        model: The ONNX model.
+        backend: What runs it.
+        tolerance: Largest difference over largest output that passes, or None: not judged.
+    """
     return Subject(name, network, lambda: backend.open(model), tolerance)
 
 
@@ -93,6 +101,14 @@ def engine_subject(
 
     Opening it raises ``DeviceError`` where it does not fit this machine, and
     ``UntrustedInputError`` where its sidecar does not match, unless ``trust`` is set.
+
+    Args:
+        plan: The engine's file.
+        network: Which torch network it should equal.
+        trust: Whether to load it without a matching sidecar.
+        batch: Images per run, or None for its usual number.
+        tolerance: Largest difference over largest output that passes, or None: not judged.
+        advice: What to type where it is outside its tolerance.
     """
     name = plan.name if batch is None else f"{plan.name} at batch {batch}"
     return Subject(

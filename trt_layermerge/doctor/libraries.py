@@ -93,7 +93,13 @@ def python(host: Host) -> Finding:
 
 
 def library(host: Host, wanted: Library, jetson: bool) -> Finding:
-    """Returns whether a library imports, and what it says of itself."""
+    """Returns whether a library imports, and what it says of itself.
+
+    Args:
+        host: The machine.
+        wanted: The library.
+        jetson: Whether the machine is a Jetson.
+    """
     if wanted.topic == "tensorrt_rtx" and jetson:
         return Finding(wanted.topic, "none", "cannot target a Jetson; use tensorrt")
     remedy = APT_TENSORRT if wanted.topic == "tensorrt" and jetson else wanted.remedy

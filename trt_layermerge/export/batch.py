@@ -50,6 +50,12 @@ def batch_shapes(
 ) -> dict[str, tuple[Shape, Shape, Shape]]:
     """Returns the shapes at three batches of every input whose batch is free, by name.
 
+    Args:
+        model: An ONNX model.
+        smallest: Fewest images per run, at least 1.
+        usual: What an engine is tuned for.
+        largest: Most images per run.
+
     Raises:
         UsageError: If the batches are not in this order.
         CorruptInputError: If the bytes are no ONNX model.

@@ -150,6 +150,13 @@ def export_bytes(
 ) -> bytes:
     """Returns the clean ONNX model without comparing it: for timing finalists only.
 
+    Args:
+        module: The network in eval mode, with one input and one output; left untouched.
+        example: An input ``(N, C, H, W)``; its N is the model's where the batch is static.
+        input_name: Name of the input.
+        output_name: Name of the output.
+        dynamic_batch: Whether N may be anything when the model runs.
+
     Raises:
         UsageError: If the module is in training mode.
         UnsupportedModelError: If it cannot be exported.

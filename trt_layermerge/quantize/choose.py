@@ -63,6 +63,13 @@ def quantize_within(
 ) -> Quantized:
     """Returns the model calibrated on ``batches`` and quantised as ``choose_layers`` does.
 
+    Args:
+        model: A float32 ONNX model.
+        batches: What is calibrated on: preprocessed images ``(N, C, H, W)``, batch by batch.
+        images: What the loss is judged on ``(N, C, H, W)``; not the test set.
+        labels: Their classes ``(N,)``, or None: then the share of changed classes is judged.
+        preset: Method, gate, and the layers that stay in float.
+
     Raises:
         The errors of ``calibrate_ranges`` and ``choose_layers``.
     """

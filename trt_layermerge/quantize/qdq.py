@@ -91,7 +91,13 @@ def quantize_model(
 
 
 def write_pairs(proto: ModelProto, chosen: Iterable[Layer], ranges: Mapping[str, float]) -> None:
-    """Quantises the chosen layers of a model in place. Raises ``CorruptInputError``."""
+    """Quantises the chosen layers of a model in place. Raises ``CorruptInputError``.
+
+    Args:
+        proto: A float32 model at opset 19.
+        chosen: The layers.
+        ranges: Largest magnitude of each activation.
+    """
     pairs = PairWriter(proto.graph, ranges)
     by_output = {layer.output: layer for layer in chosen}
     nodes: list[NodeProto] = []

@@ -71,7 +71,13 @@ def roles(contents: Contents, layout: Layout) -> dict[str, str]:
 
 
 def onnx_places(contents: Contents, typed: str, portable: str) -> dict[Place, str]:
-    """Returns where the ONNX models lie; only int8 has another one for ONNX Runtime."""
+    """Returns where the ONNX models lie; only int8 has another one for ONNX Runtime.
+
+    Args:
+        contents: What is bundled.
+        typed: Path of the ONNX model that engines are built from.
+        portable: Path of the one that ONNX Runtime runs at int8.
+    """
     return {"onnx": typed, "onnxruntime": portable if contents.precision == "int8" else typed}
 
 

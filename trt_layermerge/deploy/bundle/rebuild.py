@@ -80,7 +80,13 @@ def with_engine(contents: Contents, api: TensorRTApi) -> Contents:
 
 
 def summary(folder: Path, target: Target, contents: Contents) -> Json:
-    """Returns a bundle in short, JSON-ready; ``loadable``: by what it is for."""
+    """Returns a bundle in short, JSON-ready; ``loadable``: by what it is for.
+
+    Args:
+        folder: The bundle.
+        target: What it is for.
+        contents: What it holds.
+    """
     sidecar = contents.engine and contents.engine.sidecar
     return {
         "target": target,
