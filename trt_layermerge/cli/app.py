@@ -7,12 +7,9 @@ from typing import Annotated
 import typer
 
 from trt_layermerge import __version__
-from trt_layermerge.cli.agent import agent
-from trt_layermerge.cli.doctor import doctor
 from trt_layermerge.cli.latency import latency
-from trt_layermerge.cli.rebuild import rebuild
 from trt_layermerge.cli.run import run
-from trt_layermerge.cli.stage_verbs import (
+from trt_layermerge.cli.stages import (
     bench,
     build,
     calibrate,
@@ -26,6 +23,7 @@ from trt_layermerge.cli.stage_verbs import (
     search,
     verify,
 )
+from trt_layermerge.cli.tools import agent, doctor, rebuild
 from trt_layermerge.cli.verb import add_verb
 
 VERBS = (

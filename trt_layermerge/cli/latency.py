@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trt_layermerge.cli.options import StageOptions
-from trt_layermerge.cli.stage import report, request_of, run_stage
+from trt_layermerge.cli.stages import perform, request_of, run_stage
 from trt_layermerge.cli.verb import option
 from trt_layermerge.errors import UsageError
 
@@ -48,6 +48,6 @@ def latency(options: LatencyOptions) -> None:
 
     request, folder, file = request_of(options), options.export_jobs, options.import_file
     if folder is not None:
-        report(options, lambda r: remote.export_jobs(request, folder, r), "jobs")
+        perform(options, lambda r: remote.export_jobs(request, folder, r), "jobs")
     if file is not None:
-        report(options, lambda r: remote.import_measurements(request, file, r), "latency")
+        perform(options, lambda r: remote.import_measurements(request, file, r), "latency")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trt_layermerge.cli.options import GoalOptions, SharedOptions
-from trt_layermerge.cli.stage import report
+from trt_layermerge.cli.stages import perform
 from trt_layermerge.cli.verb import argument, option, overrides
 from trt_layermerge.errors import UsageError
 from trt_layermerge.pipeline.options import STAGES, RunOptions
@@ -39,7 +39,7 @@ def run(options: RecipeOptions) -> None:
 
     # A whole run answers with what its last stage, the report, has to say.
     shown = options.only_stage or STAGES[-1]
-    report(options, lambda r: api.run_recipe(request.recipe, request, r), shown)
+    perform(options, lambda r: api.run_recipe(request.recipe, request, r), shown)
 
 
 def _name(options: RecipeOptions) -> str:

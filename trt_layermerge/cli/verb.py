@@ -14,11 +14,14 @@ from typing import Annotated, Any, get_type_hints
 import typer
 import yaml
 
-from trt_layermerge.cli.failures import Interrupted
 from trt_layermerge.errors import UsageError
 
 SETTINGS = "*"
 """Key of the option that holds keys of the recipe with their values, each as ``KEY=VALUE``."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C while a verb worked."""
 
 
 def option(

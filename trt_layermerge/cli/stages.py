@@ -1,17 +1,69 @@
-"""The verbs that do one stage of a run: their own options, and the call."""
+"""The verbs that do one stage of a run: from options to the pipeline and back."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
-from trt_layermerge.cli.options import PRECISIONS, BackendName, GoalOptions, StageOptions
-from trt_layermerge.cli.stage import run_stage
-from trt_layermerge.cli.verb import option
+from trt_layermerge.cli.console import RichReporter, error_console, print_result
+from trt_layermerge.cli.options import (
+    PRECISIONS,
+    BackendName,
+    GoalOptions,
+    SharedOptions,
+    StageOptions,
+)
+from trt_layermerge.cli.verb import option, overrides
+from trt_layermerge.cli.views import stage_view
 from trt_layermerge.errors import DeviceError, UnsupportedModelError
+from trt_layermerge.pipeline.options import Reporter, RunOptions
+
+Result: TypeAlias = dict[str, Any]
 
 _BUNDLE = "Bundle"
+
+
+def run_stage(stage: str, options: StageOptions, always: Mapping[str, Any] | None = None) -> Result:
+    """Does one stage of a run, prints its result and returns it.
+
+    Args:
+        stage: Its name.
+        options: What was typed.
+        always: Keys of the recipe that the stage sets whatever was typed.
+    """
+    request = request_of(options, always)
+    from trt_layermerge.pipeline import api
+
+    return perform(options, lambda reporter: api.run_stage(stage, request, reporter), stage)
+
+
+def request_of(options: StageOptions, always: Mapping[str, Any] | None = None) -> RunOptions:
+    """Returns what the options of a stage ask of the pipeline."""
+    return RunOptions(
+        run=options.run,
+        runs_dir=options.runs_dir,
+        recipe=options.recipe,
+        overrides={**overrides(options), **(always or {})},
+        trust_engine=getattr(options, "trust_engine", False),
+        verbose=options.verbosity,
+    )
+
+
+def perform(options: SharedOptions, work: Callable[[Reporter], Result], stage: str) -> Result:
+    """Does some work, its progress on stderr; prints and returns the result of a stage.
+
+    Args:
+        options: What was typed.
+        work: What is done; given who shows its progress.
+        stage: Name of the stage, which decides what is shown.
+    """
+    with RichReporter(error_console(), options.verbosity) as reporter:
+        result = work(reporter)
+    if result:  # only the first of several processes has one
+        print_result(result, None if options.as_json else stage_view(stage, result))
+    return result
 
 
 @dataclass(frozen=True, kw_only=True)
