@@ -5,18 +5,18 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
 from trt_layermerge.core.codec import Finite, dump, load
 from trt_layermerge.core.device import PRECISIONS
-from trt_layermerge.core.jsonio import Json, read_json, schema_name, sha256_bytes
+from trt_layermerge.core.jsonio import Json, damage, read_json, schema_name, sha256_bytes
 from trt_layermerge.deploy.bundle.contents import (
     TOLERANCES,
     Contents,
@@ -27,7 +27,6 @@ from trt_layermerge.deploy.bundle.contents import (
     Target,
 )
 from trt_layermerge.deploy.sidecar import Sidecar
-from trt_layermerge.errors import CorruptInputError
 
 NAME = "manifest.json"
 KIND = "bundle"
@@ -87,18 +86,8 @@ def manifest(contents: Contents, target: Target, places: Mapping[str, str], file
 
 
 def read(path: Path) -> Json:
-    """Returns what stands in a manifest.
-
-    Raises:
-        UsageError: If there is none.
-        CorruptInputError: If it is damaged, or of another version.
-    """
-    try:
-        return read_json(path, KIND)
-    except CorruptInputError as error:
-        raise CorruptInputError(
-            f"{path} is damaged, or of another version of trt-layermerge; {AGAIN}"
-        ) from error
+    """Returns what stands in a manifest. Raises ``UsageError`` or ``CorruptInputError``."""
+    return read_json(path, KIND, AGAIN)
 
 
 def contents_of(path: Path, body: Json, files: Files) -> tuple[Target, Contents]:
@@ -112,10 +101,10 @@ def contents_of(path: Path, body: Json, files: Files) -> tuple[Target, Contents]
     Raises:
         CorruptInputError: If a field is missing or malformed.
     """
-    with unreadable(path):
+    with damage(path, AGAIN):
         given = load(Manifest, body)
         part = {role: files[place] for role, place in given.roles.items()}
-        arrays = np.load(io.BytesIO(part["expected"]), allow_pickle=False)
+        arrays = _arrays(part["expected"])
         models = {p: part.get(f"onnx.{p}") for p in PRECISIONS} | {given.precision: part["onnx"]}
         outputs = {p: arrays[f"output_{p}"] for p in PRECISIONS if f"output_{p}" in arrays}
         return given.target, Contents(
@@ -133,27 +122,12 @@ def _facts(of: Facts) -> dict[str, Any]:
     return {f.name: getattr(of, f.name) for f in fields(Facts)}
 
 
-@contextmanager
-def unreadable(path: Path) -> Iterator[None]:
-    """Turns the errors of reading malformed fields into one clear refusal.
-
-    Raises:
-        CorruptInputError: In place of the errors that a missing or malformed field causes.
-    """
+def _arrays(data: bytes) -> dict[str, NDArray[np.float32]]:
     try:
-        yield
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        OverflowError,
-        AttributeError,
-        EOFError,
-        zipfile.BadZipFile,
-    ) as error:
-        raise CorruptInputError(
-            f"{path} is damaged: a field is missing or malformed ({error}); {AGAIN}"
-        ) from error
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(str(error)) from error
 
 
 def _engine(part: Files) -> Engine | None:
