@@ -88,3 +88,8 @@ def _many(value: Any) -> bool:
 def times(value: float | None) -> str | None:
     """Returns a factor such as ``2.04x``."""
     return None if value is None else f"{value:.2f}x"
+
+
+def percent(value: float | None) -> str:
+    """Returns a share such as ``98.25 %``; None is a dash."""
+    return NOTHING if value is None else f"{100 * value:.2f} %"
