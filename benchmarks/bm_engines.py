@@ -13,7 +13,7 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -22,17 +22,18 @@ from torch import nn
 
 from benchmarks.results import Page
 from benchmarks.studies.settings import ROOT
+from tests.export.free import free_batch
 from tests.plans import random_plan
 from trt_layermerge.backends.host import cpu_name
 from trt_layermerge.backends.tensorrt import EngineBuild, build_engine
 from trt_layermerge.backends.tensorrt_api import load_api
 from trt_layermerge.backends.tensorrt_options import BuildOptions
 from trt_layermerge.core.device import PRECISIONS, Precision
-from trt_layermerge.core.jsonio import Json, read_json, sha256_bytes
+from trt_layermerge.core.jsonio import Json, read_json, sha256_bytes, write_json
 from trt_layermerge.deploy.machine import this_machine
-from trt_layermerge.deploy.record import KIND, build_record, write_records
+from trt_layermerge.deploy.record import build_record
 from trt_layermerge.deploy.sidecar import Network, Origin, check_engine, write_engine
-from trt_layermerge.export.batch import batch_shapes, with_dynamic_batch
+from trt_layermerge.export.batch import batch_shapes
 from trt_layermerge.export.fp16 import to_precision
 from trt_layermerge.export.onnx import export_bytes
 from trt_layermerge.merge import collapse, relax
@@ -42,6 +43,7 @@ from trt_layermerge.quantize.ranges import fixed_ranges
 from trt_layermerge.tracing import trace
 
 RECORDS = ROOT / "engines" / "records" / "rtx-cpu-build.json"
+KIND = "builds"
 GLYPHS = ROOT / "examples" / "glyphs"
 SEED, BATCHES = 0, (1, 4, 8)
 
@@ -90,7 +92,7 @@ def masters(model: nn.Module, size: int) -> tuple[dict[Network, bytes], list[Jso
 
 def typed(master: bytes, precision: Precision, dynamic: bool) -> bytes:
     """Returns what is built: the fp32 master, freed, quantised at fixed scales and typed."""
-    model = with_dynamic_batch(master) if dynamic else master
+    model = free_batch(master) if dynamic else master
     if precision == "int8":
         return to_precision(quantize_model(model, fixed_ranges(model)), "fp16", keep_io=True)
     return to_precision(model, precision, keep_io=True)
@@ -240,7 +242,8 @@ PAGE = RecordsPage("engines", text)
 def main() -> None:
     """Builds everything and writes records and page."""
     load = os.getloadavg()[0]
-    write_records(RECORDS, list(rows()), this_machine(), facts(load))
+    body = {**facts(load), "machine": asdict(this_machine()), "builds": list(rows())}
+    write_json(RECORDS, KIND, body)
     PAGE.write()
 
 

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from benchmarks.results import Page, measured_by
 from benchmarks.studies.settings import ROOT
 from tests.quantize.graphs import glyph_images, glyphs
-from trt_layermerge.core.jsonio import Json
+from trt_layermerge.core.jsonio import Json, write_json
 from trt_layermerge.export.fp16 import to_precision
+from trt_layermerge.export.runtime import logits
 from trt_layermerge.quantize.choose import Quantized, quantize_within
 from trt_layermerge.quantize.preset import Preset, load_preset
-from trt_layermerge.quantize.session import logits
-from trt_layermerge.quantize.table import CalibrationTable, save_table
+from trt_layermerge.quantize.table import KIND, CalibrationTable
 
 PRESETS = ("default", "minmax", "entropy", "percentile")
 SEEDS = (0, 1, 2)
@@ -195,7 +195,7 @@ def main() -> None:
         best = chosen(trials)
         rows += [*(trial.row for trial in trials), *map(tested, best)]
         table = CalibrationTable.of(glyphs(network), best[0].preset, best[0].result)
-        save_table(ROOT / "calib" / "tables" / f"glyphs-{short}.json", table)
+        write_json(ROOT / "calib" / "tables" / f"glyphs-{short}.json", KIND, table.to_json())
     PAGE.record({}, rows)
 
 

@@ -99,10 +99,7 @@ MUTANTS = (
         "reach-too-far",
         "REACH = 1.08",
         "REACH = 1.8",
-        (
-            "tests/search/test_closing.py::test_what_is_predicted_far_beyond_the_limit_is_not"
-            "_built",
-        ),
+        ("tests/search/test_closing.py::test_what_is_predicted_far_beyond_the_limit_is_not_built",),
     ),
     Mutant(
         "first-activation-moves",

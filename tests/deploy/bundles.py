@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.export.free import free_batch
 from trt_layermerge.backends.tensorrt import EngineBuild
 from trt_layermerge.core.jsonio import sha256_bytes
 from trt_layermerge.core.preprocess import Preprocess
@@ -15,7 +16,6 @@ from trt_layermerge.deploy.bundle.contents import Baked, Contents, Engine, Inter
 from trt_layermerge.deploy.machine import Machine
 from trt_layermerge.deploy.sidecar import Origin, describe
 from trt_layermerge.export.bake import bake
-from trt_layermerge.export.batch import with_dynamic_batch
 from trt_layermerge.export.fp16 import to_precision
 
 IMAGENET = Preprocess()
@@ -77,7 +77,7 @@ def contents(*, precision="fp16", max_batch=None, normalise=False, softmax=False
     inputs = raw if normalise else preprocess(pixels())
     outputs = {name: run(model, inputs) for name, model in models.items()}
     if max_batch:
-        models = {name: with_dynamic_batch(model) for name, model in models.items()}
+        models = {name: free_batch(model) for name, model in models.items()}
     face = Interface("input", (3, 8, 6), "prob" if softmax else "logits", 3, 1, max_batch)
     values = {
         "name": "net",

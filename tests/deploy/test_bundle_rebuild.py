@@ -10,7 +10,7 @@ import pytest
 from tests.deploy.bundles import ORIN, PLAN, contents, with_plan
 from trt_layermerge.backends.tensorrt import EngineBuild
 from trt_layermerge.core.jsonio import sha256_bytes
-from trt_layermerge.deploy.bundle import engine as engine_module
+from trt_layermerge.deploy.bundle import rebuild as rebuild_module
 from trt_layermerge.deploy.bundle.folder import read_bundle, write_bundle
 from trt_layermerge.deploy.bundle.rebuild import rebuild
 from trt_layermerge.deploy.bundle.render import VERIFY, render
@@ -127,8 +127,8 @@ def test_tensorrt_on_the_server_makes_the_entry_loadable(tmp_path, monkeypatch):
 
     given = with_plan(contents(build={"engine": RTX, "tf32": True}), library=RTX, machine=Machine())
     write_bundle(tmp_path / "t", render(given, "triton"))
-    monkeypatch.setattr(engine_module, "build_engine", build)
-    monkeypatch.setattr(engine_module, "this_machine", lambda: ORIN)
+    monkeypatch.setattr(rebuild_module, "build_engine", build)
+    monkeypatch.setattr(rebuild_module, "this_machine", lambda: ORIN)
     monkeypatch.setattr("trt_layermerge.deploy.bundle.rebuild.load_api", lambda name: name)
     result = rebuild(tmp_path / "t", "tensorrt")
     assert built == [(sha256_bytes(given.models["fp16"]), "fp16", "tensorrt", True)]

@@ -8,10 +8,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.deploy.bundles import IMAGENET, network, pixels
 from tests.deploy.bundles import run as outputs
+from tests.export.free import free_batch
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.errors import CorruptInputError, UnsupportedModelError
 from trt_layermerge.export.bake import bake
-from trt_layermerge.export.batch import dynamic_batch, with_dynamic_batch
+from trt_layermerge.export.batch import dynamic_batch
 from trt_layermerge.export.fp16 import to_precision
 
 RAW = pixels().transpose(0, 3, 1, 2).astype(np.float32)
@@ -95,7 +96,7 @@ def test_each_half_can_be_had_alone():
 
 
 def test_a_dynamic_batch_stays_dynamic():
-    model = bake(with_dynamic_batch(network()), IMAGENET, softmax=True)
+    model = bake(free_batch(network()), IMAGENET, softmax=True)
     assert dynamic_batch(model)
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     both = session.run(None, {"input": RAW})[0]

@@ -12,8 +12,9 @@ import torchvision
 from onnx import TensorProto, helper, numpy_helper
 
 from tests import nets
+from tests.export.free import free_batch
 from trt_layermerge.errors import CorruptInputError, UnsupportedModelError, UsageError
-from trt_layermerge.export.batch import batch_shapes, dynamic_batch, with_batch, with_dynamic_batch
+from trt_layermerge.export.batch import batch_shapes, dynamic_batch, with_batch
 from trt_layermerge.export.fp16 import to_precision
 from trt_layermerge.export.onnx import export_bytes
 
@@ -62,7 +63,7 @@ def test_every_batch_computes_what_batch_one_computes(name):
     torch.manual_seed(0)
     network = nets.randomise(NETWORKS[name]())
     static = export_bytes(network, torch.zeros(1, 3, 32, 32))
-    free = with_dynamic_batch(static)
+    free = free_batch(static)
     x = np.random.default_rng(0).standard_normal((3, 3, 32, 32), dtype=np.float32)
     single = np.concatenate([run(static, row[None]) for row in x])
     scale = np.abs(single).max()
@@ -84,7 +85,7 @@ def test_a_dynamic_export_can_be_fixed():
 
 def test_half_precision_keeps_its_types():
     half = to_precision(export_bytes(nets.mobile(), nets.example()), "fp16", keep_io=True)
-    free = onnx.load_from_string(with_dynamic_batch(half)).graph
+    free = onnx.load_from_string(free_batch(half)).graph
     kinds = [v.type.tensor_type.elem_type for v in (*free.input, *free.output)]
     assert kinds == [TensorProto.FLOAT, TensorProto.FLOAT]
     typed = {v.type.tensor_type.elem_type for v in free.value_info}
@@ -140,12 +141,10 @@ def test_a_constant_used_elsewhere_is_left_alone():
 def test_a_batch_that_cannot_be_freed_is_refused(model):
     with pytest.raises(UnsupportedModelError, match=r"cannot take a batch of 5.*build\.max_batch"):
         with_batch(model, 5)
-    with pytest.raises(UnsupportedModelError, match="cannot take a batch of batch"):
-        with_dynamic_batch(model)
 
 
 def test_shapes_for_a_profile():
-    free = with_dynamic_batch(reshape([2, 6]))
+    free = free_batch(reshape([2, 6]))
     assert batch_shapes(free, 1, 4, 8) == {"x": ((1, 2, 3), (4, 2, 3), (8, 2, 3))}
     assert batch_shapes(reshape([2, 6]), 1, 4, 8) == {}
     with pytest.raises(UsageError, match=r"batches of 1, 4 and 2 .*build\.max_batch"):
@@ -160,7 +159,6 @@ def test_shapes_for_a_profile():
 def test_junk(junk):
     calls = (
         dynamic_batch,
-        with_dynamic_batch,
         lambda model: with_batch(model, 1),
         lambda model: batch_shapes(model, 1, 1, 1),
     )

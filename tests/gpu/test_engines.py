@@ -8,12 +8,12 @@ from statistics import median
 import numpy as np
 import pytest
 
+from tests.export.free import free_batch
 from tests.gpu.conftest import LARGE, SMALL, Loader
 from trt_layermerge.backends import get_backend
 from trt_layermerge.backends.cuda import Cuda
 from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.core.device import Precision
-from trt_layermerge.export.batch import with_dynamic_batch
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.measure.timing import drift, time_models, warm_up
 
@@ -46,7 +46,7 @@ def test_an_engine_gives_what_onnx_runtime_gives(
 
 
 def test_a_dynamic_batch_runs_at_several_sizes(loader: Loader, cuda: Cuda) -> None:
-    model = with_dynamic_batch(spec_model(SMALL, "fp32", 1))
+    model = free_batch(spec_model(SMALL, "fp32", 1))
     plan = loader.build(model, profile={"x": ((1, 8, 14, 14), (2, 8, 14, 14), (4, 8, 14, 14))})
     x = np.random.default_rng(0).standard_normal((4, 8, 14, 14), np.float32)
     outputs = []

@@ -23,7 +23,7 @@ from trt_layermerge.deploy import engines
 from trt_layermerge.deploy.machine import Machine
 from trt_layermerge.deploy.sidecar import Network, Origin, sidecar_path, write_engine
 from trt_layermerge.errors import AccuracyGateError, DeviceError, UntrustedInputError
-from trt_layermerge.export.batch import with_batch, with_dynamic_batch
+from trt_layermerge.export.batch import with_batch
 from trt_layermerge.export.fp16 import to_precision
 from trt_layermerge.pipeline.api import run_stage
 from trt_layermerge.pipeline.options import RunOptions
@@ -103,7 +103,7 @@ def gpu(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     def load(plan: bytes, api: Any, *, seed: int = 0, batch: int | None = None) -> Runner:
         _, network, model = plan.split(b" ", 2)
         bench.loaded.append((network.decode(), batch))
-        fixed = model if batch is None else with_batch(with_dynamic_batch(model), batch)
+        fixed = model if batch is None else with_batch(model, batch)
         return get_backend("onnxruntime").open(fixed, seed=seed)
 
     api = SimpleNamespace(flavor="tensorrt", version="10.3.0")

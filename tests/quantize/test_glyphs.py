@@ -12,12 +12,12 @@ import pytest
 from tests.quantize.graphs import constants, glyph_images, glyphs, nodes
 from trt_layermerge.errors import AccuracyGateError
 from trt_layermerge.export.fp16 import to_precision
+from trt_layermerge.export.runtime import logits
 from trt_layermerge.quantize.choose import choose_layers
 from trt_layermerge.quantize.preset import Preset
 from trt_layermerge.quantize.qdq import quantizable, quantize_model
 from trt_layermerge.quantize.ranges import calibrate_ranges, fixed_ranges
 from trt_layermerge.quantize.sensitivity import sensitivities
-from trt_layermerge.quantize.session import logits
 from trt_layermerge.quantize.table import load_table
 
 ROOT = Path(__file__).parents[2]
@@ -137,7 +137,7 @@ def table_of(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_page_says_of_val_what_the_shipped_table_says(name):
-    found = table_of(name).result
+    found = table_of(name).to_json()
     worst = min(found["layers"], key=lambda layer: layer["sqnr_db"])
     row = (
         f"| default | 0 | {found['accuracy_int8']:.1%} | {found['agreement']:.1%} "

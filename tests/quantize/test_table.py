@@ -1,16 +1,16 @@
-"""The table alone rebuilds the int8 model, bit by bit, of its own network only."""
+"""The table and the float model give the int8 model again, bit by bit."""
 
 from pathlib import Path
 
 import pytest
 
 from tests.quantize.graphs import RESIDUAL_RANGES, images, residual, run
-from trt_layermerge.core.jsonio import read_json, write_json
-from trt_layermerge.errors import CorruptInputError, UsageError
+from trt_layermerge.core.jsonio import read_json, sha256_bytes, write_json
+from trt_layermerge.errors import CorruptInputError
 from trt_layermerge.quantize.choose import choose_layers
 from trt_layermerge.quantize.preset import Preset
-from trt_layermerge.quantize.qdq import scale_of
-from trt_layermerge.quantize.table import CalibrationTable, load_table, save_table
+from trt_layermerge.quantize.qdq import quantize_model, scale_of
+from trt_layermerge.quantize.table import KIND, CalibrationTable, load_table
 
 TABLES = Path(__file__).parents[2] / "calib" / "tables"
 PRESET = Preset(keep_float=("first",))
@@ -25,13 +25,14 @@ def made():
 
 @pytest.fixture
 def path(made, tmp_path):
-    save_table(tmp_path / "calibration.json", CalibrationTable.of(residual(), PRESET, made))
+    table = CalibrationTable.of(residual(), PRESET, made)
+    write_json(tmp_path / "calibration.json", KIND, table.to_json())
     return tmp_path / "calibration.json"
 
 
 def test_the_file_rebuilds_the_model(made, path):
     table = load_table(path)
-    assert table.rebuild(residual()) == made.model
+    assert quantize_model(residual(), table.ranges, table.keep_float) == made.model
     assert table == CalibrationTable.of(residual(), PRESET, made)
 
 
@@ -40,13 +41,9 @@ def test_what_stands_in_the_file(made, path):
     assert body["tensors"]["r1"] == {"magnitude": 18 / 7, "scale": scale_of(18 / 7)}
     assert body["keep_float"] == list(made.keep_float)
     assert body["preset"] == PRESET.to_json()
+    assert body["model_sha256"] == sha256_bytes(residual())
     assert [layer["name"] for layer in body["layers"]] == ["first", "depth", "sum", "head"]
     assert body["accuracy_fp32"] == 1.0
-
-
-def test_another_network_is_refused(path):
-    with pytest.raises(UsageError, match="another model"):
-        load_table(path).rebuild(residual(seed=1))
 
 
 @pytest.mark.parametrize("magnitude", [-1, float("nan"), "much", None])

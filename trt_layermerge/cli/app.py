@@ -7,24 +7,24 @@ from typing import Annotated
 import typer
 
 from trt_layermerge import __version__
-from trt_layermerge.cli.agent import agent
-from trt_layermerge.cli.bench import bench
-from trt_layermerge.cli.build import build
-from trt_layermerge.cli.calibrate import calibrate
-from trt_layermerge.cli.doctor import doctor
-from trt_layermerge.cli.export import export
-from trt_layermerge.cli.finetune import finetune
-from trt_layermerge.cli.importance import importance
-from trt_layermerge.cli.inspect import inspect
 from trt_layermerge.cli.latency import latency
-from trt_layermerge.cli.merge import merge
-from trt_layermerge.cli.package import package
-from trt_layermerge.cli.rebuild import rebuild
-from trt_layermerge.cli.report import report
 from trt_layermerge.cli.run import run
-from trt_layermerge.cli.search import search
+from trt_layermerge.cli.stages import (
+    bench,
+    build,
+    calibrate,
+    export,
+    finetune,
+    importance,
+    inspect,
+    merge,
+    package,
+    report,
+    search,
+    verify,
+)
+from trt_layermerge.cli.tools import agent, doctor, rebuild
 from trt_layermerge.cli.verb import add_verb
-from trt_layermerge.cli.verify import verify
 
 VERBS = (
     doctor,

@@ -83,7 +83,14 @@ class RichReporter:
     def stage(
         self, name: str, state: StageState, seconds: float | None = None, detail: str = ""
     ) -> None:
-        """Prints one line; the start of a stage only with ``-v``."""
+        """Prints one line; the start of a stage only with ``-v``.
+
+        Args:
+            name: Name of the stage.
+            state: Whether it begins, is skipped or is done.
+            seconds: How long it took, or None.
+            detail: What else is said.
+        """
         if state == "run" and self._verbose < 1:
             return
         sign, style = MARKS[state]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from trt_layermerge.cli.tables import Result, as_text, table, times
+from trt_layermerge.cli.tables import Result, as_text, percent, table, times
 
 
 def bench_view(result: Result) -> RenderableType:
@@ -46,8 +46,8 @@ def _speedup(pair: Result) -> Iterator[str]:
     ):
         if any(side[key] is not None for side in sides):
             yield f"  {' → '.join(as_text(side[key]) for side in sides)} {words}"
-    for doubt in pair["doubts"]:
-        yield f"  doubtful: {doubt}"
+    for warning in pair["doubts"]:
+        yield f"  doubtful: {warning}"
 
 
 def _notes(result: Result) -> Iterator[str]:
@@ -62,8 +62,8 @@ def _notes(result: Result) -> Iterator[str]:
             " → ".join(as_text(wall[side][key]) for side in ("original", "merged"))
             for key in ("p50_ms", "p99_ms")
         )
-        doubt = "" if wall["comparable"] else f"; not comparable: {wall['reason']}"
-        yield f"by the wall clock: {medians} ms, 99 %: {tails} ms{doubt}"
+        warning = "" if wall["comparable"] else f"; not comparable: {wall['reason']}"
+        yield f"by the wall clock: {medians} ms, 99 %: {tails} ms{warning}"
     for untimed in result.get("untimed", ()):
         yield f"{untimed['precision']} was not timed: {untimed['reason']}"
     if result.get("power_note"):
@@ -78,13 +78,13 @@ def verify_view(result: Result) -> RenderableType:
     """Returns what was compared with torch, and what was not."""
     head = ("against torch", "difference", "relative", "same class", "accuracy")
     rows = [
-        (c["name"], *_differences(c), _share(c["agreement"]), _share(c["accuracy"]))
+        (c["name"], *_differences(c), percent(c["agreement"]), percent(c["accuracy"]))
         for c in result["comparisons"]
         if c["reason"] is None
     ]
     accuracy = result["accuracy"]
-    torch = ", ".join(f"{name} {_share(accuracy[name])}" for name in ("original", "merged"))
-    said = [f"{result['images']} images; in torch: {torch}; worst drop {_share(accuracy['drop'])}"]
+    torch = ", ".join(f"{name} {percent(accuracy[name])}" for name in ("original", "merged"))
+    said = [f"{result['images']} images; in torch: {torch}; worst drop {percent(accuracy['drop'])}"]
     said += [f"not verified: {sentence}" for sentence in result["unverified"]]
     return Group(table("Verification", head, rows), *map(Text, said))
 
@@ -93,7 +93,3 @@ def _differences(comparison: Result) -> tuple[str, str]:
     if not comparison["finite"]:
         return "not finite", "not finite"
     return f"{comparison['max_abs']:.1e}", f"{comparison['max_rel']:.1e}"
-
-
-def _share(value: float | None) -> str | None:
-    return None if value is None else f"{100 * value:.2f} %"

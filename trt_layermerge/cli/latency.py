@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from trt_layermerge.cli.options import StageOptions
-from trt_layermerge.cli.stage import report, request_of, run_stage
-from trt_layermerge.cli.verb import Key
+from trt_layermerge.cli.stages import perform, request_of, run_stage
+from trt_layermerge.cli.verb import option
 from trt_layermerge.errors import UsageError
 
 _DEVICE = "Another device"
@@ -20,34 +17,23 @@ _DEVICE = "Another device"
 class LatencyOptions(StageOptions):
     """Options of ``latency``."""
 
-    ssh: Annotated[
-        str | None,
-        typer.Option(
-            "--ssh",
-            metavar="HOST",
-            help="Measure there, with your own ssh and rsync; the run remembers it.",
-            rich_help_panel=_DEVICE,
-        ),
-        Key("measure.host"),
-    ] = None
-    export_jobs: Annotated[
-        Path | None,
-        typer.Option(
-            "--export-jobs",
-            metavar="DIR",
-            help="Measure nothing; write what is to be measured, to be carried to the device.",
-            rich_help_panel=_DEVICE,
-        ),
-    ] = None
-    import_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--import",
-            metavar="FILE",
-            help="Take the results.jsonl that the device wrote; the run measures by it.",
-            rich_help_panel=_DEVICE,
-        ),
-    ] = None
+    ssh: str | None = option(
+        "Measure there, with your own ssh and rsync; the run remembers it.",
+        key="measure.host",
+        metavar="HOST",
+        panel=_DEVICE,
+    )
+    export_jobs: Path | None = option(
+        "Measure nothing; write what is to be measured, to be carried to the device.",
+        metavar="DIR",
+        panel=_DEVICE,
+    )
+    import_file: Path | None = option(
+        "Take the results.jsonl that the device wrote; the run measures by it.",
+        "--import",
+        metavar="FILE",
+        panel=_DEVICE,
+    )
 
 
 def latency(options: LatencyOptions) -> None:
@@ -62,8 +48,6 @@ def latency(options: LatencyOptions) -> None:
 
     request, folder, file = request_of(options), options.export_jobs, options.import_file
     if folder is not None:
-        report(options, lambda listener: remote.export_jobs(request, folder, listener), "jobs")
+        perform(options, lambda r: remote.export_jobs(request, folder, r), "jobs")
     if file is not None:
-        report(
-            options, lambda listener: remote.import_measurements(request, file, listener), "latency"
-        )
+        perform(options, lambda r: remote.import_measurements(request, file, r), "latency")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-import typer
-
-from trt_layermerge.cli.verb import Key, Settings
+from trt_layermerge.cli.verb import SETTINGS, option
 from trt_layermerge.errors import UsageError
 
 BackendName: TypeAlias = Literal["onnxruntime", "tensorrt", "tensorrt_rtx", "torch", "fake"]
@@ -29,10 +27,6 @@ def shape(text: str) -> list[int]:
     return sizes
 
 
-def _option(help_text: str, *names: str, panel: str | None = None, **settings: Any) -> Any:
-    return typer.Option(*names, help=help_text, rich_help_panel=panel, **settings)
-
-
 _MODEL = "Model and data"
 _MACHINE = "Where and how"
 _OUTPUT = "Output"
@@ -43,23 +37,21 @@ _GOAL = "Goal"
 class OutputOptions:
     """What is printed."""
 
-    as_json: Annotated[
-        bool, _option("Print the result as JSON; logs go to stderr.", "--json", panel=_OUTPUT)
-    ] = False
-    verbose: Annotated[
-        int,
-        _option(
-            "Say more; twice: tracebacks too.",
-            "--verbose",
-            "-v",
-            panel=_OUTPUT,
-            count=True,
-            show_default=False,
-        ),
-    ] = 0
-    quiet: Annotated[
-        bool, _option("Say nothing but results and errors.", "--quiet", "-q", panel=_OUTPUT)
-    ] = False
+    as_json: bool = option(
+        "Print the result as JSON; logs go to stderr.", "--json", default=False, panel=_OUTPUT
+    )
+    verbose: int = option(
+        "Say more; twice: tracebacks too.",
+        "--verbose",
+        "-v",
+        default=0,
+        panel=_OUTPUT,
+        count=True,
+        show_default=False,
+    )
+    quiet: bool = option(
+        "Say nothing but results and errors.", "--quiet", "-q", default=False, panel=_OUTPUT
+    )
 
     @property
     def verbosity(self) -> int:
@@ -71,117 +63,84 @@ class OutputOptions:
 class ModelOptions:
     """Which network, and which data."""
 
-    model: Annotated[
-        str | None,
-        _option(
-            "timm:NAME, torchvision:NAME, PACKAGE.MODULE:FACTORY, FILE.py:FACTORY or FILE.onnx.",
-            panel=_MODEL,
-        ),
-        Key("model.name"),
-    ] = None
-    weights: Annotated[
-        str | None,
-        _option("Weights: safetensors, or a checkpoint of plain tensors.", panel=_MODEL),
-        Key("model.weights"),
-    ] = None
-    input: Annotated[
-        str | None,
-        _option("Shape of the input, like 1x3x224x224.", panel=_MODEL),
-        Key("model.input", shape),
-    ] = None
-    train: Annotated[
-        str | None,
-        _option(
-            "Training data: imagefolder:DIR, images:DIR, npz:FILE, hf:DIR or FILE.py:FACTORY.",
-            panel=_MODEL,
-        ),
-        Key("data.train"),
-    ] = None
-    val: Annotated[
-        str | None,
-        _option("Data to choose a plan and to watch its training by.", panel=_MODEL),
-        Key("data.val"),
-    ] = None
-    test: Annotated[
-        str | None,
-        _option("Data that only the final figures see.", panel=_MODEL),
-        Key("data.test"),
-    ] = None
+    model: str | None = option(
+        "timm:NAME, torchvision:NAME, PACKAGE.MODULE:FACTORY, FILE.py:FACTORY or FILE.onnx.",
+        key="model.name",
+        panel=_MODEL,
+    )
+    weights: str | None = option(
+        "Weights: safetensors, or a checkpoint of plain tensors.", key="model.weights", panel=_MODEL
+    )
+    input: str | None = option(
+        "Shape of the input, like 1x3x224x224.", key="model.input", convert=shape, panel=_MODEL
+    )
+    train: str | None = option(
+        "Training data: imagefolder:DIR, images:DIR, npz:FILE, hf:DIR or FILE.py:FACTORY.",
+        key="data.train",
+        panel=_MODEL,
+    )
+    val: str | None = option(
+        "Data to choose a plan and to watch its training by.", key="data.val", panel=_MODEL
+    )
+    test: str | None = option(
+        "Data that only the final figures see.", key="data.test", panel=_MODEL
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineOptions:
     """Where it runs, and at which precision."""
 
-    runs_dir: Annotated[Path, _option("Folder of all runs.", panel=_MACHINE)] = Path("runs")
-    seed: Annotated[
-        int | None, _option("Seed of everything random.", panel=_MACHINE), Key("seed")
-    ] = None
-    device: Annotated[
-        str | None,
-        _option("Where torch computes: cpu, cuda, cuda:1.", panel=_MACHINE),
-        Key("device"),
-    ] = None
-    backend: Annotated[
-        BackendName | None,
-        _option(
-            "What measures and runs the network: onnxruntime, tensorrt, tensorrt_rtx, torch, fake.",
-            panel=_MACHINE,
-            metavar="NAME",
-        ),
-        Key("measure.backend"),
-    ] = None
-    precision: Annotated[
-        str | None,
-        _option("Precision of the deployed network.", panel=_MACHINE, metavar=PRECISIONS),
-        Key("measure.precision"),
-    ] = None
-    batch: Annotated[
-        int | None,
-        _option("Batch size that latency is measured at.", panel=_MACHINE, min=1),
-        Key("measure.batch"),
-    ] = None
+    runs_dir: Path = option("Folder of all runs.", default=Path("runs"), panel=_MACHINE)
+    seed: int | None = option("Seed of everything random.", key="seed", panel=_MACHINE)
+    device: str | None = option(
+        "Where torch computes: cpu, cuda, cuda:1.", key="device", panel=_MACHINE
+    )
+    backend: BackendName | None = option(
+        "What measures and runs the network: onnxruntime, tensorrt, tensorrt_rtx, torch, fake.",
+        key="measure.backend",
+        panel=_MACHINE,
+        metavar="NAME",
+    )
+    precision: str | None = option(
+        "Precision of the deployed network.",
+        key="measure.precision",
+        panel=_MACHINE,
+        metavar=PRECISIONS,
+    )
+    batch: int | None = option(
+        "Batch size that latency is measured at.", key="measure.batch", panel=_MACHINE, min=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class GoalOptions:
     """How fast, and by which means."""
 
-    budget_ms: Annotated[
-        float | None,
-        _option("Latency that the whole network must meet, in ms.", panel=_GOAL),
-        Key("search.budget_ms"),
-    ] = None
-    speedup: Annotated[
-        float | None,
-        _option("The same as a factor, like 1.5.", panel=_GOAL),
-        Key("search.speedup"),
-    ] = None
-    mode: Annotated[
-        Literal["layermerge", "depth", "layer"] | None,
-        _option("What may go: both, activations only, convolutions only.", panel=_GOAL),
-        Key("search.mode"),
-    ] = None
-    rules: Annotated[
-        Literal["paper", "full"] | None,
-        _option("Which blocks and candidates exist.", panel=_GOAL),
-        Key("search.rules"),
-    ] = None
+    budget_ms: float | None = option(
+        "Latency that the whole network must meet, in ms.", key="search.budget_ms", panel=_GOAL
+    )
+    speedup: float | None = option(
+        "The same as a factor, like 1.5.", key="search.speedup", panel=_GOAL
+    )
+    mode: Literal["layermerge", "depth", "layer"] | None = option(
+        "What may go: both, activations only, convolutions only.", key="search.mode", panel=_GOAL
+    )
+    rules: Literal["paper", "full"] | None = option(
+        "Which blocks and candidates exist.", key="search.rules", panel=_GOAL
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeKeyOptions:
     """Whatever of the recipe has no option of its own."""
 
-    settings: Annotated[
-        list[str] | None,
-        _option(
-            "Any key of the recipe, like search.finalists=6; repeatable.",
-            "--set",
-            metavar="KEY=VALUE",
-        ),
-        Settings(),
-    ] = None
+    settings: list[str] | None = option(
+        "Any key of the recipe, like search.finalists=6; repeatable.",
+        "--set",
+        key=SETTINGS,
+        metavar="KEY=VALUE",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +152,5 @@ class SharedOptions(ModelOptions, MachineOptions, OutputOptions, RecipeKeyOption
 class StageOptions(SharedOptions):
     """What every single stage understands."""
 
-    run: Annotated[str, _option("Name of the run, new or begun.", show_default=False)]
-    recipe: Annotated[
-        Path | None, _option("Recipe of a new run; a begun one remembers its own.")
-    ] = None
+    run: str = option("Name of the run, new or begun.", default=MISSING, show_default=False)
+    recipe: Path | None = option("Recipe of a new run; a begun one remembers its own.")

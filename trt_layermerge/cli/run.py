@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from trt_layermerge.cli.options import GoalOptions, SharedOptions
-from trt_layermerge.cli.stage import report
-from trt_layermerge.cli.verb import overrides
+from trt_layermerge.cli.stages import perform
+from trt_layermerge.cli.verb import argument, option, overrides
 from trt_layermerge.errors import UsageError
 from trt_layermerge.pipeline.options import STAGES, RunOptions
 
@@ -21,19 +18,10 @@ _STAGE = "STAGE"
 class RecipeOptions(SharedOptions, GoalOptions):
     """Options of ``run``."""
 
-    recipe: Annotated[
-        Path | None,
-        typer.Argument(help="What to build; a begun run (--run) remembers its own."),
-    ] = None
-    run: Annotated[
-        str | None, typer.Option(help="Name of the run; by default the recipe's file name.")
-    ] = None
-    from_stage: Annotated[
-        str | None, typer.Option("--from", metavar=_STAGE, help="First stage to do again.")
-    ] = None
-    only_stage: Annotated[
-        str | None, typer.Option("--only", metavar=_STAGE, help="The only stage to do.")
-    ] = None
+    recipe: Path | None = argument("What to build; a begun run (--run) remembers its own.")
+    run: str | None = option("Name of the run; by default the recipe's file name.")
+    from_stage: str | None = option("First stage to do again.", "--from", metavar=_STAGE)
+    only_stage: str | None = option("The only stage to do.", "--only", metavar=_STAGE)
 
 
 def run(options: RecipeOptions) -> None:
@@ -51,7 +39,7 @@ def run(options: RecipeOptions) -> None:
 
     # A whole run answers with what its last stage, the report, has to say.
     shown = options.only_stage or STAGES[-1]
-    report(options, lambda r: api.run_recipe(request.recipe, request, r), shown)
+    perform(options, lambda r: api.run_recipe(request.recipe, request, r), shown)
 
 
 def _name(options: RecipeOptions) -> str:

@@ -15,7 +15,13 @@ NOTHING = "–"
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
-    """Returns a table of plain text; numbers are on the right, None is a dash."""
+    """Returns a table of plain text; numbers are on the right, None is a dash.
+
+    Args:
+        title: Its title.
+        columns: Titles of the columns.
+        rows: The cells of each row, any plain values.
+    """
     body = [[as_text(cell) for cell in row] for row in rows]
     result = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for index, column in enumerate(columns):
@@ -82,3 +88,8 @@ def _many(value: Any) -> bool:
 def times(value: float | None) -> str | None:
     """Returns a factor such as ``2.04x``."""
     return None if value is None else f"{value:.2f}x"
+
+
+def percent(value: float | None) -> str:
+    """Returns a share such as ``98.25 %``; None is a dash."""
+    return NOTHING if value is None else f"{100 * value:.2f} %"

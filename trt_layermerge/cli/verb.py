@@ -7,37 +7,50 @@ stands beside it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, get_args, get_type_hints
+from collections.abc import Callable
+from dataclasses import MISSING, field, fields
+from typing import Annotated, Any, get_type_hints
 
 import typer
 import yaml
 
-from trt_layermerge.cli.failures import Interrupted
 from trt_layermerge.errors import UsageError
 
+SETTINGS = "*"
+"""Key of the option that holds keys of the recipe with their values, each as ``KEY=VALUE``."""
 
-def _as_given(value: Any) -> Any:
-    return value
+
+class Interrupted(Exception):
+    """Ctrl-C while a verb worked."""
 
 
-@dataclass(frozen=True)
-class Key:
-    """The recipe key that an option overrides, as an annotation beside ``typer.Option``.
+def option(
+    text: str,
+    *names: str,
+    default: Any = None,
+    key: str | None = None,
+    convert: Callable[[Any], Any] = lambda value: value,
+    panel: str | None = None,
+    **settings: Any,
+) -> Any:
+    """Returns a field that becomes an option.
 
-    Attributes:
-        path: Dotted key, such as ``measure.batch``.
+    Args:
+        text: Its line of help.
+        names: What is typed, where that is not the field's own name.
+        default: What it is unless typed; ``MISSING`` where it must be.
+        key: The key of the recipe that it overrides, such as ``measure.batch``, or None.
         convert: Maps what was typed to the value in the recipe.
+        panel: Title that it stands below.
+        settings: What else ``typer.Option`` takes.
     """
+    shown = typer.Option(*names, help=text, rich_help_panel=panel, **settings)
+    return field(default=default, metadata={"typer": shown, "key": key, "convert": convert})
 
-    path: str
-    convert: Callable[[Any], Any] = _as_given
 
-
-@dataclass(frozen=True)
-class Settings:
-    """Marks an option that holds recipe keys with their values, each as ``KEY=VALUE``."""
+def argument(text: str, *, default: Any = None, **settings: Any) -> Any:
+    """Returns a field that becomes an argument without a name; ``option`` tells the rest."""
+    return field(default=default, metadata={"typer": typer.Argument(help=text, **settings)})
 
 
 def overrides(options: Any) -> dict[str, Any]:
@@ -46,15 +59,13 @@ def overrides(options: Any) -> dict[str, Any]:
     Raises:
         UsageError: If a setting is not ``KEY=VALUE``.
     """
-    hints = get_type_hints(type(options), include_extras=True)
     given: dict[str, Any] = {}
-    for name, hint in hints.items():
-        value = getattr(options, name)
-        for mark in get_args(hint)[1:]:
-            if isinstance(mark, Key) and value is not None:
-                given[mark.path] = mark.convert(value)
-            elif isinstance(mark, Settings):
-                given |= dict(_setting(text) for text in value or ())
+    for each in fields(options):
+        value, key = getattr(options, each.name), each.metadata.get("key")
+        if key == SETTINGS:
+            given |= dict(_setting(text) for text in value or ())
+        elif key is not None and value is not None:
+            given[key] = each.metadata["convert"](value)
     return given
 
 
@@ -74,7 +85,16 @@ def _setting(text: str) -> tuple[str, Any]:
 def add_verb(app: typer.Typer, verb: Callable[[Any], None]) -> None:
     """Registers a verb under the name of its function, with its docstring as the help."""
     options = get_type_hints(verb)["options"]
-    hints = get_type_hints(options, include_extras=True)
+    hints = get_type_hints(options)
+    parameters = [
+        inspect.Parameter(
+            each.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if each.default is MISSING else each.default,
+            annotation=Annotated[hints[each.name], each.metadata["typer"]],
+        )
+        for each in fields(options)
+    ]
 
     def command(**values: Any) -> None:
         try:
@@ -84,19 +104,6 @@ def add_verb(app: typer.Typer, verb: Callable[[Any], None]) -> None:
             raise Interrupted from error
 
     command.__doc__ = inspect.getdoc(verb)
-    command.__annotations__ = dict(hints)
-    command.__signature__ = inspect.Signature(_parameters(options, hints))  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     app.command(verb.__name__)(command)
-
-
-def _parameters(options: Any, hints: Mapping[str, Any]) -> list[inspect.Parameter]:
-    """Returns one keyword parameter for every field."""
-    return [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if field.default is MISSING else field.default,
-            annotation=hints[field.name],
-        )
-        for field in fields(options)
-    ]

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from trt_layermerge.cli.engines import build_view, package_view
 from trt_layermerge.cli.figures import bench_view, verify_view
-from trt_layermerge.cli.tables import NOTHING, Result, as_text, fields_view, table, times
+from trt_layermerge.cli.tables import NOTHING, Result, as_text, fields_view, percent, table, times
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.conv import spec_from_json
 
@@ -127,7 +127,7 @@ def calibrate_view(result: Result) -> RenderableType:
     rows = [
         (
             row["network"],
-            *(_percent(row[key]) for key in ("accuracy_fp32", "accuracy_int8", "agreement")),
+            *(percent(row[key]) for key in ("accuracy_fp32", "accuracy_int8", "agreement")),
             f"{len(row['keep_float'])} of {len(row['layers'])}",
         )
         for row in result.get("networks", ())
@@ -145,11 +145,7 @@ def calibrate_view(result: Result) -> RenderableType:
 
 
 def _accuracy(side: Result) -> str:
-    return _percent(side.get("accuracy"))
-
-
-def _percent(value: float | None) -> str:
-    return NOTHING if value is None else f"{100 * value:.2f} %"
+    return percent(side.get("accuracy"))
 
 
 def _latency(side: Result) -> str:

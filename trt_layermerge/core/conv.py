@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+from trt_layermerge.core.codec import dump, load
 
 Pair: TypeAlias = tuple[int, int]
 Pads: TypeAlias = tuple[int, int, int, int]
@@ -28,6 +30,7 @@ class ConvSpec:
         residual: Whether a map of the output's shape is added before the activation.
     """
 
+    op: Literal["conv"] = field(default="conv", kw_only=True, repr=False, compare=False)
     in_channels: int
     out_channels: int
     kernel: Pair
@@ -79,20 +82,7 @@ class ConvSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-ready mapping that ``spec_from_json`` reads back."""
-        return {
-            "op": "conv",
-            "in_channels": self.in_channels,
-            "out_channels": self.out_channels,
-            "kernel": list(self.kernel),
-            "stride": list(self.stride),
-            "padding": list(self.padding),
-            "dilation": list(self.dilation),
-            "groups": self.groups,
-            "height": self.height,
-            "width": self.width,
-            "activation": self.activation,
-            "residual": self.residual,
-        }
+        return dump(self)
 
     def __str__(self) -> str:
         """Returns a short form such as ``16>32 k3x3 s2 g1 @16x16 +res relu``."""
@@ -112,6 +102,7 @@ class ConvSpec:
 class AddSpec:
     """A residual addition that stays although every convolution before it is gone."""
 
+    op: Literal["add"] = field(default="add", kw_only=True, repr=False, compare=False)
     channels: int
     height: int
     width: int
@@ -119,13 +110,7 @@ class AddSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-ready mapping that ``spec_from_json`` reads back."""
-        return {
-            "op": "add",
-            "channels": self.channels,
-            "height": self.height,
-            "width": self.width,
-            "activation": self.activation,
-        }
+        return dump(self)
 
     def __str__(self) -> str:
         """Returns a short form such as ``add 16 @16x16 relu``."""
@@ -136,39 +121,13 @@ class AddSpec:
 Spec: TypeAlias = ConvSpec | AddSpec
 
 
-def spec_from_json(data: dict[str, Any]) -> Spec:
+def spec_from_json(data: Any) -> Spec:
     """Returns the spec that ``to_json`` wrote.
 
     Raises:
-        KeyError: If a field is missing.
-        TypeError: If a field has the wrong form.
-        ValueError: If a field has the wrong value.
+        KeyError, TypeError, ValueError: If a field is missing or malformed.
     """
-    if data["op"] == "add":
-        return AddSpec(
-            int(data["channels"]), int(data["height"]), int(data["width"]), data["activation"]
-        )
-    if data["op"] != "conv":
-        raise ValueError(f"unknown op {data['op']!r}")
-    top, left, bottom, right = (int(v) for v in data["padding"])
-    return ConvSpec(
-        in_channels=int(data["in_channels"]),
-        out_channels=int(data["out_channels"]),
-        kernel=_pair(data["kernel"]),
-        stride=_pair(data["stride"]),
-        padding=(top, left, bottom, right),
-        dilation=_pair(data["dilation"]),
-        groups=int(data["groups"]),
-        height=int(data["height"]),
-        width=int(data["width"]),
-        activation=data["activation"],
-        residual=bool(data["residual"]),
-    )
-
-
-def _pair(values: Any) -> Pair:
-    first, second = values
-    return int(first), int(second)
+    return load(AddSpec, data) if data["op"] == "add" else load(ConvSpec, data)
 
 
 def compose(first: ConvSpec, second: ConvSpec) -> ConvSpec:

@@ -15,6 +15,7 @@ from trt_layermerge.errors import CorruptInputError, DeviceError, UsageError
 
 Json = Dict[str, Any]
 MAX_FILE_BYTES = 256 * 2**20
+REDO = "delete the file and run the same command again to redo it"
 
 
 def schema_name(kind: str, version: int = 1) -> str:
@@ -60,14 +61,19 @@ def write_json(path: Path, kind: str, body: Mapping[str, Any]) -> None:
     write_text(path, json.dumps({"schema": schema_name(kind), **body}, indent=1) + "\n")
 
 
-def read_json(path: Path, kind: str) -> Json:
+def read_json(path: Path, kind: str, remedy: str = REDO) -> Json:
     """Returns the object of a file that ``write_json`` wrote.
+
+    Args:
+        path: The file.
+        kind: Its schema, without version.
+        remedy: What to do where it is damaged.
 
     Raises:
         UsageError: If there is no such file.
         CorruptInputError: If it is damaged, too large or of another schema.
     """
-    return _checked_object(path, _read_text(path), kind)
+    return _checked_object(path, _read_text(path, remedy), kind, remedy)
 
 
 def write_lines(path: Path, kind: str, header: Mapping[str, Any], rows: Iterable[Json]) -> None:
@@ -127,8 +133,8 @@ def _cut_partial_line(file: Any) -> None:
 
 
 @contextmanager
-def damage(path: Path) -> Iterator[None]:
-    """Turns the errors of reading malformed fields into one clear refusal.
+def damage(path: Path, remedy: str = REDO) -> Iterator[None]:
+    """Turns the errors of reading malformed fields into one clear refusal, and says what to do.
 
     Raises:
         CorruptInputError: In place of the errors that a missing or malformed field causes.
@@ -136,7 +142,7 @@ def damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise _corrupt(path, f"a field is missing or malformed ({error})") from error
+        raise _corrupt(path, f"a field is missing or malformed ({error})", remedy) from error
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -168,7 +174,7 @@ def sha256_json(value: Any) -> str:
     return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, remedy: str = REDO) -> str:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise CorruptInputError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB; not read")
@@ -178,27 +184,26 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise _corrupt(path, "it is not UTF-8 text") from error
+        raise _corrupt(path, "it is not UTF-8 text", remedy) from error
 
 
-def _checked_object(path: Path, text: str, kind: str) -> Json:
-    body = _parse(path, text, 1)
-    if body.get("schema") != schema_name(kind):
-        raise _corrupt(path, f"schema is {body.get('schema')!r}, not {schema_name(kind)!r}")
+def _checked_object(path: Path, text: str, kind: str, remedy: str = REDO) -> Json:
+    body = _parse(path, text, 1, remedy)
+    found, wanted = body.get("schema"), schema_name(kind)
+    if found != wanted:
+        raise _corrupt(path, f"schema is {found!r}, not {wanted!r}", remedy)
     return body
 
 
-def _parse(path: Path, text: str, line: int) -> Json:
+def _parse(path: Path, text: str, line: int, remedy: str = REDO) -> Json:
     try:
         body = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _corrupt(path, f"line {line} is not valid JSON") from error
+        raise _corrupt(path, f"line {line} is not valid JSON", remedy) from error
     if not isinstance(body, dict):
-        raise _corrupt(path, f"line {line} is not a JSON object")
+        raise _corrupt(path, f"line {line} is not a JSON object", remedy)
     return body
 
 
-def _corrupt(path: Path, why: str) -> CorruptInputError:
-    return CorruptInputError(
-        f"{path} is damaged: {why}; delete the file and run the same command again to redo it"
-    )
+def _corrupt(path: Path, why: str, remedy: str) -> CorruptInputError:
+    return CorruptInputError(f"{path} is damaged: {why}; {remedy}")

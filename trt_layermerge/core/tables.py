@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from trt_layermerge.core.candidate import Candidate, CandidateKey
+from trt_layermerge.core.codec import Finite, dump, load
 from trt_layermerge.core.conv import Spec, spec_from_json
 from trt_layermerge.core.device import DeviceInfo, Precision
 from trt_layermerge.core.jsonio import Json, damage, read_lines, write_lines
@@ -70,7 +71,13 @@ class LatencyTable:
         return entry.ms
 
     def missing(self, specs: Iterable[Spec], precision: Precision, batch: int) -> list[Spec]:
-        """Returns the specs without an entry, each once, in order."""
+        """Returns the specs without an entry, each once, in order.
+
+        Args:
+            specs: What is to be measured.
+            precision: At which precision.
+            batch: Images per run.
+        """
         return [s for s in dict.fromkeys(specs) if (s, precision, batch) not in self.entries]
 
     def cost_ms(self, candidate: Candidate, precision: Precision, batch: int) -> float:
@@ -80,7 +87,13 @@ class LatencyTable:
     def with_costs(
         self, costs: Mapping[LatencyKey, float], overhead_ms: float, notes: Mapping[str, Any]
     ) -> LatencyTable:
-        """Returns the table with other latencies, its spreads and errors kept."""
+        """Returns the table with other latencies, its spreads and errors kept.
+
+        Args:
+            costs: Latency in ms by key; what is not there stays.
+            overhead_ms: What a whole network costs besides.
+            notes: How the table came about.
+        """
         entries = {k: replace(e, ms=costs.get(k, e.ms)) for k, e in self.entries.items()}
         return LatencyTable(self.device, entries, overhead_ms, notes)
 
@@ -122,7 +135,7 @@ class ImportanceEntry:
         repair: Name of the repair that scored best, or None.
     """
 
-    delta: float
+    delta: Finite
     method: str
     repair: str | None = None
 
@@ -184,9 +197,7 @@ def importance_row(key: CandidateKey, entry: ImportanceEntry) -> Json:
         "spec": convs[0].to_json() if convs else None,
         "convs": [s.to_json() for s in convs],
         "score": entry.score,
-        "delta": entry.delta,
-        "method": entry.method,
-        "repair": entry.repair,
+        **dump(entry),
     }
 
 
@@ -198,26 +209,19 @@ def _importance_entry(row: Json) -> tuple[CandidateKey, ImportanceEntry]:
         tuple(int(i) for i in row["kept"]),
         tuple(spec_from_json(s) for s in row["convs"]),
     )
-    return key, ImportanceEntry(_finite(row["delta"]), str(row["method"]), row.get("repair"))
+    return key, load(ImportanceEntry, {"repair": None, **row})
 
 
 def _latency_row(key: LatencyKey, entry: LatencyEntry) -> Json:
     spec, precision, batch = key
-    return {
-        "spec": spec.to_json(),
-        "precision": precision,
-        "batch": batch,
-        "ms": entry.ms if math.isfinite(entry.ms) else None,
-        "p10_ms": entry.p10_ms,
-        "p90_ms": entry.p90_ms,
-        "samples": entry.samples,
-        "error": entry.error,
-    }
+    ms = entry.ms if math.isfinite(entry.ms) else None
+    place = {"spec": spec.to_json(), "precision": precision, "batch": batch}
+    return {**place, **dump(entry), "ms": ms}
 
 
 def _latency_entry(row: Json) -> tuple[LatencyKey, LatencyEntry]:
     ms = math.inf if row["ms"] is None else _finite(row["ms"])
-    entry = LatencyEntry(ms, row["p10_ms"], row["p90_ms"], int(row["samples"]), row["error"])
+    entry = load(LatencyEntry, {**row, "ms": ms})
     return (spec_from_json(row["spec"]), row["precision"], int(row["batch"])), entry
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,15 +92,21 @@ class Trial:
         self._runner: Runner | None = None
         self._reason: str | None = None
         self._max_abs = self._scale = 0.0
-        self._agreeing = Share()
-        self._right = Share()
+        self._agreeing: list[Array] = []
+        self._right: list[Array] = []
         try:
             self._runner = subject.open()
         except DeviceError as error:
             self._reason = str(error)
 
     def add(self, images: Array, labels: Array | None, reference: Array) -> None:
-        """Runs a batch ``(n, C, H, W)`` and compares it with ``reference`` ``(n, classes)``."""
+        """Runs a batch ``(n, C, H, W)`` and compares it with ``reference`` ``(n, classes)``.
+
+        Args:
+            images: Inputs ``(n, C, H, W)``, float32.
+            labels: The right classes ``(n,)``, or None.
+            reference: What the torch network answers, ``(n, classes)``.
+        """
         if self._runner is None:
             return
         try:
@@ -113,9 +119,9 @@ class Trial:
         largest = float(np.abs(outputs - reference).max()) if finite else math.inf
         self._max_abs = max(self._max_abs, largest)
         self._scale = max(self._scale, float(np.abs(reference).max()))
-        self._agreeing.add(outputs.argmax(1) == reference.argmax(1))
+        self._agreeing.append(outputs.argmax(1) == reference.argmax(1))
         if labels is not None:
-            self._right.add(outputs.argmax(1) == labels)
+            self._right.append(outputs.argmax(1) == labels)
 
     def result(self) -> Comparison:
         """Returns what was found on all batches so far."""
@@ -127,8 +133,8 @@ class Trial:
             network=subject.network,
             max_abs=self._max_abs,
             max_rel=self._max_abs / self._scale if self._scale else self._max_abs,
-            agreement=self._agreeing.value,
-            accuracy=self._right.value,
+            agreement=share(self._agreeing),
+            accuracy=share(self._right),
             tolerance=subject.tolerance,
         )
 
@@ -139,21 +145,10 @@ class Trial:
             self._runner = None
 
 
-class Share:
-    """The share of hits among everything that was added; None while there is nothing."""
-
-    def __init__(self) -> None:
-        self.hits = self.count = 0
-
-    def add(self, hits: Array) -> None:
-        """Counts one truth value for each image."""
-        self.hits += int(np.count_nonzero(hits))
-        self.count += len(hits)
-
-    @property
-    def value(self) -> float | None:
-        """Hits over all."""
-        return self.hits / self.count if self.count else None
+def share(hits: Sequence[Array]) -> float | None:
+    """Returns the share of hits among the truth values of all batches, or None."""
+    every = np.concatenate([np.empty(0, bool), *hits])
+    return float(every.mean()) if len(every) else None
 
 
 def infer_all(runner: Runner, images: Array) -> Array:

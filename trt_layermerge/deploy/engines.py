@@ -35,6 +35,11 @@ def open_engine(plan: Path, *, trust: bool = False, batch: int | None = None) ->
     """Returns a runner of an engine on the GPU at hand, for a batch or its usual one.
 
     Raises what ``fitting_engine`` raises, and ``UsageError`` where it does not take the batch.
+
+    Args:
+        plan: The engine's file.
+        trust: Whether to load it without a matching sidecar.
+        batch: Images per run, or None for its usual number.
     """
     return load_engine(*fitting_engine(plan, trust=trust), batch=batch)
 

@@ -55,6 +55,11 @@ def why_other_gpu(built: Machine, here: Machine, settings: Mapping[str, Any]) ->
     """Returns why an engine does not run on this GPU, or None where it does.
 
     One that was built without a GPU is bound to none.
+
+    Args:
+        built: Where the engine was built.
+        here: Where it would run.
+        settings: What the builder was given.
     """
     if built.gpu is None or (built.gpu, built.compute_capability) == (
         here.gpu,

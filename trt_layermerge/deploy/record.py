@@ -5,17 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
-
 from trt_layermerge.backends.tensorrt import EngineBuild
-from trt_layermerge.core.jsonio import Json, sha256_bytes, write_json
-from trt_layermerge.deploy.machine import Machine
+from trt_layermerge.core.jsonio import Json, sha256_bytes
 from trt_layermerge.deploy.sidecar import Network
-
-KIND = "builds"
 
 
 def build_record(build: EngineBuild, network: Network, model: bytes) -> Json:
@@ -42,20 +34,3 @@ def build_record(build: EngineBuild, network: Network, model: bytes) -> Json:
         "settings": dict(build.settings),
         "warnings": sum(line.startswith("WARNING") for line in build.log),
     }
-
-
-def write_records(
-    path: Path, rows: Sequence[Json], machine: Machine, facts: Mapping[str, Any]
-) -> None:
-    """Writes the records of one machine as one file.
-
-    Args:
-        path: Where to.
-        rows: What ``build_record`` returned, and whatever the caller knows besides.
-        machine: Where the engines were built.
-        facts: What else decided them, such as versions and seeds.
-
-    Raises:
-        DeviceError: If the file cannot be written.
-    """
-    write_json(path, KIND, {**facts, "machine": asdict(machine), "builds": list(rows)})

@@ -9,14 +9,14 @@ and damaged files, not against somebody who writes both.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 from trt_layermerge.backends.tensorrt import EngineBuild
-from trt_layermerge.core.device import PRECISIONS, Precision
+from trt_layermerge.core.codec import Finite, dump, load
+from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import (
     Json,
     damage,
@@ -90,62 +90,26 @@ class Sidecar:
     library: str
     library_version: str
     settings: Mapping[str, Any]
-    build_seconds: float
+    build_seconds: Finite
     machine: Machine
     inputs: Mapping[str, Shape]
     outputs: Mapping[str, Shape]
     profile: Mapping[str, tuple[Shape, Shape, Shape]]
     origin: Origin
-    accuracy: Mapping[str, float] | None = None
-    latency: Mapping[str, float] | None = None
+    accuracy: Mapping[str, Finite] | None = None
+    latency: Mapping[str, Finite] | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> Json:
         """Returns the body of the file; the machine's fields stand at its top."""
-        body = asdict(self)
+        body = dump(self)
         machine = body.pop("machine")
         return {**body, **machine}
 
     @staticmethod
     def from_json(body: Json) -> Sidecar:
         """Returns the sidecar of a mapping. Raises what malformed fields cause."""
-        for name, known in (("precision", PRECISIONS), ("network", get_args(Network))):
-            if body[name] not in known:
-                raise ValueError(f"unknown {name} {body[name]!r}")
-        origin = body["origin"]
-        labels = origin["labels"]
-        return Sidecar(
-            plan_sha256=_text(body["plan_sha256"]),
-            plan_bytes=int(body["plan_bytes"]),
-            network=body["network"],
-            precision=body["precision"],
-            library=_text(body["library"]),
-            library_version=_text(body["library_version"]),
-            settings=dict(body["settings"]),
-            build_seconds=_finite(body["build_seconds"]),
-            machine=Machine(
-                gpu=_text_or_none(body["gpu"]),
-                compute_capability=_text_or_none(body["compute_capability"]),
-                cuda=_text_or_none(body["cuda"]),
-                jetpack=_text_or_none(body["jetpack"]),
-                power_mode=_text_or_none(body["power_mode"]),
-                missing=dict(body["missing"]),
-            ),
-            inputs=_shapes(body["inputs"]),
-            outputs=_shapes(body["outputs"]),
-            profile=_profile(body["profile"]),
-            origin=Origin(
-                onnx_sha256=_text(origin["onnx_sha256"]),
-                weights_sha256=_text_or_none(origin["weights_sha256"]),
-                preprocess=dict(origin["preprocess"]),
-                labels=None if labels is None else tuple(_text(label) for label in labels),
-                recipe=_text(origin["recipe"]),
-                seed=int(origin["seed"]),
-            ),
-            accuracy=_figures(body["accuracy"]),
-            latency=_figures(body["latency"]),
-            notes=dict(body["notes"]),
-        )
+        return load(Sidecar, {**body, "machine": load(Machine, body)})
 
 
 def sidecar_path(plan: Path) -> Path:
@@ -161,6 +125,13 @@ def write_engine(
     The old sidecar goes first and the new one comes last: an interruption leaves an engine
     that is refused, never one with a wrong sidecar.
 
+    Args:
+        root: Folder ``engines`` of a run.
+        build: What was built.
+        origin: What it was made from.
+        machine: Where it was built.
+        network: Which network it is.
+
     Raises:
         DeviceError: If the folder cannot be written.
     """
@@ -174,7 +145,14 @@ def write_engine(
 def describe(
     build: EngineBuild, origin: Origin, machine: Machine, network: Network = "merged"
 ) -> Sidecar:
-    """Returns the sidecar of an engine that was just built, neither verified nor timed."""
+    """Returns the sidecar of an engine that was just built, neither verified nor timed.
+
+    Args:
+        build: What was built.
+        origin: What it was made from.
+        machine: Where it was built.
+        network: Which network it is.
+    """
     return Sidecar(
         plan_sha256=sha256_bytes(build.plan),
         plan_bytes=len(build.plan),
@@ -200,6 +178,11 @@ def amend_sidecar(
     latency: Mapping[str, float] | None = None,
 ) -> Sidecar:
     """Adds what later stages found out to the sidecar of an engine, and returns it.
+
+    Args:
+        plan: The engine's file.
+        accuracy: Shares of right classes by network or file, or None: as it was.
+        latency: ``p50_ms`` and ``p99_ms``, or None: as it was.
 
     Raises:
         UntrustedInputError: If engine and sidecar do not belong together.
@@ -300,36 +283,3 @@ def _untrusted(plan: Path, why: str) -> UntrustedInputError:
         f"build it again ({rebuild_command(plan)}), or type --trust-engine, only for engines "
         "that you built yourself"
     )
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is not text")
-    return value
-
-
-def _text_or_none(value: Any) -> str | None:
-    return None if value is None else _text(value)
-
-
-def _finite(value: Any) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{value!r} is not a finite number")
-    return number
-
-
-def _figures(value: Any) -> dict[str, float] | None:
-    return None if value is None else {str(k): _finite(v) for k, v in value.items()}
-
-
-def _shapes(value: Any) -> dict[str, Shape]:
-    return {str(name): tuple(int(n) for n in shape) for name, shape in value.items()}
-
-
-def _profile(value: Any) -> dict[str, tuple[Shape, Shape, Shape]]:
-    found = {}
-    for name, shapes in value.items():
-        smallest, usual, largest = (tuple(int(n) for n in shape) for shape in shapes)
-        found[str(name)] = (smallest, usual, largest)
-    return found

@@ -14,9 +14,9 @@ from trt_layermerge.core.jsonio import Json
 from trt_layermerge.deploy.comparison import (
     EXPORT_AGAIN,
     Comparison,
-    Share,
     Subject,
     Trial,
+    share,
 )
 from trt_layermerge.deploy.engines import open_engine
 from trt_layermerge.deploy.sidecar import Network
@@ -76,7 +76,15 @@ class Verification:
 def onnx_subject(
     name: str, network: Network, model: bytes, backend: Backend, tolerance: float | None = 1e-3
 ) -> Subject:
-    """Returns an ONNX model to run on a backend; float32 in another order passes 1e-3."""
+    """Returns an ONNX model to run on a backend; float32 in another order passes 1e-3.
+
+    Args:
+        name: What it is called in the result.
+        network: Which torch network it should equal.
+        model: The ONNX model.
+        backend: What runs it.
+        tolerance: Largest difference over largest output that passes, or None: not judged.
+    """
     return Subject(name, network, lambda: backend.open(model), tolerance)
 
 
@@ -93,6 +101,14 @@ def engine_subject(
 
     Opening it raises ``DeviceError`` where it does not fit this machine, and
     ``UntrustedInputError`` where its sidecar does not match, unless ``trust`` is set.
+
+    Args:
+        plan: The engine's file.
+        network: Which torch network it should equal.
+        trust: Whether to load it without a matching sidecar.
+        batch: Images per run, or None for its usual number.
+        tolerance: Largest difference over largest output that passes, or None: not judged.
+        advice: What to type where it is outside its tolerance.
     """
     name = plan.name if batch is None else f"{plan.name} at batch {batch}"
     return Subject(
@@ -118,30 +134,30 @@ def verify(
         CorruptInputError: If a label is beyond the classes, which would count as a wrong answer.
         UntrustedInputError: If an engine is not to be trusted.
     """
-    right = {name: Share() for name in networks}
-    same, count = Share(), 0
+    right: dict[str, list[Array]] = {name: [] for name in networks}
+    same: list[Array] = []
     with ExitStack() as stack:
         trials = [stack.enter_context(closing(Trial(subject))) for subject in subjects]
         for images, labels in batches:
             answers = {name: answer(images) for name, answer in networks.items()}
             _check_labels(labels, answers["original"].shape[1])
-            count += len(images)
-            same.add(answers["original"].argmax(1) == answers["merged"].argmax(1))
+            same.append(answers["original"].argmax(1) == answers["merged"].argmax(1))
             for trial in trials:
                 trial.add(images, labels, answers[trial.subject.network])
             if labels is not None:
                 for name, outputs in answers.items():
-                    right[name].add(outputs.argmax(1) == labels)
-    if same.value is None:
+                    right[name].append(outputs.argmax(1) == labels)
+    agreement = share(same)
+    if agreement is None:
         raise UsageError("there are no images to verify on; give at least one (data.test)")
     comparisons = tuple(trial.result() for trial in trials)
     unverified = [*not_run(comparisons)]
-    if right["original"].value is None:
+    if not right["original"]:
         unverified.append("accuracy was not measured: there are no labels")
     return Verification(
-        images=count,
-        accuracies={name: share.value for name, share in right.items()},
-        agreement=same.value,
+        images=sum(map(len, same)),
+        accuracies={name: share(hits) for name, hits in right.items()},
+        agreement=agreement,
         comparisons=comparisons,
         unverified=tuple(unverified),
         advice={subject.name: subject.advice for subject in subjects},

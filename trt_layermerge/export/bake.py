@@ -9,12 +9,11 @@ over the classes. A network typed in another precision keeps float32 at its ends
 from __future__ import annotations
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.errors import UnsupportedModelError
-from trt_layermerge.export.clean import check
-from trt_layermerge.export.parse import parse_model
+from trt_layermerge.export.graph import checked, parse_model, set_nodes
 
 PROBABILITIES = "prob"
 _NORMALISED, _LOGITS = "normalised", "logits_before_softmax"
@@ -39,9 +38,7 @@ def bake(model: bytes, preprocess: Preprocess | None, *, softmax: bool) -> bytes
         _normalise(parsed.graph, preprocess)
     if softmax:
         _add_softmax(parsed.graph)
-    check(parsed)
-    data: bytes = parsed.SerializeToString(deterministic=True)
-    return data
+    return checked(parsed)
 
 
 def _parse(data: bytes) -> ModelProto:
@@ -79,14 +76,14 @@ def _normalise(graph: GraphProto, preprocess: Preprocess) -> None:
             helper.make_node(operator, [value, f"preprocess_{name}"], [result], f"bake_{name}")
         )
         value = result
-    _replace_nodes(graph, [*nodes, *graph.node])
+    set_nodes(graph, [*nodes, *graph.node])
 
 
 def _add_softmax(graph: GraphProto) -> None:
     output = graph.output[0]
     _rename(graph, output.name, _LOGITS)
     node = helper.make_node("Softmax", [_LOGITS], [PROBABILITIES], "bake_softmax", axis=1)
-    _replace_nodes(graph, [*graph.node, node])
+    set_nodes(graph, [*graph.node, node])
     output.name = PROBABILITIES
 
 
@@ -94,8 +91,3 @@ def _rename(graph: GraphProto, old: str, new: str) -> None:
     for node in graph.node:
         node.input[:] = [new if name == old else name for name in node.input]
         node.output[:] = [new if name == old else name for name in node.output]
-
-
-def _replace_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
-    del graph.node[:]
-    graph.node.extend(nodes)

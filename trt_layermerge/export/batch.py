@@ -1,9 +1,8 @@
 """The batch of an ONNX model: fixed, or free for the optimisation profile of an engine to bound.
 
-Both directions are the same two steps: the first dimension of every input is replaced, and the
-shapes of everything else are inferred again. What an exporter froze on the way, the first entry of
-a constant ``Reshape`` target, becomes ONNX's 0, which copies the dimension of the input. Needs
-neither torch nor a runtime.
+To change it, the first dimension of every input is replaced, and the shapes of everything else are
+inferred again. What an exporter froze on the way, the first entry of a constant ``Reshape`` target,
+becomes ONNX's 0, which copies the dimension of the input. Needs neither torch nor a runtime.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from trt_layermerge.errors import UnsupportedModelError, UsageError
-from trt_layermerge.export.parse import parse_model
+from trt_layermerge.export.graph import INVALID, first_line, parse_model
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -27,20 +26,6 @@ def dynamic_batch(model: bytes) -> bool:
         CorruptInputError: If the bytes are no ONNX model.
     """
     return any(not _first(value).HasField("dim_value") for value in _inputs(parse_model(model)))
-
-
-def with_dynamic_batch(model: bytes, name: str = "batch") -> bytes:
-    """Returns the model with a free first dimension of inputs and outputs, called ``name``.
-
-    Raises:
-        CorruptInputError: If the bytes are no ONNX model.
-        UnsupportedModelError: If the network froze its batch where it cannot be freed.
-    """
-    parsed = parse_model(model)
-    _thaw(parsed)
-    for value in _inputs(parsed):
-        _first(value).dim_param = name
-    return _inferred(parsed, name)
 
 
 def with_batch(model: bytes, batch: int) -> bytes:
@@ -64,6 +49,12 @@ def batch_shapes(
     model: bytes, smallest: int, usual: int, largest: int
 ) -> dict[str, tuple[Shape, Shape, Shape]]:
     """Returns the shapes at three batches of every input whose batch is free, by name.
+
+    Args:
+        model: An ONNX model.
+        smallest: Fewest images per run, at least 1.
+        usual: What an engine is tuned for.
+        largest: Most images per run.
 
     Raises:
         UsageError: If the batches are not in this order.
@@ -134,7 +125,7 @@ def _copies_on_zero(node: NodeProto) -> bool:
     )
 
 
-def _inferred(model: ModelProto, wanted: int | str) -> bytes:
+def _inferred(model: ModelProto, wanted: int) -> bytes:
     """Returns the model with all shapes inferred again, where every output has the batch."""
     kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
     del model.graph.value_info[:]
@@ -143,11 +134,11 @@ def _inferred(model: ModelProto, wanted: int | str) -> bytes:
     try:
         found = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
         onnx.checker.check_model(found, full_check=True)
-    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
-        raise _frozen(wanted, str(error).strip().splitlines()[0]) from error
+    except INVALID as error:
+        raise _frozen(wanted, first_line(error)) from error
     for value in found.graph.output:
         dimensions = value.type.tensor_type.shape.dim
-        batch = (dimensions[0].dim_param or dimensions[0].dim_value) if dimensions else None
+        batch = dimensions[0].dim_value if dimensions else None
         if batch != wanted or kinds[value.name] not in (
             TensorProto.UNDEFINED,
             value.type.tensor_type.elem_type,
@@ -157,7 +148,7 @@ def _inferred(model: ModelProto, wanted: int | str) -> bytes:
     return data
 
 
-def _frozen(wanted: int | str, why: str) -> UnsupportedModelError:
+def _frozen(wanted: int, why: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"the network cannot take a batch of {wanted}, because it was exported for another one and "
         f"keeps that inside: {why}. Export it from torch for this batch (measure.batch), or with a "

@@ -9,6 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from trt_layermerge.errors import UnsupportedModelError
+from trt_layermerge.export.graph import checked
 
 IR_VERSION = 8
 """What ONNX 1.12 wrote: TensorRT 8.6 and its contemporaries read it."""
@@ -38,27 +39,5 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
         ir_version=IR_VERSION,
         opset_imports=[o for o in model.opset_import if o.domain in ("", "ai.onnx")],
     )
-    check(cleaned)
+    checked(cleaned)
     return cleaned
-
-
-def check(model: onnx.ModelProto) -> None:
-    """Runs ONNX's checker with strict shape and type inference.
-
-    Raises:
-        UnsupportedModelError: If it refuses the model.
-    """
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise UnsupportedModelError(
-            f"the ONNX model is not valid: {str(error).strip().splitlines()[0]}"
-        ) from error
-
-
-def shape_of(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
-    """Returns the shape of a value; a dynamic axis is its name."""
-    return tuple(
-        d.dim_value if d.HasField("dim_value") else d.dim_param or "?"
-        for d in value.type.tensor_type.shape.dim
-    )

@@ -47,6 +47,12 @@ def export_raw(
 ) -> RawExport:
     """Returns the model as the first exporter that succeeds writes it.
 
+    Args:
+        module: The network in eval mode.
+        example: An input ``(N, C, H, W)``.
+        names: Names of input and output.
+        dynamic_batch: Whether N may be anything when the model runs.
+
     Raises:
         UnsupportedModelError: If both fail; the message carries both reasons.
     """

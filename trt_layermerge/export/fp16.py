@@ -22,7 +22,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from trt_layermerge.core.device import Precision
 from trt_layermerge.errors import UnsupportedModelError, UsageError
-from trt_layermerge.export.parse import parse_model
+from trt_layermerge.export.graph import checked, parse_model, set_nodes
 
 FP16_MAX = float(np.finfo(np.float16).max)
 
@@ -74,15 +74,8 @@ def to_precision(model_bytes: bytes, precision: Precision, keep_io: bool = False
     _retype_values(model.graph, pinned, keep_io)
     if keep_io:
         _add_casts(model.graph)
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise UnsupportedModelError(
-            "the network cannot be typed in float16: "
-            f"{str(error).strip().splitlines()[0]}; choose --precision fp32"
-        ) from error
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
+    refusal = "the network cannot be typed in float16"
+    return checked(model, refusal, "; choose --precision fp32")
 
 
 def _parse(data: bytes) -> ModelProto:
@@ -154,9 +147,7 @@ def _add_casts(graph: GraphProto) -> None:
         node.output[:] = [outputs.get(name, name) for name in node.output]
     before = [_cast(name, inner, TensorProto.FLOAT16) for name, inner in inputs.items()]
     after = [_cast(inner, name, TensorProto.FLOAT) for name, inner in outputs.items()]
-    nodes = [*before, *graph.node, *after]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    set_nodes(graph, [*before, *graph.node, *after])
 
 
 def _is_float(value: onnx.ValueInfoProto) -> bool:

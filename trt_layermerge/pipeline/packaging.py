@@ -183,7 +183,7 @@ def _with_engine(run: Run, contents: Contents) -> Contents:
     That is an engine of a graph that is baked, or one whose inputs and outputs are plain arrays.
     """
     from trt_layermerge.backends.tensorrt_api import load_api
-    from trt_layermerge.deploy.bundle.engine import with_engine
+    from trt_layermerge.deploy.bundle.rebuild import with_engine
 
     section = run.recipe.build
     if section.engine == "none":

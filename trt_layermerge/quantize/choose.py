@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import AccuracyGateError, UsageError
+from trt_layermerge.export.runtime import Images, logits
 from trt_layermerge.quantize.preset import Preset
 from trt_layermerge.quantize.qdq import Ranges, check_names, quantizable, quantize_model
 from trt_layermerge.quantize.ranges import calibrate_ranges
 from trt_layermerge.quantize.sensitivity import LayerError, sensitivities
-from trt_layermerge.quantize.session import Images, logits
 
 SENSITIVITY_IMAGES = 64
 
@@ -54,17 +53,6 @@ class Quantized:
         """Returns whether no more is lost than a share, up to rounding."""
         return self.loss <= allowed + 1e-9
 
-    def to_json(self) -> Json:
-        """Returns a JSON-ready mapping of everything but model and ranges."""
-        return {
-            "keep_float": list(self.keep_float),
-            "layers": [layer.to_json() for layer in self.layers],
-            "images_judged": self.images,
-            "agreement": self.agreement,
-            "accuracy_fp32": self.accuracy_fp32,
-            "accuracy_int8": self.accuracy_int8,
-        }
-
 
 def quantize_within(
     model: bytes,
@@ -74,6 +62,13 @@ def quantize_within(
     preset: Preset,
 ) -> Quantized:
     """Returns the model calibrated on ``batches`` and quantised as ``choose_layers`` does.
+
+    Args:
+        model: A float32 ONNX model.
+        batches: What is calibrated on: preprocessed images ``(N, C, H, W)``, batch by batch.
+        images: What the loss is judged on ``(N, C, H, W)``; not the test set.
+        labels: Their classes ``(N,)``, or None: then the share of changed classes is judged.
+        preset: Method, gate, and the layers that stay in float.
 
     Raises:
         The errors of ``calibrate_ranges`` and ``choose_layers``.
@@ -108,10 +103,21 @@ def choose_layers(
     """
     if len(images) == 0:
         raise UsageError("no images were given to judge int8 on; give at least one")
-    check_names(preset.keep_float, quantizable(model))
-    judge = _Judge(model, ranges, images, labels, preset.keep_float)
+    names = quantizable(model)
+    check_names(preset.keep_float, names)
+    exact = logits(model, images).argmax(axis=1)
+
+    def quantised(more: Collection[str]) -> Quantized:
+        """Returns the model with these layers in float beside those that always are."""
+        keep = tuple(name for name in names if name in preset.keep_float or name in more)
+        made = quantize_model(model, ranges, keep)
+        classes = logits(made, images).argmax(axis=1)
+        right = [None if labels is None else float((c == labels).mean()) for c in (exact, classes)]
+        agreement = float((classes == exact).mean())
+        return Quantized(made, ranges, keep, (), len(classes), agreement, *right)
+
     some = images[:SENSITIVITY_IMAGES]
-    best = judge.attempt(())
+    best = quantised(())
     if best.within(preset.max_accuracy_drop):
         return replace(best, layers=sensitivities(model, ranges, some, kl_images=0))
     layers = sensitivities(model, ranges, some)
@@ -120,7 +126,7 @@ def choose_layers(
 
     def attempt(count: int) -> Quantized | None:
         nonlocal best
-        found = judge.attempt(order[:count])
+        found = quantised(order[:count])
         if found.within(preset.max_accuracy_drop):
             return found
         best = min(best, found, key=lambda quantized: quantized.loss)
@@ -130,43 +136,6 @@ def choose_layers(
     if chosen is None:
         raise AccuracyGateError(_refusal(best, preset, most))
     return replace(chosen, layers=layers)
-
-
-class _Judge:
-    """Quantises with some layers in float and compares the outputs with those of float32."""
-
-    def __init__(
-        self,
-        model: bytes,
-        ranges: Ranges,
-        images: Images,
-        labels: NDArray[np.int64] | None,
-        keep: tuple[str, ...],
-    ) -> None:
-        self._model, self._ranges, self._images = model, ranges, images
-        self._labels, self._keep = labels, keep
-        self._names = quantizable(model)
-        self._classes = logits(model, images).argmax(axis=1)
-
-    def attempt(self, more: Iterable[str]) -> Quantized:
-        """Returns the model with these layers in float beside those that always are."""
-        wanted = {*self._keep, *more}
-        keep = tuple(name for name in self._names if name in wanted)
-        quantised = quantize_model(self._model, self._ranges, keep)
-        classes = logits(quantised, self._images).argmax(axis=1)
-        return Quantized(
-            model=quantised,
-            ranges=self._ranges,
-            keep_float=keep,
-            layers=(),
-            images=len(classes),
-            agreement=float((classes == self._classes).mean()),
-            accuracy_fp32=self._accuracy(self._classes),
-            accuracy_int8=self._accuracy(classes),
-        )
-
-    def _accuracy(self, classes: NDArray[np.int64]) -> float | None:
-        return None if self._labels is None else float((classes == self._labels).mean())
 
 
 def _worst_first(layers: tuple[LayerError, ...]) -> list[str]:

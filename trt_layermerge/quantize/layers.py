@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from trt_layermerge.errors import CorruptInputError, UnsupportedModelError
+from trt_layermerge.errors import UnsupportedModelError
+from trt_layermerge.export.graph import parse_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +39,7 @@ def parse(model: bytes) -> ModelProto:
         CorruptInputError: If the bytes are no ONNX model.
         UnsupportedModelError: If it is quantised already.
     """
-    try:
-        proto = onnx.shape_inference.infer_shapes(onnx.load_from_string(model))
-    except Exception as error:  # protobuf's error class differs between its versions
-        raise CorruptInputError(
-            f"these bytes are no ONNX model ({error}); export it again"
-        ) from error
-    if not proto.graph.node:
-        raise CorruptInputError("the ONNX model has no nodes; export it again")
+    proto = onnx.shape_inference.infer_shapes(parse_model(model))
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in proto.graph.node):
         raise UnsupportedModelError(
             "this network is quantised already; give the float32 model that it was made from"

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+from pydantic import Field, ValidationError
 
+from trt_layermerge.core.codec import adapter, dump
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import CorruptInputError, UsageError
 
 Method: TypeAlias = Literal["minmax", "entropy", "percentile"]
-METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")
+METHODS: tuple[Method, ...] = get_args(Method)
+Whole: TypeAlias = Annotated[int, Field(strict=True)]
+NATURAL = "a whole number of at least 0"
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
     """A calibration preset; the defaults are those of ``calib/presets/default.yaml``.
+
+    The descriptions of the fields are what a refusal of another value says.
 
     Attributes:
         method: How the magnitude that a scale covers is found: ``minmax`` takes the largest seen,
@@ -33,13 +39,20 @@ class Preset:
         keep_float: Names of ONNX nodes that stay in float whatever they cost; not counted above.
     """
 
-    method: Method = "percentile"
-    percentile: float = 99.99
-    images: int = 512
-    seed: int = 0
-    max_accuracy_drop: float = 0.01
-    max_float_layers: int = 8
-    keep_float: tuple[str, ...] = ()
+    method: Annotated[Method, Field(description=f"one of {', '.join(METHODS)}")] = "percentile"
+    percentile: Annotated[
+        float, Field(strict=True, ge=50, le=100, description="a number from 50 to 100")
+    ] = 99.99
+    images: Annotated[Whole, Field(ge=1, description="a whole number of at least 1")] = 512
+    seed: Annotated[Whole, Field(ge=0, description=NATURAL)] = 0
+    max_accuracy_drop: Annotated[
+        float,
+        Field(
+            strict=True, ge=0, le=1, description="a share from 0 to 1, such as 0.01 for one point"
+        ),
+    ] = 0.01
+    max_float_layers: Annotated[Whole, Field(ge=0, description=NATURAL)] = 8
+    keep_float: Annotated[tuple[str, ...], Field(description="a list of names of ONNX nodes")] = ()
 
     def sample(self, total: int) -> NDArray[np.int64]:
         """Returns the sorted indices of the images to calibrate on, out of ``total``."""
@@ -48,7 +61,7 @@ class Preset:
 
     def to_json(self) -> Json:
         """Returns a JSON-ready mapping."""
-        return {**asdict(self), "keep_float": list(self.keep_float)}
+        return dump(self)
 
 
 def load_preset(path: Path | None, overrides: Mapping[str, Any]) -> Preset:
@@ -66,13 +79,15 @@ def load_preset(path: Path | None, overrides: Mapping[str, Any]) -> Preset:
             f"a calibration preset has no {', '.join(map(repr, unknown))}; "
             f"it has {', '.join(known)}"
         )
-    for name, value in body.items():
-        fits, words = _RULES[name]
-        if not fits(value):
-            raise UsageError(f"{name} of a calibration preset must be {words}, not {value!r}")
-    if "keep_float" in body:
-        body["keep_float"] = tuple(body["keep_float"])
-    return Preset(**body)
+    try:
+        preset: Preset = adapter(Preset).validate_python(body)
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+        words = adapter(Preset).json_schema()["properties"][name]["description"]
+        raise UsageError(
+            f"{name} of a calibration preset must be {words}, not {body[name]!r}"
+        ) from error
+    return preset
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -89,26 +104,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise CorruptInputError(f"the preset {path} is not a mapping of names to values")
     return body
-
-
-def _whole(smallest: int) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and value >= smallest
-
-
-def _number(low: float, high: float) -> Callable[[Any], bool]:
-    return lambda value: type(value) in (int, float) and low <= value <= high
-
-
-def _names(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
-
-
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "method": (lambda value: value in METHODS, f"one of {', '.join(METHODS)}"),
-    "percentile": (_number(50, 100), "a number from 50 to 100"),
-    "images": (_whole(1), "a whole number of at least 1"),
-    "seed": (_whole(0), "a whole number of at least 0"),
-    "max_accuracy_drop": (_number(0, 1), "a share from 0 to 1, such as 0.01 for one point"),
-    "max_float_layers": (_whole(0), "a whole number of at least 0"),
-    "keep_float": (_names, "a list of names of ONNX nodes"),
-}

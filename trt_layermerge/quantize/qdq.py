@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from trt_layermerge.errors import CorruptInputError, UnsupportedModelError, UsageError
+from trt_layermerge.export.graph import checked, first_line, set_nodes
 from trt_layermerge.quantize.layers import Layer, find_layers, parse
 
 Ranges: TypeAlias = dict[str, float]
@@ -86,19 +87,17 @@ def quantize_model(
     layers = find_layers(proto.graph)
     check_names(keep_float, [layer.name for layer in layers])
     write_pairs(proto, [layer for layer in layers if layer.name not in keep_float], ranges)
-    try:
-        onnx.checker.check_model(proto, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise UnsupportedModelError(
-            f"the quantised network is not valid ONNX: {str(error).strip().splitlines()[0]}; "
-            "choose --precision fp16"
-        ) from error
-    data: bytes = proto.SerializeToString(deterministic=True)
-    return data
+    return checked(proto, "the quantised network is not valid ONNX", "; choose --precision fp16")
 
 
 def write_pairs(proto: ModelProto, chosen: Iterable[Layer], ranges: Mapping[str, float]) -> None:
-    """Quantises the chosen layers of a model in place. Raises ``CorruptInputError``."""
+    """Quantises the chosen layers of a model in place. Raises ``CorruptInputError``.
+
+    Args:
+        proto: A float32 model at opset 19.
+        chosen: The layers.
+        ranges: Largest magnitude of each activation.
+    """
     pairs = PairWriter(proto.graph, ranges)
     by_output = {layer.output: layer for layer in chosen}
     nodes: list[NodeProto] = []
@@ -142,9 +141,7 @@ class PairWriter:
 
     def finish(self, nodes: Iterable[NodeProto]) -> None:
         """Gives the graph its new nodes, and the constants of all pairs."""
-        nodes = [*nodes]
-        del self._graph.node[:]
-        self._graph.node.extend(nodes)
+        set_nodes(self._graph, nodes)
         self._graph.initializer.extend(self._constants)
 
     def _magnitude(self, name: str) -> float:
@@ -208,7 +205,7 @@ def at_opset(proto: ModelProto) -> ModelProto:
     except Exception as error:  # RuntimeError and others, from C++
         raise UnsupportedModelError(
             f"the network cannot be written at ONNX opset {OPSET}, which int8 needs: "
-            f"{str(error).strip().splitlines()[0]}; choose --precision fp16"
+            f"{first_line(error)}; choose --precision fp16"
         ) from error
     converted.ir_version = max(converted.ir_version, IR_VERSION)
     return converted

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from trt_layermerge.errors import CorruptInputError, DeviceError
+from trt_layermerge.export.runtime import Images, batch_of, rebatch, runtime
 from trt_layermerge.quantize.preset import Preset
 from trt_layermerge.quantize.qdq import Ranges, activations
-from trt_layermerge.quantize.session import Images, batch_of, rebatch, runtime
 
 FIXED_MAGNITUDE = 6.0
 HISTOGRAM_BINS = 2048
@@ -63,27 +63,20 @@ def _calibrator(model: bytes, folder: Path, preset: Preset, wanted: tuple[str, .
 
     source, augmented = folder / "model.onnx", str(folder / "augmented.onnx")
     source.write_bytes(model)
-    if preset.method == "minmax":
-        made = calibrate.MinMaxCalibrater(source, None, augmented, symmetric=True)
-    elif preset.method == "entropy":
+    ways: dict[str, tuple[Any, dict[str, Any]]] = {
+        "minmax": (calibrate.MinMaxCalibrater, {}),
         # With its default of 128 bins for 128 levels, nothing could ever be left out.
-        made = calibrate.EntropyCalibrater(
-            source,
-            None,
-            augmented,
-            symmetric=True,
-            num_bins=HISTOGRAM_BINS,
-            num_quantized_bins=ENTROPY_LEVELS,
-        )
-    else:
-        made = calibrate.PercentileCalibrater(
-            source,
-            None,
-            augmented,
-            symmetric=True,
-            num_bins=HISTOGRAM_BINS,
-            percentile=preset.percentile,
-        )
+        "entropy": (
+            calibrate.EntropyCalibrater,
+            {"num_bins": HISTOGRAM_BINS, "num_quantized_bins": ENTROPY_LEVELS},
+        ),
+        "percentile": (
+            calibrate.PercentileCalibrater,
+            {"num_bins": HISTOGRAM_BINS, "percentile": preset.percentile},
+        ),
+    }
+    kind, options = ways[preset.method]
+    made = kind(source, None, augmented, symmetric=True, **options)
     every, infos = made.select_tensors_to_calibrate(made.model)
     made.select_tensors_to_calibrate = lambda _: ([n for n in wanted if n in every], infos)
     made.augment_graph()

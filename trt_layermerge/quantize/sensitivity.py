@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from trt_layermerge.core.jsonio import Json
+from trt_layermerge.export.runtime import Images, batch_of, logits, open_model, rebatch
 from trt_layermerge.quantize.layers import Layer, find_layers, parse
 from trt_layermerge.quantize.qdq import PairWriter, Ranges, at_opset, write_pairs
-from trt_layermerge.quantize.session import Images, batch_of, logits, open_model, rebatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,12 @@ def sensitivities(
     All ratios come from one pass over all images. ``kl`` needs one model for each layer, so it is
     computed on the first ``kl_images`` only; 0 leaves it out.
 
+    Args:
+        model: A float32 ONNX model.
+        ranges: Largest magnitude of each activation.
+        images: Preprocessed images ``(N, C, H, W)``.
+        kl_images: How many of them ``kl`` is computed on.
+
     Raises:
         The errors of ``quantize_model``, and ``DeviceError`` if ONNX Runtime fails.
     """
@@ -73,6 +79,12 @@ def signal_to_noise(
 
     Every layer stands in the graph twice, float and quantised; both read float values, and only two
     sums of squares of each pair leave the graph.
+
+    Args:
+        proto: A float32 model at opset 19.
+        layers: Its layers.
+        ranges: Largest magnitude of each activation.
+        images: Preprocessed images ``(N, C, H, W)``.
     """
     twins = _with_twins(proto, layers, ranges)
     run = open_model(twins)

@@ -2,93 +2,80 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_bytes, write_json
-from trt_layermerge.errors import UsageError
+from pydantic import Field
+
+from trt_layermerge.core.codec import Finite, dump, load
+from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_bytes
 from trt_layermerge.quantize.choose import Quantized
 from trt_layermerge.quantize.preset import Preset
-from trt_layermerge.quantize.qdq import Ranges, quantize_model, scale_of
+from trt_layermerge.quantize.qdq import Ranges, scale_of
 
 KIND = "calibration"
 
 
 @dataclass(frozen=True)
+class Tensor:
+    """One activation: the largest magnitude decides, its scale stands there for readers."""
+
+    magnitude: Annotated[Finite, Field(ge=0)]
+    scale: float
+
+
+@dataclass(frozen=True)
 class CalibrationTable:
-    """The calibration of one network: ``rebuild`` makes the same int8 model from it.
+    """The calibration of one network: ``quantize_model`` makes the same int8 model from it.
 
     Attributes:
         model_sha256: Hash of the float32 model that it belongs to.
         preset: How it was calibrated; what ``Preset.to_json`` gives.
-        ranges: Largest magnitude of each activation; its scale is ``scale_of`` that.
+        tensors: The scale of each activation.
         keep_float: Names of the nodes in float.
-        result: Figures per layer and of the whole; what ``Quantized.to_json`` gives.
+        layers: What quantising each layer alone costs.
+        images_judged: Number of images that it was judged on.
+        agreement: Share of them with the same top-1 class as in float32.
+        accuracy_fp32: Share of right classes in float32, or None without labels.
+        accuracy_int8: The same in int8.
     """
 
     model_sha256: str
     preset: Json
-    ranges: Ranges
+    tensors: Mapping[str, Tensor]
     keep_float: tuple[str, ...]
-    result: Json
+    layers: tuple[Json, ...]
+    images_judged: int
+    agreement: float
+    accuracy_fp32: float | None
+    accuracy_int8: float | None
 
     @classmethod
     def of(cls, model: bytes, preset: Preset, quantized: Quantized) -> CalibrationTable:
         """Returns the table of a float32 model and what was made from it."""
+        ranges = quantized.ranges.items()
         return cls(
             model_sha256=sha256_bytes(model),
             preset=preset.to_json(),
-            ranges=quantized.ranges,
+            tensors={name: Tensor(largest, scale_of(largest)) for name, largest in ranges},
             keep_float=quantized.keep_float,
-            result=quantized.to_json(),
+            layers=tuple(layer.to_json() for layer in quantized.layers),
+            images_judged=quantized.images,
+            agreement=quantized.agreement,
+            accuracy_fp32=quantized.accuracy_fp32,
+            accuracy_int8=quantized.accuracy_int8,
         )
 
-    def rebuild(self, model: bytes) -> bytes:
-        """Returns the int8 model. Raises ``UsageError`` if it is not the calibrated model."""
-        if sha256_bytes(model) != self.model_sha256:
-            raise UsageError(
-                "this calibration belongs to another model "
-                f"(sha256 {self.model_sha256[:12]}, not {sha256_bytes(model)[:12]}); "
-                "calibrate this one"
-            )
-        return quantize_model(model, self.ranges, self.keep_float)
+    @property
+    def ranges(self) -> Ranges:
+        """Largest magnitude of each activation."""
+        return {name: tensor.magnitude for name, tensor in self.tensors.items()}
 
     def to_json(self) -> Json:
-        """Returns a JSON-ready mapping; scales stand in it for readers, magnitudes decide."""
-        tensors = {
-            name: {"magnitude": magnitude, "scale": scale_of(magnitude)}
-            for name, magnitude in self.ranges.items()
-        }
-        return {
-            "model_sha256": self.model_sha256,
-            "preset": self.preset,
-            "tensors": tensors,
-            **self.result,
-        }
-
-    @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> CalibrationTable:
-        """Returns the table that ``to_json`` wrote.
-
-        Raises:
-            KeyError, TypeError, ValueError: If a field is missing or malformed.
-        """
-        result = {k: v for k, v in body.items() if k not in ("model_sha256", "preset", "tensors")}
-        return cls(
-            model_sha256=str(body["model_sha256"]),
-            preset=dict(body["preset"]),
-            ranges={name: _magnitude(entry) for name, entry in body["tensors"].items()},
-            keep_float=tuple(str(name) for name in body["keep_float"]),
-            result=result,
-        )
-
-
-def save_table(path: Path, table: CalibrationTable) -> None:
-    """Writes a table. Raises ``DeviceError`` if it cannot be written."""
-    write_json(path, KIND, table.to_json())
+        """Returns a JSON-ready mapping."""
+        return dump(self)
 
 
 def load_table(path: Path) -> CalibrationTable:
@@ -99,13 +86,5 @@ def load_table(path: Path) -> CalibrationTable:
         CorruptInputError: If it is damaged.
     """
     body = read_json(path, KIND)
-    body.pop("schema")
     with damage(path):
-        return CalibrationTable.from_json(body)
-
-
-def _magnitude(entry: Mapping[str, Any]) -> float:
-    value = float(entry["magnitude"])
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"a magnitude is {value}")
-    return value
+        return load(CalibrationTable, body)

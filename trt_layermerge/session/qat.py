@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.jsonio import sha256_bytes, sha256_json
 from trt_layermerge.data import LabelledData
+from trt_layermerge.export.runtime import open_model
 from trt_layermerge.finetune.loop import EpochRow, finetune
 from trt_layermerge.finetune.qat import Operator, RoundedLayer, RoundedNet, qat_recipe
 from trt_layermerge.quantize.layers import find_layers, parse
 from trt_layermerge.quantize.qdq import scale_of
-from trt_layermerge.quantize.session import open_model
 from trt_layermerge.session.images import images_of
 
 STATE = "qat.state.safetensors"

@@ -23,11 +23,11 @@ from trt_layermerge.data import LabelledData, Part, batches, draw, split
 from trt_layermerge.deploy.sidecar import Network
 from trt_layermerge.errors import AccuracyGateError, UsageError
 from trt_layermerge.export.onnx import export_bytes
+from trt_layermerge.export.runtime import logits
 from trt_layermerge.quantize.choose import Quantized, choose_layers, quantize_within
 from trt_layermerge.quantize.preset import Preset, load_preset
 from trt_layermerge.quantize.qdq import Ranges, check_names, quantizable
 from trt_layermerge.quantize.ranges import calibrate_ranges
-from trt_layermerge.quantize.session import logits
 from trt_layermerge.quantize.table import CalibrationTable
 from trt_layermerge.session.deployed import CALIBRATION, MERGED, TRAINED, master_name
 from trt_layermerge.session.qat import STATE, train_rounded

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_layermerge.core.codec import Finite
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.deploy.sidecar import Sidecar
@@ -96,27 +97,21 @@ class Samples:
     source: str
 
 
-@dataclass(frozen=True)
-class Contents:
-    """A merged network, ready to be bundled for any target.
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of a bundled network, and stands in its manifest.
 
     Attributes:
         name: What servers call it.
         precision: What is deployed.
-        models: ONNX by precision, exactly the bytes that engines are built from; fp32 always.
-        portable: The int8 ONNX that ONNX Runtime runs on a CPU, whose fallback is float32.
-        engine: The engine at ``precision``, or None.
-        why_no_engine: The reason where there is none.
+        why_no_engine: The reason where there is no engine.
         interface: Input and output.
         baked: What else the graphs do.
         preprocess: From 8-bit RGB to what the network was trained on.
         labels: Class names in the order of the outputs, or None if they are not known.
-        samples: To see whether it computes the right thing.
-        recipe: Text of the recipe.
         build: Library (``engine``) and options to build the engine with, JSON-ready.
         weights_sha256: Hash of the merged weights.
         seed: Seed of the run.
-        calibration: Text of ``calibration.json``, or None without int8.
         accuracy: Share of right classes on the test images: of ``original`` in torch, and of the
             merged network by precision in ONNX Runtime; what was not measured is left out.
         latency: By precision: ``original_ms``, ``merged_ms``, ``speedup`` and the ``device``.
@@ -124,22 +119,37 @@ class Contents:
 
     name: str
     precision: Precision
-    models: Mapping[Precision, bytes] = field(repr=False)
-    portable: bytes | None = field(repr=False)
-    engine: Engine | None
     why_no_engine: str | None
     interface: Interface
     baked: Baked
     preprocess: Preprocess
     labels: tuple[str, ...] | None
-    samples: Samples
-    recipe: str
     build: Mapping[str, Any]
     weights_sha256: str
     seed: int
-    calibration: str | None = None
-    accuracy: Mapping[str, float] = field(default_factory=dict)
+    accuracy: Mapping[str, Finite] = field(default_factory=dict)
     latency: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents(Facts):
+    """A merged network, ready to be bundled for any target.
+
+    Attributes:
+        models: ONNX by precision, exactly the bytes that engines are built from; fp32 always.
+        portable: The int8 ONNX that ONNX Runtime runs on a CPU, whose fallback is float32.
+        engine: The engine at ``precision``, or None.
+        samples: To see whether it computes the right thing.
+        recipe: Text of the recipe.
+        calibration: Text of ``calibration.json``, or None without int8.
+    """
+
+    models: Mapping[Precision, bytes] = field(repr=False)
+    portable: bytes | None = field(repr=False)
+    engine: Engine | None
+    samples: Samples
+    recipe: str
+    calibration: str | None = None
 
     def __post_init__(self) -> None:
         """Refuses a name that is no plain file name, and a precision without a model."""

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
 
-from trt_layermerge.core.jsonio import sha256_bytes, write_bytes
+from trt_layermerge.core.jsonio import damage, sha256_bytes, write_bytes
 from trt_layermerge.deploy.bundle import manifest
 from trt_layermerge.deploy.bundle.contents import Contents, Files, Target
 from trt_layermerge.errors import CorruptInputError, DeviceError, UntrustedInputError, UsageError
@@ -93,7 +93,7 @@ def read_bundle(folder: Path) -> tuple[Target, Contents]:
             "trt-layermerge package wrote, such as runs/NAME/deploy/plain"
         )
     body = manifest.read(path)
-    with manifest.unreadable(path):
+    with damage(path, manifest.AGAIN):
         engine = body["roles"].get("engine")
         hashes = {str(name): str(digest) for name, digest in body["files"].items()}
     files = {name: _checked(folder, name, digest, engine) for name, digest in hashes.items()}

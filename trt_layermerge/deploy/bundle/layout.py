@@ -34,44 +34,38 @@ class Layout:
     files: Files = field(default_factory=dict)
 
 
-def parts(contents: Contents) -> Files:
-    """Returns every part of a bundle by its role; the same whatever the bundle is for."""
+def parts(contents: Contents, places: Mapping[Place, str]) -> dict[str, tuple[str, bytes]]:
+    """Returns path and content of every part of a bundle by its role."""
     found = {
-        "onnx": contents.models[contents.precision],
-        "onnxruntime": contents.runnable,
-        "recipe": contents.recipe.encode(),
-        "expected": _expected(contents),
+        "onnx": (places["onnx"], contents.models[contents.precision]),
+        "onnxruntime": (places["onnxruntime"], contents.runnable),
+        "recipe": ("recipe.yaml", contents.recipe.encode()),
+        "expected": ("expected.npz", _expected(contents)),
     }
     for precision, model in contents.models.items():
         if precision != contents.precision:
-            found[f"onnx.{precision}"] = model
+            found[f"onnx.{precision}"] = (f"onnx/model.{precision}.onnx", model)
     if contents.portable is not None:
-        found["portable"] = contents.portable
+        beside = "onnx/model.int8.portable.onnx"
+        place = places["onnxruntime"] if contents.precision == "int8" else beside
+        found["portable"] = (place, contents.portable)
     if contents.engine is not None:
         body = {"schema": schema_name(KIND), **contents.engine.sidecar.to_json()}
-        found["engine"] = contents.engine.plan
-        found["sidecar"] = json.dumps(body, indent=1).encode() + b"\n"
+        found["engine"] = (places["engine"], contents.engine.plan)
+        found["sidecar"] = (places["sidecar"], json.dumps(body, indent=1).encode() + b"\n")
     if contents.calibration is not None:
-        found["calibration"] = contents.calibration.encode()
+        found["calibration"] = ("calibration.json", contents.calibration.encode())
     return found
 
 
-def roles(contents: Contents, layout: Layout) -> dict[str, str]:
-    """Returns the path of every part by its role."""
-    deployed = contents.precision == "int8"
-    places: dict[str, str] = {
-        "recipe": "recipe.yaml",
-        "expected": "expected.npz",
-        "calibration": "calibration.json",
-        "portable": layout.places["onnxruntime"] if deployed else "onnx/model.int8.portable.onnx",
-    }
-    places |= {f"onnx.{precision}": f"onnx/model.{precision}.onnx" for precision in contents.models}
-    places |= {str(role): path for role, path in layout.places.items()}
-    return {role: places[role] for role in parts(contents)}
-
-
 def onnx_places(contents: Contents, typed: str, portable: str) -> dict[Place, str]:
-    """Returns where the ONNX models lie; only int8 has another one for ONNX Runtime."""
+    """Returns where the ONNX models lie; only int8 has another one for ONNX Runtime.
+
+    Args:
+        contents: What is bundled.
+        typed: Path of the ONNX model that engines are built from.
+        portable: Path of the one that ONNX Runtime runs at int8.
+    """
     return {"onnx": typed, "onnxruntime": portable if contents.precision == "int8" else typed}
 
 

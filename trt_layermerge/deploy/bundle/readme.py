@@ -60,7 +60,14 @@ This form follows the server's documentation. The server itself has not loaded i
 
 
 def readme(contents: Contents, target: Target, places: Mapping[str, str], usage: str) -> str:
-    """Returns the text; the same contents give the same text."""
+    """Returns the text; the same contents give the same text.
+
+    Args:
+        contents: What is bundled.
+        target: For what.
+        places: Path of every part by its role.
+        usage: How the target uses the bundle, in Markdown.
+    """
     face, baked = contents.interface, contents.baked
     batch = f"1 to {face.max_batch}" if face.max_batch else str(face.batch)
     end = "" if target == "plain" else UNTRIED

@@ -7,7 +7,7 @@ from importlib.resources import files as resources
 
 from trt_layermerge.deploy.bundle import deepstream, isaac_ros, manifest, plain, triton
 from trt_layermerge.deploy.bundle.contents import Contents, Files, Target
-from trt_layermerge.deploy.bundle.layout import Layout, parts, roles
+from trt_layermerge.deploy.bundle.layout import Layout, parts
 from trt_layermerge.deploy.bundle.readme import readme
 
 VERIFY = "verify.py"
@@ -27,8 +27,9 @@ def render(contents: Contents, target: Target) -> Files:
         UsageError: If the target cannot take this network; says what to type.
     """
     layout = LAYOUTS[target](contents)
-    places = roles(contents, layout)
-    files = {places[role]: data for role, data in parts(contents).items()} | layout.files
+    placed = parts(contents, layout.places)
+    places = {role: path for role, (path, _) in placed.items()}
+    files = dict(placed.values()) | layout.files
     files[VERIFY] = (resources(__package__) / "verify.py").read_bytes()
     files["README.md"] = readme(contents, target, places, layout.usage).encode()
     files[manifest.NAME] = manifest.manifest(contents, target, places, files)

@@ -168,7 +168,14 @@ def open_engine(manifest: dict[str, Any], files: dict[str, bytes]) -> Callable[[
 def load_plan(
     runtime: Any, cuda: Cuda, plan: bytes, interface: dict[str, Any]
 ) -> Callable[[Any], Any]:
-    """Returns a serialised engine, which is code, ready to run. Raises ``Unavailable``."""
+    """Returns a serialised engine, which is code, ready to run. Raises ``Unavailable``.
+
+    Args:
+        runtime: TensorRT's runtime.
+        cuda: The GPU.
+        plan: The serialised engine.
+        interface: Names and shapes, as in the manifest.
+    """
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise Unavailable(f"it cannot be loaded here; {REBUILD}")
@@ -220,7 +227,13 @@ WAYS = ((ENGINE, open_engine), ("the ONNX model in ONNX Runtime", open_onnx))
 
 
 def outputs_of(run: Callable[[Any], Any], images: Any, size: int) -> Any:
-    """Returns the outputs for all images, run in batches that the last image fills up."""
+    """Returns the outputs for all images, run in batches that the last image fills up.
+
+    Args:
+        run: Runs one batch.
+        images: Inputs ``(N, C, H, W)``, float32.
+        size: Images per run.
+    """
     rows = []
     for start in range(0, len(images), size):
         chunk = images[start : start + size]
@@ -259,6 +272,11 @@ def verify(
     manifest: dict[str, Any], files: dict[str, bytes], timed: bool
 ) -> tuple[dict[str, str], list[str]]:
     """Returns what was found by what was run, and why the rest was not run.
+
+    Args:
+        manifest: What stands in ``manifest.json``.
+        files: Every file by path, checked.
+        timed: Whether to tell the median time of a run too.
 
     Raises:
         Refused: If the expected outputs are damaged.

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from trt_layermerge.pipeline.doctor.board import APT_TENSORRT
-from trt_layermerge.pipeline.doctor.finding import Finding
-from trt_layermerge.pipeline.doctor.host import Host
+from trt_layermerge.doctor.board import APT_TENSORRT
+from trt_layermerge.doctor.finding import Finding
+from trt_layermerge.doctor.host import Host
 
 Facts: TypeAlias = Mapping[str, Any]
 
@@ -93,7 +93,13 @@ def python(host: Host) -> Finding:
 
 
 def library(host: Host, wanted: Library, jetson: bool) -> Finding:
-    """Returns whether a library imports, and what it says of itself."""
+    """Returns whether a library imports, and what it says of itself.
+
+    Args:
+        host: The machine.
+        wanted: The library.
+        jetson: Whether the machine is a Jetson.
+    """
     if wanted.topic == "tensorrt_rtx" and jetson:
         return Finding(wanted.topic, "none", "cannot target a Jetson; use tensorrt")
     remedy = APT_TENSORRT if wanted.topic == "tensorrt" and jetson else wanted.remedy

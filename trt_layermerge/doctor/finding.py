@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 State: TypeAlias = Literal["ok", "warning", "missing", "none"]
 
@@ -24,7 +24,3 @@ class Finding:
     state: State
     found: str
     remedy: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns a JSON-ready mapping."""
-        return asdict(self)

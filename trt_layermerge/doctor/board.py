@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
+from trt_layermerge.doctor.finding import Finding
+from trt_layermerge.doctor.host import Host
 from trt_layermerge.measure.agent import jetson as tegra
 from trt_layermerge.measure.agent import telemetry
-from trt_layermerge.pipeline.doctor.finding import Finding
-from trt_layermerge.pipeline.doctor.host import Host
 
 JETPACK_OF_L4T: tuple[tuple[str, str, str], ...] = (
     ("32.", "4", "8.2"),

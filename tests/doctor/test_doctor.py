@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from trt_layermerge.doctor import Finding, Host, examine
+from trt_layermerge.doctor.gpu import BINDINGS_CODE
+from trt_layermerge.doctor.libraries import LIBRARIES
 from trt_layermerge.measure.agent.sources import Answer
-from trt_layermerge.pipeline.doctor import Finding, Host, examine
-from trt_layermerge.pipeline.doctor.gpu import BINDINGS_CODE
-from trt_layermerge.pipeline.doctor.libraries import LIBRARIES
 
 NOT_THERE = Answer(None, errors="no such command")
 GIB_IN_KB = 2**20

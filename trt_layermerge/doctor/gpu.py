@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from trt_layermerge.pipeline.doctor.finding import Finding
-from trt_layermerge.pipeline.doctor.host import Host
+from trt_layermerge.doctor.finding import Finding
+from trt_layermerge.doctor.host import Host
 
 _QUERIES = (
     ("name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", "compute_cap"),

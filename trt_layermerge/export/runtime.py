@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, as calibration and judging use it."""
+"""ONNX Runtime on the CPU, for what a network computes, not for how fast."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def runtime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingDependencyError("onnxruntime", "calibration", "onnxruntime") from error
+        raise MissingDependencyError(
+            "onnxruntime", "running an ONNX network", "onnxruntime"
+        ) from error
     return onnxruntime
 
 

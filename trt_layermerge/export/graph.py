@@ -1,0 +1,71 @@
+"""What every step on an ONNX graph needs: to read it, to check it, and to write it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
+
+from trt_layermerge.errors import CorruptInputError, UnsupportedModelError
+
+INVALID = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError)
+"""What ONNX raises where a model is not valid."""
+
+
+def parse_model(data: bytes) -> ModelProto:
+    """Returns the model of some bytes.
+
+    Raises:
+        CorruptInputError: If they are no ONNX model, or one without nodes.
+    """
+    try:
+        model = onnx.load_from_string(data)
+    except Exception as error:  # protobuf's error class differs between its versions
+        raise CorruptInputError(
+            f"these bytes are no ONNX model ({error}); export it again"
+        ) from error
+    if not model.graph.node:
+        raise CorruptInputError("the ONNX model has no nodes; export it again")
+    return model
+
+
+def checked(
+    model: ModelProto, refusal: str = "the ONNX model is not valid", end: str = ""
+) -> bytes:
+    """Returns the bytes of a model that ONNX's checker with strict inference lets pass.
+
+    Args:
+        model: The model; the same one gives the same bytes.
+        refusal: What is said before the checker's own words.
+        end: What is said after them.
+
+    Raises:
+        UnsupportedModelError: If it refuses the model.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except INVALID as error:
+        raise UnsupportedModelError(f"{refusal}: {first_line(error)}{end}") from error
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def first_line(error: Exception) -> str:
+    """Returns the gist of an error whose text may run over pages."""
+    return str(error).strip().splitlines()[0]
+
+
+def set_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
+    """Gives a graph other nodes, its own among them or not."""
+    nodes = [*nodes]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def shape_of(value: ValueInfoProto) -> tuple[int | str, ...]:
+    """Returns the shape of a value; a dynamic axis is its name."""
+    return tuple(
+        d.dim_value if d.HasField("dim_value") else d.dim_param or "?"
+        for d in value.type.tensor_type.shape.dim
+    )
