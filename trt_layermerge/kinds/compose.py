@@ -23,7 +23,7 @@ class Compose(KeepingKind):
     """Kept convolutions, merged exactly; an untouched unit is one of its candidates."""
 
     name = "compose"
-    label = "merged"
+    label = "merged exactly"
     colour = "#0072b2"
     rules: tuple[Rules, ...] = ("paper", "full")
     family = "composition"

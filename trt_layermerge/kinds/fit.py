@@ -23,7 +23,7 @@ class Fit(Kind):
     """One new convolution, from random weights."""
 
     name = "fit"
-    label = "refitted"
+    label = "replaced by a fitted conv"
     colour = "#c97b00"
 
     def candidates(self, graph: LayerGraph, block: Block, limits: Limits) -> Iterator[Candidate]:

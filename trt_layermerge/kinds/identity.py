@@ -26,7 +26,7 @@ class Identity(KeepingKind):
     """Nothing but the shortcut remains."""
 
     name = "identity"
-    label = "removed"
+    label = "left out"
     colour = "#d55e00"
     family = "removal"
 

@@ -38,7 +38,7 @@ class Kind(ABC):
 
     Attributes:
         name: As in ``Candidate.kind``, in files and on the command line.
-        label: One or two words for the report.
+        label: What became of a block, in a few words, for the report.
         colour: Of its blocks in the report, as ``#rrggbb``.
         rules: Rule sets that it belongs to.
         family: What it does to the network's function; which plans may use it.
@@ -46,7 +46,7 @@ class Kind(ABC):
 
     name: str
     label: str = "replaced"
-    colour: str = "#cc79a7"
+    colour: str = "#00825d"
     rules: tuple[Rules, ...] = ("full",)
     family: Family = "approximation"
 
