@@ -23,6 +23,7 @@ from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.tables import ImportanceEntry, ImportanceTable
 from trt_layermerge.errors import DeviceError, InfeasibleBudgetError
 from trt_layermerge.measure.spec_model import spec_model
+from trt_layermerge.measure.timing import speedup, time_models
 from trt_layermerge.search import solve
 
 DEFAULT = ("mobilenet_v2", "resnet34")
