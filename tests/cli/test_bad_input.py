@@ -112,7 +112,7 @@ BEGUN = [
     ("--train {bad}/small.npz", USAGE, "names no data; type npz:FILE"),
     ("--train npz:{bad}/empty.npz", CORRUPT, "empty.npz cannot be used: it holds no images"),
     ("--train imagefolder:{bad}/photos", USAGE, "has no images in sub-folders"),
-    ("--train npz:{bad}/one.npz", USAGE, "holds a single image.*give more"),
+    ("--train npz:{bad}/one.npz", USAGE, "single training image.*give more"),
     ("--train npz:{bad}/half.npz", CORRUPT, "half.npz cannot be used"),
     (
         "--train npz:{bad}/unlabelled.npz --set finetune.options.distill_weight=0",
