@@ -184,11 +184,11 @@ def compress(
     session.export()
     judged = test_loader if test_loader is not None else val_loader
     merged, original = (
-        quality(network, judged, metric) for network in (session.merged, session.model)
+        _quality(network, judged, metric) for network in (session.merged, session.model)
     )
     return Result(session, session.bench(), merged, original)
 
 
-def quality(network: nn.Module, images: Images | None, metric: Metric | None) -> float | None:
+def _quality(network: nn.Module, images: Images | None, metric: Metric | None) -> float | None:
     """Returns how good a network is: its metric, or its accuracy on labelled images, or None."""
     return known_accuracy(network, images) if metric is None else metric(network)

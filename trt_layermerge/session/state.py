@@ -85,7 +85,7 @@ class State:
             self.settings = settings
         else:
             measure = {"backend": backend, "precision": precision, "batch": len(self.example)}
-            self.settings = settings_of(settings or {}, measure, seed)
+            self.settings = _settings_of(settings or {}, measure, seed)
         self.folder = Path(folder or mkdtemp(prefix="trt-layermerge-"))
         if folder is None:
             weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
@@ -257,7 +257,7 @@ class State:
         )
 
 
-def settings_of(given: Mapping[str, Any], measure: Mapping[str, Any], seed: int) -> Settings:
+def _settings_of(given: Mapping[str, Any], measure: Mapping[str, Any], seed: int) -> Settings:
     """Returns settings of a mapping like a recipe's; what it does not say is as given besides.
 
     Raises:
