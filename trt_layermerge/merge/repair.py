@@ -57,7 +57,7 @@ def repair(
         calibration_batches: Images ``(N, C, H, W)``, or tuples that begin with them. They are
             kept in memory and used several times.
         methods: By ``Candidate.key``, one of ``REPAIRS`` (see ``repair_in_turn``); for what is
-            not in it ``ls-zero``, and ``bn`` where the last convolution is too large to be fitted.
+            not in it ``ls-zero``, and ``bn`` where there is no last convolution that can be fitted.
 
     Raises:
         UsageError: If there are no images, a method is unknown, or the model is another one.
