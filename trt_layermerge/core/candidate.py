@@ -110,7 +110,12 @@ def finish(
 ) -> Candidate:
     """Returns a candidate with activation, residual flag and extra costs worked out.
 
-    ``convs`` are bare convolutions; empty means that only the shortcut remains.
+    Args:
+        graph: The traced network.
+        block: What is replaced.
+        kind: Name of the kind.
+        kept: Indices of the kept units, rising.
+        convs: Bare convolutions in order; empty means that only the shortcut remains.
     """
     activation = block_activation(graph, block)
     open_residual = graph.open_residual(block.start, block.end)
@@ -139,6 +144,11 @@ def merged_spec(graph: LayerGraph, block: Block, kept: tuple[int, ...]) -> ConvS
 
     Dropped units pass their input through. A residual inside the block that becomes part of the
     convolution makes it dense where a shortcut is dense.
+
+    Args:
+        graph: The traced network.
+        block: The units.
+        kept: Indices of the kept ones in the graph, rising; at least one.
 
     Raises:
         ValueError: If nothing is kept, or the kept units do not fit together.

@@ -86,6 +86,11 @@ class _Refusal(Exception):
 def composition(graph: LayerGraph, block: Block, kept: tuple[int, ...]) -> Composition:
     """Returns the steps of a block that keeps these units, and their joint geometry.
 
+    Args:
+        graph: The traced network.
+        block: The units.
+        kept: Indices of the kept ones in the graph, rising; may be empty.
+
     Raises:
         UnsupportedModelError: If the kept units and the shortcuts inside do not line up exactly.
     """

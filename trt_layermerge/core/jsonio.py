@@ -57,7 +57,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, kind: str, body: Mapping[str, Any]) -> None:
-    """Writes one JSON object with its schema first. Raises ``DeviceError``."""
+    """Writes one JSON object with its schema first.
+
+    Args:
+        path: The file; replaced atomically.
+        kind: Its schema, without version.
+        body: JSON-ready.
+
+    Raises:
+        DeviceError: If it cannot be written; the old file stays.
+    """
     write_text(path, json.dumps({"schema": schema_name(kind), **body}, indent=1) + "\n")
 
 
@@ -77,7 +86,17 @@ def read_json(path: Path, kind: str, remedy: str = REDO) -> Json:
 
 
 def write_lines(path: Path, kind: str, header: Mapping[str, Any], rows: Iterable[Json]) -> None:
-    """Writes a JSON Lines table: a header line with the schema, then one row a line."""
+    """Writes a JSON Lines table: a header line with the schema, then one row a line.
+
+    Args:
+        path: The file; replaced atomically.
+        kind: Its schema, without version.
+        header: What else the first line says, JSON-ready.
+        rows: JSON-ready.
+
+    Raises:
+        DeviceError: If it cannot be written; the old file stays.
+    """
     lines = [json.dumps({"schema": schema_name(kind), **header})]
     lines += [json.dumps(row) for row in rows]
     write_text(path, "\n".join(lines) + "\n")

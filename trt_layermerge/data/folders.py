@@ -136,6 +136,11 @@ class VisibleFolder(ImageFolder):  # type: ignore[misc]
 def read_folder(name: DataName, preprocess: Preprocess, framing: Framing | None) -> FolderData:
     """Returns the images that an ``imagefolder:`` or ``images:`` name stands for.
 
+    Args:
+        name: What was typed, taken apart; may name a list of images, or one of images left out.
+        preprocess: From pixels to inputs.
+        framing: From images to pixels of one size; None is refused.
+
     Raises:
         UsageError: If there is no such folder, no image in it, or no ``framing``.
         CorruptInputError: If a list is damaged.

@@ -110,6 +110,11 @@ def open_data(
 def draw(data: LabelledData, count: int, seed: int) -> LabelledData:
     """Returns ``count`` images drawn without replacement, in their order; all if there are fewer.
 
+    Args:
+        data: Where from.
+        count: How many, at least 1.
+        seed: Decides which.
+
     Raises:
         UsageError: If ``count`` is not positive.
     """
@@ -124,6 +129,11 @@ def split(data: LabelledData, count: int, seed: int) -> tuple[Part, Part]:
     """Returns ``count`` random images, and all the others: two disjoint parts.
 
     Meant for hold-outs of the *training* images.
+
+    Args:
+        data: What is divided.
+        count: Images of the first part, from 1 to all but one.
+        seed: Decides which.
 
     Raises:
         UsageError: If either part would be empty.

@@ -42,7 +42,15 @@ class TrainState:
 def fingerprint(
     student: nn.Module, recipe: FinetuneRecipe, images: int, taught: bool, identity: str
 ) -> str:
-    """Returns a hash of start, recipe, sizes, and of what the caller calls images and teacher."""
+    """Returns a hash of start, recipe, sizes, and of what the caller calls images and teacher.
+
+    Args:
+        student: The network before its first step.
+        recipe: How it is trained.
+        images: How many there are.
+        taught: Whether there is a teacher.
+        identity: Tells these images and this teacher from others.
+    """
     start = {
         name: [str(value.dtype), list(value.shape), sha256_bytes(_bytes(value))]
         for name, value in student.state_dict().items()
@@ -51,7 +59,16 @@ def fingerprint(
 
 
 def save_state(path: Path, state: TrainState, run: str) -> None:
-    """Replaces the file atomically. Raises ``DeviceError`` if it cannot be written."""
+    """Replaces the file of an unfinished training atomically.
+
+    Args:
+        path: The file.
+        state: Where the training stands.
+        run: Its ``fingerprint``, which ``load_state`` asks for.
+
+    Raises:
+        DeviceError: If it cannot be written.
+    """
     parts = {"model": state.model, "optimiser": state.optimiser, "mean": state.mean}
     tensors = {
         f"{part}/{name}": value.detach().to("cpu", copy=True).contiguous()

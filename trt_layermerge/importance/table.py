@@ -38,7 +38,17 @@ def estimate(
 ) -> ImportanceTable:
     """Returns the table of a file, every candidate in it; what is missing is scored in turn.
 
-    Arguments and errors are those of ``fill_table``.
+    Args:
+        candidates: What to score; repeated keys are scored once.
+        scorer: Scores one candidate at a time.
+        path: The table's file.
+        notes: What the scores depend on, JSON-ready.
+        on_progress: Called with the number of entries present and wanted, at first and after each.
+
+    Raises:
+        UsageError: If the file was made with other notes.
+        CorruptInputError: If the file is damaged.
+        DeviceError: If it cannot be written.
     """
 
     def in_turn(missing: Sequence[Candidate]) -> Scores:

@@ -52,7 +52,13 @@ class Kind(ABC):
 
     @abstractmethod
     def candidates(self, graph: LayerGraph, block: Block, limits: Limits) -> Iterator[Candidate]:
-        """Yields the ways to replace one block, made by ``core.candidate.finish``."""
+        """Yields the ways to replace one block, made by ``core.candidate.finish``.
+
+        Args:
+            graph: The traced network.
+            block: Units of one segment, at most ``limits.max_units``.
+            limits: Largest block, kernel and kernel sizes to offer.
+        """
 
     def refusal(self, graph: LayerGraph, candidate: Candidate) -> str | None:
         """Returns why a candidate cannot stand in this graph, or None if it can; no weights needed.

@@ -72,7 +72,7 @@ def measure_specs(
             if known is not None:
                 entries[spec] = known
         for chunk in chunks([s for s in unique if s not in entries]):
-            measured = measure_chunk(chunk, backend, precision, batch, rounds)
+            measured = _measure_chunk(chunk, backend, precision, batch, rounds)
             store.put([(s, e) for s, e in measured.items() if e.error is None], precision, batch)
             entries.update(measured)
             if on_progress is not None:
@@ -102,7 +102,7 @@ def _weight_bytes(spec: Spec) -> int:
     return 4 * taps * spec.out_channels * spec.in_channels // spec.groups
 
 
-def measure_chunk(
+def _measure_chunk(
     specs: Sequence[Spec], backend: Backend, precision: Precision, batch: int, rounds: int
 ) -> dict[Spec, LatencyEntry]:
     """Returns the entries of some specs, timed in turns.
@@ -124,7 +124,7 @@ def measure_chunk(
     except (DeviceError, UnsupportedModelError) as error:
         if len(specs) == 1:
             return {specs[0]: LatencyEntry(math.inf, error=str(error))}
-        alone = (measure_chunk([spec], backend, precision, batch, rounds) for spec in specs)
+        alone = (_measure_chunk([spec], backend, precision, batch, rounds) for spec in specs)
         return {spec: entry for entries in alone for spec, entry in entries.items()}
     return {spec: entry_of(timing) for spec, timing in zip(specs, timings, strict=True)}
 

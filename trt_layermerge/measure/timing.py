@@ -164,6 +164,14 @@ def time_runners(
 ) -> list[Timing]:
     """Returns the timing of each network that is open already, timed in turns (``time_models``).
 
+    Args:
+        runners: The networks, which stay open.
+        rounds: Number of rounds.
+        burst_ms: How long a burst lasts; 0 for single runs.
+        passes: Bursts of each network in a round.
+        limit_ms: A network that has used up this much sits out the rounds that are left, after
+            three at least.
+
     Raises:
         DeviceError: If one cannot be run.
     """

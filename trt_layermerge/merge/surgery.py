@@ -196,7 +196,13 @@ def tidy(network: fx.GraphModule) -> None:
 
 
 def replace_module(network: nn.Module, name: str, module: nn.Module) -> None:
-    """Puts a module in the place of the one with this qualified name."""
+    """Puts a module in the place of the one with this qualified name.
+
+    Args:
+        network: Changed in place.
+        name: Qualified name.
+        module: What stands there then.
+    """
     parent, _, child = name.rpartition(".")
     setattr(network.get_submodule(parent), child, module)
 

@@ -72,6 +72,11 @@ def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) 
     Of several processes that were launched together, the first one does so; the others help it and
     return nothing.
 
+    Args:
+        name: Name of the stage, one of ``STAGES`` or ``PACKAGE``.
+        options: Name and folder of the run, recipe and overrides.
+        reporter: Listens to the progress; None for nobody.
+
     Raises:
         UsageError: If an earlier stage that it needs was not done yet.
         LayerMergeError: One of its kinds (``errors.py``).
@@ -101,6 +106,11 @@ def _do(needed: Stage, run: Run) -> Json:
 
 def open_run(recipe: Path | None, options: RunOptions, reporter: Reporter) -> Run:
     """Returns the run of a run, new or begun; a new one remembers its recipe at once.
+
+    Args:
+        recipe: YAML file; None for the recipe that the run remembers.
+        options: Name and folder of the run, and overrides.
+        reporter: Listens to the progress.
 
     Raises:
         UsageError: If there is neither a recipe, nor a remembered one, nor a model.
@@ -136,6 +146,11 @@ def rebuild(folder: Path, library: str | None, precision: Precision | None) -> J
     """Builds the engine of a bundle for this machine and puts it into the bundle's place.
 
     Raises what ``deploy.bundle.rebuild.rebuild`` raises.
+
+    Args:
+        folder: The bundle.
+        library: ``tensorrt`` or ``tensorrt_rtx``; None for what the recipe says.
+        precision: Another precision that the bundle holds; None for the same.
     """
     from trt_layermerge.deploy.bundle.rebuild import rebuild
 

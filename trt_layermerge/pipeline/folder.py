@@ -25,7 +25,13 @@ class RunFolder:
 
 
 def is_current(folder: RunFolder, stage: str, inputs: str) -> bool:
-    """Whether a stage ran on these inputs and every file it wrote is as it left it."""
+    """Whether a stage ran on these inputs and every file it wrote is as it left it.
+
+    Args:
+        folder: The run.
+        stage: Its name.
+        inputs: Hash of all that decides its outcome.
+    """
     record = _records(folder).get(stage)
     if record is None or record["inputs"] != inputs:
         return False

@@ -54,7 +54,13 @@ class CalibrationTable:
 
     @classmethod
     def of(cls, model: bytes, preset: Preset, quantized: Quantized) -> CalibrationTable:
-        """Returns the table of a float32 model and what was made from it."""
+        """Returns the table of a float32 model and what was made from it.
+
+        Args:
+            model: The float32 ONNX model.
+            preset: How it was calibrated.
+            quantized: What came of it.
+        """
         ranges = quantized.ranges.items()
         return cls(
             model_sha256=sha256_bytes(model),

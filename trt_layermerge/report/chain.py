@@ -94,6 +94,11 @@ def wrap_rows(graph: LayerGraph, plan: MergePlan, columns: int = COLUMNS) -> tup
 
     A row that cannot but tear a residual is as long as it may be; any other tears none. A block
     that is longer than a row gets a row of its own.
+
+    Args:
+        graph: The traced network.
+        plan: Gives the blocks.
+        columns: Units in a row at most.
     """
     units, ends = len(graph.units), [c.block.end for c in plan.candidates]
     even = math.ceil(units / math.ceil(units / columns)) if units else 0

@@ -17,7 +17,16 @@ FILE = "candidates.jsonl"
 def write_candidates(
     folder: Path, graph: LayerGraph, section: SearchSection
 ) -> tuple[Candidate, ...]:
-    """Writes and returns every candidate that can be merged; the file tells why others cannot."""
+    """Writes and returns every candidate that can be merged; the file tells why others cannot.
+
+    Args:
+        folder: Where to.
+        graph: The traced network.
+        section: Rules and limits.
+
+    Raises:
+        DeviceError: If the file cannot be written.
+    """
     limits = Limits(**section.limits.model_dump())
     offered = enumerate_candidates(graph, section.rules, limits)
     reasons = {c.key: refusal(graph, c) for c in offered}

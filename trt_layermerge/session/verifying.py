@@ -188,6 +188,11 @@ def onnx_name(stem: str, precision: Precision, fallback: Precision) -> str:
     """Returns the name of an ONNX model, such as ``model.int8-fp16.onnx``.
 
     fp32 goes without saying; only int8 has a fallback.
+
+    Args:
+        stem: ``original`` or ``model``.
+        precision: What it is typed for.
+        fallback: At int8, the float type of what is not quantised.
     """
     typed = "" if precision == "fp32" else f".{precision}"
     rest = f"-{fallback}" if precision == "int8" and fallback != "fp32" else ""
