@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
@@ -61,6 +62,24 @@ def set_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
     nodes = [*nodes]
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def fresh_names(graph: GraphProto) -> Callable[[str], str]:
+    """Returns a function that makes a wanted name of a value one that the graph does not have.
+
+    Whatever was given out is taken as well: a parameter may be called as what we generate.
+    """
+    nodes = (name for node in graph.node for name in (*node.input, *node.output))
+    ends = (value.name for value in (*graph.input, *graph.output, *graph.initializer))
+    taken = {*nodes, *ends}
+
+    def fresh(wanted: str) -> str:
+        numbered = (f"{wanted}_{count}" for count in itertools.count(1))
+        name = next(name for name in itertools.chain([wanted], numbered) if name not in taken)
+        taken.add(name)
+        return name
+
+    return fresh
 
 
 def shape_of(value: ValueInfoProto) -> tuple[int | str, ...]:
