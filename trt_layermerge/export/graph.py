@@ -88,3 +88,10 @@ def shape_of(value: ValueInfoProto) -> tuple[int | str, ...]:
         d.dim_value if d.HasField("dim_value") else d.dim_param or "?"
         for d in value.type.tensor_type.shape.dim
     )
+
+
+def rename(graph: GraphProto, old: str, new: str) -> None:
+    """Gives a value another name in every node."""
+    for node in graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+        node.output[:] = [new if name == old else name for name in node.output]
