@@ -1,5 +1,6 @@
 """Torch and ONNX compute the same, the model is clean, and failures say what to do."""
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -10,7 +11,10 @@ from torch.nn import functional as F
 from tests.nets import FACTORIES, conv_bn, example, mobile, plain_chain, randomise
 from trt_layermerge.core.jsonio import sha256_file
 from trt_layermerge.errors import UnsupportedModelError, UsageError
+from trt_layermerge.export.batch import with_batch
+from trt_layermerge.export.fp16 import rounded, to_precision
 from trt_layermerge.export.onnx import export_bytes, export_onnx
+from trt_layermerge.export.runtime import logits
 
 REL = 1e-5  # float32 in another order of summation, a few layers deep
 
@@ -172,3 +176,20 @@ def test_two_outputs_are_refused():
 def test_empty_check_is_refused(tmp_path):
     with pytest.raises(UsageError, match="at least one"):
         export_onnx(plain_chain(), example(), tmp_path / "m.onnx", check=example()[:0])
+
+
+def test_export_names_what_half_precision_cannot_hold(tmp_path):
+    """``Conv`` of 300s on 20: 120,000 inside, 240 outside; ONNX Runtime's fp16 hides it."""
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(20, 1, 1, bias=False), torch.nn.Conv2d(1, 4, 1, bias=False)
+    ).eval()
+    torch.nn.init.constant_(net[0].weight, 300.0)
+    torch.nn.init.constant_(net[1].weight, 2e-3)
+    x = torch.full((1, 20, 2, 2), 20.0)
+    report = export_onnx(net, x, tmp_path / "m.onnx", check=x)
+    assert len(report.kept_in_float) == 2
+    model = (tmp_path / "m.onnx").read_bytes()
+    half = rounded(to_precision(with_batch(model, 1), "fp16", keep_io=True))
+    np.testing.assert_allclose(logits(half, x.numpy()), 240, rtol=1e-3)
+    unknown = export_bytes(net, x)
+    assert np.isinf(logits(rounded(to_precision(unknown, "fp16", keep_io=True)), x.numpy())).all()

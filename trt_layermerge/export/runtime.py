@@ -82,7 +82,8 @@ def with_outputs(model: bytes, values: Iterable[str]) -> bytes:
     proto.graph.output.extend(
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in values
     )
-    return proto.SerializeToString()
+    data: bytes = proto.SerializeToString()
+    return data
 
 
 def magnitudes(model: bytes, batches: Iterable[Images], values: Sequence[str]) -> dict[str, float]:

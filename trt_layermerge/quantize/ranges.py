@@ -70,6 +70,7 @@ def fixed_ranges(model: bytes) -> Ranges:
     """Returns magnitude 6 for every activation: for latency, which no scale changes; no data."""
     return dict.fromkeys(activations(model), FIXED_MAGNITUDE)
 
+
 def _histograms(
     model: bytes, batches: Iterable[Images], ranges: Ranges, *, signed: bool
 ) -> dict[str, NDArray[np.int64]]:
