@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
+from trt_layermerge.core.agreement import classes
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.export.graph import fresh_names
 from trt_layermerge.export.runtime import Images, batch_of, logits, open_model, rebatch
@@ -99,7 +100,15 @@ def signal_to_noise(
 
 
 def kl_divergence(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Returns the mean over images of ``Σ p (log p − log p̂)`` in nats, from logits ``(N, C)``."""
+    """Returns the mean over images of ``Σ p (log p − log p̂)`` in nats, from logits ``(N, C)``.
+
+    One output has no classes: of such, ``Σ (y − ŷ)² / Σ y²``.
+    """
+    if not classes(reference):
+        exact = reference.astype(np.float64)
+        signal = float((exact**2).sum())
+        noise = float(((exact - other) ** 2).sum())
+        return noise / signal if signal else noise
     expected, found = _log_softmax(reference), _log_softmax(other)
     return float((np.exp(expected) * (expected - found)).sum(axis=1).mean())
 
