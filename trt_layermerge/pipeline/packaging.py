@@ -110,12 +110,14 @@ def _samples(run: Run, baked: Baked, face: Interface, models: dict[Precision, by
     from trt_layermerge.deploy.bundle.contents import Samples
     from trt_layermerge.deploy.comparison import infer_all
     from trt_layermerge.export.batch import with_batch
+    from trt_layermerge.export.fp16 import rounded
 
     inputs, source = sample_inputs(run, normalised=not baked.normalise)
     backend = get_backend("onnxruntime")
     outputs = {}
     for precision, model in models.items():
-        with backend.open(with_batch(model, face.batch) if face.max_batch else model) as runner:
+        fixed = with_batch(model, face.batch) if face.max_batch else model
+        with backend.open(rounded(fixed)) as runner:
             outputs[precision] = infer_all(runner, inputs)
     return Samples(inputs, outputs, source)
 

@@ -37,7 +37,7 @@ class CalibrationTable:
         keep_float: Names of the nodes in float.
         layers: What quantising each layer alone costs.
         images_judged: Number of images that it was judged on.
-        agreement: Share of them with the same top-1 class as in float32.
+        agreement: Share of them with the same answer as in float32 (``core.agreement``).
         accuracy_fp32: Share of right classes in float32, or None without labels.
         accuracy_int8: The same in int8.
     """

@@ -28,6 +28,7 @@ from trt_layermerge.deploy.verify import (
     verify,
 )
 from trt_layermerge.errors import AccuracyGateError
+from trt_layermerge.export.fp16 import rounded
 from trt_layermerge.session.built import Built, built_engines, wanted_precisions
 from trt_layermerge.session.deployed import (
     ENGINE_FALLBACK,
@@ -166,7 +167,7 @@ def subjects(folder: Path, settings: Settings, *, trust: bool) -> list[Subject]:
         onnx_subject(
             onnx_name(stem, precision, fallback),
             network,
-            deployed_model(folder, network, precision, fallback, batch=batch),
+            rounded(deployed_model(folder, network, precision, fallback, batch=batch)),
             backend,
             TOLERANCE[precision],
         )
