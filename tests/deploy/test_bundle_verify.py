@@ -143,6 +143,20 @@ def test_another_engines_sidecar_is_7(bundle):
     assert "describes another engine" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["evilmod", "tensorrt_rtx", "numpy", "json", "onnxruntime"])
+def test_nothing_that_lies_in_the_bundle_is_executed(bundle, name):
+    """Whether a sidecar names it or the script would import it: what lies there is data."""
+    (bundle / f"{name}.py").write_text("raise SystemExit('was executed')\n")
+    body = json.loads((bundle / "model.fp16.json").read_text())
+    changed(bundle, "sidecar", json.dumps({**body, "library": name}).encode())
+    command = [sys.executable, bundle / VERIFY]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "was executed" not in done.stderr
+    refused = "" if name == "tensorrt_rtx" else f"the engine's sidecar names no library: '{name}'"
+    assert refused in done.stderr
+    assert done.returncode == (0 if name == "tensorrt_rtx" else 7)
+
+
 def test_a_network_that_computes_something_else_is_5(bundle, rtx):
     changed(bundle, "onnx", rtx.models["fp32"])  # near enough to fp16
     assert alone(bundle).returncode == 0

@@ -166,6 +166,7 @@ def test_damaged_sidecars_never_end_in_a_traceback(plan):
         ("schema", "trt-layermerge/plan@1"),
         ("precision", "fp8"),
         ("network", "another"),
+        ("library", "evilmod"),
         ("profile", {"input": [[1, 3, 32, 32]]}),
         ("profile", None),
         ("plan_sha256", 5),

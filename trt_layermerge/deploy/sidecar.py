@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from trt_layermerge.backends.tensorrt import EngineBuild
+from trt_layermerge.backends.tensorrt_api import Flavor
 from trt_layermerge.core.codec import Finite, dump, load
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import (
@@ -87,7 +88,7 @@ class Sidecar:
     plan_bytes: int
     network: Network
     precision: Precision
-    library: str
+    library: Flavor
     library_version: str
     settings: Mapping[str, Any]
     build_seconds: Finite

@@ -12,25 +12,29 @@ Exit codes: 0 as it should be; 4 nothing can be run here, or not the engine with
 
 from __future__ import annotations
 
-import argparse
-import ctypes
-import hashlib
-import importlib
-import io
-import json
 import os
 import sys
-import time
-import zipfile
-from collections.abc import Callable
-from typing import Any
-
-import numpy as np
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:] = [p for p in sys.path if os.path.abspath(p) != HERE]  # what lies here is data, no code
+
+import argparse  # noqa: E402
+import ctypes  # noqa: E402
+import hashlib  # noqa: E402
+import importlib  # noqa: E402
+import io  # noqa: E402
+import json  # noqa: E402
+import time  # noqa: E402
+import zipfile  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from typing import Any  # noqa: E402
+
+import numpy as np  # noqa: E402
+
 DEVICE, WRONG, CORRUPT = 4, 5, 7
 TIMED_RUNS, WARM_UP = 50, 10
 ENGINE = "the engine"
+LIBRARIES = ("tensorrt", "tensorrt_rtx")
 REBUILD = "type trt-layermerge rebuild"
 AGAIN = "take the bundle again from where it was made"
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
@@ -151,6 +155,8 @@ def open_engine(manifest: dict[str, Any], files: dict[str, bytes]) -> Callable[[
     plan, sidecar = files[roles["engine"]], json.loads(files[roles["sidecar"]])
     if hashlib.sha256(plan).hexdigest() != sidecar["plan_sha256"]:
         raise Refused("the engine's sidecar describes another engine")
+    if sidecar["library"] not in LIBRARIES:  # a file does not say what is imported
+        raise Refused(f"the engine's sidecar names no library: {sidecar['library']!r:.99}")
     library = imported(sidecar["library"])
     built, here, settings = sidecar["library_version"], library.__version__, sidecar["settings"]
     if built != here and not settings.get("version_compatible"):
