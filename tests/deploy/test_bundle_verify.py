@@ -16,7 +16,7 @@ import pytest
 from tests.backends.fake_cuda import FakeDriver
 from tests.backends.fake_engine import FakeContext, FakeEngine, fake_library
 from tests.backends.fake_tensorrt import VERSIONS, Strict
-from tests.deploy.bundles import contents, network, with_plan
+from tests.deploy.bundles import contents, network, signed, with_plan
 from trt_layermerge.core.jsonio import sha256_bytes
 from trt_layermerge.deploy.bundle.contents import TARGETS
 from trt_layermerge.deploy.bundle.folder import write_bundle
@@ -68,7 +68,7 @@ def changed(bundle, role, data):
     name = body["roles"][role]
     (bundle / name).write_bytes(data)
     body["files"][name] = sha256_bytes(data)
-    (bundle / "manifest.json").write_text(json.dumps(body))
+    (bundle / "manifest.json").write_text(signed(body))
 
 
 @pytest.mark.parametrize("target", TARGETS)
