@@ -16,7 +16,14 @@ from typing_extensions import TypedDict
 
 from trt_layermerge.core.codec import Finite, dump, load
 from trt_layermerge.core.device import PRECISIONS
-from trt_layermerge.core.jsonio import Json, damage, read_json, schema_name, sha256_bytes, sha256_json
+from trt_layermerge.core.jsonio import (
+    Json,
+    damage,
+    read_json,
+    schema_name,
+    sha256_bytes,
+    sha256_json,
+)
 from trt_layermerge.deploy.bundle.contents import (
     TOLERANCES,
     Contents,

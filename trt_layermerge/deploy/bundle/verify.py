@@ -162,8 +162,8 @@ def open_engine(manifest: dict[str, Any], files: dict[str, bytes]) -> Callable[[
     if "engine" not in roles:
         raise Unavailable(f"the bundle has none ({manifest['why_no_engine']})")
     plan, sidecar = files[roles["engine"]], json.loads(files[roles["sidecar"]])
-    found = (sidecar["network"], sidecar["precision"], sidecar["origin"]["weights_sha256"])
-    bound = found == ("merged", manifest["precision"], manifest["weights_sha256"])
+    role = (sidecar["network"], sidecar["precision"], sidecar["origin"]["weights_sha256"])
+    bound = role == ("merged", manifest["precision"], manifest["weights_sha256"])
     if not bound or hashlib.sha256(plan).hexdigest() != sidecar["plan_sha256"]:
         raise Refused("the engine's sidecar describes another engine")
     if sidecar["library"] not in LIBRARIES:  # a file does not say what is imported
