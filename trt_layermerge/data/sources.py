@@ -80,6 +80,8 @@ class DatasetData:
     dataset: Any
     name: str
     class_names: tuple[str, ...]
+    numbers: tuple[int, ...] | None = None
+    """What each of the Dataset's labels is called instead, or None: as it is."""
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -110,6 +112,13 @@ class DatasetData:
                 f"{self.name} gives images {tuple(images.shape[1:])} {images.dtype}; they must "
                 "be normalised float tensors (C, H, W)"
             )
+        if self.numbers is not None:
+            if not 0 <= int(labels.min()) <= int(labels.max()) < len(self.numbers):
+                raise CorruptInputError(
+                    f"{self.name} gives labels from {labels.min()} to {labels.max()}, but names "
+                    f"{len(self.numbers)} classes; name every class"
+                )
+            labels = torch.tensor(self.numbers)[labels]
         return images.float(), labels
 
 
