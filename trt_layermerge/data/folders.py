@@ -127,9 +127,14 @@ class VisibleFolder(ImageFolder):  # type: ignore[misc]
         )
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        """Returns the names of the classes in alphabetical order, and their numbers."""
+        """Returns the names of the classes in order, and their numbers.
+
+        The order is alphabetical, or that of the numbers where all names are numbers.
+        """
         found = sorted(p.name for p in Path(directory).iterdir() if p.is_dir())
         classes = [name for name in found if not name.startswith(".")]
+        if all(name.isdecimal() for name in classes):
+            classes.sort(key=int)
         return classes, {name: number for number, name in enumerate(classes)}
 
 

@@ -20,7 +20,7 @@ from trt_layermerge.measure.conditions import Conditions, clock_of
 from trt_layermerge.measure.energy import Energy, energy_of
 from trt_layermerge.measure.meter import Failed, Meter
 from trt_layermerge.measure.timing import Timing, speedup
-from trt_layermerge.session.built import Built, built_engines
+from trt_layermerge.session.built import Built, built_engines, identity_of
 from trt_layermerge.session.deployed import deployed_model
 from trt_layermerge.session.settings import MeasureSection, Settings
 
@@ -251,7 +251,8 @@ def _engine_files(
         if built.plan is None:
             continue
         try:
-            plan, api = fitting_engine(folder / built.plan, trust=trust)
+            wanted = identity_of(folder, built)
+            plan, api = fitting_engine(folder / built.plan, trust=trust, wanted=wanted)
         except DeviceError as error:
             tell.note(f"{built.plan} is not timed: {error}")
             continue

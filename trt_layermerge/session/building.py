@@ -32,7 +32,7 @@ from trt_layermerge.errors import (
 )
 from trt_layermerge.export.batch import batch_shapes, dynamic_batch
 from trt_layermerge.measure.agent.telemetry import power_mode
-from trt_layermerge.session.built import built_engines
+from trt_layermerge.session.built import built_engines, identity_of
 from trt_layermerge.session.deployed import (
     ENGINE_FALLBACK,
     deployed_model,
@@ -173,7 +173,7 @@ def all_built(folder: Path) -> bool:
         engines = built_engines(folder)
         for built in engines:
             if built.plan is not None:
-                check_engine(folder / built.plan)
+                check_engine(folder / built.plan, wanted=identity_of(folder, built))
     except (UsageError, CorruptInputError, UntrustedInputError):
         return False
     return all(built.plan is not None for built in engines)

@@ -29,7 +29,7 @@ from trt_layermerge.deploy.verify import (
 )
 from trt_layermerge.errors import AccuracyGateError
 from trt_layermerge.export.fp16 import rounded
-from trt_layermerge.session.built import Built, built_engines, wanted_precisions
+from trt_layermerge.session.built import Built, built_engines, identity_of, wanted_precisions
 from trt_layermerge.session.deployed import (
     ENGINE_FALLBACK,
     RUNTIME_FALLBACK,
@@ -203,7 +203,8 @@ def onnx_name(stem: str, precision: Precision, fallback: Precision) -> str:
 def _engines(folder: Path, built: Built, trust: bool) -> list[Subject]:
     """Returns an engine at its usual batch, and at the ends of what its profile takes."""
     plan = folder / str(built.plan)
-    tolerance, sidecar = TOLERANCE[built.precision], check_engine(plan, trust=trust)
+    sidecar = check_engine(plan, trust=trust, wanted=identity_of(folder, built))
+    tolerance = TOLERANCE[built.precision]
     typed = f"{folder}/{_debug_name(built)}"
     advice = f"find the layer: {bisect_command(typed, tolerance, sidecar)}"
     return [
