@@ -278,3 +278,68 @@ def test_a_locked_latency_store_is_no_damage(
         other.close()
     assert code == DEVICE
     assert "database is locked" in paragraph and "wait for the other process" in paragraph
+
+
+def flipped(data: bytes) -> bytes:
+    """Returns a file with one digit or bit of its last quarter changed: it still can be read."""
+    place = next(i for i in range(len(data) * 3 // 4, len(data)) if data[i : i + 1].isdigit())
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+def shorter(data: bytes) -> bytes:
+    """Returns a table without its last line."""
+    return data[: data.rstrip().rindex(b"\n") + 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "stage"),
+    [
+        ("networks.jsonl", shorter, "search"),
+        ("importance.jsonl", flipped, "search"),
+        ("latency.jsonl", flipped, "importance"),
+        ("merged.safetensors", flipped, "export"),
+        ("merged.safetensors", flipped, "verify"),
+        ("bench.json", flipped, "report"),
+        ("plan.json", flipped, "finetune"),
+    ],
+)
+def test_a_verb_refuses_a_direct_input_that_is_not_as_it_was_made(
+    runs: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    change: Callable[[bytes], bytes],
+    stage: str,
+) -> None:
+    path = runs / "tiny" / name
+    content = path.read_bytes()
+    path.write_bytes(change(content))
+    before = tiny.files(runs)
+    code, paragraph = refused(capsys, f"{stage} --run tiny --runs-dir {{runs}}", {"runs": runs})
+    assert code == CORRUPT, paragraph
+    assert f"{path} is not as" in paragraph
+    assert f"trt-layermerge run --run tiny --runs-dir {runs}" in paragraph
+    assert tiny.files(runs) == before
+    if name != "importance.jsonl":  # a table of days is not thrown away unasked
+        tiny.run(runs)
+        assert path.read_bytes() != change(content)
+        assert name == "bench.json" or path.read_bytes() == content  # which has times of its own
+
+
+@pytest.mark.parametrize("where", [0.3, 0.6, 0.9])
+def test_a_changed_digit_in_a_table_of_scores_is_redone_not_continued(
+    runs: Path, capsys: pytest.CaptureFixture[str], where: float
+) -> None:
+    path = runs / "tiny" / "importance.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    number = int(where * len(lines))
+    digits = re.sub(
+        rb'("delta": -?\d*\.)(\d)', lambda m: m[1] + b"%d" % ((int(m[2]) + 1) % 10), lines[number]
+    )
+    assert digits != lines[number]
+    path.write_bytes(b"".join([*lines[:number], digits, *lines[number + 1 :]]))
+    code, paragraph = refused(capsys, "importance --run tiny --runs-dir {runs}", {"runs": runs})
+    assert code == CORRUPT and f"line {number + 1} is not as it was written" in paragraph
+    path.write_bytes(b"".join([*lines[:number], *lines[number + 1 :]]))  # as the message says
+    _, told = tiny.run(runs)
+    assert told.stages("run") == ("importance",)
+    assert path.read_bytes() == b"".join(lines)

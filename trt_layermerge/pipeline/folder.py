@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trt_layermerge.core.jsonio import Json, read_json, sha256_file, write_json
-from trt_layermerge.errors import CorruptInputError
+from trt_layermerge.errors import CorruptInputError, command
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +60,31 @@ def outdated(folder: RunFolder, files: tuple[str, ...]) -> str | None:
             found = sha256_file(folder / name) if (folder / name).is_file() else None
             if found == digest:
                 continue
-            maker = makers.get(name)
-            if found is not None and maker and found != records[maker]["outputs"][name]:
-                raise CorruptInputError(
-                    f"{folder / name} is not as {maker} left it: it is damaged, or was changed by "
-                    "hand; delete the file and make it again: trt-layermerge run --run "
-                    f"{folder.root.name}"
-                )
+            if found is not None:
+                refuse_changed(folder, {name: found})
             return stage
         pending += reads.keys() - seen
         seen |= reads.keys()
     return None
+
+
+def refuse_changed(folder: RunFolder, found: Mapping[str, str]) -> None:
+    """Checks that files are as the stages that made them left them.
+
+    Args:
+        folder: The run.
+        found: SHA-256 of the files by name, as they are.
+
+    Raises:
+        CorruptInputError: If one is not.
+    """
+    for maker, record in _records(folder).items():
+        for name, digest in record["outputs"].items():
+            if found.get(name, digest) != digest:
+                raise CorruptInputError(
+                    f"{folder / name} is not as {maker} left it: it is damaged, or was changed by "
+                    f"hand; delete the file and make it again: {command('run', folder.root)}"
+                )
 
 
 def record_stage(
