@@ -77,7 +77,7 @@ def _setting(text: str) -> tuple[str, Any]:
         if not (equals and all(key.split("."))):
             raise ValueError("there must be a key, an equals sign and a value")
         return key, load_yaml(value)
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
+    except (ValueError, yaml.YAMLError) as error:
         raise UsageError(
             f"--set {text!r} is not KEY=VALUE ({error}); type it like --set search.finalists=6"
         ) from error

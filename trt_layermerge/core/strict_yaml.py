@@ -43,8 +43,12 @@ def load_yaml(text: str) -> Any:
     """Returns the value of a YAML text.
 
     Raises:
-        YAMLError: If it is none, has a key twice, a key that is no text, or an alias.
-        ValueError: If a value such as a date cannot be.
-        RecursionError: If it is nested too deeply.
+        YAMLError: If it is none, has a key twice, a key that is no text, or an alias; if a value
+            such as a date cannot be, or is nested too deeply.
     """
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        raise
+    except Exception as error:  # odd scalars fail in many ways in there
+        raise yaml.YAMLError(f"a value cannot be read ({error})") from error

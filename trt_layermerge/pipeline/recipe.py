@@ -120,7 +120,7 @@ def _read(path: Path, remembered: bool) -> Json:
         raise UsageError(f"there is no recipe {path}; type the path of a YAML file") from error
     except OSError as error:
         raise UsageError(f"cannot read the recipe {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         words = " ".join(str(error).split())
         raise CorruptInputError(f"the recipe {path} is not valid YAML: {words}") from error
     if not isinstance(body, dict):

@@ -99,7 +99,7 @@ def _read(path: Path) -> dict[str, Any]:
             f"cannot read the calibration preset {path}: {error.strerror or error}; "
             "give the path of a YAML file, such as calib/presets/default.yaml"
         ) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         words = " ".join(str(error).split())
         raise CorruptInputError(f"the preset {path} is not valid YAML: {words}") from error
     if not isinstance(body, dict):
