@@ -10,6 +10,8 @@ import os
 import pickle
 import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -343,3 +345,35 @@ def test_a_changed_digit_in_a_table_of_scores_is_redone_not_continued(
     _, told = tiny.run(runs)
     assert told.stages("run") == ("importance",)
     assert path.read_bytes() == b"".join(lines)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from trt_layermerge.pipeline.folder import RunFolder, locked
+with locked(RunFolder(Path(sys.argv[1]))):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("typed", ["run", "bench", "latency", "latency --export-jobs {new}"])
+def test_a_second_process_is_kept_out_of_a_run_until_the_first_has_ended_or_was_killed(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], typed: str
+) -> None:
+    verb, _, rest = typed.partition(" ")
+    typed = f"{verb} --run tiny --runs-dir {{runs}} {rest}"
+    before = tiny.files(runs)
+    arguments = [sys.executable, "-c", HOLD, str(runs / "tiny")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        code, paragraph = refused(capsys, typed, {"runs": runs, "new": tmp_path / "new"})
+        other.kill()
+    assert code == DEVICE
+    assert f"another process (number {other.pid} on " in paragraph
+    assert "works on the run 'tiny'; wait until it has ended" in paragraph
+    left = dict(tiny.files(runs))
+    assert left.pop("tiny/.lock")  # the trace of the kill
+    assert left == before
+    assert tiny.run(runs)[1].stages("run") == ()
+    assert tiny.files(runs) == before

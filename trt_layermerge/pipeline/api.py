@@ -11,7 +11,7 @@ from typing import cast
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json, write_text
 from trt_layermerge.errors import UsageError
-from trt_layermerge.pipeline.folder import RunFolder
+from trt_layermerge.pipeline.folder import RunFolder, locked
 from trt_layermerge.pipeline.options import (
     PACKAGE,
     STAGES,
@@ -39,10 +39,16 @@ def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | No
 
     Raises:
         AccuracyGateError: If the result exceeds a limit; the report is written all the same.
+        DeviceError: If another process works on the run.
         LayerMergeError: One of its kinds (``errors.py``); what was done stays done.
     """
     only_alone("a whole run")
     run = open_run(recipe, options, reporter or NullReporter())
+    with locked(run.folder):
+        return _whole(run, options)
+
+
+def _whole(run: Run, options: RunOptions) -> Json:
     if options.only_stage is not None:
         perform(stage(options.only_stage), run, again=True, before=lambda: remember(run))
         return stage(options.only_stage).result(run)
@@ -86,7 +92,8 @@ def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) 
             return {}
         if together is not None:
             run.reporter.note(f"{together.ranks.count} processes train together")
-        return _do(stage(name), replace(run, together=together))
+        with locked(run.folder):
+            return _do(stage(name), replace(run, together=together))
 
 
 def _do(needed: Stage, run: Run) -> Json:
