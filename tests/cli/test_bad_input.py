@@ -13,6 +13,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.pipeline import tiny
+from trt_layermerge.backends.fake import FakeBackend
 from trt_layermerge.cli.main import main
+from trt_layermerge.core.device import DeviceInfo
+from trt_layermerge.errors import UsageError
+from trt_layermerge.session.latency import Latencies
 
 USAGE, UNSUPPORTED, DEVICE, LATENCY, CORRUPT = 2, 3, 4, 6, 7
 
@@ -377,3 +382,30 @@ def test_a_second_process_is_kept_out_of_a_run_until_the_first_has_ended_or_was_
     assert left == before
     assert tiny.run(runs)[1].stages("run") == ()
     assert tiny.files(runs) == before
+
+
+def test_a_search_does_not_mix_devices_or_versions(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Upgraded(FakeBackend):
+        def device(self) -> DeviceInfo:
+            return replace(super().device(), backend_version="9")
+
+    typed = "search --run tiny --runs-dir {runs} --speedup 1.2"
+    monkeypatch.setattr("trt_layermerge.session.state.get_backend", lambda name: Upgraded())
+    before = tiny.files(runs)
+    code, paragraph = refused(capsys, typed, {"runs": runs})
+    assert code == USAGE
+    assert "such latencies do not compare" in paragraph and "fake 9" in paragraph
+    assert f"trt-layermerge run --run tiny --from latency --runs-dir {runs}" in paragraph
+    after = tiny.files(runs)
+    assert {k for k in after if after[k] != before[k]} == {"tiny/recipe.yaml"}
+    _, told = tiny.run(runs, overrides={"search.speedup": 1.2}, from_stage="latency")
+    assert {"latency", "search"} <= {*told.stages("run")}
+
+
+def test_tables_of_two_devices_are_not_read_as_one(runs: Path) -> None:
+    path = runs / "tiny" / "networks.jsonl"
+    path.write_text(path.read_text().replace('"name": "fake', '"name": "another', 1))
+    with pytest.raises(UsageError, match="such latencies do not compare"):
+        Latencies.load(runs / "tiny")
