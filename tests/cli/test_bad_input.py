@@ -132,6 +132,11 @@ BEGUN = [
     ("--val npz:{bad}/small.npz", CORRUPT, "small.npz are inputs of shape .3, 8, 8."),
     ("--test npz:{bad}/none.npz --speedup 1.2", USAGE, "cannot read .*none.npz: No such file"),
     ("--test imagefolder:{bad}/none --speedup 1.2", USAGE, "there is no folder .*none; check"),
+    (
+        "--set verify.max_accuracy_drop=0.01 --set data.test=null --speedup 1.2",
+        USAGE,
+        "no test images with labels",
+    ),
     ("--speedup 1", USAGE, "search.speedup: input should be greater than 1"),
     ("--budget-ms nan", USAGE, "search.budget_ms"),
     ("--seed -1", USAGE, "seed: input should be greater than or equal to 0"),
