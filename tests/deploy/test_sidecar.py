@@ -1,6 +1,8 @@
 """An engine is loaded only with the sidecar it was written with."""
 
+import errno
 import json
+import os
 import random
 from dataclasses import replace
 
@@ -234,6 +236,19 @@ def test_interrupted_write_leaves_no_wrong_sidecar(plan, build, origin, monkeypa
         write_engine(tmp_path / "engines", build, origin, ORIN)
     with pytest.raises(UntrustedInputError):
         check_engine(plan)
+
+
+def test_a_full_disk_leaves_the_old_engine_and_its_sidecar(plan, build, origin, monkeypatch):
+    before = plan.read_bytes(), sidecar_path(plan).read_bytes()
+
+    def fsync(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(DeviceError, match="No space left"):
+        write_engine(plan.parents[1], replace(build, plan=b"another"), origin, ORIN)
+    assert (plan.read_bytes(), sidecar_path(plan).read_bytes()) == before
+    assert check_engine(plan) is not None
 
 
 def test_unwritable_folder_is_named(tmp_path, build, origin):

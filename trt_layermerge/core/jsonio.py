@@ -105,7 +105,8 @@ def write_lines(path: Path, kind: str, header: Mapping[str, Any], rows: Iterable
 def read_lines(path: Path, kind: str) -> tuple[Json, list[Json]]:
     """Returns header and rows of a JSON Lines table.
 
-    A last line without a line end is the trace of an interrupted write and is dropped.
+    A last line without a line end is the trace of an interrupted write and is dropped. What
+    ``sealed`` put into rows is checked and taken out.
 
     Raises:
         UsageError: If there is no such file.
@@ -114,7 +115,25 @@ def read_lines(path: Path, kind: str) -> tuple[Json, list[Json]]:
     complete, _, _ = _read_text(path).rpartition("\n")
     lines = complete.split("\n")
     header = _checked_object(path, lines[0], kind)
-    return header, [_parse(path, line, number) for number, line in enumerate(lines[1:], 2) if line]
+    rows = [_unsealed(path, line, number) for number, line in enumerate(lines[1:], 2) if line]
+    return header, rows
+
+
+SEAL = "sha256"
+
+
+def sealed(row: Json) -> Json:
+    """Returns a row with a hash of itself, so that ``read_lines`` notices any change of it."""
+    return {**row, SEAL: sha256_json(row)[:16]}
+
+
+def _unsealed(path: Path, line: str, number: int) -> Json:
+    row = _parse(path, line, number)
+    seal = row.pop(SEAL, None)
+    if seal is not None and sealed(row)[SEAL] != seal:
+        remedy = f"delete that line, or {REDO}"
+        raise _corrupt(path, f"line {number} is not as it was written", remedy)
+    return row
 
 
 def append_line(path: Path, row: Json) -> None:

@@ -12,7 +12,7 @@ from trt_layermerge.core.candidate import Candidate, CandidateKey
 from trt_layermerge.core.codec import Finite, dump, load
 from trt_layermerge.core.conv import Spec, spec_from_json
 from trt_layermerge.core.device import DeviceInfo, Precision
-from trt_layermerge.core.jsonio import Json, damage, read_lines, write_lines
+from trt_layermerge.core.jsonio import Json, damage, read_lines, sealed, write_lines
 from trt_layermerge.errors import UsageError
 
 LatencyKey: TypeAlias = tuple[Spec, Precision, int]
@@ -188,7 +188,7 @@ class ImportanceTable:
 
     def save(self, path: Path) -> None:
         """Writes the table as JSON Lines (``interface.md``: importance)."""
-        rows = (importance_row(key, entry) for key, entry in self.entries.items())
+        rows = (sealed(importance_row(k, entry)) for k, entry in self.entries.items())
         write_lines(path, "importance", {"notes": dict(self.notes)}, rows)
 
     @staticmethod

@@ -28,7 +28,7 @@ from trt_layermerge.core.jsonio import (
 )
 from trt_layermerge.deploy.machine import Machine
 from trt_layermerge.deploy.mismatch import rebuild_command, why_other_gpu, why_other_version
-from trt_layermerge.errors import CorruptInputError, DeviceError, UntrustedInputError, UsageError
+from trt_layermerge.errors import CorruptInputError, UntrustedInputError, UsageError
 
 KIND = "engine"
 
@@ -146,8 +146,8 @@ def write_engine(
 ) -> Path:
     """Writes an engine and its sidecar below ``root/DEVICE`` and returns the engine's path.
 
-    The old sidecar goes first and the new one comes last: an interruption leaves an engine
-    that is refused, never one with a wrong sidecar.
+    The engine is replaced first and its sidecar last, each whole or not at all: a full disk leaves
+    the old engine, and an interruption one that is refused, since the old sidecar is another's.
 
     Args:
         root: Folder ``engines`` of a run.
@@ -160,7 +160,6 @@ def write_engine(
         DeviceError: If the folder cannot be written.
     """
     path = root / machine.folder / f"{STEMS[network]}.{build.precision}.plan"
-    _remove(sidecar_path(path))
     write_bytes(path, build.plan)
     write_json(sidecar_path(path), KIND, describe(build, origin, machine, network).to_json())
     return path
@@ -278,15 +277,6 @@ def mismatch(
         return None
     command = rebuild_command(plan or Path("model.plan"))
     return f"{why}; build it again on this machine: {command}"
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise DeviceError(
-            f"cannot replace {path}: {error.strerror or error}; choose a writable folder"
-        ) from error
 
 
 def _matching(plan: Path, data: bytes, wanted: Identity | None) -> Sidecar:

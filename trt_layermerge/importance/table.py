@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from trt_layermerge.core.candidate import Candidate
-from trt_layermerge.core.jsonio import append_line, sha256_json, write_lines
+from trt_layermerge.core.jsonio import append_line, sealed, sha256_json, write_lines
 from trt_layermerge.core.tables import ImportanceEntry, ImportanceTable, importance_row
 from trt_layermerge.errors import UsageError
 
@@ -89,7 +89,7 @@ def fill_table(
     if on_progress:
         on_progress(done, len(wanted))
     for candidate, entry in score(missing):
-        append_line(path, importance_row(candidate.key, entry))
+        append_line(path, sealed(importance_row(candidate.key, entry)))
         entries[candidate.key] = entry
         done += 1
         if on_progress:

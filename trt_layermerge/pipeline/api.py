@@ -11,7 +11,7 @@ from typing import cast
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json, write_text
 from trt_layermerge.errors import UsageError
-from trt_layermerge.pipeline.folder import RunFolder
+from trt_layermerge.pipeline.folder import RunFolder, locked
 from trt_layermerge.pipeline.options import (
     PACKAGE,
     STAGES,
@@ -21,7 +21,7 @@ from trt_layermerge.pipeline.options import (
 )
 from trt_layermerge.pipeline.preflight import preflight
 from trt_layermerge.pipeline.pretrained import completed
-from trt_layermerge.pipeline.recipe import dump_recipe, load_recipe
+from trt_layermerge.pipeline.recipe import load_recipe, remembered
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage, perform
 from trt_layermerge.pipeline.together import first, joined, only_alone
@@ -39,10 +39,16 @@ def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | No
 
     Raises:
         AccuracyGateError: If the result exceeds a limit; the report is written all the same.
+        DeviceError: If another process works on the run.
         LayerMergeError: One of its kinds (``errors.py``); what was done stays done.
     """
     only_alone("a whole run")
     run = open_run(recipe, options, reporter or NullReporter())
+    with locked(run.folder):
+        return _whole(run, options)
+
+
+def _whole(run: Run, options: RunOptions) -> Json:
     if options.only_stage is not None:
         perform(stage(options.only_stage), run, again=True, before=lambda: remember(run))
         return stage(options.only_stage).result(run)
@@ -91,7 +97,8 @@ def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) 
             return {}
         if together is not None:
             run.reporter.note(f"{together.ranks.count} processes train together")
-        return _do(stage(name), replace(run, together=together))
+        with locked(run.folder):
+            return _do(stage(name), replace(run, together=together))
 
 
 def _do(needed: Stage, run: Run) -> Json:
@@ -117,16 +124,17 @@ def open_run(recipe: Path | None, options: RunOptions, reporter: Reporter) -> Ru
         DeviceError: If the folder cannot be written.
     """
     folder = RunFolder(options.runs_dir / options.run)
-    remembered = folder / "recipe.yaml"
-    source = recipe or (remembered if remembered.is_file() else None)
+    kept = folder / "recipe.yaml"
+    source = recipe or (kept if kept.is_file() else None)
     if source is None and "model.name" not in options.overrides:
         raise UsageError(
             f"there is no run {options.run!r} in {options.runs_dir} yet; begin it with a recipe "
             "(--recipe FILE, or: trt-layermerge run RECIPE.yaml) or with --model"
         )
-    chosen = completed(load_recipe(source, options.overrides))
+    own = source == kept
+    chosen = completed(load_recipe(source, options.overrides, remembered=own))
     run = Run(chosen, folder, reporter, options.trust_engine)
-    if not remembered.is_file() and first():
+    if not kept.is_file() and first():
         remember(run)
     return run
 
@@ -137,7 +145,7 @@ def remember(run: Run) -> None:
     A begun run takes to another recipe only when work by it begins, so that a mistyped name does
     not stick.
     """
-    path, text = run.folder / "recipe.yaml", dump_recipe(run.recipe)
+    path, text = run.folder / "recipe.yaml", remembered(run.recipe)
     if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)
 

@@ -199,6 +199,8 @@ class Session(State):
         """
         if speedup is not None or budget_ms is not None:
             self.settings = with_goal(self.settings, speedup, budget_ms)
+        if not self.settings.measure.recorded:
+            self.latencies.refuse_other(self.meter.device(), self.folder)
         images, judges = self._training_images(train), self._given("val", val)
         problem, goal = self.problem, goal_of(self.settings, self.latencies.original_ms)
         try:
