@@ -34,4 +34,4 @@ def graph_to_json(graph: LayerGraph) -> Json:
 def graph_from_json(body: Json) -> LayerGraph:
     """Returns the graph of a mapping. Raises what malformed fields cause."""
     segments = [{"start": start, "end": end} for start, end in body["segments"]]
-    return load(LayerGraph, {**body, "segments": segments})
+    return load(LayerGraph, {"further_shapes": [], **body, "segments": segments})

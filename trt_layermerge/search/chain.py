@@ -155,6 +155,8 @@ def _reach(options: Sequence[Option], ending: list[int], points: list[_Points]) 
     latency, score, option, previous = [], [], [], []
     for index in ending:
         before = points[options[index].start]
+        if not len(before.score):  # nothing reaches its start
+            continue
         latency.append(before.latency_ms + options[index].latency_ms)
         score.append(before.score + options[index].score)
         option.append(np.full(len(before.score), index))
