@@ -59,19 +59,24 @@ class Result:
         return self.session.certificate
 
     @property
-    def speedup(self) -> float:
-        """Measured speed-up over the original, paired by round."""
-        return float(self.bench["speedup"])
+    def speedup(self) -> float | None:
+        """Measured speed-up over the original, paired by round; None if latencies were imported."""
+        found: float | None = self.bench["speedup"]
+        return found
 
     @property
-    def latency_ms(self) -> float:
-        """Median latency of the merged network, in ms."""
-        return float(self.bench["merged"]["p50_ms"])
+    def latency_ms(self) -> float | None:
+        """Median latency of the merged network, in ms; None like the speed-up."""
+        return self._median_ms("merged")
 
     @property
-    def original_ms(self) -> float:
-        """Median latency of the original network, in ms."""
-        return float(self.bench["original"]["p50_ms"])
+    def original_ms(self) -> float | None:
+        """Median latency of the original network, in ms; None like the speed-up."""
+        return self._median_ms("original")
+
+    def _median_ms(self, network: str) -> float | None:
+        side = self.bench[network]
+        return None if side is None else float(side["p50_ms"])
 
     @property
     def predicted_ms(self) -> float | None:
@@ -149,8 +154,8 @@ def compress(
         folder: Where everything is kept, and from where an interrupted call continues; None for a
             temporary folder that goes with ``session``.
         seed: Of everything random.
-        progress: Called with the name of the work, and how many of how many steps are done, at
-            least every two seconds of work.
+        progress: Called with the name of the work, and how many of how many steps are done,
+            whenever a candidate, a training step, a network or an engine is.
         note: Called with whatever is worth a line.
 
     Returns:
@@ -164,7 +169,7 @@ def compress(
         InfeasibleBudgetError: If no plan meets the budget; says by how much it is missed.
         DivergedError: If the training does not converge.
     """
-    given = {section: dict(values) for section, values in (settings or {}).items()}
+    given = dict(settings or {})
     training = {"preset": finetune} if isinstance(finetune, str) else {"options": dict(finetune)}
     given["finetune"] = {**training, **given.get("finetune", {})}
     given["search"] = {"rules": rules, **given.get("search", {})}

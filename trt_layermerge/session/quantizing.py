@@ -44,8 +44,12 @@ def preset_of(section: CalibrateSection) -> Preset:
 
 
 def masters_in(folder: Path) -> dict[Network, bytes]:
-    """Returns the float32 ONNX models that were exported to a folder."""
-    return {n: (folder / master_name(n, "fp32")).read_bytes() for n in NETWORKS}
+    """Returns the float32 ONNX models in a folder. Raises ``UsageError`` if one is not there."""
+    paths = {network: folder / master_name(network, "fp32") for network in NETWORKS}
+    for path in paths.values():
+        if not path.is_file():
+            raise UsageError(f"there is no {path} to quantise; export the networks first (export)")
+    return {network: path.read_bytes() for network, path in paths.items()}
 
 
 def quantize_networks(

@@ -285,7 +285,8 @@ def with_goal(settings: Settings, speedup: float | None, budget_ms: float | None
     Raises:
         UsageError: If it is no budget.
     """
-    if (budget_ms if budget_ms is not None else (speedup or 0) - 1) <= 0:
+    given = [budget for budget in (budget_ms, speedup and speedup - 1) if budget is not None]
+    if not given or min(given) <= 0:
         raise UsageError(
             f"speedup {speedup} and budget_ms {budget_ms} name no budget; give a speed-up above 1, "
             "or a latency above 0 ms"
