@@ -5,7 +5,7 @@ is what a folder and a recipe add to it.
 
 - What is asked for: ``recipe``, of the ``sections``, and the ``options`` of a caller; ``api`` opens
   the run and does its stages; ``preflight`` looks for mistakes first; ``pretrained`` networks bring
-  their preprocessing; ``together`` is for launched processes.
+  their preprocessing; ``launched`` is for launched processes.
 - A ``run`` has a ``folder`` and a session; a ``stage`` knows when it is up to date; ``data_files``
   and ``versions`` are among the reasons.
 - On a device out of reach ``remote`` hands out jobs, and ``agent`` answers them.

@@ -12,6 +12,7 @@ from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json, write_text
 from trt_layermerge.errors import UsageError
 from trt_layermerge.pipeline.folder import RunFolder, locked
+from trt_layermerge.pipeline.launched import first, launched_group, only_alone
 from trt_layermerge.pipeline.options import (
     PACKAGE,
     STAGES,
@@ -24,7 +25,6 @@ from trt_layermerge.pipeline.pretrained import completed
 from trt_layermerge.pipeline.recipe import load_recipe, remembered
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage, perform
-from trt_layermerge.pipeline.together import first, joined, only_alone
 
 
 def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | None = None) -> Json:
@@ -35,7 +35,7 @@ def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | No
     Args:
         recipe: YAML file; None for the recipe that the run remembers.
         options: Name and folder of the run, overrides, and which stages.
-        reporter: Listens to the progress.
+        reporter: Told the progress.
 
     Raises:
         AccuracyGateError: If the result exceeds a limit; the report is written all the same.
@@ -81,24 +81,24 @@ def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) 
     Args:
         name: Name of the stage, one of ``STAGES`` or ``PACKAGE``.
         options: Name and folder of the run, recipe and overrides.
-        reporter: Listens to the progress; None for nobody.
+        reporter: Told the progress; None for nobody.
 
     Raises:
         UsageError: If an earlier stage that it needs was not done yet.
         LayerMergeError: One of its kinds (``errors.py``).
     """
     run = open_run(options.recipe, options, reporter or NullReporter())
-    with joined(name, run.recipe.device) as together:
-        if together is not None and together.ranks.index > 0:
-            if together.wait():
-                from trt_layermerge.pipeline.stages.finetune import assist
+    with launched_group(name, run.recipe.device) as launched:
+        if launched is not None and launched.group.index > 0:
+            if launched.wait():
+                from trt_layermerge.pipeline.stages.finetune import train_with
 
-                assist(run, together.ranks)
+                train_with(run, launched.group)
             return {}
-        if together is not None:
-            run.reporter.note(f"{together.ranks.count} processes train together")
+        if launched is not None:
+            run.reporter.note(f"{launched.group.count} processes train together")
         with locked(run.folder):
-            return _do(stage(name), replace(run, together=together))
+            return _do(stage(name), replace(run, launched=launched))
 
 
 def _do(needed: Stage, run: Run) -> Json:
@@ -117,7 +117,7 @@ def open_run(recipe: Path | None, options: RunOptions, reporter: Reporter) -> Ru
     Args:
         recipe: YAML file; None for the recipe that the run remembers.
         options: Name and folder of the run, and overrides.
-        reporter: Listens to the progress.
+        reporter: Told the progress.
 
     Raises:
         UsageError: If there is neither a recipe, nor a remembered one, nor a model.

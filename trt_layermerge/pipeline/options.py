@@ -72,7 +72,7 @@ class RunOptions:
 
 
 class Reporter(Protocol):
-    """Listens to the pipeline while it works."""
+    """What the pipeline tells its progress to."""
 
     def stage(
         self, name: str, state: StageState, seconds: float | None = None, detail: str = ""
@@ -100,7 +100,7 @@ class Reporter(Protocol):
 
 
 class NullReporter:
-    """Listens and stays silent."""
+    """Says nothing."""
 
     def stage(
         self, name: str, state: StageState, seconds: float | None = None, detail: str = ""

@@ -63,7 +63,7 @@ def export_jobs(options: RunOptions, directory: Path, reporter: Reporter | None 
     Args:
         options: The run.
         directory: Where to; must be empty or missing.
-        reporter: Listens to the progress.
+        reporter: Told the progress.
 
     Raises:
         UsageError: If the folder is not empty, or nothing is left to measure.
@@ -177,7 +177,7 @@ def import_measurements(options: RunOptions, path: Path, reporter: Reporter | No
     Args:
         options: The run.
         path: ``results.jsonl`` of the agent.
-        reporter: Listens to the progress.
+        reporter: Told the progress.
 
     Raises:
         UsageError: If there is no such file, it answers other jobs, or not all of them, or another

@@ -18,7 +18,7 @@ from trt_layermerge.pipeline.recipe import Recipe, dump_recipe
 
 if TYPE_CHECKING:
     from trt_layermerge.data import LabelledData
-    from trt_layermerge.pipeline.together import Together
+    from trt_layermerge.pipeline.launched import Launched
     from trt_layermerge.session.session import Session
 
 
@@ -31,14 +31,14 @@ class Run:
         folder: Where the files are.
         reporter: What is called meanwhile.
         trust_engine: Whether engines that do not match their sidecars are loaded.
-        together: The processes that train together; None where this one is alone.
+        launched: The processes that train together; None where this one is alone.
     """
 
     recipe: Recipe
     folder: RunFolder
     reporter: Reporter
     trust_engine: bool = False
-    together: Together | None = None
+    launched: Launched | None = None
 
     @cached_property
     def session(self) -> Session:
