@@ -19,8 +19,8 @@ from trt_layermerge.core.jsonio import Json, append_line, read_lines, sha256_jso
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.errors import InfeasibleBudgetError
-from trt_layermerge.importance import Scorer
 from trt_layermerge.importance.calibrate import CalibrateScorer
+from trt_layermerge.importance.table import Scorer
 from trt_layermerge.merge.repair import REPAIRS
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.search import Objective, plan_of

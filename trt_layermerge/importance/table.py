@@ -29,34 +29,6 @@ class Scorer(Protocol):
         ...
 
 
-def estimate(
-    candidates: Iterable[Candidate],
-    scorer: Scorer,
-    path: Path,
-    notes: Mapping[str, Any],
-    on_progress: Progress | None = None,
-) -> ImportanceTable:
-    """Returns the table of a file, every candidate in it; what is missing is scored in turn.
-
-    Args:
-        candidates: What to score; repeated keys are scored once.
-        scorer: Scores one candidate at a time.
-        path: The table's file.
-        notes: What the scores depend on, JSON-ready.
-        on_progress: Called with the number of entries present and wanted, at first and after each.
-
-    Raises:
-        UsageError: If the file was made with other notes.
-        CorruptInputError: If the file is damaged.
-        DeviceError: If it cannot be written.
-    """
-
-    def in_turn(missing: Sequence[Candidate]) -> Scores:
-        return ((candidate, scorer.entry(candidate)) for candidate in missing)
-
-    return fill_table(candidates, in_turn, path, notes, on_progress)
-
-
 def fill_table(
     candidates: Iterable[Candidate],
     score: Callable[[Sequence[Candidate]], Scores],
