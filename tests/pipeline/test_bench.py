@@ -11,7 +11,6 @@ import pytest
 
 from tests.pipeline import tiny
 from trt_layermerge.backends.fake import FakeBackend
-from trt_layermerge.core.jsonio import write_json
 from trt_layermerge.errors import DeviceError, LatencyGateError, UntrustedInputError
 from trt_layermerge.measure.agent.sources import Reading
 from trt_layermerge.measure.agent.telemetry import DeviceState, GpuClock
@@ -130,7 +129,7 @@ def test_an_engine_that_does_not_belong_to_its_sidecar_is_not_timed(
         {"network": network, "precision": "fp32", "plan": "stranger.plan", "error": None}
         for network in ("original", "merged")
     ]
-    write_json(folder / "build.json", "build", {"engines": built})
+    tiny.replace_output(folder / "build.json", "build", {"engines": built})
     monkeypatch.setattr(MeasureSection, "engines", True)
     with pytest.raises(UntrustedInputError, match="--trust-engine") as caught:
         run_stage("bench", asked(runs))

@@ -173,7 +173,7 @@ def test_judged_on_training_images_that_were_not_calibrated_on(runs: Path) -> No
     run = opened(runs, **{**FEW, "data.val": None})
     found = quantizing._images(run.train, None, quantizing.preset_of(run.recipe.calibrate))
     assert (found.judged_on, len(found.labels), len(found.fit)) == ("train", 80, 32)
-    seen = {image.tobytes() for batch in found.batches() for image in batch}
+    seen = {image.tobytes() for batch in found.batches for image in batch}
     assert seen.isdisjoint(image.tobytes() for image in found.pixels)
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from tests.pipeline import tiny
 from trt_layermerge.backends import Backend, Runner, get_backend
 from trt_layermerge.backends.fake import FakeBackend
 from trt_layermerge.backends.tensorrt import EngineBuild
 from trt_layermerge.core.device import DeviceInfo, Precision
-from trt_layermerge.core.jsonio import write_json
 from trt_layermerge.deploy import engines
 from trt_layermerge.deploy.machine import Machine
 from trt_layermerge.deploy.sidecar import Network, Origin, sidecar_path, write_engine
@@ -93,7 +93,7 @@ class Bench:
                 plans[plan.name] = plan
                 row = {"network": network, "precision": precision, "error": None}
                 rows.append({**row, "plan": str(plan.relative_to(self.folder))})
-        write_json(self.folder / "build.json", "build", {"engines": rows})
+        tiny.replace_output(self.folder / "build.json", "build", {"engines": rows})
         return plans
 
 
