@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from benchmarks.bm_predict import Outcome, merged, run
+from benchmarks.bm_predict import Outcome, run
 from benchmarks.predict_page import NETWORKS, Case, case_lines
 from benchmarks.results import Page, measured_by
 from trt_layermerge.backends import Backend, get_backend
@@ -24,7 +24,6 @@ from trt_layermerge.core.tables import ImportanceEntry, ImportanceTable
 from trt_layermerge.errors import DeviceError, InfeasibleBudgetError
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.measure.timing import speedup, time_models
-from trt_layermerge.pipeline.networks import onnx_of
 from trt_layermerge.search import solve
 
 DEFAULT = ("mobilenet_v2", "resnet34")
@@ -62,7 +61,7 @@ def searched(outcome: Outcome, backend: Backend, precision: Precision) -> Json:
     for wanted in SPEEDUPS:
         try:
             plans[wanted] = solve(
-                outcome.graph,
+                outcome.networks.graph,
                 outcome.faster,
                 outcome.table,
                 ImportanceTable(entries),
@@ -71,9 +70,8 @@ def searched(outcome: Outcome, backend: Backend, precision: Precision) -> Json:
             )
         except InfeasibleBudgetError as error:
             print(error, flush=True)
-    model = outcome.model
-    networks = [model, *(merged(model, outcome.graph, plan) for plan in plans.values())]
-    models = [onnx_of(network, outcome.example, precision) for network in networks]
+    networks = outcome.networks
+    models = [networks.original_onnx, *map(networks.plan_onnx, plans.values())]
     reference, *timings = time_models(models, backend)
     found = []
     for (wanted, plan), timing in zip(plans.items(), timings, strict=True):
@@ -81,12 +79,12 @@ def searched(outcome: Outcome, backend: Backend, precision: Precision) -> Json:
         found.append(
             {"wanted": wanted, "promised_ms": plan.latency_ms, "ms": timing.ms, "speedup": ratio}
         )
-    doubts = {doubt for timing in (reference, *timings) for doubt in timing.doubts()}
+    warnings = {text for timing in (reference, *timings) for text in timing.warnings()}
     return {
         "original_ms": reference.ms,
         "method": reference.method,
         "plans": found,
-        "doubts": sorted(doubts),
+        "warnings": sorted(warnings),
     }
 
 
@@ -104,7 +102,7 @@ def searched_lines(found: Json) -> list[str]:
             f"| {plan['wanted']:g}x | {promised:.4f} | {ms:.4f} | {promised / ms - 1:+.1%} "
             f"| {ratio['value']:.2f}x ({ratio['p10']:.2f} to {ratio['p90']:.2f}) |"
         )
-    return [*lines, "", *(f"- {doubt}" for doubt in found["doubts"])]
+    return [*lines, "", *(f"- {warning}" for warning in found["warnings"])]
 
 
 def text(header: Json, rows: list[Json]) -> str:

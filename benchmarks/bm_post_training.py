@@ -19,18 +19,17 @@ from statistics import mean
 from typing import TypeAlias
 
 import torch
-from torch import nn
 
 from benchmarks.results import Page, measured_by
-from benchmarks.studies.settings import ROOT
+from benchmarks.studies.settings import ROOT, starts_of
 from trt_layermerge.core.jsonio import Json, append_line, read_lines, write_lines
 from trt_layermerge.finetune.evaluate import accuracy
 from trt_layermerge.importance.distance import Distance
+from trt_layermerge.merge import RelaxedNet
 from trt_layermerge.pipeline import api
-from trt_layermerge.pipeline.context import Context, images_of
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
-from trt_layermerge.pipeline.repaired import repaired
-from trt_layermerge.pipeline.starts import reconstructed
+from trt_layermerge.pipeline.run import Run
+from trt_layermerge.session.images import images_of
 
 RUNS = ROOT / "runs" / "bm_post_training"
 TRIALS = RUNS / "trials.jsonl"
@@ -91,21 +90,20 @@ class Trial:
         values = {f.name: row[f.name] for f in fields(Trial)}
         return Trial(**{**values, "setting": Setting(**row["setting"])})
 
-    def context(self) -> Context:
-        """Returns the run's context under this setting."""
-        s = self.setting
-        values = {"scope": s.scope, "steps": max(1, s.steps), "lr": s.lr}
-        overrides = {f"finetune.reconstruct.{k}": v for k, v in values.items()}
-        options = RunOptions(self.run, RUNS, None, {**overrides, "seed": self.seed})
+    def opened(self) -> Run:
+        """Returns the run under this setting; blocks are not merged, since nothing is trained."""
+        values = {f"finetune.reconstruct.{k}": v for k, v in asdict(self.setting).items()}
+        overrides = {**values, "finetune.train": "relaxed", "seed": self.seed}
+        options = RunOptions(self.run, RUNS, None, overrides)
         return api.open_run(recipe(self.network), options, NullReporter())
 
-    def network_of(self, context: Context) -> tuple[nn.Module, float, bool]:
-        """Returns the network, its seconds on a core, and whether a reconstruction was kept."""
-        context.model, context.calibration, context.importance  # noqa: B018 (loaded before)
-        started = time.process_time()
-        network = repaired(context, context.plan)
-        kept = not self.setting.steps or reconstructed(context, network)["kept"]
-        return network, time.process_time() - started, kept
+
+def started(run: Run) -> tuple[RelaxedNet, float, bool]:
+    """Returns the network, its seconds on a core, and whether a reconstruction was kept."""
+    starts, plan = starts_of(run), run.plan  # everything is loaded before
+    began = time.process_time()
+    network, told = starts.start(plan)
+    return network, time.process_time() - began, told is None or bool(told["kept"])
 
 
 Look: TypeAlias = Callable[[Trial], Json]
@@ -134,18 +132,18 @@ def plan(network: str) -> None:
 
 def measure(trial: Trial) -> Json:
     """Returns what a trial comes to."""
-    context = trial.context()
-    network, seconds, kept = trial.network_of(context)
-    data = context.data(trial.split)
+    run = trial.opened()
+    network, seconds, kept = started(run)
+    data, original = run.data(trial.split), run.session.model
     assert data is not None
     images = torch.split(images_of(data), 256)
     with torch.no_grad():
-        distance = Distance.to([context.model(part) for part in images])
+        distance = Distance.to([original(part) for part in images])
         divergence = distance.of(network(part) for part in images)
     return {
         **trial.row,
-        "measured": context.plan.notes["measured_speedup"],
-        "original": accuracy(context.model, data),
+        "measured": run.plan.notes["measured_speedup"],
+        "original": accuracy(original, data),
         "accuracy": accuracy(network, data),
         "divergence": divergence,
         "seconds": seconds,

@@ -16,18 +16,18 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from benchmarks.predict_page import CASES, NETWORKS, Case, case_lines, page
 from benchmarks.results import Page
 from benchmarks.studies.journal import Journal
 from trt_layermerge.backends import Backend, get_backend
+from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.candidate import Candidate, original_candidate
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.graph import LayerGraph
@@ -38,11 +38,12 @@ from trt_layermerge.core.unit import Rules
 from trt_layermerge.errors import LayerMergeError
 from trt_layermerge.kinds import enumerate_candidates
 from trt_layermerge.measure.fit import Observation, fit_latency
+from trt_layermerge.measure.meter import BackendMeter
 from trt_layermerge.measure.table import measure_specs
 from trt_layermerge.measure.timing import VARIATION_LIMIT, speedup, time_models
-from trt_layermerge.merge import collapse, relax
 from trt_layermerge.models.networks import load_network
-from trt_layermerge.pipeline.networks import onnx_of, sample_plans, specs_of, useful
+from trt_layermerge.search.sampling import sample_plans, specs_of, useful
+from trt_layermerge.session.networks import Networks
 from trt_layermerge.tracing import trace
 
 PAGE = Page("latency-prediction", page)
@@ -75,9 +76,7 @@ class Outcome:
     """What one network showed, and what it was shown with."""
 
     case: Case
-    model: nn.Module
-    example: Tensor
-    graph: LayerGraph
+    networks: Networks
     faster: list[Candidate]
     table: LatencyTable
 
@@ -97,15 +96,13 @@ def run(
     model = load_network(f"{LIBRARIES.get(name, 'torchvision')}:{name}")
     graph = trace(model, example)
     candidates = enumerate_candidates(graph, rules)
+    networks = Networks(
+        model, graph, example, precision, "fp32", BackendMeter(backend), Callbacks()
+    )
     bare, table_s = measure_table(graph, candidates, backend, precision)
     faster = useful(graph, candidates, bare, precision, 1)
     plans = sample_plans(graph, faster, effort.plans, effort.seed)
-
-    def build(plan: MergePlan) -> bytes:
-        return onnx_of(merged(model, graph, plan), example, precision)
-
-    original = onnx_of(model, example, precision)
-    original_ms, latencies, noisy = measure(original, plans, build, backend, effort.rounds)
+    original_ms, latencies, noisy = measure(networks, plans, backend, effort.rounds)
     seen = [Observation(specs_of(p), ms) for p, ms in zip(plans, latencies, strict=True)]
     untouched = Observation(specs_of(MergePlan.of(graph, [])), original_ms)
     fits = [untouched, *(observation for i, observation in enumerate(seen) if i % 3 != 2)]
@@ -125,7 +122,7 @@ def run(
         seconds=time.perf_counter() - started,
         load=os.getloadavg()[0],
     )
-    return Outcome(case, model, example, graph, faster, fitted)
+    return Outcome(case, networks, faster, fitted)
 
 
 def measure_table(
@@ -140,22 +137,13 @@ def measure_table(
         return table, time.perf_counter() - start
 
 
-def merged(model: nn.Module, graph: LayerGraph, plan: MergePlan) -> nn.Module:
-    """Returns the network merged after a plan."""
-    return collapse(relax(model, graph, plan)).eval()
-
-
 def predict(table: LatencyTable, network: Observation, precision: Precision = "fp32") -> float:
     """Returns the predicted latency of a network in ms."""
     return table.overhead_ms + sum(table[spec, precision, 1] for spec in network.specs)
 
 
 def measure(
-    original: bytes,
-    plans: Sequence[MergePlan],
-    build: Callable[[MergePlan], bytes],
-    backend: Backend,
-    rounds: int,
+    networks: Networks, plans: Sequence[MergePlan], backend: Backend, rounds: int
 ) -> tuple[float, list[float], int]:
     """Returns ms of the original and of each plan, and how many networks varied too much.
 
@@ -163,8 +151,9 @@ def measure(
     """
     original_ms, latencies, noisy = 0.0, [], 0
     for start in range(0, len(plans), GROUP):
-        models = [build(plan) for plan in plans[start : start + GROUP]]
-        reference, *timings = time_models([original, *models], backend, rounds=rounds)
+        models = [networks.plan_onnx(plan) for plan in plans[start : start + GROUP]]
+        models = [networks.original_onnx, *models]
+        reference, *timings = time_models(models, backend, rounds=rounds)
         original_ms = original_ms or reference.ms
         latencies += [original_ms / speedup(reference, timing).value for timing in timings]
         noisy += sum(timing.variation > VARIATION_LIMIT for timing in timings)

@@ -11,25 +11,23 @@ from __future__ import annotations
 
 import argparse
 import resource
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 import torchvision
 from torch import nn
 
+from benchmarks.bm_predict import measure_table
 from benchmarks.results import Page, measured_by
 from trt_layermerge.backends import get_backend
-from trt_layermerge.core.candidate import Candidate, original_candidate
+from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json
-from trt_layermerge.core.tables import ImportanceTable, LatencyTable
+from trt_layermerge.core.tables import ImportanceTable
 from trt_layermerge.importance.calibrate import CalibrateScorer
 from trt_layermerge.kinds import enumerate_candidates
-from trt_layermerge.measure.table import measure_specs
 from trt_layermerge.search import frontier
 from trt_layermerge.tracing import trace
 
@@ -43,15 +41,6 @@ def timed(rows: list[Json], stage: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     rows.append({"stage": stage, "seconds": time.perf_counter() - started})
-
-
-def latencies(graph: LayerGraph, candidates: list[Candidate]) -> LatencyTable:
-    """Returns the measured latency of every block, kept or replaced."""
-    originals = [original_candidate(graph, unit.index) for unit in graph.units]
-    specs = [spec for c in [*candidates, *originals] for spec in c.costs]
-    with tempfile.TemporaryDirectory() as folder:
-        store = Path(folder) / "latency.sqlite"
-        return measure_specs(specs, get_backend("onnxruntime"), "fp32", 1, store)
 
 
 def scored(
@@ -81,7 +70,7 @@ def search(images: int, every: int) -> list[Json]:
         graph = trace(model, torch.randn(1, 3, SIZE, SIZE))
         candidates = [*enumerate_candidates(graph, "paper")]
     with timed(rows, "latency"):
-        table = latencies(graph, candidates)
+        table, _ = measure_table(graph, candidates, get_backend("onnxruntime"), "fp32")
     with timed(rows, "importance"):
         importance = scored(model, graph, candidates[::every], images, rows)
     with timed(rows, "frontier"):

@@ -92,7 +92,8 @@ def look(folder: Path, module: str, libraries: Path | None) -> dict[str, Any]:
         check=True,
         env={**os.environ, **path},
     )
-    return json.loads(done.stdout)
+    names: dict[str, Any] = json.loads(done.stdout)
+    return names
 
 
 def combine(found: list[dict[str, Any]]) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def test_another_network_does_not_pass(folder: Path) -> None:
     """The control of the comparison above."""
     (folder / "other.onnx").write_bytes(export_bytes(plain_chain(seed=1), example(batch=1)))
     command = next(c for _, t in blocks(False) for c in t.splitlines() if "--load-outputs" in c)
-    done = shell(command.replace("model.fp16.onnx", "other.onnx"), folder)
+    done = shell(command.replace("model.rounded.onnx", "other.onnx"), folder)
     assert done.returncode == 1 and "FAILED" in done.stdout
 
 

@@ -18,6 +18,9 @@ A message is one short paragraph: what happened, why, and what to type.
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 
 class LayerMergeError(Exception):
     """Base of every error that users see without a traceback."""
@@ -90,6 +93,12 @@ class CorruptInputError(LayerMergeError):
 
 class UntrustedInputError(CorruptInputError):
     """Input that could execute code when loaded."""
+
+
+def command(verb: str, run: Path, *more: str) -> str:
+    """Returns what to type to do a verb of the run in a folder, quoted for a shell."""
+    where = () if run.parent == Path("runs") else ("--runs-dir", str(run.parent))
+    return shlex.join(["trt-layermerge", verb, "--run", run.name, *more, *where])
 
 
 def error_of(exit_code: int, text: str) -> LayerMergeError:

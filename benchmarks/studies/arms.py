@@ -62,7 +62,7 @@ COURSES: Mapping[str, Course] = {
     ),
     "features": Course(
         "As `repair`, with the outputs of changed blocks distilled too.",
-        {**REPAIR, "options": {"feature_weight": 1.0}},
+        REPAIR,
     ),
     "labels": Course(
         "As `repair`, by labels and the original's answers in equal shares; no mixup.",
@@ -193,7 +193,7 @@ ARMS = (
     ),
     _ours("post-training", default=True),
     _ours("labels", default=True),
-    *(_ours(name) for name in COURSES if name not in ("repair", "post-training", "labels")),
+    *(_ours(name) for name in ("original", "annealed", "relaxed", "reconstructed", "labels-only")),
     Arm(
         "untouched",
         "full",
@@ -203,3 +203,6 @@ ARMS = (
         default=False,
     ),
 )
+
+PAST = (_ours("features"),)
+"""Arms of recorded results that can no longer be run: outputs of blocks are not distilled now."""

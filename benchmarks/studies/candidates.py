@@ -6,26 +6,32 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
 from benchmarks.studies.planning import plan_id
 from benchmarks.studies.refit import RefitScorer
-from benchmarks.studies.settings import Settings, open_context, published, with_values
+from benchmarks.studies.settings import Settings, calibration, published, run_of, starts_of
 from benchmarks.studies.workers import Clock
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.jsonio import Json, append_line, read_lines, sha256_json, write_lines
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.errors import InfeasibleBudgetError
-from trt_layermerge.importance import Scorer
+from trt_layermerge.importance.calibrate import CalibrateScorer
+from trt_layermerge.importance.table import Scorer
 from trt_layermerge.merge.repair import REPAIRS
-from trt_layermerge.pipeline.context import Context, images_of
-from trt_layermerge.pipeline.networks import sample_plans
-from trt_layermerge.pipeline.objective import frontier_of
-from trt_layermerge.pipeline.repaired import joint_delta
-from trt_layermerge.pipeline.stages.importance import scorer_of, to_score
-from trt_layermerge.search import Objective, plan_of, solve
+from trt_layermerge.pipeline.run import Run
+from trt_layermerge.search import Objective, plan_of
 from trt_layermerge.search.nearby import SPREADS, perturbed
+from trt_layermerge.search.problem import Problem
+from trt_layermerge.search.sampling import sample_plans
+from trt_layermerge.search.solve import plan_within
+from trt_layermerge.session.images import calibration_of, images_of
+from trt_layermerge.session.scoring import scorer_of, to_score
+from trt_layermerge.session.searching import problem_of
+from trt_layermerge.session.starts import joint_delta
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,9 @@ VARIANTS: Mapping[str, Variant] = {
     "refit-1-head": Variant("the next unit and the classifier", refit=1, head=True),
 }
 """Ways to calibrate besides the default, by name."""
+
+FORMS: tuple[Literal["delta", "exp"], ...] = ("delta", "exp")
+"""The objectives that are compared."""
 
 METHODS = ("calibrate", "finetune")
 """The default and the paper's protocol."""
@@ -105,8 +114,10 @@ def score(settings: Settings, job: Scoring, clock: Clock) -> list[Json]:
 
     The seed decides which training images are held out, and all that is random in scoring.
     """
-    context = open_context(settings, settings.network(job.network), "full")
-    wanted = drawn(to_score(context), job.count)
+    run = run_of(settings, settings.network(job.network), "full")
+    session = run.session
+    offered = to_score(session.graph, session.candidates, run.latency, run.recipe)
+    wanted = drawn(offered, job.count)
     if job.method == "merged":
         wanted = [c for c in wanted if c.kind != "fit"]
     path = settings.work / "scores" / f"{job.name}.jsonl"
@@ -118,7 +129,7 @@ def score(settings: Settings, job: Scoring, clock: Clock) -> list[Json]:
     if not missing:
         return rows
     started = time.process_time()
-    scorer = scorer_for(context, job)()
+    scorer = scorer_for(run, job)()
     prepared = time.process_time() - started
     for candidate in missing:
         clock.check()
@@ -141,22 +152,21 @@ def score(settings: Settings, job: Scoring, clock: Clock) -> list[Json]:
     return rows
 
 
-def scorer_for(context: Context, job: Scoring) -> Callable[[], Scorer]:
+def scorer_for(run: Run, job: Scoring) -> Callable[[], Scorer]:
     """Returns what makes the scorer of a method or variant under the job's seed."""
+    session, recipe = run.session, run.recipe.model_copy(update={"seed": job.seed})
+    model, graph = session.model, session.graph
     if job.method == "finetune":
-        return scorer_of(published(context, job.seed))
-    variant = VARIANTS.get(job.method, Variant(""))
-    section = context.recipe.importance
-    if variant.images is not None:
-        images = {"fit_images": variant.images, "score_images": variant.images}
-        section = section.model_copy(update=images)
-    context = with_values(context, seed=job.seed, importance=section)
-    made = partial(scorer_of(context), repairs=variant.repairs)
+        return scorer_of(model, graph, run.train, published(recipe, len(run.train)))
+    variant, section = VARIANTS.get(job.method, Variant("")), recipe.importance
+    sizes = (variant.images or section.fit_images, variant.images or section.score_images)
+    fit, judge = (images_of(part) for part in calibration_of(run.train, *sizes, job.seed))
+    made = partial(
+        CalibrateScorer, model, graph, fit, judge, repairs=variant.repairs, seed=job.seed
+    )
     if variant.refit is None:
         return made
-    fit, judge = (images_of(part) for part in context.calibration)
-    model, graph = context.model, context.graph
-    return lambda: RefitScorer(made(), model, graph, fit, judge, variant.refit or 0, variant.head)
+    return partial(RefitScorer, made(), model, graph, fit, judge, variant.refit, variant.head)
 
 
 def key_of(candidate: Candidate) -> str:
@@ -164,28 +174,28 @@ def key_of(candidate: Candidate) -> str:
     return sha256_json(candidate.to_json())[:12]
 
 
-def random_plans(context: Context, count: int) -> list[MergePlan]:
+def random_plans(run: Run, count: int) -> list[MergePlan]:
     """Returns plans of candidates drawn blindly."""
-    scored = [c for c in context.candidates if not c.original and c in context.importance]
-    return sample_plans(context.graph, scored, round(count / (1 - REACH)), context.seed)[-count:]
+    session = run.session
+    scored = [c for c in session.candidates if not c.original and c in session.importance]
+    return sample_plans(run.graph, scored, round(count / (1 - REACH)), run.seed)[-count:]
 
 
-def near_plans(context: Context, count: int) -> list[MergePlan]:
+def near_plans(run: Run, count: int) -> list[MergePlan]:
     """Returns plans as a search looks at: exact optima of perturbed losses at falling latencies."""
-    whole_ms = _predicted(context, MergePlan.of(context.graph, []))
-    rng = np.random.default_rng(context.seed)
+    problem, table = _problem(run), run.latency
+    whole_ms = _predicted(problem, table, MergePlan.of(run.graph, []))
+    rng = np.random.default_rng(run.seed)
     plans: dict[tuple[Candidate, ...], MergePlan] = {}
     for share in np.linspace(SHARES[0], SHARES[-1], count):
-        table = perturbed(context.importance, max(SPREADS), rng)
-        found = frontier_of(context, context.latency, table)
-        overhead_ms = context.latency.overhead_ms
-        limit_ms = max(share * whole_ms - overhead_ms, float(found.latency_ms[0]))
-        plan = plan_of(found.within(limit_ms), overhead_ms)
+        found = problem.frontier(table, perturbed(problem.importance, max(SPREADS), rng))
+        limit_ms = max(share * whole_ms - table.overhead_ms, float(found.latency_ms[0]))
+        plan = plan_of(found.within(limit_ms), table.overhead_ms)
         plans[plan.candidates] = plan
     return list(plans.values())
 
 
-def additivity(context: Context, network: str, plans: Sequence[MergePlan], by: str) -> list[Json]:
+def additivity(run: Run, network: str, plans: Sequence[MergePlan], by: str) -> list[Json]:
     """Returns the summed single and the joint loss of plans, repaired in sequence."""
     return [
         {
@@ -194,34 +204,25 @@ def additivity(context: Context, network: str, plans: Sequence[MergePlan], by: s
             "by": by,
             "plan": plan_id(plan),
             "blocks": len(plan.changed),
-            "sum": -sum(context.importance[c].delta for c in plan.changed),
-            "joint": -joint_delta(context, plan),
+            **_losses(run, plan),
         }
         for plan in plans
     ]
 
 
-def objectives(context: Context, network: str) -> list[Json]:
+def objectives(run: Run, network: str) -> list[Json]:
     """Returns the joint loss of the plans that each objective prefers at equal predicted latency.
 
     A share that no plan reaches is left out.
     """
     rows = []
-    measure, graph = context.recipe.measure, context.graph
-    whole_ms = _predicted(context, MergePlan.of(graph, []))
+    problem, table = _problem(run), run.latency
+    whole_ms = _predicted(problem, table, MergePlan.of(run.graph, []))
     for share in SHARES:
-        for form in ("delta", "exp"):
+        for form in FORMS:
+            found = replace(problem, objective=Objective(form)).frontier(table)
             try:
-                plan = solve(
-                    graph,
-                    context.candidates,
-                    context.latency,
-                    context.importance,
-                    share * whole_ms,
-                    precision=measure.precision,
-                    batch=measure.batch,
-                    objective=replace(Objective(), form=form),
-                )
+                plan = plan_within(found, table, share * whole_ms, problem.precision, problem.batch)
             except InfeasibleBudgetError:
                 continue
             rows.append(
@@ -231,19 +232,30 @@ def objectives(context: Context, network: str) -> list[Json]:
                     "share": share,
                     "form": form,
                     "plan": plan_id(plan),
-                    "predicted_share": _predicted(context, plan) / whole_ms,
+                    "predicted_share": _predicted(problem, table, plan) / whole_ms,
                     "blocks": len(plan.changed),
                     "convs": plan.conv_count,
                     "nonlinear": sum(c.nonlinear for c in plan.candidates),
-                    "sum": -sum(context.importance[c].delta for c in plan.changed),
-                    "joint": -joint_delta(context, plan),
+                    **_losses(run, plan),
                 }
             )
     return rows
 
 
-def _predicted(context: Context, plan: MergePlan) -> float:
+def _problem(run: Run) -> Problem:
+    session = run.session
+    return problem_of(session.graph, session.candidates, session.importance, run.recipe)
+
+
+def _predicted(problem: Problem, table: LatencyTable, plan: MergePlan) -> float:
     """Returns the predicted latency of a whole network in ms."""
-    measure, table = context.recipe.measure, context.latency
-    costs = (table.cost_ms(c, measure.precision, measure.batch) for c in plan.candidates)
-    return table.overhead_ms + sum(costs)
+    return problem.priced(table, plan).latency_ms or 0.0
+
+
+def _losses(run: Run, plan: MergePlan) -> Json:
+    """Returns the sum of the single losses of a plan's blocks, and its joint loss."""
+    importance = run.session.importance
+    return {
+        "sum": -sum(importance[c].delta for c in plan.changed),
+        "joint": -joint_delta(starts_of(run), plan, calibration(run)[1]),
+    }

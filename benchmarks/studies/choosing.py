@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from benchmarks.studies.arms import Arm
-from benchmarks.studies.settings import with_values
-from trt_layermerge.core.conv import spec_from_json
-from trt_layermerge.core.jsonio import Json, read_lines
+from benchmarks.studies.settings import calibration, starts_of
+from trt_layermerge.core.callbacks import Callbacks
+from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.kinds import families
-from trt_layermerge.measure.fit import Observation
-from trt_layermerge.pipeline import race
-from trt_layermerge.pipeline.choosing import choose, tools_of
-from trt_layermerge.pipeline.closing import (
+from trt_layermerge.pipeline.run import Run
+from trt_layermerge.search import plan_of
+from trt_layermerge.search.choosing import Goal, choose
+from trt_layermerge.search.closing import (
     BudgetMissedError,
     Closed,
     Finalist,
@@ -24,12 +26,20 @@ from trt_layermerge.pipeline.closing import (
     Tools,
     close_loop,
 )
-from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.joint import JointScores, contenders
-from trt_layermerge.pipeline.networks import measure_plans, sample_plans, useful
-from trt_layermerge.pipeline.objective import frontier_of, priced, published
-from trt_layermerge.search import plan_of
+from trt_layermerge.search.joint import JointScores, contenders
 from trt_layermerge.search.nearby import perturbed
+from trt_layermerge.search.problem import Problem, uses_paper_protocol
+from trt_layermerge.search.race import race
+from trt_layermerge.search.sampling import sample_plans, useful
+from trt_layermerge.session.latency import Latencies
+from trt_layermerge.session.searching import (
+    BUILDS,
+    WholeNetworks,
+    goal_of,
+    loop_tools,
+    problem_of,
+)
+from trt_layermerge.session.training import Racers
 
 TOLERANCE = 0.02
 """Largest relative difference from the wanted latency that counts as equal."""
@@ -47,13 +57,77 @@ Worth = Mapping[Key, tuple[float, ...]]
 """How good plans are, by their candidates; higher is better."""
 
 
-def chosen_plan(
-    context: Context,
-    arm: Arm,
-    original_ms: float,
-    networks: Sequence[Observation],
-    target_ms: float,
-) -> tuple[Finalist, str]:
+@dataclass(frozen=True)
+class Search:
+    """What an arm looks for a plan with.
+
+    Attributes:
+        problem: Its candidates, what they are worth, and what it maximises.
+        latencies: What was measured before.
+        whole: Measures, scores and trains the networks of plans.
+        goal: The latency that is wanted, and how hard it is looked for.
+    """
+
+    problem: Problem
+    latencies: Latencies
+    whole: WholeNetworks
+    goal: Goal
+
+    @property
+    def tools(self) -> Tools:
+        """What the closed loop needs done."""
+        measure = self.whole.starts.settings.measure
+        return loop_tools(self.problem, self.latencies, measure, self.whole)
+
+    @property
+    def tell(self) -> Callbacks:
+        """What is called meanwhile."""
+        return self.whole.networks.tell
+
+    @property
+    def scores(self) -> JointScores:
+        """Joint losses, none of them worked out yet."""
+        return JointScores(self.problem, self.whole, self.tell)
+
+    def near(self, ms: float) -> bool:
+        """Whether a latency counts as equal to the wanted one."""
+        return is_near(ms, self.goal.budget_ms)
+
+
+def search_of(run: Run, arm: Arm, speedup: float, racing: Path) -> Search:
+    """Returns what an arm looks for a plan of a measured speed-up with.
+
+    Args:
+        run: The run that holds the arm's tables.
+        arm: The method.
+        speedup: What the whole network is to measure.
+        racing: Empty folder, for what the plans of one race come to.
+    """
+    section = run.recipe.search
+    objective = section.objective.model_copy(update={"form": arm.form, "capacity": arm.capacity})
+    changes: Json = {"speedup": speedup, "objective": objective}
+    if arm.mode not in ("random", "untouched"):
+        changes["mode"] = arm.mode
+    if not arm.race:
+        changes["race_steps"] = 0
+    recipe = run.recipe.model_copy(update={"search": section.model_copy(update=changes)})
+    run = replace(run, recipe=recipe)
+    session, val, score = run.session, run.data("val"), calibration(run)[1]
+    starts, original_ms = starts_of(run), session.latencies.original_ms
+    whole = WholeNetworks(
+        session.networks,
+        starts,
+        Racers(starts, session.teaching(run.train, val), score if val is None else val, racing),
+        score,
+        original_ms,
+        BUILDS if recipe.measure.engines else 1,
+        uses_paper_protocol(session.importance),
+    )
+    problem = problem_of(session.graph, session.candidates, session.importance, recipe)
+    return Search(problem, session.latencies, whole, goal_of(recipe, original_ms))
+
+
+def chosen_plan(search: Search) -> tuple[Finalist, str]:
     """Returns the plan that the pipeline's search comes to, or one that is nearer to the target.
 
     The search looks for the best plan that is no slower than wanted, which may be much faster. To
@@ -64,112 +138,101 @@ def chosen_plan(
     Returns:
         The plan, and how it was found: ``search`` or ``near``.
     """
-    search = context.recipe.search
-    objective = search.objective.model_copy(update={"form": arm.form, "capacity": arm.capacity})
-    changes: Json = {"mode": arm.mode, "objective": objective}
-    if not arm.race:
-        changes["race_steps"] = 0
-    context = with_values(context, search=search.model_copy(update=changes))
-    tools = tools_of(context, original_ms, networks)
+    goal = search.goal
     try:
-        if arm.race:
-            closed = close_loop(target_ms, search.finalists, search.loops, tools)
+        if search.whole.races:
+            closed = close_loop(goal.budget_ms, goal.finalists, goal.loops, search.tools)
         else:
-            choice = choose(context, tools, original_ms, target_ms)
+            choice = choose(search.problem, search.tools, search.whole, goal, search.tell)
             measured, closed = choice.measured, choice.closed
-            if measured is not None and is_near(measured.ms, target_ms):
+            if measured is not None and search.near(measured.ms):
                 chosen = Finalist(choice.chosen.plan, choice.chosen.predicted_ms, measured)
                 return chosen, "search"
     except BudgetMissedError as missed:
         closed = missed.closed
-    return near_target(context, tools, closed, original_ms, target_ms), "near"
+    return near_target(search, closed), "near"
 
 
-def near_target(
-    context: Context, tools: Tools, closed: Closed, original_ms: float, target_ms: float
-) -> Finalist:
-    """Returns the best plan by the run's own rule that measures about as wanted, or the nearest.
+def near_target(search: Search, closed: Closed) -> Finalist:
+    """Returns the best plan by the arm's own rule that measures about as wanted, or the nearest.
 
     Beside the finalists of the search, plans are looked at that solve perturbed losses exactly,
     the best true scores first, in up to ``DRAWS`` rounds of ``MEASURED`` (of each family, where
     plans race), each of which corrects the predictions by what was measured before.
     """
-    found, rounds = list(closed.finalists), AGAIN * context.recipe.measure.rounds
-    raced = families() if race.wanted(context) else families()[:1]
+    found = list(closed.finalists)
+    raced = families() if search.whole.races else families()[:1]
     for seed in range(DRAWS):
-        table = tools.fit([f.measured for f in found if f.measured is not None])
+        table = _corrected(search, found)
         tried = {f.plan.candidates for f in found}
         new: dict[Key, MergePlan] = {}
         for kinds in raced:
-            solved = solved_near(context, table, target_ms, seed, kinds)
+            solved = solved_near(search, table, seed, kinds)
             untried = [plan for plan in solved if plan.candidates not in tried]
             new |= {plan.candidates: plan for plan in untried[:MEASURED]}
-        found += _measured(context, list(new.values()), original_ms, rounds)
-    near = [f.plan for f in found if is_near(f.ms, target_ms)]
+        found += _measured(search, list(new.values()))
+    near = [f.plan for f in found if search.near(f.ms)]
     if not near:
-        return nearest(found, target_ms)
-    again = _measured(context, shortlist(context, near), original_ms, rounds)
-    good = [f for f in again if is_near(f.ms, target_ms)]
+        return nearest(search, found)
+    again = _measured(search, shortlist(search, near))
+    good = [f for f in again if search.near(f.ms)]
     if not good:
-        return nearest(again, target_ms)
-    worth = worth_of(context, [f.plan for f in good])
+        return nearest(search, again)
+    worth = worth_of(search, [f.plan for f in good])
     return max(good, key=lambda f: worth[f.plan.candidates])
 
 
-def nearest(found: Sequence[Finalist], target_ms: float) -> Finalist:
-    """Returns the plan that measured nearest to a latency."""
-    return min(found, key=lambda f: abs(f.ms / target_ms - 1))
+def nearest(search: Search, found: Sequence[Finalist]) -> Finalist:
+    """Returns the plan that measured nearest to the wanted latency."""
+    return min(found, key=lambda f: abs(f.ms / search.goal.budget_ms - 1))
 
 
-def shortlist(context: Context, plans: Sequence[MergePlan]) -> list[MergePlan]:
-    """Returns the plans that may be the best by the run's own rule."""
-    if race.wanted(context):
-        scores = JointScores(context)
+def shortlist(search: Search, plans: Sequence[MergePlan]) -> list[MergePlan]:
+    """Returns the plans that may be the best by the arm's own rule."""
+    if search.whole.races:
+        scores = search.scores
         scores.of(plans, "scoring plans")
-        return contenders(context, plans, scores)
-    worth = worth_of(context, plans)
+        return contenders(plans, scores, search.goal.finalists)
+    worth = worth_of(search, plans)
     return sorted(plans, key=lambda plan: worth[plan.candidates], reverse=True)[:SHORTLIST]
 
 
 def solved_near(
-    context: Context,
-    table: LatencyTable,
-    target_ms: float,
-    seed: int,
-    kinds: Sequence[str] | None = None,
+    search: Search, table: LatencyTable, seed: int, kinds: Sequence[str] | None = None
 ) -> list[MergePlan]:
-    """Returns plans of about a predicted latency, each the best under some perturbed losses.
+    """Returns plans of about the wanted predicted latency, each the best under perturbed losses.
 
     They are found by the exact search under the arm's objective (``search.nearby``), and sorted by
     their true scores, the best first.
     """
+    problem = search.problem
     plans: dict[Key, MergePlan] = {}
-    offered = [c for c in context.candidates if kinds is None or c.kind in kinds]
+    offered = [c for c in problem.candidates if kinds is None or c.kind in kinds]
     rng = np.random.default_rng(seed)
     for number in range(PERTURBED):
         spread = SPREADS[number % len(SPREADS)]
-        found = frontier_of(context, table, perturbed(context.importance, spread, rng), offered)
+        found = problem.frontier(table, perturbed(problem.importance, spread, rng), offered)
         for index in range(len(found)):
-            if is_near(found.latency_ms[index] + table.overhead_ms, target_ms):
+            if search.near(found.latency_ms[index] + table.overhead_ms):
                 plan = plan_of(found.solution(index), table.overhead_ms)
                 plans[plan.candidates] = plan
-    priced_plans = [priced(context, table, plan) for plan in plans.values()]
-    return sorted(priced_plans, key=lambda plan: -(plan.score or 0.0))
+    priced = [problem.priced(table, plan) for plan in plans.values()]
+    return sorted(priced, key=lambda plan: -(plan.score or 0.0))
 
 
-def worth_of(context: Context, plans: Sequence[MergePlan]) -> Worth:
-    """Returns how good the run's own rule thinks each plan is.
+def worth_of(search: Search, plans: Sequence[MergePlan]) -> Worth:
+    """Returns how good the arm's own rule thinks each plan is.
 
-    As in ``pipeline.choosing``: what it learns in a race; without one the joint loss of the
-    repaired network, or under the paper's protocol the score of the table.
+    As in ``search.choosing``: what it learns in a race; without one the joint loss of the repaired
+    network, or under the paper's protocol the score of the table.
     """
     found: list[tuple[float, ...]]
-    if published(context):
+    if search.whole.paper:
         found = [(plan.score or 0.0,) for plan in plans]
-    elif race.wanted(context):
-        found = [raced.merit for raced in race.race(context, plans)]
+    elif search.whole.races:
+        found = [raced.merit for raced in race(plans, search.whole, search.tell)]
     else:
-        found = [(score,) for score in JointScores(context).of(plans, "scoring plans")]
+        found = [(score,) for score in search.scores.of(plans, "scoring plans")]
     return {plan.candidates: worth for plan, worth in zip(plans, found, strict=True)}
 
 
@@ -178,55 +241,43 @@ def is_near(ms: float, target_ms: float) -> bool:
     return abs(ms / target_ms - 1) <= TOLERANCE
 
 
-def _measured(
-    context: Context, plans: Sequence[MergePlan], original_ms: float, rounds: int
-) -> list[Finalist]:
-    """Returns plans with their measured latencies."""
+def _corrected(search: Search, found: Sequence[Finalist]) -> LatencyTable:
+    """Returns the latency table, corrected by what was measured."""
+    return search.tools.fit([f.measured for f in found if f.measured is not None])
+
+
+def _measured(search: Search, plans: Sequence[MergePlan]) -> list[Finalist]:
+    """Returns plans with their latencies, measured ``AGAIN`` times as long as usual."""
     if not plans:
         return []
-    _, found = measure_plans(context, plans, original_ms, rounds)
+    rounds = AGAIN * search.whole.starts.settings.measure.rounds
+    _, found = search.whole.networks.measure(plans, search.goal.original_ms, rounds)
     return [Finalist(m.plan, m.plan.latency_ms or m.ms, m) for m in found]
 
 
-def drawn_near(
-    context: Context, table: LatencyTable, target_ms: float, seed: int
-) -> list[MergePlan]:
-    """Returns random plans, those predicted nearest to a latency first."""
-    measure, graph = context.recipe.measure, context.graph
-    faster = useful(graph, context.candidates, table, measure.precision, measure.batch)
-    known = [c for c in faster if c in context.importance]
-    plans = {p.candidates: p for p in sample_plans(graph, known, SAMPLES, 1000 + seed)}
-    priced_plans = [priced(context, table, plan) for plan in plans.values()]
-    return sorted(priced_plans, key=lambda p: abs((p.latency_ms or 0.0) / target_ms - 1))
+def drawn_near(search: Search, table: LatencyTable, seed: int) -> list[MergePlan]:
+    """Returns random plans, those predicted nearest to the wanted latency first."""
+    problem, target_ms = search.problem, search.goal.budget_ms
+    faster = useful(problem.graph, problem.candidates, table, problem.precision, problem.batch)
+    known = [c for c in faster if c in problem.importance]
+    plans = {p.candidates: p for p in sample_plans(problem.graph, known, SAMPLES, 1000 + seed)}
+    priced = [problem.priced(table, plan) for plan in plans.values()]
+    return sorted(priced, key=lambda p: abs((p.latency_ms or 0.0) / target_ms - 1))
 
 
-def random_plan(context: Context, target_ms: float, seed: int) -> Finalist:
+def random_plan(search: Search, seed: int) -> Finalist:
     """Returns a plan that was drawn blindly among those of about the wanted latency.
 
     Each of ``DRAWS`` rounds corrects the predictions by what was measured before it.
     """
-    original_ms, networks = seen_networks(context)
-    tools = tools_of(context, original_ms, networks)
     found: list[Finalist] = []
-    rounds = AGAIN * context.recipe.measure.rounds
     for _ in range(DRAWS):
-        table = tools.fit([f.measured for f in found if f.measured is not None])
         tried = {f.plan.candidates for f in found}
-        plans = drawn_near(context, table, target_ms, seed)
+        plans = drawn_near(search, _corrected(search, found), seed)
         new = [plan for plan in plans if plan.candidates not in tried][:MEASURED]
         if not new:
             break
-        found += _measured(context, new, original_ms, rounds)
-        if any(is_near(f.ms, target_ms) for f in found):
+        found += _measured(search, new)
+        if any(search.near(f.ms) for f in found):
             break
-    return nearest(found, target_ms)
-
-
-def seen_networks(context: Context) -> tuple[float, list[Observation]]:
-    """Returns the original's latency and the networks that its ``latency`` stage measured."""
-    header, rows = read_lines(context.folder / "networks.jsonl", "networks")
-    found = [
-        Observation(tuple(spec_from_json(s) for s in row["specs"]), float(row["ms"]))
-        for row in rows
-    ]
-    return float(header["original_ms"]), found
+    return nearest(search, found)

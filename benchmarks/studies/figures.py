@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.studies.arms import ARMS, COURSES
+from benchmarks.studies.arms import ARMS, COURSES, PAST
 from benchmarks.studies.choosing import TOLERANCE, is_near
 from benchmarks.studies.packed import unpack
 from benchmarks.studies.statistics import Grouped, Interval
@@ -19,7 +19,7 @@ from trt_layermerge.errors import UsageError
 
 Hits = NDArray[np.bool_]
 
-ARM_COURSES = {arm.name: arm.course for arm in ARMS}
+ARM_COURSES = {arm.name: arm.course for arm in (*ARMS, *PAST)}
 
 FINISH = "finish the study first (python -m benchmarks.studies.glyphs)"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.studies.arms import ARMS
+from benchmarks.studies.arms import ARMS, PAST
 from benchmarks.studies.choosing import TOLERANCE
 from benchmarks.studies.figures import Cell, NetworkFigures
 from benchmarks.studies.statistics import SAMPLES, Interval
@@ -43,7 +43,7 @@ REASONS = (
 )
 """What the figures do not say by themselves; for the networks that have aims."""
 
-ABOUT = {arm.name: arm.about for arm in ARMS}
+ABOUT = {arm.name: arm.about for arm in (*ARMS, *PAST)}
 PLOT = "glyphs.svg"
 
 

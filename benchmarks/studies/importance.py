@@ -33,7 +33,7 @@ from benchmarks.studies.command import conduct, shared_parser
 from benchmarks.studies.glyphs import note_network
 from benchmarks.studies.journal import Journal
 from benchmarks.studies.planning import TableJob, make_latencies, make_table
-from benchmarks.studies.settings import NETWORKS, ROOT, Settings, open_context
+from benchmarks.studies.settings import NETWORKS, ROOT, Settings, run_of
 from benchmarks.studies.workers import Clock, run_jobs
 from trt_layermerge.core.jsonio import Json
 
@@ -62,12 +62,12 @@ def perform(settings: Settings, job: Job, clock: Clock) -> list[Json]:
         return [{"kind": "table", **make_table(settings, job, clock)}]
     if isinstance(job, Scoring):
         return score(settings, job, clock)
-    context = open_context(settings, settings.network(job.network), "full")
+    run = run_of(settings, settings.network(job.network), "full")
     if job.by == "near":
-        return additivity(context, job.network, near_plans(context, job.plans), job.by)
-    found = additivity(context, job.network, random_plans(context, job.plans), job.by)
+        return additivity(run, job.network, near_plans(run, job.plans), job.by)
+    found = additivity(run, job.network, random_plans(run, job.plans), job.by)
     clock.check()
-    return [*found, *objectives(context, job.network)]
+    return [*found, *objectives(run, job.network)]
 
 
 def jobs_of(settings: Settings, count: int, plans: int) -> list[Job]:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from benchmarks.studies.arms import ARMS, Arm, Tables
-from benchmarks.studies.choosing import chosen_plan, random_plan, seen_networks
+from benchmarks.studies.arms import ARMS, PAST, Arm, Tables
+from benchmarks.studies.choosing import chosen_plan, random_plan, search_of
 from benchmarks.studies.journal import Journal
-from benchmarks.studies.settings import Network, Settings, open_context
+from benchmarks.studies.settings import Network, Settings, run_of
 from benchmarks.studies.workers import Checking, Clock
 from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json, sha256_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable
 from trt_layermerge.pipeline import api
-from trt_layermerge.pipeline.closing import Finalist
-from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.folder import stage_seconds
-from trt_layermerge.pipeline.networks import measure_plans
+from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import perform
+from trt_layermerge.search.closing import Finalist
 
 FINAL_ROUNDS = 60
 """Rounds of the measurement that is reported."""
@@ -38,21 +40,21 @@ def make_table(settings: Settings, job: TableJob, clock: Clock) -> Json:
 
     Seconds are None where an earlier process had begun it: the stage knows its own time alone.
     """
-    context = open_context(settings, settings.network(job.network), job.tables, Checking(clock))
-    path = context.folder / "importance.jsonl"
+    run = run_of(settings, settings.network(job.network), job.tables, Checking(clock))
+    path = run.folder / "importance.jsonl"
     before = len(ImportanceTable.load(path).entries) if path.exists() else 0
-    perform(api.stage("importance"), context)
-    count = len(ImportanceTable.load(path).entries)
-    seconds = stage_seconds(context.folder)["importance"] if before in (0, count) else None
+    perform(api.stage("importance"), run)
+    count = len(run.session.importance.entries)
+    seconds = stage_seconds(run.folder)["importance"] if before in (0, count) else None
     return {"network": job.network, "tables": job.tables, "entries": count, "seconds": seconds}
 
 
 def make_latencies(settings: Settings, network: Network, clock: Clock) -> None:
     """Measures a network's blocks and some whole networks, where that was not done yet."""
     for tables in tables_of(settings):
-        context = open_context(settings, network, tables, Checking(clock))
+        run = run_of(settings, network, tables, Checking(clock))
         for name in ("inspect", "latency"):
-            perform(api.stage(name), context)
+            perform(api.stage(name), run)
 
 
 def tables_of(settings: Settings) -> tuple[Tables, ...]:
@@ -63,7 +65,7 @@ def tables_of(settings: Settings) -> tuple[Tables, ...]:
 
 def make_plans(settings: Settings, network: Network, journal: Journal, clock: Clock) -> None:
     """Finds the plans of a network that the journal lacks, then measures all new ones together."""
-    choosers = {arm.name: arm.chooser for arm in ARMS}
+    choosers = {arm.name: arm.chooser for arm in (*ARMS, *PAST)}
     for arm in settings.arms:
         for speedup in settings.speedups_of(arm):
             for pick in settings.seeds if arm.mode == "random" else (0,):
@@ -77,31 +79,33 @@ def make_plans(settings: Settings, network: Network, journal: Journal, clock: Cl
                 if any(row["arm"] == arm.name for row in same):
                     continue
                 clock.check()
-                context = open_context(settings, network, arm.tables)
-                found = same[0] if same else find_plan(context, network.name, arm, speedup, pick)
+                run = run_of(settings, network, arm.tables)
+                found = same[0] if same else find_plan(run, network.name, arm, speedup, pick)
                 journal.add(**{**found, "arm": arm.name})
     measure_together(settings, network, journal)
 
 
-def find_plan(context: Context, network: str, arm: Arm, speedup: float, pick: int) -> Json:
+def find_plan(run: Run, network: str, arm: Arm, speedup: float, pick: int) -> Json:
     """Returns a row with the arm's plan for a measured speed-up.
 
     Args:
-        context: The run that holds the arm's tables.
+        run: The run that holds the arm's tables.
         network: Name of the network.
         arm: The method; arms with the same ``chooser`` have the same plans.
         speedup: What the whole network is to measure.
         pick: Seed of a random plan.
     """
     started = time.perf_counter()
-    original_ms, networks = seen_networks(context)
-    target_ms = original_ms / speedup
+    original_ms = run.session.latencies.original_ms
     if arm.mode == "untouched":
-        found, how = Finalist(MergePlan.of(context.graph, []), original_ms, None), "untouched"
-    elif arm.mode == "random":
-        found, how = random_plan(context, target_ms, pick), "random"
+        found, how = Finalist(MergePlan.of(run.graph, []), original_ms, None), "untouched"
     else:
-        found, how = chosen_plan(context, arm, original_ms, networks, target_ms)
+        with TemporaryDirectory() as racing:
+            search = search_of(run, arm, speedup, Path(racing))
+            if arm.mode == "random":
+                found, how = random_plan(search, pick), "random"
+            else:
+                found, how = chosen_plan(search)
     return {
         "kind": "plan",
         "network": network,
@@ -124,9 +128,9 @@ def plan_id(plan: MergePlan) -> str:
     return sha256_json([c.to_json() for c in plan.changed])[:12]
 
 
-def plan_of_row(context: Context, row: Json) -> MergePlan:
+def plan_of_row(graph: LayerGraph, row: Json) -> MergePlan:
     """Returns the plan of a row of the journal."""
-    return MergePlan.of(context.graph, [Candidate.from_json(c) for c in row["candidates"]])
+    return MergePlan.of(graph, [Candidate.from_json(c) for c in row["candidates"]])
 
 
 def measure_together(settings: Settings, network: Network, journal: Journal) -> None:
@@ -135,18 +139,17 @@ def measure_together(settings: Settings, network: Network, journal: Journal) -> 
     What a plan was chosen by flatters it; the last of these figures are the ones that are reported.
     """
     known = {row["plan"] for row in journal.of("latency") if row["network"] == network.name}
-    context = open_context(settings, network, "full")
+    run = run_of(settings, network, "full")
     plans = {
-        row["plan"]: plan_of_row(context, row)
+        row["plan"]: plan_of_row(run.graph, row)
         for row in journal.of("plan")
         if row["network"] == network.name
     }
     if plans.keys() <= known:
         return
-    rounds = max(FINAL_ROUNDS, context.recipe.measure.rounds)
-    if context.recipe.measure.backend == "fake":
-        rounds = context.recipe.measure.rounds
-    original_ms, measured = measure_plans(context, list(plans.values()), None, rounds)
+    session, measure = run.session, run.recipe.measure
+    rounds = measure.rounds if measure.backend == "fake" else max(FINAL_ROUNDS, measure.rounds)
+    original_ms, measured = session.networks.measure(list(plans.values()), None, rounds)
     for name, found in zip(plans, measured, strict=True):
         journal.add(
             kind="latency",
@@ -155,5 +158,5 @@ def measure_together(settings: Settings, network: Network, journal: Journal) -> 
             speedup=found.ratio,
             ms=found.ms,
             original_ms=original_ms,
-            device=str(context.meter.device()),
+            device=str(session.meter.device()),
         )

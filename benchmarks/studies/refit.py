@@ -18,8 +18,8 @@ from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceEntry
 from trt_layermerge.core.unit import Block
-from trt_layermerge.importance import Scorer
 from trt_layermerge.importance.distance import Distance
+from trt_layermerge.importance.table import Scorer
 from trt_layermerge.merge import RelaxedNet, relax, repair
 
 BATCH = 128

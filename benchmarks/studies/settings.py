@@ -10,9 +10,13 @@ from typing import Any
 from benchmarks.studies.arms import ARMS, Arm, Tables
 from trt_layermerge.core.jsonio import Json, sha256_file
 from trt_layermerge.core.unit import Rules
+from trt_layermerge.data import LabelledData
 from trt_layermerge.pipeline import api
-from trt_layermerge.pipeline.context import Context
 from trt_layermerge.pipeline.options import NullReporter, Reporter, RunOptions
+from trt_layermerge.pipeline.recipe import Recipe
+from trt_layermerge.pipeline.run import Run
+from trt_layermerge.session.images import calibration_of
+from trt_layermerge.session.starts import Starts
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,10 +81,6 @@ class Settings:
         """Returns the network of that name."""
         return next(n for n in self.networks if n.name == name)
 
-    def arm(self, name: str) -> Arm:
-        """Returns the arm of that name."""
-        return next(a for a in self.arms if a.name == name)
-
     def speedups_of(self, arm: Arm) -> tuple[float, ...]:
         """Returns what an arm is asked for: nothing, where it replaces nothing."""
         return (1.0,) if arm.mode == "untouched" else self.speedups
@@ -91,7 +91,7 @@ class Settings:
 
     def facts(self, network: Network) -> Json:
         """Returns what the results of a network depend on besides: its effort and its images."""
-        recipe = open_context(self, network, "full").recipe
+        recipe = run_of(self, network, "full").recipe
         files = {s: Path(str(getattr(recipe.data, s)).partition(":")[2]) for s in SPLITS}
         return {
             "network": network.name,
@@ -120,29 +120,28 @@ def overrides(settings: Settings, tables: Tables) -> dict[str, Any]:
     return changed
 
 
-def open_context(
+def run_of(
     settings: Settings, network: Network, tables: Tables, reporter: Reporter | None = None
-) -> Context:
+) -> Run:
     """Returns the run that holds a network's tables; what it lacks is made by its stages."""
     options = RunOptions(
         f"{network.name}-{tables}", settings.work, network.recipe, overrides(settings, tables)
     )
-    context = api.open_run(network.recipe, options, reporter or NullReporter())
-    return published(context) if tables == "paper" else context
+    run = api.open_run(network.recipe, options, reporter or NullReporter())
+    return replace(run, recipe=published(run.recipe, len(run.train))) if tables == "paper" else run
 
 
-def published(context: Context, seed: int | None = None) -> Context:
-    """Returns a context that scores by the paper's protocol, sized for its training images.
+def published(recipe: Recipe, images: int) -> Recipe:
+    """Returns a recipe that scores by the paper's protocol, sized for so many training images.
 
     One entry is trained for about ``STEPS`` steps. Letters must neither be flipped nor cut, so
     shifts by two pixels take the place of the paper's crops and flips.
     """
-    images = len(context.train)
     judge = images // JUDGE_SHARE
     batch = min(PAPER_BATCH, images - judge)
     epochs = max(1, round(STEPS * batch / (images - judge)))
     changes = {"epochs": epochs, "batch": batch, "lr": PAPER_LR, "augment": ["shift:2"]}
-    section = context.recipe.importance
+    section = recipe.importance
     section = section.model_copy(
         update={
             "method": "finetune",
@@ -150,10 +149,18 @@ def published(context: Context, seed: int | None = None) -> Context:
             "finetune": {**changes, **section.finetune},
         }
     )
-    return with_values(context, importance=section, seed=seed)
+    return recipe.model_copy(update={"importance": section})
 
 
-def with_values(context: Context, seed: int | None = None, **sections: Any) -> Context:
-    """Returns the same run under another seed or with other sections."""
-    values = {**sections, **({} if seed is None else {"seed": seed})}
-    return replace(context, recipe=context.recipe.model_copy(update=values))
+def calibration(run: Run) -> tuple[LabelledData, LabelledData]:
+    """Returns the training images that repairs are fitted on, and those that they are scored on."""
+    section = run.recipe.importance
+    return calibration_of(run.train, section.fit_images, section.score_images, run.seed)
+
+
+def starts_of(run: Run) -> Starts:
+    """Returns what makes the networks of plans as their training finds them."""
+    session, fit = run.session, calibration(run)[0]
+    return Starts(
+        session.model, session.graph, session.importance, fit, run.train, run.recipe, session.tell
+    )

@@ -14,13 +14,13 @@ from benchmarks.studies.arms import COURSES
 from benchmarks.studies.journal import Journal
 from benchmarks.studies.packed import pack
 from benchmarks.studies.planning import plan_of_row
-from benchmarks.studies.settings import Network, Settings, open_context
+from benchmarks.studies.settings import Network, Settings, run_of, starts_of
 from benchmarks.studies.training import (
     Training,
     chosen_rate,
     done_trainings,
     plan_row,
-    study_context,
+    training_run,
     trainings_of,
     weights_of,
 )
@@ -30,8 +30,6 @@ from trt_layermerge.errors import UsageError
 from trt_layermerge.finetune.evaluate import NotANumberError, predict
 from trt_layermerge.merge import collapse
 from trt_layermerge.models.weights import fill
-from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.starts import start_network, unfilled
 
 
 def finished(settings: Settings, network: Network, journal: Journal) -> list[Training]:
@@ -64,27 +62,30 @@ def make_tests(settings: Settings, network: Network, journal: Journal, clock: Cl
     data = _images(settings, network, journal)
     before = {(j.network, j.plan, COURSES[j.course].start): None for j in jobs}
     done = {_key(row) for row in journal.of("test")}
-    context = open_context(settings, network, "full")
     if (network.name, None, None, None, None) not in done:
-        _test(journal, context.model, data, network.name)
+        original = run_of(settings, network, "full").session.model
+        _test(journal, original, data, network.name)
     for name, plan, start in before:
         if (name, plan, start, None, None) not in done:
             job = Training(name, plan, start, 1.0, settings.seeds[0])
-            started = study_context(settings, job)
-            row = plan_row(settings, job)
-            model = collapse(start_network(started, plan_of_row(started, row))[0])
+            run = training_run(settings, job)
+            before_training, _ = starts_of(run).start(
+                plan_of_row(run.graph, plan_row(settings, job))
+            )
+            model = collapse(before_training)
             _test(journal, model, data, name, plan, start)
     for job in jobs:
         if (job.network, job.plan, job.course, job.rate, job.seed) not in done:
             clock.check()
             lost = trainings[job].get("diverged", False)
-            merged = None if lost else trained(settings, study_context(settings, job), job)
+            merged = None if lost else trained(settings, job)
             _test(journal, merged, data, job.network, job.plan, job.course, job.rate, job.seed)
 
 
-def trained(settings: Settings, context: Context, job: Training) -> nn.Module:
+def trained(settings: Settings, job: Training) -> nn.Module:
     """Returns the merged network of a training."""
-    network = unfilled(context, plan_of_row(context, plan_row(settings, job)))
+    run = training_run(settings, job)
+    network = starts_of(run).unfilled(plan_of_row(run.graph, plan_row(settings, job)))
     fill(network, weights_of(settings, job))
     return collapse(network.eval())
 
@@ -122,11 +123,11 @@ def _key(row: dict[str, object]) -> tuple[object, ...]:
 
 def _images(settings: Settings, network: Network, journal: Journal) -> LabelledData:
     """Returns the test images; their labels and fonts are in the journal afterwards."""
-    context = open_context(settings, network, "full")
-    data = context.data("test")
+    run = run_of(settings, network, "full")
+    data = run.data("test")
     assert data is not None
     if not any(row["network"] == network.name for row in journal.of("images")):
-        groups = groups_of(Path(str(context.recipe.data.test).partition(":")[2]), len(data))
+        groups = groups_of(Path(str(run.recipe.data.test).partition(":")[2]), len(data))
         row = {"labels": pack(labels_of(data)), "groups": pack(groups[0]), "by": groups[1]}
         journal.add(kind="images", network=network.name, **row)
     return data

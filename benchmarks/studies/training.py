@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from safetensors.torch import save
 
 from benchmarks.studies.arms import COURSES, Arm
 from benchmarks.studies.planning import plan_of_row
-from benchmarks.studies.settings import Settings, open_context, with_values
+from benchmarks.studies.settings import Settings, run_of, starts_of
 from benchmarks.studies.tuning import choice
-from benchmarks.studies.workers import Clock
+from benchmarks.studies.workers import Checking, Clock
 from trt_layermerge.core.jsonio import Json, read_lines, sha256_json, write_bytes
 from trt_layermerge.errors import DivergedError
 from trt_layermerge.finetune.evaluate import accuracy
-from trt_layermerge.pipeline.context import Context
-from trt_layermerge.pipeline.sections import FinetuneSection
-from trt_layermerge.pipeline.starts import start_network
-from trt_layermerge.pipeline.training import train as train_network
-from trt_layermerge.pipeline.training import training_recipe
+from trt_layermerge.pipeline.options import Reporter
+from trt_layermerge.pipeline.run import Run
+from trt_layermerge.session.settings import FinetuneSection
 
 JOURNAL = "results.jsonl"
 """File of a study's results, in its folder."""
@@ -109,25 +107,22 @@ def train(settings: Settings, job: Training, clock: Clock) -> Json:
         job: What to train.
         clock: When to stop, after an epoch.
     """
-    context = study_context(settings, job)
-    val = context.data("val")
+    run = training_run(settings, job, Checking(clock))
+    val, plan = run.data("val"), plan_of_row(run.graph, plan_row(settings, job))
     assert val is not None
-    context.model, context.calibration, context.importance  # noqa: B018 (loaded before)
+    starts, teaching = starts_of(run), run.session.teaching(run.train, val)
     started = time.process_time()
-    network, _ = start_network(context, plan_of_row(context, plan_row(settings, job)))
+    network, _ = starts.start(plan)
     start_s = time.process_time() - started
     before = accuracy(network, val)
     after, seconds, history, diverged = before, 0.0, [], False
-    recipe = training_recipe(context)
-    if recipe is not None:
+    if teaching.recipe is not None:
         try:
-            result = train_network(
-                context,
+            result = teaching(
                 network,
-                recipe,
+                teaching.recipe,
                 settings.work / "states" / f"{job.name}.safetensors",
                 identity=sha256_json(settings.facts(settings.network(job.network))),
-                on_epoch=lambda _: clock.check(),
             )
             history = [round(r.val_accuracy or 0.0, 5) for r in result.history]
             seconds = sum(r.seconds for r in result.history)
@@ -150,14 +145,14 @@ def train(settings: Settings, job: Training, clock: Clock) -> Json:
     }
 
 
-def study_context(settings: Settings, job: Training) -> Context:
-    """Returns a context whose recipe trains as the job says.
+def training_run(settings: Settings, job: Training, reporter: Reporter | None = None) -> Run:
+    """Returns a run whose recipe trains as the job says.
 
     The same for all arms: both tables hold the same traced network, and repairs are those that
     ``calibrate`` found best, fitted on the same images. The seed draws those images too.
     """
-    context = open_context(settings, settings.network(job.network), "full")
-    own, course = context.recipe.finetune, COURSES[job.course].section
+    run = run_of(settings, settings.network(job.network), "full", reporter)
+    own, course = run.recipe.finetune, COURSES[job.course].section
     options = {
         **own.options,
         **course.get("options", {}),
@@ -165,7 +160,8 @@ def study_context(settings: Settings, job: Training) -> Context:
         "lr": job.rate,
     }
     values = {**own.model_dump(), **course, "options": options}
-    return with_values(context, seed=job.seed, finetune=FinetuneSection.model_validate(values))
+    changes = {"seed": job.seed, "finetune": FinetuneSection.model_validate(values)}
+    return replace(run, recipe=run.recipe.model_copy(update=changes))
 
 
 def plan_row(settings: Settings, job: Training) -> Json:

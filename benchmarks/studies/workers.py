@@ -50,7 +50,7 @@ class Clock:
 
 
 class Checking(NullReporter):
-    """Listens to a stage, and stops it between two steps when the time is over."""
+    """Stops a stage by what it tells, between two steps when the time is over."""
 
     def __init__(self, clock: Clock, tell: Callable[[str], None] | None = None) -> None:
         self._clock, self._tell = clock, tell

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from tests.agent import folders
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import CorruptInputError, UsageError
-from trt_layermerge.measure.agent.jobs import Manifest, load_manifest
+from trt_layermerge.measure.agent.jobs import Manifest, load_manifest, read_model
 from trt_layermerge.measure.agent.results import Results
+from trt_layermerge.measure.agent.run import run_jobs
 
 DEVICE = DeviceInfo("tensorrt", "10.3", "Orin", "compute capability 8.7")
 FACTS: Json = {"power_mode": "25W", "missing": {}}
@@ -136,3 +138,27 @@ def test_a_row_of_another_power_mode_is_not_appended(tmp_path: Path) -> None:
     assert results.path.read_bytes() == before
     results.append(row("k1", mode=None))
     results.append(row("k2", before=None, after=None, models=None, error="it died"))
+
+
+@pytest.mark.parametrize("name", ["results.jsonl", "attempts.jsonl", ".agent.lock"])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_the_agent_writes_to_files_of_its_folder_only(tmp_path: Path, name: str, kind: str) -> None:
+    folder, dear = tmp_path / "jobs", tmp_path / "dear"
+    asked(folder)
+    dear.write_text("half a line")
+    if kind == "link":
+        (folder / name).symlink_to(dear)
+    else:
+        os.mkfifo(folder / name)
+    with pytest.raises(UsageError, match="is a link or no file, and is not written to"):
+        run_jobs(folder)
+    assert dear.read_text() == "half a line"
+
+
+def test_a_model_is_a_file(tmp_path: Path) -> None:
+    manifest = asked(tmp_path)
+    model = next(iter(manifest.jobs.values())).models[0]
+    (tmp_path / model.file).unlink()
+    os.mkfifo(tmp_path / model.file)
+    with pytest.raises(CorruptInputError, match="is no file"):
+        read_model(tmp_path, model)

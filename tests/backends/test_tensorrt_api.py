@@ -489,6 +489,17 @@ def test_missing_tensorrt_names_the_extra(modules):
         load_api("tensorrt_rtx")
 
 
+@pytest.mark.parametrize("name", ["evilmod", "evilmod.inner", "os", ""])
+def test_no_other_module_is_ever_imported(name, tmp_path, monkeypatch):
+    """Names of libraries come from files: sidecars, manifests, jobs."""
+    (tmp_path / "evilmod.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="builds no engines; choose one of tensorrt, tensorrt_rtx"):
+        load_api(name)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_module_is_kept_as_given():
     module = ModuleType("tensorrt")
     module.__version__ = "1"

@@ -10,7 +10,10 @@ import os
 import pickle
 import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.pipeline import tiny
+from trt_layermerge.backends.fake import FakeBackend
 from trt_layermerge.cli.main import main
+from trt_layermerge.core.device import DeviceInfo
+from trt_layermerge.errors import UsageError
+from trt_layermerge.session.latency import Latencies
 
 USAGE, UNSUPPORTED, DEVICE, LATENCY, CORRUPT = 2, 3, 4, 6, 7
 
@@ -112,7 +119,7 @@ BEGUN = [
     ("--train {bad}/small.npz", USAGE, "names no data; type npz:FILE"),
     ("--train npz:{bad}/empty.npz", CORRUPT, "empty.npz cannot be used: it holds no images"),
     ("--train imagefolder:{bad}/photos", USAGE, "has no images in sub-folders"),
-    ("--train npz:{bad}/one.npz", USAGE, "holds a single image.*give more"),
+    ("--train npz:{bad}/one.npz", USAGE, "single training image.*give more"),
     ("--train npz:{bad}/half.npz", CORRUPT, "half.npz cannot be used"),
     (
         "--train npz:{bad}/unlabelled.npz --set finetune.options.distill_weight=0",
@@ -125,6 +132,11 @@ BEGUN = [
     ("--val npz:{bad}/small.npz", CORRUPT, "small.npz are inputs of shape .3, 8, 8."),
     ("--test npz:{bad}/none.npz --speedup 1.2", USAGE, "cannot read .*none.npz: No such file"),
     ("--test imagefolder:{bad}/none --speedup 1.2", USAGE, "there is no folder .*none; check"),
+    (
+        "--set verify.max_accuracy_drop=0.01 --set data.test=null --speedup 1.2",
+        USAGE,
+        "no test images with labels",
+    ),
     ("--speedup 1", USAGE, "search.speedup: input should be greater than 1"),
     ("--budget-ms nan", USAGE, "search.budget_ms"),
     ("--seed -1", USAGE, "seed: input should be greater than or equal to 0"),
@@ -278,3 +290,127 @@ def test_a_locked_latency_store_is_no_damage(
         other.close()
     assert code == DEVICE
     assert "database is locked" in paragraph and "wait for the other process" in paragraph
+
+
+def flipped(data: bytes) -> bytes:
+    """Returns a file with one digit or bit of its last quarter changed: it still can be read."""
+    place = next(i for i in range(len(data) * 3 // 4, len(data)) if data[i : i + 1].isdigit())
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+def shorter(data: bytes) -> bytes:
+    """Returns a table without its last line."""
+    return data[: data.rstrip().rindex(b"\n") + 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "stage"),
+    [
+        ("networks.jsonl", shorter, "search"),
+        ("importance.jsonl", flipped, "search"),
+        ("latency.jsonl", flipped, "importance"),
+        ("merged.safetensors", flipped, "export"),
+        ("merged.safetensors", flipped, "verify"),
+        ("bench.json", flipped, "report"),
+        ("plan.json", flipped, "finetune"),
+    ],
+)
+def test_a_verb_refuses_a_direct_input_that_is_not_as_it_was_made(
+    runs: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    change: Callable[[bytes], bytes],
+    stage: str,
+) -> None:
+    path = runs / "tiny" / name
+    content = path.read_bytes()
+    path.write_bytes(change(content))
+    before = tiny.files(runs)
+    code, paragraph = refused(capsys, f"{stage} --run tiny --runs-dir {{runs}}", {"runs": runs})
+    assert code == CORRUPT, paragraph
+    assert f"{path} is not as" in paragraph
+    assert f"trt-layermerge run --run tiny --runs-dir {runs}" in paragraph
+    assert tiny.files(runs) == before
+    if name != "importance.jsonl":  # a table of days is not thrown away unasked
+        tiny.run(runs)
+        assert path.read_bytes() != change(content)
+        assert name == "bench.json" or path.read_bytes() == content  # which has times of its own
+
+
+@pytest.mark.parametrize("where", [0.3, 0.6, 0.9])
+def test_a_changed_digit_in_a_table_of_scores_is_redone_not_continued(
+    runs: Path, capsys: pytest.CaptureFixture[str], where: float
+) -> None:
+    path = runs / "tiny" / "importance.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    number = int(where * len(lines))
+    digits = re.sub(
+        rb'("delta": -?\d*\.)(\d)', lambda m: m[1] + b"%d" % ((int(m[2]) + 1) % 10), lines[number]
+    )
+    assert digits != lines[number]
+    path.write_bytes(b"".join([*lines[:number], digits, *lines[number + 1 :]]))
+    code, paragraph = refused(capsys, "importance --run tiny --runs-dir {runs}", {"runs": runs})
+    assert code == CORRUPT and f"line {number + 1} is not as it was written" in paragraph
+    path.write_bytes(b"".join([*lines[:number], *lines[number + 1 :]]))  # as the message says
+    _, told = tiny.run(runs)
+    assert told.stages("run") == ("importance",)
+    assert path.read_bytes() == b"".join(lines)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from trt_layermerge.pipeline.folder import RunFolder, locked
+with locked(RunFolder(Path(sys.argv[1]))):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("typed", ["run", "bench", "latency", "latency --export-jobs {new}"])
+def test_a_second_process_is_kept_out_of_a_run_until_the_first_has_ended_or_was_killed(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], typed: str
+) -> None:
+    verb, _, rest = typed.partition(" ")
+    typed = f"{verb} --run tiny --runs-dir {{runs}} {rest}"
+    before = tiny.files(runs)
+    arguments = [sys.executable, "-c", HOLD, str(runs / "tiny")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        code, paragraph = refused(capsys, typed, {"runs": runs, "new": tmp_path / "new"})
+        other.kill()
+    assert code == DEVICE
+    assert f"another process (number {other.pid} on " in paragraph
+    assert "works on the run 'tiny'; wait until it has ended" in paragraph
+    left = dict(tiny.files(runs))
+    assert left.pop("tiny/.lock")  # the trace of the kill
+    assert left == before
+    assert tiny.run(runs)[1].stages("run") == ()
+    assert tiny.files(runs) == before
+
+
+def test_a_search_does_not_mix_devices_or_versions(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Upgraded(FakeBackend):
+        def device(self) -> DeviceInfo:
+            return replace(super().device(), backend_version="9")
+
+    typed = "search --run tiny --runs-dir {runs} --speedup 1.2"
+    monkeypatch.setattr("trt_layermerge.session.state.get_backend", lambda name: Upgraded())
+    before = tiny.files(runs)
+    code, paragraph = refused(capsys, typed, {"runs": runs})
+    assert code == USAGE
+    assert "such latencies do not compare" in paragraph and "fake 9" in paragraph
+    assert f"trt-layermerge run --run tiny --from latency --runs-dir {runs}" in paragraph
+    after = tiny.files(runs)
+    assert {k for k in after if after[k] != before[k]} == {"tiny/recipe.yaml"}
+    _, told = tiny.run(runs, overrides={"search.speedup": 1.2}, from_stage="latency")
+    assert {"latency", "search"} <= {*told.stages("run")}
+
+
+def test_tables_of_two_devices_are_not_read_as_one(runs: Path) -> None:
+    path = runs / "tiny" / "networks.jsonl"
+    path.write_text(path.read_text().replace('"name": "fake', '"name": "another', 1))
+    with pytest.raises(UsageError, match="such latencies do not compare"):
+        Latencies.load(runs / "tiny")

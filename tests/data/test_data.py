@@ -294,3 +294,11 @@ def test_a_flat_folder_is_images_without_labels(tmp_path: Path) -> None:
         open_data(f"images:{tmp_path / 'deep'}", PREPROCESS, framing=Framing((8, 8)))
     with pytest.raises(UsageError, match="check the name after images:"):
         open_data(f"images:{tmp_path / 'none'}", PREPROCESS, framing=Framing((8, 8)))
+
+
+def test_a_small_archive_of_gigabytes_is_not_unpacked(tmp_path: Path) -> None:
+    images = np.zeros((6000, 224, 224, 3), np.uint8)
+    np.savez_compressed(tmp_path / "z.npz", images=images, labels=np.zeros(6000, np.int64))
+    assert (tmp_path / "z.npz").stat().st_size < 2**20
+    with pytest.raises(CorruptInputError, match=r"says that it holds 903,.* and up to .* are read"):
+        open_data(f"npz:{tmp_path}/z.npz", PREPROCESS)

@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from tests.data.helpers import PREPROCESS
-from trt_layermerge.data import LabelledData, holdout, open_data
+from trt_layermerge.data import LabelledData, aligned, draw, holdout, open_data, order_note
 from trt_layermerge.data.folders import FolderData, framed
 from trt_layermerge.data.images import Framing, read_image
 from trt_layermerge.data.lists import read_list, refuse_overlap, write_list
@@ -374,3 +374,62 @@ def test_content_in_memory_is_enough(tmp_path: Path) -> None:
         pixels_of(tmp_path / "nowhere.png", Framing((8, 16)), buffer.getvalue()),
         np.asarray(gradient()),
     )
+
+
+def labels_of(data: LabelledData) -> list[int]:
+    labels = data.batch(torch.arange(len(data)))[1]
+    assert labels is not None
+    return labels.tolist()
+
+
+def test_a_split_without_a_class_is_numbered_as_the_training_images(tmp_path: Path) -> None:
+    """Without ``ant``, a folder calls ``bee`` 0 and ``cat`` 1."""
+    train = opened(f"imagefolder:{make_folder(tmp_path / 'train')}")
+    test = opened(f"imagefolder:{make_folder(tmp_path / 'test', {'bee': 2, 'cat': 1})}")
+    assert labels_of(test) == [0, 0, 1]
+    found = aligned(test, train.class_names)
+    assert labels_of(found) == [1, 1, 2]
+    assert found.class_names == ("ant", "bee", "cat")
+    assert labels_of(aligned(draw(test, 2, 0), train.class_names)) in ([1, 1], [1, 2])
+    assert aligned(train, train.class_names) is train
+
+
+def test_archives_and_datasets_are_aligned_by_name_too(tmp_path: Path) -> None:
+    images = np.zeros((3, 4, 4, 3), np.uint8)
+    names = np.array(["cat", "ant"])
+    np.savez(tmp_path / "test.npz", images=images, labels=np.array([0, 1, 0]), class_names=names)
+    data = open_data(f"npz:{tmp_path}/test.npz", PREPROCESS)
+    assert labels_of(aligned(data, ("ant", "bee", "cat"))) == [2, 0, 2]
+    (tmp_path / "own.py").write_text(
+        "import torch\n"
+        "class Own(list):\n    classes = ['cat', 'ant']\n"
+        "def make():\n    return Own([(torch.zeros(3, 4, 4), k) for k in (0, 1, 0)])\n"
+    )
+    own = open_data(f"{tmp_path}/own.py:make", PREPROCESS)
+    assert labels_of(aligned(own, ("ant", "bee", "cat"))) == [2, 0, 2]
+
+
+def test_classes_that_the_training_images_lack_are_named(tmp_path: Path) -> None:
+    test = opened(f"imagefolder:{make_folder(tmp_path / 'test', {'bee': 1, 'dog': 1})}")
+    with pytest.raises(UsageError, match=r"the classes dog are none of the 3 .*\(ant, bee, cat"):
+        aligned(test, ("ant", "bee", "cat"))
+    with pytest.raises(UsageError, match="2 classes are called bee"):
+        aligned(opened(f"imagefolder:{make_folder(tmp_path / 'b', {'bee': 1})}"), ("bee", "bee"))
+
+
+def test_classes_that_are_only_counted_stay_as_they_are(tmp_path: Path) -> None:
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    np.savez(tmp_path / "test.npz", images=images, labels=np.array([0, 2]))
+    data = open_data(f"npz:{tmp_path}/test.npz", PREPROCESS)
+    assert data.class_names == ("0", "1", "2")
+    assert labels_of(aligned(data, ("ant", "bee", "cat"))) == [0, 2]
+
+
+def test_numbers_are_sorted_as_numbers_and_told(tmp_path: Path) -> None:
+    counts = {str(number): 1 for number in range(11)}
+    data = opened(f"imagefolder:{make_folder(tmp_path / 'train', counts)}")
+    assert data.class_names == tuple(counts)
+    assert [int(file.parent.name) for file in data.files] == labels_of(data)
+    note = order_note(data.class_names)
+    assert note is not None and "11 classes are numbers" in note and "2 before 10" in note
+    assert order_note(data.class_names[:10]) is None and order_note(("ant", "bee")) is None

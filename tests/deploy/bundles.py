@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.export.free import free_batch
 from trt_layermerge.backends.tensorrt import EngineBuild
-from trt_layermerge.core.jsonio import sha256_bytes
+from trt_layermerge.core.jsonio import sha256_bytes, sha256_json
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.deploy.bundle.contents import Baked, Contents, Engine, Interface, Samples
 from trt_layermerge.deploy.machine import Machine
@@ -123,3 +124,16 @@ def with_plan(given, *, library="tensorrt", machine=ORIN, plan=PLAN, **settings)
     )
     engine = Engine(plan, describe(build, origin, machine))
     return replace(given, engine=engine, why_no_engine=None)
+
+
+def signed(body):
+    """Returns the text of a manifest with its hash, as somebody writes who means to."""
+    body.pop("sha256", None)
+    return json.dumps({**body, "sha256": sha256_json(body)})
+
+
+def change_manifest(bundle, change):
+    """Changes the body of a manifest, and its hash with it."""
+    body = json.loads((bundle / "manifest.json").read_text())
+    change(body)
+    (bundle / "manifest.json").write_text(signed(body))

@@ -1,17 +1,30 @@
 """What every bundle has, and that it is read only as it was written."""
 
+import contextlib
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.deploy.bundles import LABELS, ORIN, PLAN, contents, with_plan
+from tests.deploy.bundles import (
+    LABELS,
+    ORIN,
+    PLAN,
+    change_manifest,
+    contents,
+    signed,
+    with_plan,
+)
 from trt_layermerge.core.jsonio import sha256_bytes
 from trt_layermerge.deploy.bundle import folder as folder_module
 from trt_layermerge.deploy.bundle.contents import TARGETS
 from trt_layermerge.deploy.bundle.folder import read_bundle, write_bundle
-from trt_layermerge.deploy.bundle.render import render
+from trt_layermerge.deploy.bundle.render import VERIFY, render
 from trt_layermerge.deploy.machine import Machine
 from trt_layermerge.deploy.sidecar import check_engine
 from trt_layermerge.errors import (
@@ -229,11 +242,53 @@ def test_a_failed_write_leaves_the_old_bundle(full, bundle, monkeypatch):
 
 
 def test_what_a_killed_process_left_is_cleared(full, bundle):
-    left = bundle.parent / ".plain.abc"
-    left.mkdir()
-    (left / "half").write_text("written")
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for what in ("new", "old"):
+        left = bundle.parent / f".plain.trt-layermerge-{what}-{gone.pid}"
+        left.mkdir()
+        (left / "half").write_text("written")
     write_bundle(bundle, render(full, "plain"))
     assert {p.name for p in bundle.parent.iterdir()} == {"plain"}
+
+
+def test_what_a_killed_process_had_moved_away_comes_back(full, bundle):
+    """With what others have put into it; a process that is running keeps its own."""
+    (bundle / "theirs").write_text("1")
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    bundle.rename(bundle.parent / f".plain.trt-layermerge-old-{gone.pid}")
+    running = bundle.parent / f".plain.trt-layermerge-new-{os.getppid()}"
+    running.mkdir()
+    write_bundle(bundle, render(full, "plain"))
+    assert (bundle / "theirs").read_text() == "1"
+    assert {p.name for p in bundle.parent.iterdir()} == {"plain", running.name}
+
+
+@pytest.mark.parametrize("name", ["plain", "[a-z]*", "*"])
+def test_folders_of_others_beside_a_bundle_stay(full, tmp_path, name):
+    others = [".plain.bak", ".plain.trt-layermerge-new-x", f".{name}.d", ".aplain.old"]
+    for other in others:
+        (tmp_path / other).mkdir()
+        (tmp_path / other / "dear").write_text("1")
+    for _ in range(2):
+        write_bundle(tmp_path / name, render(full, "plain"))
+    assert {p.name for p in tmp_path.iterdir()} == {name, *others}
+    assert all((tmp_path / other / "dear").read_text() == "1" for other in others)
+
+
+def test_a_bundle_is_replaced_where_it_is(full, bundle, monkeypatch):
+    """By ``.`` from within, and through a link, which stays one."""
+    new = render(replace(full, precision="fp32", engine=None), "plain")
+    (bundle.parent / "link").symlink_to("plain")
+    write_bundle(bundle.parent / "link", new)
+    assert everything(bundle) == new
+    monkeypatch.chdir(bundle)
+    write_bundle(Path("."), render(full, "plain"))
+    monkeypatch.chdir(bundle.parent)
+    assert everything(bundle) == render(full, "plain")
+    assert (bundle.parent / "link").is_symlink()
+    assert {p.name for p in bundle.parent.iterdir()} == {"plain", "link"}
 
 
 def test_no_permission_is_one_paragraph(full, tmp_path):
@@ -260,21 +315,58 @@ def test_every_changed_file_is_noticed(bundle):
 
 
 def test_an_engine_that_is_not_its_sidecars_is_refused_though_the_hash_is_right(bundle):
-    body = json.loads((bundle / "manifest.json").read_text())
     (bundle / "model.fp16.plan").write_bytes(b"another engine")
-    body["files"]["model.fp16.plan"] = sha256_bytes(b"another engine")
-    (bundle / "manifest.json").write_text(json.dumps(body))
+    change_manifest(
+        bundle,
+        lambda body: body["files"].update({"model.fp16.plan": sha256_bytes(b"another engine")}),
+    )
     with pytest.raises(UntrustedInputError, match="describes another engine"):
         read_bundle(bundle)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"network": "original"}, {"precision": "fp32"}, {"origin": {"weights_sha256": "c" * 64}}],
+)
+def test_an_engine_of_another_network_is_refused_though_it_is_its_sidecars(bundle, change):
+    name = "model.fp16.json"
+    body = json.loads((bundle / name).read_text())
+    origin = {**body["origin"], **change.pop("origin", {})}
+    text = json.dumps({**body, "origin": origin, **change}).encode()
+    (bundle / name).write_bytes(text)
+    change_manifest(bundle, lambda body: body["files"].update({name: sha256_bytes(text)}))
+    with pytest.raises(UntrustedInputError, match="describes another engine"):
+        read_bundle(bundle)
+    done = subprocess.run([sys.executable, bundle / VERIFY], capture_output=True, text=True)
+    assert done.returncode == 7 and "describes another engine" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("tolerance", 1e9), ("seed", 8), ("labels", ["a", "b", "c"])]
+)
+def test_a_manifest_that_was_changed_is_refused(bundle, field, value):
+    body = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps({**body, field: value}))
+    with pytest.raises(CorruptInputError, match="its hash is another one"):
+        read_bundle(bundle)
+    done = subprocess.run([sys.executable, bundle / VERIFY], capture_output=True, text=True)
+    assert done.returncode == 7 and "manifest.json was changed" in done.stderr
+
+
+@pytest.mark.parametrize("value", [1e9, 0, -1, float("nan")])
+def test_no_manifest_makes_anything_pass(bundle, value):
+    change_manifest(bundle, lambda body: body.update(tolerance=value))
+    done = subprocess.run([sys.executable, bundle / VERIFY], capture_output=True, text=True)
+    assert done.returncode == 7 and "manifest.json allows a difference of" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "a/../../b"])
 def test_a_manifest_reaches_nothing_outside(bundle, name):
-    body = json.loads((bundle / "manifest.json").read_text())
-    body["files"][name] = "0" * 64
-    (bundle / "manifest.json").write_text(json.dumps(body))
+    change_manifest(bundle, lambda body: body["files"].update({name: "0" * 64}))
     with pytest.raises(CorruptInputError, match="outside the bundle"):
         read_bundle(bundle)
+    done = subprocess.run([sys.executable, bundle / VERIFY], capture_output=True, text=True)
+    assert done.returncode == 7 and f"{name} cannot be read (there is no such" in done.stderr
 
 
 def test_damaged_manifests_never_end_in_a_traceback(bundle):
@@ -293,6 +385,8 @@ def test_damaged_manifests_never_end_in_a_traceback(bundle):
         bad.append(good[:position] + chr(sign) + good[position + 1 :])
     refused = 0
     for text in bad:
+        with contextlib.suppress(ValueError, TypeError):  # as damaged, with its hash right again
+            text = signed(json.loads(text))
         path.write_text(text)
         try:
             read_bundle(bundle)

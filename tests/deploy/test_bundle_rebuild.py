@@ -172,6 +172,15 @@ def test_the_library_is_what_was_asked_for_else_the_recipes(
     assert everything(tmp_path / "b") == before
 
 
+@pytest.mark.parametrize("name", ["evilmod", "evilmod.inner", "os"])
+def test_a_manifest_names_no_module_to_import(tmp_path, monkeypatch, name):
+    (tmp_path / "evilmod.py").write_text("raise SystemExit('was executed')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    write_bundle(tmp_path / "b", render(contents(build={"engine": name}), "plain"))
+    with pytest.raises(CorruptInputError, match=f"names '{name}', which builds no engines"):
+        rebuild(tmp_path / "b")
+
+
 def test_a_precision_that_the_bundle_does_not_hold(plain):
     with pytest.raises(UsageError, match="no int8 network, only fp32, fp16"):
         rebuild(plain, RTX, "int8")

@@ -16,7 +16,7 @@ import pytest
 from tests.backends.fake_cuda import FakeDriver
 from tests.backends.fake_engine import FakeContext, FakeEngine, fake_library
 from tests.backends.fake_tensorrt import VERSIONS, Strict
-from tests.deploy.bundles import contents, network, with_plan
+from tests.deploy.bundles import contents, network, signed, with_plan
 from trt_layermerge.core.jsonio import sha256_bytes
 from trt_layermerge.deploy.bundle.contents import TARGETS
 from trt_layermerge.deploy.bundle.folder import write_bundle
@@ -68,7 +68,7 @@ def changed(bundle, role, data):
     name = body["roles"][role]
     (bundle / name).write_bytes(data)
     body["files"][name] = sha256_bytes(data)
-    (bundle / "manifest.json").write_text(json.dumps(body))
+    (bundle / "manifest.json").write_text(signed(body))
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -141,6 +141,20 @@ def test_another_engines_sidecar_is_7(bundle):
     done = alone(bundle)
     assert done.returncode == 7
     assert "describes another engine" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["evilmod", "tensorrt_rtx", "numpy", "json", "onnxruntime"])
+def test_nothing_that_lies_in_the_bundle_is_executed(bundle, name):
+    """Whether a sidecar names it or the script would import it: what lies there is data."""
+    (bundle / f"{name}.py").write_text("raise SystemExit('was executed')\n")
+    body = json.loads((bundle / "model.fp16.json").read_text())
+    changed(bundle, "sidecar", json.dumps({**body, "library": name}).encode())
+    command = [sys.executable, bundle / VERIFY]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "was executed" not in done.stderr
+    refused = "" if name == "tensorrt_rtx" else f"the engine's sidecar names no library: '{name}'"
+    assert refused in done.stderr
+    assert done.returncode == (0 if name == "tensorrt_rtx" else 7)
 
 
 def test_a_network_that_computes_something_else_is_5(bundle, rtx):

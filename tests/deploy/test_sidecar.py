@@ -1,6 +1,8 @@
 """An engine is loaded only with the sidecar it was written with."""
 
+import errno
 import json
+import os
 import random
 from dataclasses import replace
 
@@ -10,6 +12,7 @@ from trt_layermerge.backends.tensorrt import EngineBuild
 from trt_layermerge.core.jsonio import sha256_bytes
 from trt_layermerge.deploy.machine import Machine, this_machine
 from trt_layermerge.deploy.sidecar import (
+    Identity,
     Origin,
     Sidecar,
     amend_sidecar,
@@ -119,6 +122,25 @@ def test_no_gpu_is_null_with_a_reason(tmp_path, build, origin):
     assert check_engine(plan).machine == machine
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"network": "original"}, "its network is merged"),
+        ({"precision": "fp32"}, "its precision is fp16"),
+        ({"onnx_sha256": "c" * 64}, f"its onnx_sha256 is {'a' * 64}"),
+        ({"weights_sha256": "c" * 64}, f"its weights_sha256 is {'b' * 64}"),
+        ({"network": "original", "weights_sha256": None}, "is merged, weights_sha256 is b"),
+    ],
+)
+def test_an_engine_of_another_network_is_refused_unless_trusted(plan, change, words):
+    wanted = Identity("merged", "fp16", "a" * 64, "b" * 64)
+    assert read_engine(plan, wanted=wanted)[0] == PLAN
+    other = replace(wanted, **change)
+    with pytest.raises(UntrustedInputError, match=f"another network than it stands for.*{words}"):
+        check_engine(plan, wanted=other)
+    assert read_engine(plan, trust=True, wanted=other) == (PLAN, None)
+
+
 def test_missing_sidecar_is_refused_unless_trusted(plan):
     sidecar_path(plan).unlink()
     with pytest.raises(UntrustedInputError, match=r"missing or damaged.*--trust-engine, only for"):
@@ -166,6 +188,7 @@ def test_damaged_sidecars_never_end_in_a_traceback(plan):
         ("schema", "trt-layermerge/plan@1"),
         ("precision", "fp8"),
         ("network", "another"),
+        ("library", "evilmod"),
         ("profile", {"input": [[1, 3, 32, 32]]}),
         ("profile", None),
         ("plan_sha256", 5),
@@ -213,6 +236,19 @@ def test_interrupted_write_leaves_no_wrong_sidecar(plan, build, origin, monkeypa
         write_engine(tmp_path / "engines", build, origin, ORIN)
     with pytest.raises(UntrustedInputError):
         check_engine(plan)
+
+
+def test_a_full_disk_leaves_the_old_engine_and_its_sidecar(plan, build, origin, monkeypatch):
+    before = plan.read_bytes(), sidecar_path(plan).read_bytes()
+
+    def fsync(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(DeviceError, match="No space left"):
+        write_engine(plan.parents[1], replace(build, plan=b"another"), origin, ORIN)
+    assert (plan.read_bytes(), sidecar_path(plan).read_bytes()) == before
+    assert check_engine(plan) is not None
 
 
 def test_unwritable_folder_is_named(tmp_path, build, origin):

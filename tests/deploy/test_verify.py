@@ -298,3 +298,11 @@ def test_engine_of_another_version_is_not_loaded(network, tmp_path, monkeypatch)
     plan = write_engine(tmp_path, build, origin, this_machine())
     result = verify(images, None, {"original": outputs, "merged": outputs}, [engine_subject(plan)])
     assert "built with tensorrt_rtx 0.9, and here is" in result.comparisons[0].reason
+
+
+def test_one_output_is_not_judged_by_its_only_class():
+    table = np.float32([[2], [-3], [4], [5]])
+    reference = {"original": table, "merged": -table}
+    result = verify(IMAGES, None, reference, [subject(0.001 * table, "original"), subject(-table)])
+    assert result.agreement == 0
+    assert [c.agreement for c in result.comparisons] == [0, 1]

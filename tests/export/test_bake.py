@@ -132,3 +132,18 @@ def test_what_cannot_be_baked_is_refused():
         UnsupportedModelError, match=r"3 channels, but data\.preprocess has 1 means"
     ):
         bake(network(), Preprocess(1 / 255, (0.5,), (0.5,)), softmax=True)
+
+
+def test_generated_names_keep_clear_of_parameters():
+    """A network whose own values are called as what is added."""
+    model = onnx.load_from_string(network())
+    wanted = ["preprocess_mean", "prob", "normalised", "logits_before_softmax"]
+    names = dict(zip([t.name for t in model.graph.initializer], wanted, strict=False))
+    assert len(names) >= 2
+    for tensor in model.graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    found = outputs(bake(model.SerializeToString(), IMAGENET, softmax=True), RAW)
+    expected = outputs(bake(network(), IMAGENET, softmax=True), RAW)
+    np.testing.assert_array_equal(found, expected)

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.nets import example, mobile
 from trt_layermerge.errors import CorruptInputError, UnsupportedModelError, UsageError
-from trt_layermerge.export.fp16 import to_precision
+from trt_layermerge.export.fp16 import beyond_half, kept_in_float, rounded, to_precision
 from trt_layermerge.export.onnx import export_bytes
 
 
@@ -220,3 +220,122 @@ def test_a_scale_that_vanishes_is_refused():
 def test_half_scales_need_opset_19():
     with pytest.raises(UnsupportedModelError, match="cannot be typed in float16"):
         to_precision(quantised(0.125, opset=17), "fp16")
+
+
+X = np.full((1, 2, 4, 4), 20, np.float32)
+
+
+def answer(model, x=X):
+    """Returns what a model gives in real half precision: rounded after every operation."""
+    return run(rounded(model), x)
+
+
+def loud(first=3e3, second=1e-3):
+    """Two 1x1 convolutions: 20 becomes 120,000, beyond half precision, and comes back as 240."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "loud"),
+        helper.make_node("Relu", ["a"], ["b"], "relu"),
+        helper.make_node("Conv", ["b", "v"], ["c"], "quiet"),
+        helper.make_node("Relu", ["c"], ["y"], "last"),
+    ]
+    shape = (2, 2, 1, 1)
+    return net(nodes, {"w": np.full(shape, first), "v": np.full(shape, second)})
+
+
+def test_half_precision_overflows_where_onnx_runtime_does_not():
+    half = to_precision(loud(), "fp16", keep_io=True)
+    assert np.isfinite(run(half, X)).all()  # the CPU computes in float
+    assert np.isinf(answer(half)).all()
+    typed = to_precision(loud(), "fp16")
+    assert np.isinf(answer(typed, X.astype(np.float16))).all()
+
+
+@pytest.mark.parametrize(("first", "second"), [(3e3, 1e-3), (1e-8, 1e8), (1e-6, 3.0)])
+@pytest.mark.parametrize("keep_io", [True, False])
+def test_what_half_precision_cannot_hold_stays_in_float(first, second, keep_io):
+    told = beyond_half(loud(first, second), [X])
+    kept = kept_in_float(onnx.load_from_string(told))
+    assert kept == (("loud", "relu", "quiet", "last") if first == 1e-8 else kept)
+    assert kept[:3] == ("loud", "relu", "quiet")
+    half = to_precision(told, "fp16", keep_io=keep_io)
+    found = answer(half, X if keep_io else X.astype(np.float16))
+    np.testing.assert_allclose(found, run(loud(first, second), X), rtol=2**-10)
+    if first == 3e3:
+        # keep_io: in front of and behind "last"; else in front of "loud" and of "last"
+        operators = [node.op_type for node in onnx.load_from_string(half).graph.node]
+        assert operators.count("Cast") == 2
+
+
+def test_a_network_within_half_precision_is_left_alone(fp32):
+    assert beyond_half(fp32, [example().numpy()]) is fp32
+    silent = loud(0.0)
+    assert beyond_half(silent, [X]) == silent
+
+
+def test_rounded_rounds_after_every_operation_by_hand():
+    """2049 is no half: 2048 + 1 stays 2048, twice; in float it becomes 2050."""
+    nodes = [
+        helper.make_node("Add", ["x", "one"], ["a"]),
+        helper.make_node("Add", ["a", "one"], ["y"]),
+    ]
+    half = to_precision(net(nodes, {"one": 1.0}), "fp16", keep_io=True)
+    assert (answer(half, np.full_like(X, 2048)) == 2048).all()
+    assert (answer(half, np.full_like(X, 2046)) == 2048).all()
+
+
+def test_layers_stay_in_float_by_name():
+    half = to_precision(loud(), "fp16", keep_io=True, keep_float=["loud", "relu", "quiet"])
+    np.testing.assert_allclose(answer(half), 240, rtol=1e-3)
+    with pytest.raises(UsageError, match="no node is called so"):
+        to_precision(loud(), "fp16", keep_float=["laud"])
+
+
+def test_constants_that_are_shared_with_half_are_copied():
+    nodes = [
+        helper.make_node("Mul", ["x", "w"], ["a"], "one"),
+        helper.make_node("Mul", ["a", "w"], ["y"], "two"),
+    ]
+    half = to_precision(net(nodes, {"w": 1 + 2.0**-12}), "fp16", keep_io=True, keep_float=["one"])
+    kinds = {t.name: t.data_type for t in onnx.load_from_string(half).graph.initializer}
+    assert kinds == {"w": TensorProto.FLOAT16, "w_fp32": TensorProto.FLOAT}
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_eps_does_not_vanish(sign):
+    """Dead features: 0 / 0 is not a number, 0 / eps is zero."""
+    nodes = [
+        helper.make_node("Add", ["x", "eps"], ["n"]),
+        helper.make_node("Div", ["x", "n"], ["y"]),
+    ]
+    half = to_precision(net(nodes, {"eps": sign * 1e-12}), "fp16", keep_io=True)
+    eps = onnx.load_from_string(half).graph.initializer[0]
+    assert numpy_helper.to_array(eps) == np.float16(sign * 2.0**-24)
+    assert (answer(half, 0 * X) == 0).all()
+
+
+def test_a_bound_of_clip_does_not_vanish():
+    nodes = [
+        helper.make_node("Clip", ["x", "eps"], ["n"]),
+        helper.make_node("Div", ["x", "n"], ["y"]),
+    ]
+    half = to_precision(net(nodes, {"eps": 1e-12}), "fp16", keep_io=True)
+    assert (answer(half, 0 * X) == 0).all()
+
+
+def test_weights_may_vanish_but_not_all_of_them():
+    weights = np.ones((2, 2, 1, 1))
+    weights[1, 0] = 1e-9
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    half = onnx.load_from_string(to_precision(net([node], {"w": weights}), "fp16"))
+    assert numpy_helper.to_array(half.graph.initializer[0]).ravel().tolist() == [1, 1, 0, 1]
+    with pytest.raises(UnsupportedModelError, match="all of the weight 'w' is zero"):
+        to_precision(net([node], {"w": 1e-9 * weights}), "fp16")
+
+
+def test_generated_names_keep_clear_of_parameters():
+    nodes = [
+        helper.make_node("Mul", ["x", "x_fp16"], ["a"]),
+        helper.make_node("Mul", ["a", "y_fp16"], ["y"]),
+    ]
+    half = to_precision(net(nodes, {"x_fp16": 2.0, "y_fp16": 3.0}), "fp16", keep_io=True)
+    assert (answer(half) == 120).all()

@@ -1,5 +1,6 @@
 """Torch and ONNX compute the same, the model is clean, and failures say what to do."""
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -10,7 +11,10 @@ from torch.nn import functional as F
 from tests.nets import FACTORIES, conv_bn, example, mobile, plain_chain, randomise
 from trt_layermerge.core.jsonio import sha256_file
 from trt_layermerge.errors import UnsupportedModelError, UsageError
+from trt_layermerge.export.batch import with_batch
+from trt_layermerge.export.fp16 import rounded, to_precision
 from trt_layermerge.export.onnx import export_bytes, export_onnx
+from trt_layermerge.export.runtime import logits
 
 REL = 1e-5  # float32 in another order of summation, a few layers deep
 
@@ -172,3 +176,54 @@ def test_two_outputs_are_refused():
 def test_empty_check_is_refused(tmp_path):
     with pytest.raises(UsageError, match="at least one"):
         export_onnx(plain_chain(), example(), tmp_path / "m.onnx", check=example()[:0])
+
+
+def test_export_names_what_half_precision_cannot_hold(tmp_path):
+    """``Conv`` of 300s on 20: 120,000 inside, 240 outside; ONNX Runtime's fp16 hides it."""
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(20, 1, 1, bias=False), torch.nn.Conv2d(1, 4, 1, bias=False)
+    ).eval()
+    torch.nn.init.constant_(net[0].weight, 300.0)
+    torch.nn.init.constant_(net[1].weight, 2e-3)
+    x = torch.full((1, 20, 2, 2), 20.0)
+    report = export_onnx(net, x, tmp_path / "m.onnx", check=x)
+    assert len(report.kept_in_float) == 2
+    model = (tmp_path / "m.onnx").read_bytes()
+    half = rounded(to_precision(with_batch(model, 1), "fp16", keep_io=True))
+    np.testing.assert_allclose(logits(half, x.numpy()), 240, rtol=1e-3)
+    unknown = export_bytes(net, x)
+    assert np.isinf(logits(rounded(to_precision(unknown, "fp16", keep_io=True)), x.numpy())).all()
+
+
+class Same(nn.Conv2d):
+    """TF's padding, worked out from the size of the input as timm's ``Conv2dSame`` does."""
+
+    def forward(self, x):
+        pads = []
+        for axis in (3, 2):
+            size, k, s = x.shape[axis], self.kernel_size[axis - 2], self.stride[axis - 2]
+            if torch.jit.is_tracing():
+                size = torch.as_tensor(size)
+                rounds = torch.ceil(size / s).to(torch.int64)
+            else:
+                rounds = -(-size // s)
+            pad = (rounds - 1) * s + k - size
+            pads += [pad // 2, pad - pad // 2]
+        return nn.functional.conv2d(nn.functional.pad(x, pads), self.weight, self.bias, self.stride)
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+@pytest.mark.filterwarnings("ignore")
+def test_padding_that_follows_from_the_size_is_constant(tmp_path, dynamic):
+    """Two in a row: the size behind the first is known only when its padding is."""
+    net = nn.Sequential(
+        Same(3, 4, 3, 2), nn.ReLU(), Same(4, 4, 5, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    x = torch.randn(2, 3, 17, 22, generator=torch.Generator().manual_seed(0))
+    report = export_onnx(net.eval(), x, tmp_path / "m.onnx", dynamic_batch=dynamic, check=x)
+    assert set(report.nodes) <= {"Pad", "Conv", "Relu", "GlobalAveragePool", "Flatten"}
+    model = (tmp_path / "m.onnx").read_bytes()
+    for batch in (1, 4):
+        images = torch.randn(batch, 3, 17, 22).numpy()
+        expected = net(torch.from_numpy(images)).detach().numpy()
+        np.testing.assert_allclose(logits(with_batch(model, batch), images), expected, atol=1e-5)

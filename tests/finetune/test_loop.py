@@ -237,6 +237,10 @@ def test_damaged_states_end_in_our_errors(
             finetune(make_net(), train, None, recipe, state_path=state)
         except LayerMergeError:
             continue
+    for place in range(size, len(good), max(1, (len(good) - size) // 40)):
+        state.write_bytes(good[:place] + bytes([good[place] ^ 4]) + good[place + 1 :])
+        with pytest.raises(CorruptInputError, match=r"not as they were written.*delete the file"):
+            finetune(make_net(), train, None, recipe, state_path=state)
 
 
 def test_unwritable_state_is_a_device_error(

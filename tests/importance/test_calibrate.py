@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from tests import nets
+from tests.importance.scored import estimate
 from tests.merge.repairing import repair_block
 from tests.plans import candidates_of
 from trt_layermerge.core.candidate import Candidate
@@ -20,7 +21,6 @@ from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceEntry
 from trt_layermerge.errors import UnsupportedModelError, UsageError
-from trt_layermerge.importance import estimate
 from trt_layermerge.importance.calibrate import WORST, CalibrateScorer
 from trt_layermerge.importance.distance import Distance
 from trt_layermerge.importance.table import candidate_seed

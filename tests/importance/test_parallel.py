@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.importance.marking import Marking, kill
+from tests.importance.scored import estimate
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.tables import ImportanceTable
 from trt_layermerge.core.unit import Block
@@ -23,7 +24,7 @@ from trt_layermerge.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from trt_layermerge.importance import estimate, parallel
+from trt_layermerge.importance import parallel
 from trt_layermerge.importance.parallel import ATTEMPTS, Workers, score_in_parallel
 from trt_layermerge.importance.table import fill_table
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.importance.scored import estimate
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.tables import ImportanceEntry, ImportanceTable
 from trt_layermerge.core.unit import Block
 from trt_layermerge.errors import CorruptInputError, DeviceError, UsageError
-from trt_layermerge.importance import estimate
 
 CANDIDATES = tuple(Candidate(Block(i, i + 2), "fit", (), ()) for i in range(6))
 NOTES = {"model": "abc", "images": 512, "repairs": ("ls-zero", "none")}

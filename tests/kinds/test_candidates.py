@@ -7,13 +7,18 @@ from dataclasses import replace
 from itertools import combinations
 
 import pytest
+import torch
+from torch import nn
 
 from tests.search.graphs import Chain, mobilenet_v2, resnet34, resnet50
 from trt_layermerge.core.candidate import Candidate, merged_spec
 from trt_layermerge.core.conv import AddSpec, ConvSpec
 from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.unit import Block
-from trt_layermerge.kinds import Limits, enumerate_candidates
+from trt_layermerge.kinds import Limits, enumerate_candidates, judged_candidates, refusal
+from trt_layermerge.merge import certify, collapse, relax
+from trt_layermerge.tracing import trace
 
 
 def of_block(candidates: tuple[Candidate, ...], start: int, end: int) -> list[Candidate]:
@@ -195,3 +200,43 @@ def test_limits_bound_the_full_rules() -> None:
 def test_keys_are_unique() -> None:
     candidates = enumerate_candidates(mobilenet_v2(), "full")
     assert len({c.key for c in candidates}) == len(candidates)
+
+
+class Wide(nn.Module):
+    """Residuals whose 3x3 projection outlives a dropped 5x5 branch, behind a dilated 1x1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(4, 4, 1, dilation=2)
+        self.branch = nn.Conv2d(4, 4, 5, padding=2)
+        self.path = nn.Conv2d(4, 4, 3, padding=1)
+        self.last = nn.Conv2d(4, 4, (1, 3), padding=(0, 2), dilation=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.stem(x))
+        return self.last(torch.relu(self.branch(y) + self.path(y)))
+
+
+def test_what_shortcuts_leave_behind_is_stated_and_every_candidate_can_be_built() -> None:
+    model, x = Wide().eval(), torch.randn(1, 4, 9, 9)
+    graph = trace(model, x)
+    found = enumerate_candidates(graph)
+    assert all(refusal(graph, c) is None for c in found)
+    by_kept = {(c.block.start, c.block.end, c.kept): c for c in found if c.kind == "compose"}
+    without_branch = by_kept[0, 2, (0,)].convs[0]
+    assert (without_branch.kernel, without_branch.padding) == ((3, 3), (1, 1, 1, 1))
+    assert by_kept[0, 2, (0, 1)].convs[0].kernel == (5, 5)
+    assert by_kept[0, 1, (0,)].convs[0].dilation == (1, 1)
+    last = by_kept[2, 3, (2,)].convs[0]
+    assert (last.kernel, last.dilation) == ((1, 3), (1, 2))
+    for candidate in found:
+        relaxed = relax(model, graph, MergePlan.of(graph, [candidate]))
+        assert certify(relaxed, collapse(relaxed), x).ok, candidate
+
+
+def test_refused_candidates_are_judged_but_not_offered() -> None:
+    graph = mobilenet_v2()
+    judged = list(judged_candidates(graph, "full", None))
+    assert tuple(c for c, why in judged if why is None) == enumerate_candidates(graph)
+    assert all(why == refusal(graph, c) for c, why in judged if not c.original)

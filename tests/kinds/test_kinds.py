@@ -20,6 +20,7 @@ from trt_layermerge.kinds import (
     enumerate_candidates,
     families,
     fit_refusal,
+    judged_candidates,
     kind_of,
     kinds_of,
     refusal,
@@ -90,7 +91,7 @@ def test_a_fit_too_large_is_refused_by_its_size() -> None:
 
 def test_large_fits_of_a_resnet50_are_refused_and_nothing_else_is() -> None:
     graph = resnet50()
-    found = [(c, refusal(graph, c)) for c in enumerate_candidates(graph)]
+    found = list(judged_candidates(graph, "full", None))
     large = [(c, why) for c, why in found if why is not None and "GiB" in why]
     assert large and all(c.kind == "fit" for c, _ in large)
     for candidate, why in found:

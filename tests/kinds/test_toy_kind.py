@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from tests import nets
+from tests.pipeline import tiny
+from trt_layermerge.backends.fake import FakeBackend
 from trt_layermerge.blocks import Start
 from trt_layermerge.core.candidate import Candidate, finish
 from trt_layermerge.core.conv import ConvSpec
@@ -26,12 +28,22 @@ from trt_layermerge.core.unit import Block
 from trt_layermerge.errors import UnsupportedModelError, UsageError
 from trt_layermerge.export.onnx import export_onnx
 from trt_layermerge.importance.calibrate import CalibrateScorer
-from trt_layermerge.kinds import Kind, Limits, enumerate_candidates, kind_of, refusal, register
+from trt_layermerge.kinds import (
+    Kind,
+    Limits,
+    enumerate_candidates,
+    kind_of,
+    refusal,
+    register,
+    registry,
+)
 from trt_layermerge.merge import build_block, certify, collapse, relax, repair
 from trt_layermerge.merge.surgery import block_ports, truncated
+from trt_layermerge.pipeline.options import STAGES
 from trt_layermerge.tracing import TracedNetwork, trace, trace_network
 
 RANK = 3
+COSTS = {**FakeBackend.__init__.__kwdefaults__, "overhead_ms": 0.0, "ms_per_mib": 0.0}
 
 
 class LowRank(Kind):
@@ -213,3 +225,28 @@ def test_starts_of_another_shape_are_a_mistake() -> None:
 
     with pytest.raises(ValueError, match="do not fit"):
         start_error(network(), Wrong())
+
+
+def test_a_whole_run_searches_races_trains_and_reports_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device where arithmetic alone costs, with no other kind that could save any."""
+    monkeypatch.setattr(FakeBackend.__init__, "__kwdefaults__", {**COSTS, "ms_per_gmac": 100.0})
+    for other in ("fit", "identity"):
+        monkeypatch.delitem(registry._KINDS, other)
+    recipe = tiny.write_project(tmp_path)
+    asked = {"search.limits.max_units": 1, "search.speedup": 1.3}
+    with register(LowRank()):
+        summary, told = tiny.run(tmp_path / "runs", recipe, overrides=asked)
+        folder = tmp_path / "runs" / "tiny"
+        plan = MergePlan.load(folder / "plan.json")
+        assert {c.kind for c in plan.changed} == {"lowrank"} and summary["speedup"] > 1.3
+        assert plan.conv_count == 8 + len(plan.changed)
+        scored = (folder / "importance.jsonl").read_text()
+        assert '"kind": "lowrank"' in scored and '"kind": "fit"' not in scored
+        assert any(label == "racing" for label, _ in told.steps)
+        assert summary["certificate_max_rel_error"] < 1e-4
+        assert summary["merged"]["accuracy"] > 0.5
+        assert "| lowrank |" in (folder / "report.md").read_text()
+        assert "low rank" in (folder / "report.html").read_text()
+        assert tiny.run(tmp_path / "runs")[1].stages("skip") == STAGES

@@ -25,7 +25,7 @@ from trt_layermerge.measure.jobs import (
 PROTOCOL = Protocol("fake", rounds=7, burst_ms=1.5, timeout_s=9.0, sentinel_every=3)
 HEADER = {
     "schema": "trt-layermerge/measurements@1",
-    "manifest": "abc",
+    "manifest": "ab" * 32,
     "device": {"backend": "fake", "backend_version": "1", "name": "far", "settings": ""},
     "facts": {"power_mode": None},
 }
@@ -100,7 +100,7 @@ def answers(path: Path, rows: Sequence[Any], **header: Any) -> Path:
 def test_answers_come_back_by_key(tmp_path: Path) -> None:
     path = answers(tmp_path / "r", [row("a", [2.0]), row("b", [3.0, 1.5]), row("c", None)])
     found = read_measurements(path)
-    assert (found.manifest, found.drift) == ("abc", None)
+    assert (found.manifest, found.drift) == ("ab" * 32, None)
     assert found.missing(["a", "b", "c", "d"]) == ["d"]
     entry = found.answers["a"].entry()
     assert (entry.ms, entry.samples, entry.error) == (2.0, 1, None)
@@ -222,3 +222,10 @@ def test_what_is_no_answer_is_refused(tmp_path: Path) -> None:
         (tmp_path / "r").write_text(text)
         with pytest.raises(CorruptInputError):
             read_measurements(tmp_path / "r")
+
+
+@pytest.mark.parametrize("name", ["../../../escaped", "/tmp/escaped", "abc", ""])
+def test_answers_do_not_name_the_file_that_they_are_kept_in(tmp_path: Path, name: str) -> None:
+    path = answers(tmp_path / "r", [row("a", [1.0])], manifest=name)
+    with pytest.raises(CorruptInputError, match="is no id of a manifest"):
+        read_measurements(path)

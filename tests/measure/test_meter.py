@@ -21,7 +21,7 @@ from trt_layermerge.backends import Runner
 from trt_layermerge.core.conv import ConvSpec, Spec
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.jsonio import sha256_bytes
-from trt_layermerge.errors import CorruptInputError, DeviceError, UsageError
+from trt_layermerge.errors import CorruptInputError, DeviceError, StickyDeviceError, UsageError
 from trt_layermerge.measure import conditions
 from trt_layermerge.measure.agent.fake import SCRIPT, FakeBackend
 from trt_layermerge.measure.agent.sources import Reading
@@ -172,6 +172,37 @@ def test_one_unlucky_build_decides_neither_latency_nor_speed_up() -> None:
     builds = [(steady, Timing((ms,) * 3, (ms,))) for ms in (1.0, 1.0, 8.0)]
     beside = Beside(tuple(builds))
     assert (beside.ms, beside.ratio, beside.ratios) == (1.0, 2.0, (2.0, 2.0, 0.25))
+
+
+class Choosy(FakeBackend):
+    """Raises over some networks, whatever the library would."""
+
+    def __init__(self, troubles: dict[bytes, Exception]) -> None:
+        super().__init__()
+        self.troubles = troubles
+
+    def open(self, model: bytes, *, seed: int = 0) -> Runner:
+        if model in self.troubles:
+            raise self.troubles[model]
+        return super().open(model, seed=seed)
+
+
+@pytest.mark.parametrize("error", [DeviceError("no tactic"), MemoryError(), TypeError("odd")])
+def test_one_network_that_fails_spares_the_others_in_this_process_too(error: Exception) -> None:
+    meter = BackendMeter(Choosy({b"bad": error}))
+    first, bad, last = meter.networks(b"original", [b"first", b"bad", b"last"], 3)
+    assert isinstance(first, Beside) and isinstance(last, Beside)
+    assert first.ms == pytest.approx(expected_ms(b"first"), rel=1e-6)
+    assert last.original_ms == pytest.approx(expected_ms(b"original"), rel=1e-6)
+    assert isinstance(bad, Failed) and (str(error) or "MemoryError") in bad.error
+
+
+def test_an_original_that_fails_is_no_fault_of_the_others() -> None:
+    meter = BackendMeter(Choosy({b"original": MemoryError("all of it")}))
+    with pytest.raises(DeviceError, match="MemoryError: all of it"):
+        meter.networks(b"original", [b"one", b"two"], 3)
+    with pytest.raises(StickyDeviceError, match="gone"):
+        BackendMeter(Choosy({b"one": StickyDeviceError("gone")})).networks(b"o", [b"one"], 3)
 
 
 def test_an_interrupted_table_keeps_what_was_measured(tmp_path: Path) -> None:

@@ -101,6 +101,43 @@ def test_a_network_that_the_library_does_not_know_costs_one_entry(tmp_path: Path
         assert entry.error in (None, "no importer for Frobnicate")
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("no kernel"), ZeroDivisionError("by zero"), OSError("x")]
+)
+def test_whatever_a_library_raises_costs_one_entry(tmp_path: Path, error: Exception) -> None:
+    table = measure_specs(SPECS, Raising(error), "fp32", 1, tmp_path / "s", rounds=3)
+    said = f"{type(error).__name__}: {error}"
+    for (spec, *_), entry in table.entries.items():
+        assert entry.error == (said if "k5x5" in str(spec) else None)
+        assert math.isinf(entry.ms) == (entry.error is not None)
+
+
+class Mistimed(FakeBackend):
+    """Says an impossible time of every network with a kernel of five, from the third burst on."""
+
+    def __init__(self, ms: float) -> None:
+        super().__init__()
+        self.ms = ms
+
+    def open(self, model: bytes, *, seed: int = 0) -> Runner:
+        runner = super().open(model, seed=seed)
+        if b"k5x5" in model:
+            right, bursts = runner.time_burst, iter(range(10**6))
+            runner.time_burst = lambda count: (  # type: ignore[method-assign]
+                right(count) if next(bursts) < 2 else [self.ms] * count
+            )
+        return runner
+
+
+@pytest.mark.parametrize("ms", [0.0, -1.0, math.nan, math.inf])
+def test_what_is_no_time_is_a_failure(tmp_path: Path, ms: float) -> None:
+    table = measure_specs(SPECS, Mistimed(ms), "fp32", 1, tmp_path / "s", rounds=3)
+    for (spec, *_), entry in table.entries.items():
+        assert (entry.error is not None) == ("k5x5" in str(spec))
+        assert entry.error is None or f"took {ms} ms, which is no time" in entry.error
+        assert math.isinf(entry.ms) == (entry.error is not None)
+
+
 def test_a_process_that_lost_its_gpu_takes_no_network_for_broken(tmp_path: Path) -> None:
     with pytest.raises(StickyDeviceError, match="illegal access"):
         measure_specs(

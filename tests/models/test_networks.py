@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -268,3 +271,50 @@ def test_a_changed_file_is_another_network(nets: str, tmp_path: Path) -> None:
 def test_tensors_are_read_by_name(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "a.safetensors")
     assert torch.equal(read_weights(tmp_path / "a.safetensors")["a"], torch.ones(2))
+
+
+def test_a_checkpoint_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+    """A tensor of one value, shown four billion times."""
+    torch.save({"w": torch.zeros(1).expand(4_000_000_000)}, tmp_path / "w.pt")
+    with pytest.raises(CorruptInputError, match="says that it holds 16,000,000,000, of which"):
+        read_weights(tmp_path / "w.pt")
+    torch.save({"w": torch.zeros(1).expand(1000)}, tmp_path / "small.pt")
+    assert read_weights(tmp_path / "small.pt")["w"].shape == (1000,)
+
+
+def test_a_checkpoint_that_was_packed_to_nothing_is_refused(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(30_000_000)}, tmp_path / "w.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "w.pt") as plain,
+        zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(CorruptInputError, match="says that it holds 120,000,"):
+        read_weights(tmp_path / "packed.pt")
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_weights_are_a_regular_file(tmp_path: Path, suffix: str) -> None:
+    os.mkfifo(tmp_path / f"w.{suffix}")
+    (tmp_path / f"z.{suffix}").symlink_to("/dev/zero")
+    for name in "wz":
+        with pytest.raises(UsageError, match="are no file"):
+            read_weights(tmp_path / f"{name}.{suffix}")
+
+
+def test_of_several_networks_it_is_told_which_was_taken(tmp_path: Path) -> None:
+    state, average = {"w": torch.zeros(2)}, {"w": torch.ones(2)}
+    torch.save({"ema": average, "state_dict": state, "epoch": 3}, tmp_path / "w.pt")
+    with pytest.warns(UserWarning, match=r"state_dict was taken, not ema; .*\['ema'\]"):
+        assert torch.equal(read_weights(tmp_path / "w.pt")["w"], state["w"])
+
+
+@pytest.mark.parametrize("make", [torch.Tensor.to_sparse, lambda value: value.to("meta")])
+def test_weights_without_plain_values_are_named(nets: str, tmp_path: Path, make: Any) -> None:
+    model = load_network(f"{nets}:small", None)
+    state = model.state_dict()
+    name = next(name for name in state if name.endswith("weight"))
+    torch.save({**state, name: make(state[name])}, tmp_path / "w.pt")
+    with pytest.raises(CorruptInputError, match=f"{name} has no plain values|is damaged"):
+        fill(model, tmp_path / "w.pt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -34,8 +35,50 @@ from trt_layermerge.kinds import enumerate_candidates
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.merge import certify, collapse, relax
 from trt_layermerge.models.networks import load_network, network_inputs
-from trt_layermerge.onnx_reader import load_onnx, operators, read_onnx
+from trt_layermerge.onnx_reader import load_onnx, onnx_hashes, operators, read_onnx
 from trt_layermerge.tracing import trace
+
+
+def bomb(path: Path, count: int) -> Path:
+    """Writes a network of 168 bytes that adds the largest of so many zeros."""
+    nodes = [
+        helper.make_node("ConstantOfShape", ["s"], ["c"]),
+        helper.make_node("ReduceMax", ["c"], ["m"], keepdims=0),
+        helper.make_node("Add", ["x", "m"], ["y"]),
+    ]
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, (1, 3, 8, 8)) for n in "xy"]
+    shape = numpy_helper.from_array(np.array([count]), "s")
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [shape])
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+    return path
+
+
+def test_a_few_bytes_are_not_folded_into_gigabytes(tmp_path: Path) -> None:
+    assert load_onnx(bomb(tmp_path / "small.onnx", 10), (1, 3, 8, 8)) is not None
+    words = r"ConstantOfShape\) makes a constant of 1,100,000,000 values, .* up to 1024 MiB"
+    with pytest.raises(UnsupportedModelError, match=words):
+        load_onnx(bomb(tmp_path / "large.onnx", 1_100_000_000), (1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "short"])
+@pytest.mark.parametrize("read", [lambda path: load_onnx(path, SHAPE), onnx_hashes])
+def test_weights_beside_a_file_are_a_file(tmp_path: Path, kind: str, read: Any) -> None:
+    path = exported(nets.plain_chain(), tmp_path / "m.onnx")
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, location="w", size_threshold=0)
+    beside = tmp_path / "w"
+    data = beside.read_bytes()
+    beside.unlink()
+    if kind == "pipe":
+        os.mkfifo(beside)
+    elif kind == "device":
+        beside.symlink_to("/dev/zero")
+    else:
+        beside.write_bytes(data[:-1])
+    with pytest.raises(CorruptInputError, match=r"is no file beside it|bytes, and .* ends at"):
+        read(path)
+
 
 SIZE = 32
 SHAPE = (1, 3, SIZE, SIZE)

@@ -140,6 +140,21 @@ def failing(kind: type[LayerMergeError]) -> Callable[..., Any]:
     return build_engine
 
 
+def test_a_full_disk_ends_the_stage_and_leaves_the_engines(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = build(runs, precisions=["fp32"])
+
+    def full(*_: Any) -> None:
+        raise DeviceError("the disk is full")
+
+    monkeypatch.setattr(building, "write_engine", full)
+    with pytest.raises(DeviceError, match="the disk is full"):
+        build(runs, precisions=["fp32", "fp16"])
+    for row in rows:
+        assert check_engine(runs / "tiny" / row["plan"]) is not None
+
+
 def test_engines_outlive_a_build_that_makes_none(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,12 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from tests.pipeline import tiny
 from trt_layermerge.data import holdout
 from trt_layermerge.errors import UsageError
+from trt_layermerge.pipeline.api import open_run
 from trt_layermerge.pipeline.data_files import data_inputs, refuse_overlaps, same_files
+from trt_layermerge.pipeline.options import RunOptions
 from trt_layermerge.pipeline.recipe import load_recipe
 
 
@@ -28,6 +31,32 @@ def folder(tmp_path: Path) -> Path:
 
 def lists(folder: Path) -> list[str]:
     return [f"imagefolder:{folder}?list={folder.parent}/h-{part}.txt" for part in holdout.PARTS]
+
+
+def test_a_test_folder_without_a_class_is_numbered_as_train(folder: Path) -> None:
+    """Without ``0`` a folder would call ``1`` 0, and both networks would be right nowhere."""
+    recipe = tiny.write_project(folder.parent / "project")
+    test = folder.parent / "test"
+    shutil.copytree(folder, test)
+    shutil.rmtree(test / "0")
+    for name in ("1", "2", "3"):
+        (test / name).rename(test / f"class {name}")
+    for name in ("0", "1", "2", "3"):
+        (folder / name).rename(folder / f"class {name}")
+    names = {"data.train": f"imagefolder:{folder}", "data.test": f"imagefolder:{test}"}
+    run = open_run(
+        recipe, RunOptions("x", folder.parent / "runs", overrides=names), tiny.Recorder()
+    )
+    data = run.data("test")
+    assert data is not None and data.class_names == run.train.class_names
+    _, labels = data.batch(torch.arange(len(data)))
+    assert labels is not None and set(labels.tolist()) == {1, 2, 3}
+    (test / "class 1").rename(test / "another")
+    run = open_run(
+        recipe, RunOptions("x", folder.parent / "runs", overrides=names), tiny.Recorder()
+    )
+    with pytest.raises(UsageError, match="the classes another are none of the 4 that"):
+        run.data("test")
 
 
 def test_an_overwritten_image_of_the_same_size_is_noticed(folder: Path) -> None:

@@ -27,6 +27,7 @@ from trt_layermerge.export.batch import with_batch
 from trt_layermerge.export.fp16 import to_precision
 from trt_layermerge.pipeline.api import run_stage
 from trt_layermerge.pipeline.options import RunOptions
+from trt_layermerge.session.built import Built, identity_of
 from trt_layermerge.session.deployed import deployed_model
 from trt_layermerge.session.session import Session
 from trt_layermerge.session.verifying import bisect_command
@@ -86,7 +87,8 @@ class Bench:
                     settings={"typing": "strong"},
                     profile={"input": shapes} if profile else {},  # type: ignore[dict-item]
                 )
-                origin = Origin("a" * 64, "b" * 64, {}, None, "", 0)
+                wanted = identity_of(self.folder, Built(network, precision, None, None))
+                origin = Origin(wanted.onnx_sha256, wanted.weights_sha256, {}, None, "", 0)
                 plan = write_engine(self.folder / "engines", found, origin, GPU, network)
                 plans[plan.name] = plan
                 row = {"network": network, "precision": precision, "error": None}
@@ -167,6 +169,17 @@ def test_a_changed_engine_stops_the_benchmark(gpu: Bench) -> None:
     with pytest.raises(UntrustedInputError, match="another engine") as caught:
         run_stage("bench", asked(gpu, "fp32", measure__backend="tensorrt"))
     assert caught.value.exit_code == 7 and gpu.loaded == []
+
+
+@pytest.mark.parametrize("stage", ["bench", "verify"])
+def test_an_engine_of_the_other_network_is_not_loaded_in_its_place(gpu: Bench, stage: str) -> None:
+    """Copied with its sidecar, which says the truth about it."""
+    plans = gpu.build("fp32")
+    for path in (lambda p: p, sidecar_path):
+        path(plans["model.fp32.plan"]).write_bytes(path(plans["original.fp32.plan"]).read_bytes())
+    with pytest.raises(UntrustedInputError, match="another network than it stands for"):
+        run_stage(stage, asked(gpu, "fp32", measure__backend="tensorrt"))
+    assert gpu.loaded == []
 
 
 def test_every_engine_of_both_networks_is_compared_with_torch(gpu: Bench) -> None:

@@ -17,6 +17,7 @@ from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.deploy.bundle.contents import TARGETS, Baked
 from trt_layermerge.deploy.bundle.folder import read_bundle
 from trt_layermerge.deploy.bundle.rebuild import rebuild
+from trt_layermerge.deploy.sidecar import sidecar_path
 from trt_layermerge.errors import (
     CorruptInputError,
     LatencyGateError,
@@ -222,7 +223,14 @@ class TestEngines:
             package(built, package__targets=["plain"])
         monkeypatch.undo()
 
-        plan.write_bytes(plan.read_bytes()[:-1] + b"!")
+        own = plan.read_bytes(), sidecar_path(plan).read_bytes()
+        other = plan.with_name("original.fp16.plan")
+        plan.write_bytes(other.read_bytes())
+        sidecar_path(plan).write_bytes(sidecar_path(other).read_bytes())
+        with pytest.raises(UntrustedInputError, match="another network than it stands for"):
+            package(built)
+        plan.write_bytes(own[0][:-1] + b"!")
+        sidecar_path(plan).write_bytes(own[1])
         with pytest.raises(UntrustedInputError, match="describes another engine"):
             package(built)
         (deploy / "plain" / "model.int8.plan").write_bytes(b"another")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trt_layermerge.errors import CorruptInputError, UsageError
-from trt_layermerge.pipeline.recipe import dump_recipe, load_recipe
+from trt_layermerge.pipeline.recipe import dump_recipe, load_recipe, remembered
 
 
 def write(folder: Path, text: str) -> Path:
@@ -129,3 +129,49 @@ def test_yaml_cannot_construct_objects(tmp_path: Path) -> None:
     text = "model: {name: !!python/object/apply:os.system ['true']}"
     with pytest.raises(CorruptInputError):
         load_recipe(write(tmp_path, text), {})
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "1e3", "-.5e1", "1.", "+1.5e+2"])
+def test_numbers_with_exponents_are_numbers(tmp_path: Path, text: str) -> None:
+    body = f"model: {{name: 'timm:x'}}\nfinetune: {{options: {{lr: {text}}}}}\n"
+    assert load_recipe(write(tmp_path, body), {}).finetune.options["lr"] == float(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model: {name: 'timm:x'}\nseed: 1\nseed: 2\n", "'seed' stands there twice"),
+        ("model: {name: 'timm:x'}\nverify: {}\nmodel: {name: 'timm:y'}\n", "'model' stands"),
+        ("model: {name: 'timm:x', name: 'timm:y'}\n", "'name' stands there twice"),
+        ("a: &a [*a]\n", "aliases"),
+        ("a: &a {x: 1}\nmodel: {<<: *a}\n", "aliases"),
+        ("seed: 2001-99-99\n", "month must be"),
+        ("? [1, 2]\n: 3\n", "unhashable|no text"),
+        ("1: 2\n", "1 is no text"),
+        ("seed: !!timestamp x\n", "not valid YAML"),
+        ("seed: !!binary '*'\n", "seed: input should be"),
+        ("seed: " + "[" * 5000 + "\n", "recursion|deep|expected"),
+    ],
+)
+def test_odd_yaml_is_refused_in_one_paragraph(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises((CorruptInputError, UsageError), match=words):
+        load_recipe(write(tmp_path, text), {})
+
+
+def test_a_remembered_recipe_is_the_whole_of_what_was_written(tmp_path: Path) -> None:
+    written = load_recipe(write(tmp_path, "model: {name: 'timm:resnet18'}\nseed: 7\n"), {})
+    path = tmp_path / "r" / "recipe.yaml"
+    path.parent.mkdir()
+    content = remembered(written).encode()
+    path.write_bytes(content)
+    assert load_recipe(path, {}, remembered=True) == written
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises((CorruptInputError, UsageError)):
+            load_recipe(path, {}, remembered=True)
+    path.write_bytes(content.replace(b"seed: 7", b"seed: 9"))
+    with pytest.raises(CorruptInputError, match=r"changed by hand; .* delete its first line"):
+        load_recipe(path, {}, remembered=True)
+    assert load_recipe(path, {}).seed == 9  # a copy is anybody's
+    path.write_bytes(content.partition(b"\n")[2])  # of an older version
+    assert load_recipe(path, {}, remembered=True) == written

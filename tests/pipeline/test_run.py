@@ -343,8 +343,13 @@ def test_published_rules_and_modes_refuse_what_they_cannot(
 
 
 def test_files_have_the_keys_and_types_that_they_always_had(runs: Path) -> None:
-    """``golden.json`` was made by the version before stages became calls of a session."""
+    """``golden.json`` was made by the version before stages became calls of a session.
+
+    Since then ``feature_weight`` went and ``kept_in_float`` came.
+    """
     wanted = {"build.engine": "auto", "build.precisions": ["fp32", "int8"]}
     tiny.run(runs, overrides={**wanted, "package.targets": ["plain"]})
     golden = json.loads((Path(__file__).parent / "golden.json").read_text())
-    assert forms_of(runs / "tiny") == golden
+    found = forms_of(runs / "tiny")
+    assert found.keys() == golden.keys()
+    assert {n: sorted({*golden[n]} ^ {*found[n]}) for n in golden if golden[n] != found[n]} == {}

@@ -156,7 +156,8 @@ def test_half_precision_that_is_far_off_fails(runs: Path, monkeypatch: pytest.Mo
 
     wanted = {"build.engine": "auto", "build.precisions": ["fp32", "fp16"]}
     options = RunOptions("tiny", runs, overrides=wanted)
-    monkeypatch.setattr("trt_layermerge.export.fp16.to_precision", faulty)
+    for room in ("networks", "deployed"):
+        monkeypatch.setattr(f"trt_layermerge.session.{room}.to_precision", faulty)
     run_stage("build", options)
     with pytest.raises(
         AccuracyGateError, match=r"original\.fp16\.onnx differs .* 5e-02 is allowed"

@@ -144,7 +144,7 @@ def test_annealed_activations_are_gone_in_the_end(runs: Path) -> None:
     run = open_run(None, options(runs, **overrides), NullReporter())
     network = run.session.relax()
     run.session.repair(run.train)
-    schedule = run.session.teaching(run.train)._schedule(network)
+    schedule = run.session.teaching(run.train)._schedule(network, 2)
     held = [m for m in network.modules() if isinstance(m, Annealed)]
     assert schedule is not None and held
     for share, linearity in ((0.25, 0.5), (0.5, 1.0), (1.0, 1.0)):

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from onnx import helper
 
-from tests.quantize.graphs import RESIDUAL_RANGES, images, residual, run
+from tests.quantize.graphs import RESIDUAL_RANGES, images, network, residual, run
 from trt_layermerge.errors import AccuracyGateError, CorruptInputError, UsageError
 from trt_layermerge.quantize.choose import _fewest, choose_layers, quantize_within
 from trt_layermerge.quantize.preset import Preset
@@ -90,3 +91,16 @@ def test_the_fewest_that_pass(needed, most):
     expected = max(needed, 1) if needed <= most and most else None  # 0 was tried before
     assert _fewest(attempt, most) == expected
     assert len(tried) == len(set(tried)) <= 7
+
+
+@pytest.mark.parametrize("with_labels", [True, False])
+def test_one_output_is_not_judged_by_its_only_class(with_labels):
+    """Ranges that clip almost everything: every answer is wrong, and argmax is always 0."""
+    node = helper.make_node("Conv", ["x", "w"], ["c"], "conv")
+    flat = helper.make_node("Flatten", ["c"], ["y"], "flat")
+    model = network([node, flat], ("n", 1, 1, 1), {"w": np.ones((1, 1, 1, 1))})
+    x = np.random.default_rng(0).normal(3, 0.5, (50, 1, 1, 1)).astype(np.float32)
+    labels = np.zeros(50, np.int64) if with_labels else None
+    with pytest.raises(AccuracyGateError, match=r"100\.00% of 50 images"):
+        choose_layers(model, {"x": 0.003}, x, labels, Preset(max_float_layers=0))
+    assert choose_layers(model, {"x": 6.0}, x, labels, Preset()).agreement == 1

@@ -24,6 +24,7 @@ from trt_layermerge.quantize.qdq import (
     scale_of,
     weight_scales,
 )
+from trt_layermerge.quantize.sensitivity import sensitivities
 
 
 def test_a_pointwise_convolution_by_hand():
@@ -237,3 +238,15 @@ def test_junk_and_quantised_models_are_refused():
             quantizable(junk)
     with pytest.raises(UnsupportedModelError, match="quantised already"):
         quantize_model(quantize_model(residual(), RESIDUAL_RANGES), RESIDUAL_RANGES)
+
+
+def test_generated_names_keep_clear_of_parameters():
+    """A weight that is called as the scale of the input."""
+    node = helper.make_node("Conv", ["x", "x_scale", "x_zero_point"], ["y"], "conv")
+    constants = {"x_scale": np.full((1, 1, 1, 1), 63.5), "x_zero_point": np.float32([0])}
+    model = network([node], (1, 1, 2, 2), constants)
+    x = np.float32([[[[1, 2], [3, 4]]]])
+    (found,) = run(quantize_model(model, {"x": 127.0}), x)
+    np.testing.assert_array_equal(found, 63.5 * x)
+    (error,) = sensitivities(model, {"x": 127.0}, x)
+    assert error.sqnr_db == np.inf

@@ -24,13 +24,13 @@ from trt_layermerge.report.data import (
     Bench,
     Epoch,
     Finalist,
-    FrontierPoint,
     Pairing,
+    PredictionError,
     RunReport,
     Timing,
 )
-from trt_layermerge.report.statistics import PredictionError
-from trt_layermerge.report.summary import NetworkFigures, summary_json
+from trt_layermerge.report.page import pages, view_of
+from trt_layermerge.report.summary import checked_summary
 
 PAIRINGS = (
     Pairing(
@@ -191,6 +191,25 @@ def mobilenet_plan(graph: LayerGraph) -> MergePlan:
     return replace(MergePlan.of(graph, changes), latency_ms=7.9, score=40.2, budget_ms=8.0)
 
 
+def network(accuracy: float, latency_ms: float, convs: int, activations: int) -> dict[str, object]:
+    return {
+        "accuracy": accuracy,
+        "latency_ms": latency_ms,
+        "convs": convs,
+        "activations": activations,
+        "latency_p10_ms": 0.98 * latency_ms,
+        "latency_p90_ms": 1.02 * latency_ms,
+    }
+
+
+def html(run: RunReport) -> str:
+    return pages(view_of(run))["report.html"]
+
+
+def markdown(run: RunReport) -> str:
+    return pages(view_of(run))["report.md"]
+
+
 def resnet_run() -> RunReport:
     """A complete run on the ResNet: every part is there, and the budget is met."""
     graph = resnet20()
@@ -202,21 +221,25 @@ def resnet_run() -> RunReport:
         Finalist("plan 4", 0.405, 0.397, 17.20),
         Finalist("plan 5", 0.377, 0.381, 16.90),
     )
-    summary = summary_json(
-        original=NetworkFigures(0.9018, 0.8421, 21, 19),
-        merged=NetworkFigures(0.8992, 0.4135, plan.conv_count, plan.activation_count),
-        repaired_accuracy=0.7312,
-        speedup=2.04,
-        predicted_ms=0.412,
-        budget_ms=0.42,
-        certificate_max_rel_error=3.1e-15,
-        precision="fp32",
-        backend="onnxruntime",
-        batch=1,
-        seed=7,
-        preprocess=Preprocess(),
-        input_name="input",
-        input_shape=(1, 3, 32, 32),
+    summary = checked_summary(
+        {
+            "original": network(0.9018, 0.8421, 21, 19),
+            "merged": network(0.8992, 0.4135, plan.conv_count, plan.activation_count),
+            "repaired": {"accuracy": 0.7312},
+            "speedup": 2.04,
+            "predicted_ms": 0.412,
+            "budget_ms": 0.42,
+            "certificate_max_rel_error": 3.1e-15,
+            "precision": "fp32",
+            "backend": "onnxruntime",
+            "batch": 1,
+            "seed": 7,
+            "preprocess": Preprocess().to_json(),
+            "input": {"name": "input", "shape": [1, 3, 32, 32]},
+            "speedup_low": 2.01,
+            "speedup_high": 2.07,
+            "device": str(DEVICE),
+        }
     )
     curve = [(0.30 + 0.45 * 0.01 * i, 19 - 14.0 / (1 + 0.35 * i)) for i in range(60)]
     losses = (0.91, 0.62, 0.51, 0.44, 0.41, 0.37, 0.36, 0.345)
@@ -228,9 +251,8 @@ def resnet_run() -> RunReport:
         graph=graph,
         plan=plan,
         summary=summary,
-        frontier=tuple(FrontierPoint(ms, score) for ms, score in curve),
-        chosen=FrontierPoint(0.412, 17.31),
-        original_point=FrontierPoint(0.82, 19.0),
+        frontier=tuple(curve),
+        untouched=(0.82, 19.0),
         finalists=finalists,
         prediction=PredictionError(len(finalists), 0.020, 0.028, 1.0),
         accuracies={
@@ -252,6 +274,7 @@ def resnet_run() -> RunReport:
             ],
         },
         bench=Bench(
+            "fp32",
             Timing(0.8421, 0.861, 0.902, 1187.5),
             Timing(0.4135, 0.4203, 0.4461, 2418.4),
             2.04,
@@ -267,7 +290,6 @@ def resnet_run() -> RunReport:
         engine={"precision": "fp16", "tensorrt": "10.16", "sha256": "ab" * 32},
         unverified=("No TensorRT engine was run: this machine has no NVIDIA GPU.",),
         versions={"python": "3.11.9", "torch": "2.15.0", "onnxruntime": "1.31.0"},
-        seed=7,
         recipe="model: examples/glyphs/nets.py:resnet20\nspeedup: 2.0\n",
         stage_seconds={"latency": 19.2, "importance": 89.0, "search": 0.5, "finetune": 725.0},
     )

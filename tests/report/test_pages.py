@@ -12,15 +12,22 @@ from pathlib import Path
 import pytest
 
 from tests.report import fakes
-from trt_layermerge.core.unit import Barrier
+from trt_layermerge.core.candidate import finish
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.unit import Barrier, Block
 from trt_layermerge.errors import DeviceError
 from trt_layermerge.report.answers import accuracy, budget, gaps, prediction, speed
-from trt_layermerge.report.contents import build_document
-from trt_layermerge.report.data import Accuracy, Bench, Epoch, Finalist, RunReport, Timing
-from trt_layermerge.report.html import render_html
-from trt_layermerge.report.markdown import plain, render_markdown
-from trt_layermerge.report.statistics import PredictionError
-from trt_layermerge.report.write import write_report
+from trt_layermerge.report.data import (
+    Accuracy,
+    Bench,
+    Epoch,
+    Finalist,
+    PredictionError,
+    RunReport,
+    Timing,
+)
+from trt_layermerge.report.page import view_of, write_report
+from trt_layermerge.report.templates import literal
 
 HOSTILE = '<img src=x onerror="alert(1)"> | `a` *b* [c](d) </td></svg><script>1</script> $e$'
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -49,7 +56,8 @@ class Outline(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text.append(data)
+        if data.strip():
+            self.text.append(data)
 
     def _note(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
@@ -60,7 +68,7 @@ class Outline(HTMLParser):
 
 def _outline(report: RunReport) -> Outline:
     outline = Outline()
-    outline.feed(render_html(build_document(report)))
+    outline.feed(fakes.html(report))
     outline.close()
     assert not outline.open
     return outline
@@ -108,7 +116,7 @@ def test_hostile_names_are_text_in_html() -> None:
 
 
 def test_hostile_names_are_text_in_markdown() -> None:
-    page = render_markdown(build_document(_hostile(fakes.resnet_run())))
+    page = fakes.markdown(_hostile(fakes.resnet_run()))
     inside_code = re.compile(r"^(`{3,})\n.*?^\1$", flags=re.DOTALL | re.MULTILINE)
     code = inside_code.findall(page)
     assert code == ["`````"]
@@ -121,7 +129,7 @@ def test_hostile_names_are_text_in_markdown() -> None:
 
 
 def test_markdown_text_is_literal() -> None:
-    assert plain("a|b *c* _d_ `e` [f](g)\n# <h> & \\") == (
+    assert literal("a|b *c* _d_ `e` [f](g)\n# <h> & \\") == (
         r"a\|b \*c\* \_d\_ \`e\` \[f\](g) \# &lt;h&gt; &amp; \\"
     )
 
@@ -155,11 +163,11 @@ def test_figures_of_the_page_are_those_of_the_data() -> None:
 
 def test_both_twins_say_the_same() -> None:
     run = fakes.resnet_run()
-    page = render_markdown(build_document(run))
-    for heading in re.findall(r"<h2>([^<]*)</h2>", render_html(build_document(run)))[1:]:
+    page = fakes.markdown(run)
+    for heading in re.findall(r"<h2>([^<]*)</h2>", fakes.html(run))[1:]:
         assert f"## {heading}" in page
-    for answer in build_document(run).answers:
-        assert f"| {answer.question} | {answer.figure} | {plain(answer.detail)} |" in page
+    for answer in view_of(run).answers:
+        assert f"| {answer.question} | {answer.figure} | {literal(answer.detail)} |" in page
 
 
 def test_missing_parts_are_sentences() -> None:
@@ -215,7 +223,7 @@ def test_predictions_beyond_the_goal_are_marked() -> None:
         assert prediction(replace(run, prediction=error)).verdict == "bad"
 
 
-def test_a_race_is_told_by_the_mean_of_its_laps() -> None:
+def test_a_race_is_told_by_the_mean_of_its_rungs() -> None:
     run = fakes.resnet_run()
     assert "raced:" not in _text(run)
     finalists = (
@@ -224,7 +232,7 @@ def test_a_race_is_told_by_the_mean_of_its_laps() -> None:
         Finalist("fallen", 1.0, 1.1, 2.0, False, None, (0.5, None)),
         Finalist("idle", 1.0, 1.1, 2.0),
     )
-    page = render_markdown(build_document(replace(run, finalists=finalists)))
+    page = fakes.markdown(replace(run, finalists=finalists))
     assert "3 finalists raced: each was trained a little" in page
     rows = [
         [cell.strip() for cell in line.split("|")[5:9]]
@@ -232,11 +240,21 @@ def test_a_race_is_told_by_the_mean_of_its_laps() -> None:
         if re.match(r"\| (first|short|fallen|idle) ", line)
     ]
     assert rows == [
-        ["2.0000", "-0.2500", "0.6250, 3 laps", "chosen"],
-        ["2.0000", "-0.1250", "0.3750, 1 lap", ""],
+        ["2.0000", "-0.2500", "0.6250, 3 rungs", "chosen"],
+        ["2.0000", "-0.1250", "0.3750, 1 rung", ""],
         ["2.0000", "–", "diverged", ""],
         ["2.0000", "–", "–", ""],
     ]
+
+
+def test_a_kind_that_the_pages_do_not_know_appears_by_its_name() -> None:
+    run = fakes.resnet_run()
+    graph = run.graph
+    convs = (fakes.conv(16, 4, 3, 16), fakes.conv(4, 16, 1, 16))
+    plan = MergePlan.of(graph, [finish(graph, Block(1, 2), "lowrank", (), convs)])
+    assert "(lowrank)" in _text(replace(run, plan=plan))
+    row = "| 1 | blocks.0.conv1 | lowrank | none | 16&gt;4 k3x3 @16x16 + 4&gt;16 k1x1 @16x16 relu |"
+    assert row in fakes.markdown(replace(run, plan=plan))
 
 
 def test_nothing_that_is_not_finite_becomes_a_figure() -> None:
@@ -245,7 +263,7 @@ def test_nothing_that_is_not_finite_becomes_a_figure() -> None:
     run = replace(
         fakes.resnet_run(),
         summary={"budget_ms": nan, "predicted_ms": inf, "speedup": nan},
-        bench=Bench(bad, bad, nan, nan, inf),
+        bench=Bench("fp32", bad, bad, nan, nan, inf),
         finalists=(Finalist("a", nan, 0.0, nan, chosen=True), Finalist("b", inf, 1.0)),
         prediction=PredictionError(2, nan, inf, nan),
         accuracies={"original": Accuracy(nan, 0), "merged": Accuracy(inf, 10)},
@@ -256,7 +274,7 @@ def test_nothing_that_is_not_finite_becomes_a_figure() -> None:
     text = _text(run)
     assert not re.search(r"\b(nan|inf)\b", text)
     assert "not a number" in text
-    found = [answer.figure for answer in build_document(run).answers]
+    found = [answer.figure for answer in view_of(run).answers]
     assert found == ["not measured", "not measured", "no budget", "unknown"]
 
 
@@ -265,7 +283,7 @@ def test_long_histories_and_tables_are_cut_and_say_so() -> None:
     history = tuple(Epoch(i, 1 / i, 0.5 + (i == 20) / 10) for i in range(1, 41))
     text = _text(replace(fakes.resnet_run(), certificate={"blocks": rows}, history=history))
     assert "block|0|1|2|" in text
-    assert "|98|99| |30 more rows stand in the file." in text
+    assert "|98|99|30 more rows stand in the file." in text
     assert "First, best and last of 40 epochs" in text
     assert "20|0.05|60.00 %" in text
 

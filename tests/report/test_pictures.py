@@ -11,11 +11,12 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.report import fakes
+from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.errors import MissingDependencyError
-from trt_layermerge.report.data import Accuracy, Bench, Epoch, Finalist, FrontierPoint, Timing
+from trt_layermerge.report.chain import chain_picture
+from trt_layermerge.report.data import Accuracy, Bench, Epoch, Finalist, Timing
 from trt_layermerge.report.palette import DARK
-from trt_layermerge.report.pictures import (
-    chain_picture,
+from trt_layermerge.report.plots import (
     comparison_plot,
     finetune_plot,
     frontier_plot,
@@ -25,10 +26,8 @@ from trt_layermerge.report.pictures import (
 NAN, INF = math.nan, math.inf
 RUN = fakes.resnet_run()
 DRAWINGS: dict[str, Callable[[], str | None]] = {
-    "chain": lambda: chain_picture(RUN.graph, RUN.plan),
-    "frontier": lambda: frontier_plot(
-        RUN.frontier, RUN.chosen, RUN.original_point, RUN.finalists, RUN.budget_ms
-    ),
+    "chain": lambda: chain_picture(RUN.graph, RUN.plan, RUN.kinds),
+    "frontier": lambda: frontier_plot(RUN.frontier, RUN.untouched, RUN.plan, RUN.finalists),
     "prediction": lambda: prediction_plot(RUN.finalists),
     "finetune": lambda: finetune_plot(RUN.history, 0.9018),
     "comparison": lambda: comparison_plot(RUN.accuracies, RUN.bench),
@@ -71,15 +70,31 @@ def test_identifiers_of_different_pictures_differ() -> None:
     assert len(ids) == len(set(ids))
 
 
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_no_text_is_too_small_to_read(name: str) -> None:
+    svg = DRAWINGS[name]()
+    sizes = re.findall(r'font(?:-size)?(?:="|: (?:bold |\d00 )?)([\d.]+)(?:px|")', svg or "")
+    assert sizes
+    assert min(map(float, sizes)) >= 11
+
+
 def test_frontier_names_budget_chosen_and_original() -> None:
     words = _words(DRAWINGS["frontier"]())
     for expected in ("budget 0.4200 ms", "chosen 0.4120 ms", "original", "finalist as measured"):
         assert expected in words
 
 
+def test_plans_far_below_the_chosen_one_are_not_drawn() -> None:
+    points = ((1.0, -1000.0), (2.0, 8.0), (3.0, 10.0))
+    words = _words(frontier_plot(points, None, MergePlan((), 2.0, 8.0), ()))
+    assert "−200" not in words
+    words = _words(frontier_plot(points, None, MergePlan((), 3.0, 10.0), ()))
+    assert "−200" in words
+
+
 def test_a_long_frontier_stays_a_small_picture() -> None:
-    points = tuple(FrontierPoint(1 + i / 20000, math.log1p(i)) for i in range(20000))
-    svg = frontier_plot(points, points[9000], None, (), 1.5)
+    points = tuple((1 + i / 20000, math.log1p(i)) for i in range(20000))
+    svg = frontier_plot(points, None, MergePlan((), *points[9000], 1.5), ())
     assert svg is not None
     assert len(svg) < 60_000
 
@@ -91,10 +106,8 @@ def test_comparison_writes_values_and_intervals() -> None:
 
 
 def test_nothing_to_plot_is_none() -> None:
-    assert frontier_plot((), None, None, (), None) is None
-    assert (
-        frontier_plot((FrontierPoint(NAN, 1.0), FrontierPoint(1.0, INF)), None, None, (), 1) is None
-    )
+    assert frontier_plot((), None, MergePlan(()), ()) is None
+    assert frontier_plot(((NAN, 1.0), (1.0, INF)), None, MergePlan(()), ()) is None
     assert prediction_plot(()) is None
     assert prediction_plot((Finalist("a", NAN, 1.0), Finalist("b", 1.0, 0.0))) is None
     assert finetune_plot((), 0.9) is None
@@ -105,14 +118,13 @@ def test_nothing_to_plot_is_none() -> None:
 
 def test_what_is_not_finite_is_left_out() -> None:
     bad = Timing(NAN, NAN, INF)
-    bench = Bench(bad, Timing(1.0, 1.1, 1.2), NAN, NAN, NAN)
+    bench = Bench("fp32", bad, Timing(1.0, 1.1, 1.2), NAN, NAN, NAN)
     drawings = [
         frontier_plot(
-            (FrontierPoint(1.0, 2.0), FrontierPoint(INF, 3.0)),
-            FrontierPoint(NAN, NAN),
-            FrontierPoint(INF, 1.0),
+            ((1.0, 2.0), (INF, 3.0)),
+            (INF, 1.0),
+            MergePlan((), NAN, NAN, NAN),
             (Finalist("a", NAN, 1.0, 2.0), Finalist("b", 1.0, 1.1, INF)),
-            NAN,
         ),
         prediction_plot((Finalist("a", 1.0, INF), Finalist("b", 1.0, 1.05))),
         finetune_plot((Epoch(1, NAN, 0.5), Epoch(2, 0.4, NAN)), INF),

@@ -1,4 +1,4 @@
-"""Intervals against published examples, errors against arithmetic by hand."""
+"""Intervals of accuracies against published examples and their defining equation."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import math
 
 import pytest
 
-from trt_layermerge.report.statistics import (
-    difference_interval,
-    wilson_interval,
-)
+from trt_layermerge.report.data import Accuracy
 
 
 @pytest.mark.parametrize(
@@ -25,13 +22,13 @@ from trt_layermerge.report.statistics import (
 def test_wilson_interval_equals_published_values(
     right: int, count: int, low: float, high: float
 ) -> None:
-    found = wilson_interval(right / count, count)
+    found = Accuracy(right / count, count).interval
     assert found == pytest.approx((low, high), abs=5.1e-5)
 
 
 def test_wilson_interval_solves_its_defining_equation() -> None:
-    share, count, z = 0.87, 340, 1.959963984540054
-    for end in wilson_interval(share, count):
+    share, count, z = 296 / 340, 340, 1.959963984540054
+    for end in Accuracy(share, count).interval:
         assert abs(share - end) == pytest.approx(z * math.sqrt(end * (1 - end) / count), rel=1e-12)
 
 
@@ -39,11 +36,11 @@ def test_wilson_interval_solves_its_defining_equation() -> None:
     ("share", "count"), [(0.5, 0), (math.nan, 10), (1.2, 10), (-0.1, 10), (math.inf, 5)]
 )
 def test_wilson_interval_of_nothing_says_nothing(share: float, count: int) -> None:
-    assert wilson_interval(share, count) == (0.0, 1.0)
+    assert Accuracy(share, count).interval == (0.0, 1.0)
 
 
 def test_wilson_interval_of_all_right_ends_at_one() -> None:
-    assert wilson_interval(1.0, 20) == pytest.approx((0.8389, 1.0), abs=5.1e-5)
+    assert Accuracy(1.0, 20).interval == pytest.approx((0.8389, 1.0), abs=5.1e-5)
 
 
 @pytest.mark.parametrize(
@@ -58,5 +55,5 @@ def test_wilson_interval_of_all_right_ends_at_one() -> None:
 def test_difference_interval_equals_published_values(
     first: tuple[int, int], second: tuple[int, int], low: float, high: float
 ) -> None:
-    found = difference_interval(first[0] / first[1], first[1], second[0] / second[1], second[1])
-    assert found == pytest.approx((low, high), abs=5.1e-5)
+    one, other = (Accuracy(right / count, count) for right, count in (first, second))
+    assert one.minus(other) == pytest.approx((low, high), abs=5.1e-5)

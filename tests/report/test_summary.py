@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import math
-from dataclasses import replace
+import re
 from typing import Any
 
 import pytest
 
-from trt_layermerge.core.preprocess import Preprocess
+from tests.report import fakes
 from trt_layermerge.errors import CorruptInputError
-from trt_layermerge.report.summary import NetworkFigures, summary_json
+from trt_layermerge.report.summary import checked_summary
 
-ORIGINAL = NetworkFigures(0.9, 3.2, 21, 19)
-MERGED = NetworkFigures(0.89, 2.0, 10, 9)
+MISSING = object()
 GOOD: dict[str, Any] = {
-    "original": ORIGINAL,
-    "merged": MERGED,
-    "repaired_accuracy": 0.73,
+    "original": fakes.network(0.9, 3.2, 21, 19),
+    "repaired": {"accuracy": 0.73},
+    "merged": fakes.network(0.89, 2.0, 10, 9),
     "speedup": 1.6,
     "predicted_ms": 2.02,
     "budget_ms": 2.1,
@@ -27,73 +26,69 @@ GOOD: dict[str, Any] = {
     "backend": "onnxruntime",
     "batch": 1,
     "seed": 0,
-    "preprocess": Preprocess(1 / 255, (0.5,), (0.25,)),
-    "input_name": "input",
-    "input_shape": (1, 3, 32, 32),
+    "preprocess": {"scale": 1 / 255, "mean": [0.5], "std": [0.25]},
+    "input": {"name": "input", "shape": [1, 3, 32, 32]},
+    "speedup_low": 1.5,
+    "speedup_high": 1.7,
+    "device": "Example CPU",
 }
 
 
-def test_summary_is_the_promised_object() -> None:
-    assert json.loads(json.dumps(summary_json(**GOOD))) == {
-        "original": {"accuracy": 0.9, "latency_ms": 3.2, "convs": 21, "activations": 19},
-        "repaired": {"accuracy": 0.73},
-        "merged": {"accuracy": 0.89, "latency_ms": 2.0, "convs": 10, "activations": 9},
-        "speedup": 1.6,
-        "predicted_ms": 2.02,
-        "budget_ms": 2.1,
-        "certificate_max_rel_error": 0.0,
-        "precision": "fp32",
-        "backend": "onnxruntime",
-        "batch": 1,
-        "seed": 0,
-        "preprocess": {"scale": 1 / 255, "mean": [0.5], "std": [0.25]},
-        "input": {"name": "input", "shape": [1, 3, 32, 32]},
-    }
+def test_summary_is_the_promised_object_in_the_promised_order() -> None:
+    written = checked_summary(GOOD)
+    assert written == GOOD
+    assert list(written) == list(GOOD)
+    assert list(written["merged"]) == list(GOOD["merged"])
 
 
 def test_what_was_not_measured_is_none() -> None:
-    nothing = {
-        name: None
-        for name in (
-            "repaired_accuracy",
-            "speedup",
-            "predicted_ms",
-            "budget_ms",
-            "certificate_max_rel_error",
-        )
+    nothing: dict[str, Any] = dict.fromkeys(("accuracy", "latency_ms"))
+    nothing |= dict.fromkeys(("latency_p10_ms", "latency_p90_ms"))
+    figures = ("speedup", "predicted_ms", "budget_ms", "certificate_max_rel_error")
+    figures += ("speedup_low", "speedup_high")
+    body = {
+        **GOOD,
+        **dict.fromkeys(figures),
+        "original": {**GOOD["original"], **nothing},
+        "repaired": {"accuracy": None},
     }
-    bare = summary_json(**{**GOOD, **nothing, "original": NetworkFigures(None, None, 21, 19)})
-    assert bare["speedup"] is None
-    assert bare["original"] == {
-        "accuracy": None,
-        "latency_ms": None,
-        "convs": 21,
-        "activations": 19,
-    }
+    assert checked_summary(body) == body
+
+
+def changed(place: str, value: object) -> dict[str, Any]:
+    """Returns the good summary with another value at ``outer.inner``, or without it."""
+    body = copy.deepcopy(GOOD)
+    *outer, last = place.split(".")
+    inner = body[outer[0]] if outer else body
+    inner.pop(last) if value is MISSING else inner.update({last: value})
+    return body
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("place", "value"),
     [
-        ({"speedup": math.nan}, "speedup"),
-        ({"speedup": 0.0}, "speedup"),
-        ({"predicted_ms": math.inf}, "predicted_ms"),
-        ({"budget_ms": -1.0}, "budget_ms"),
-        ({"repaired_accuracy": 73.0}, "repaired.accuracy"),
-        ({"merged": replace(MERGED, accuracy=89.0)}, "merged.accuracy"),
-        ({"merged": replace(MERGED, latency_ms=0.0)}, "merged.latency_ms"),
-        ({"original": replace(ORIGINAL, convs=-1)}, "original.convs"),
-        ({"certificate_max_rel_error": math.nan}, "certificate_max_rel_error"),
-        ({"precision": "fp8"}, "precision"),
-        ({"batch": 0}, "batch"),
-        ({"input_shape": (1, 3, 0, 32)}, "input shape"),
+        ("speedup", math.nan),
+        ("speedup", 0.0),
+        ("speedup", MISSING),
+        ("predicted_ms", math.inf),
+        ("budget_ms", -1.0),
+        ("repaired.accuracy", 73.0),
+        ("merged.accuracy", 89.0),
+        ("merged.latency_ms", 0.0),
+        ("merged.latency_ms", MISSING),
+        ("original.convs", -1),
+        ("certificate_max_rel_error", math.nan),
+        ("precision", "fp8"),
+        ("batch", 0),
+        ("input.shape", [1, 3, 0, 32]),
+        ("surplus", 1.0),
     ],
 )
-def test_a_figure_out_of_range_is_refused_by_name(change: dict[str, Any], named: str) -> None:
-    with pytest.raises(CorruptInputError, match=named):
-        summary_json(**{**GOOD, **change})
+def test_a_figure_out_of_range_is_refused_by_name(place: str, value: object) -> None:
+    with pytest.raises(CorruptInputError, match=re.escape(place)):
+        checked_summary(changed(place, value))
 
 
 def test_all_wrong_figures_are_named_at_once() -> None:
-    with pytest.raises(CorruptInputError, match=r"speedup.*predicted_ms"):
-        summary_json(**{**GOOD, "speedup": math.nan, "predicted_ms": -1.0})
+    with pytest.raises(CorruptInputError, match=r"speedup nan.*predicted_ms -1"):
+        checked_summary({**GOOD, "speedup": math.nan, "predicted_ms": -1.0})

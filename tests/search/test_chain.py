@@ -12,13 +12,14 @@ from trt_layermerge.errors import InfeasibleBudgetError, UsageError
 from trt_layermerge.search import Option, chain_frontier, solve_chain
 
 
-def random_instance(seed: int) -> tuple[int, list[Option]]:
+def random_instance(seed: int, least: int = 1) -> tuple[int, list[Option]]:
+    """Returns a chain; with ``least`` 0, positions may be missing that no option covers."""
     rng = np.random.default_rng(seed)
     length = int(rng.integers(1, 7))
     options = []
     for start in range(length):
         for end in range(start + 1, length + 1):
-            for _ in range(int(rng.integers(0 if end > start + 1 else 1, 3))):
+            for _ in range(int(rng.integers(0 if end > start + 1 else least, 3))):
                 coarse = rng.integers(0, 2)  # half of the instances are full of ties
                 latency = float(rng.integers(0, 5)) if coarse else float(rng.uniform(0, 5))
                 score = float(rng.integers(-3, 3)) if coarse else float(rng.normal())
@@ -66,6 +67,28 @@ def test_equals_brute_force_on_a_thousand_instances(block: int) -> None:
         assert solution.score == max(p[1] for p in affordable)
         assert total(solution.options) == (solution.latency_ms, solution.score)
         assert [o.start for o in solution.options[1:]] == [o.end for o in solution.options[:-1]]
+
+
+def test_equals_brute_force_where_positions_cannot_be_reached() -> None:
+    gaps = 0
+    for seed in range(600):
+        length, options = random_instance(seed, least=0)
+        kept = np.random.default_rng(seed).random(len(options)) < 0.5
+        options = [o for o, wanted in zip(options, kept, strict=True) if wanted]
+        points = {total(cover) for cover in covers(length, options)}
+        gaps += len({o.end for o in options}) < length
+        if points:
+            assert list(chain_frontier(length, options)) == nondominated(points)
+        else:
+            with pytest.raises(UsageError, match="no options cover"):
+                chain_frontier(length, options)
+    assert gaps > 60
+
+
+def test_one_option_over_the_whole_chain() -> None:
+    assert solve_chain(7, [Option(0, 7, 1.0, 2.0)], 1.0).score == 2.0
+    options = [Option(0, 7, 1.0, 2.0), Option(3, 5, 0.1, 9.0), Option(5, 7, 0.1, 9.0)]
+    assert solve_chain(7, options, 1.0).options == (options[0],)
 
 
 def test_every_frontier_point_has_the_options_it_claims() -> None:

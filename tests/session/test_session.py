@@ -76,9 +76,10 @@ def test_one_call_goes_the_whole_way(
         test_loader=loaders["test"],
         backend="fake",
         finetune=SHORT,
-        settings=FEW,
+        settings={**FEW, "device": "cpu"},
         progress=lambda *step: told.append(step),
     )
+    assert result.speedup and result.latency_ms and result.original_ms
     assert result.speedup >= 1.3 and result.latency_ms < result.original_ms
     assert result.plan.changed and result.certificate.ok
     assert convs(result.model) == result.plan.conv_count < convs(model)
@@ -216,7 +217,10 @@ def test_settings_that_cannot_be_used_are_named(
         tlm.Session(model, torch.zeros(1, 3, 16, 16), settings=settings)
 
 
-@pytest.mark.parametrize("goal", [{"speedup": 1.0}, {"speedup": -2}, {"budget_ms": 0.0}])
+@pytest.mark.parametrize(
+    "goal",
+    [{"speedup": 1.0}, {"speedup": -2}, {"budget_ms": 0.0}, {"speedup": 0.5, "budget_ms": 1.0}],
+)
 def test_a_goal_that_is_none_is_refused(model: nn.Module, goal: dict[str, float]) -> None:
     session = tlm.Session(model, torch.zeros(1, 3, 16, 16), backend="fake", settings=FEW)
     with pytest.raises(UsageError, match="name no budget"):
@@ -259,6 +263,8 @@ def test_a_plan_of_ones_own_takes_the_place_of_a_search(model: nn.Module, images
     session.relax()
     merged = session.merge(images)
     assert session.certificate.ok and convs(merged) < convs(model)
+    with pytest.raises(UsageError, match="export the networks first"):
+        session.quantize(images)
 
 
 @pytest.fixture

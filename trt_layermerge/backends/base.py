@@ -97,7 +97,13 @@ class Backend(Protocol):
 def random_inputs(
     shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, np.dtype[Any]], seed: int
 ) -> dict[str, Array]:
-    """Returns standard normal inputs by name; the same seed gives the same values everywhere."""
+    """Returns standard normal inputs by name; the same seed gives the same values everywhere.
+
+    Args:
+        shapes: Shape by name, every dimension known.
+        dtypes: Type by the same names.
+        seed: Of all of them; they are drawn one after the other, in the order of ``shapes``.
+    """
     rng = np.random.default_rng(seed)
     return {
         name: rng.standard_normal(shape, dtype=np.float32).astype(dtypes[name])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trt_layermerge.backends.base import Runner
 from trt_layermerge.backends.cuda import find_cuda, gpu_name
-from trt_layermerge.backends.tensorrt_api import TensorRTApi, load_api
+from trt_layermerge.backends.tensorrt_api import Flavor, TensorRTApi, load_api
 from trt_layermerge.backends.tensorrt_cache import TimingCache
 from trt_layermerge.backends.tensorrt_config import (
     add_profile,
@@ -56,7 +56,7 @@ class EngineBuild:
 
     plan: bytes = field(repr=False)
     seconds: float
-    library: str
+    library: Flavor
     version: str
     log: tuple[str, ...]
     precision: Precision

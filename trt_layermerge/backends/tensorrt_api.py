@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Any, Iterator, Literal, get_args
 
 from trt_layermerge.backends.tensorrt_log import BuildLog
 from trt_layermerge.core.device import Precision
@@ -25,7 +25,8 @@ from trt_layermerge.errors import (
 if TYPE_CHECKING:
     import tensorrt as trt
 
-FLAVORS = ("tensorrt", "tensorrt_rtx")
+Flavor = Literal["tensorrt", "tensorrt_rtx"]
+FLAVORS: tuple[Flavor, ...] = get_args(Flavor)
 
 # A weakly typed builder may use a precision, and takes it where it is faster. OBEY_ and
 # PREFER_PRECISION_CONSTRAINTS would change nothing: they concern layers whose precision was set
@@ -54,7 +55,7 @@ class TensorRTApi:
     """
 
     module: Any
-    flavor: str
+    flavor: Flavor
 
     @property
     def version(self) -> str:
@@ -248,11 +249,15 @@ def load_api(flavor: str | None = None) -> TensorRTApi:
     """Returns a library by name, or TensorRT where it works and TensorRT-RTX where it does not.
 
     Raises:
+        UsageError: If there is no such library; nothing else is ever imported.
         MissingDependencyError: If none is installed.
         DeviceError: If one is installed, but cannot be imported.
     """
+    names = [name for name in FLAVORS if flavor in (None, name)]
+    if not names:
+        raise UsageError(f"{flavor!r:.99} builds no engines; choose one of {', '.join(FLAVORS)}")
     broken: list[str] = []
-    for name in (flavor,) if flavor else FLAVORS:
+    for name in names:
         if find_spec(name) is None:
             continue
         try:

@@ -33,6 +33,14 @@ def configure(
 ) -> Settings:
     """Sets everything but profile and timing cache, and returns it as it stands in the sidecar.
 
+    Args:
+        api: The library.
+        config: What is set, in place.
+        network: The parsed network.
+        precision: What its layers may compute in.
+        options: What is asked for.
+        site: What the build finds around it; its free memory bounds the workspace.
+
     Raises:
         UsageError: If this version, library or device lacks what is asked for.
         DeviceError: If the library refuses the GPU.
@@ -66,6 +74,12 @@ def add_profile(
     profile: Profile,
 ) -> None:
     """Adds the shapes that inputs with dynamic dimensions may have.
+
+    Args:
+        builder: Makes the profile.
+        config: Where it is added, in place.
+        network: The parsed network.
+        profile: Smallest, usual and largest shape by input; empty for a network of fixed shapes.
 
     Raises:
         UsageError: If an input needs a profile and has none, or it does not fit the inputs.

@@ -79,6 +79,13 @@ def bn_affine(
     """Returns batch normalisation in eval mode as a scale a and a shift c, float64.
 
     a = γ / √(σ² + ε),  c = β − a·μ; γ = 1 and β = 0 where they are None.
+
+    Args:
+        mean: μ, ``(C,)``, as the other tensors.
+        variance: σ².
+        scale: γ, or None.
+        shift: β, or None.
+        eps: ε.
     """
     a = (variance.double() + eps).rsqrt()
     if scale is not None:
@@ -99,6 +106,15 @@ def fold_bn(
     """Returns weight and bias of a convolution with the batch normalisation behind it folded in.
 
     W'[o] = a[o]·W[o],  b'[o] = a[o]·b[o] + c[o], with a and c of ``bn_affine``; float64.
+
+    Args:
+        weight: ``(C_out, C_in / groups, kh, kw)``.
+        bias: ``(C_out,)``, or None for zero.
+        mean: μ of the normalisation, ``(C_out,)``, as its other tensors.
+        variance: σ².
+        scale: γ, or None.
+        shift: β, or None.
+        eps: ε.
     """
     a, c = bn_affine(mean, variance, scale, shift, eps)
     folded = weight.double() * a.reshape(-1, 1, 1, 1)
@@ -146,6 +162,11 @@ def add_shortcut(branch: Kernel, path: Kernel, offset: Pair = (0, 0)) -> Kernel:
     W'[o, c, (offset + d_path·t) / d_branch] += W_path[o, c, t],  b' = b_branch + b_path, on the
     branch's taps and stride, in gcd(g_branch, g_path) groups. An identity is one tap of ones on
     each channel (``identity_kernel``); a projection is its own kernel.
+
+    Args:
+        branch: What it is added to.
+        path: The shortcut.
+        offset: Rows and columns of the branch's input, neither negative.
 
     Raises:
         ValueError: If strides or channels differ, or the path leaves the branch's taps.

@@ -98,7 +98,13 @@ def conv_norm(spec: ConvSpec, start: Start, like: Tensor) -> ConvNorm:
 
 
 def unpadded_conv(spec: ConvSpec, bias: bool, like: Tensor) -> nn.Conv2d:
-    """Returns a convolution of this geometry without padding; type and device are those of like."""
+    """Returns a convolution of this geometry without padding; type and device are those of like.
+
+    Args:
+        spec: The geometry; its padding is ignored.
+        bias: Whether there is a bias.
+        like: A tensor whose type and device it gets.
+    """
     return nn.Conv2d(
         spec.in_channels,
         spec.out_channels,
@@ -178,6 +184,11 @@ def conv_of(kernel: Kernel, padding: Pads, like: Tensor) -> nn.Module:
     """Returns a kernel as a plain biased convolution, cast once to the type and device of like.
 
     Uneven padding becomes a ``ZeroPad2d`` before it.
+
+    Args:
+        kernel: Weights and bias; copied.
+        padding: Zeros as (top, left, bottom, right).
+        like: A tensor whose type and device it gets.
     """
     top, left, bottom, right = padding
     even = top == bottom and left == right

@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 import yaml
 
+from trt_layermerge.core.strict_yaml import load_yaml
 from trt_layermerge.errors import UsageError
 
 SETTINGS = "*"
@@ -75,7 +76,7 @@ def _setting(text: str) -> tuple[str, Any]:
     try:
         if not (equals and all(key.split("."))):
             raise ValueError("there must be a key, an equals sign and a value")
-        return key, yaml.safe_load(value)
+        return key, load_yaml(value)
     except (ValueError, yaml.YAMLError) as error:
         raise UsageError(
             f"--set {text!r} is not KEY=VALUE ({error}); type it like --set search.finalists=6"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, TypeAlias
 
 from trt_layermerge.core.conv import AddSpec, ConvSpec, Spec, compose, spec_from_json
+from trt_layermerge.core.geometry import composition
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.unit import Block
+from trt_layermerge.errors import UnsupportedModelError
 
 CandidateKey: TypeAlias = tuple[int, int, str, tuple[int, ...], tuple[Spec, ...]]
 
@@ -110,7 +113,12 @@ def finish(
 ) -> Candidate:
     """Returns a candidate with activation, residual flag and extra costs worked out.
 
-    ``convs`` are bare convolutions; empty means that only the shortcut remains.
+    Args:
+        graph: The traced network.
+        block: What is replaced.
+        kind: Name of the kind.
+        kept: Indices of the kept units, rising.
+        convs: Bare convolutions in order; empty means that only the shortcut remains.
     """
     activation = block_activation(graph, block)
     open_residual = graph.open_residual(block.start, block.end)
@@ -137,20 +145,23 @@ def original_candidate(graph: LayerGraph, index: int) -> Candidate:
 def merged_spec(graph: LayerGraph, block: Block, kept: tuple[int, ...]) -> ConvSpec:
     """Returns the bare convolution that the kept units of a block merge into, padding hoisted.
 
-    Dropped units pass their input through. A residual inside the block that becomes part of the
-    convolution makes it dense where a shortcut is dense.
+    Dropped units pass their input through, and a residual that is wholly inside joins in with its
+    shortcuts. Where these do not line up, so that the block cannot merge, it is what the kept units
+    alone would be.
+
+    Args:
+        graph: The traced network.
+        block: The units.
+        kept: Indices of the kept ones in the graph, rising; at least one.
 
     Raises:
         ValueError: If nothing is kept, or the kept units do not fit together.
     """
     if not kept:
         raise ValueError(f"{block} keeps no unit, so there is no convolution to describe")
-    specs = [graph.units[i].spec.bare() for i in kept]
-    merged = specs[0]
-    for spec in specs[1:]:
-        merged = compose(merged, spec)
-    groups = merged.groups
-    for residual in graph.residuals_inside(block.start, block.end):
-        if any(p.groups < groups for p in residual.projections):
-            groups = 1
-    return replace(merged, groups=groups)
+    try:
+        merged = composition(graph, block, kept).spec
+    except UnsupportedModelError:
+        merged = reduce(compose, (graph.units[i].spec.bare() for i in kept))
+    assert merged is not None  # a kept unit is a convolution
+    return merged

@@ -77,8 +77,9 @@ class ConvSpec:
         return rows * columns * taps * self.out_channels * self.in_channels // self.groups
 
     def bare(self) -> ConvSpec:
-        """Returns the same convolution with nothing fused behind it."""
-        return replace(self, activation=None, residual=False)
+        """Returns the same convolution with nothing fused behind it, one tap never dilated."""
+        rows, columns = (d if k > 1 else 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+        return replace(self, dilation=(rows, columns), activation=None, residual=False)
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-ready mapping that ``spec_from_json`` reads back."""

@@ -16,13 +16,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.conv import ConvSpec, Pair, compose
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.unit import Block, Residual, Shortcut
 from trt_layermerge.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from trt_layermerge.core.candidate import Candidate
 
 ONE: Pair = (1, 1)
 
@@ -85,6 +87,11 @@ class _Refusal(Exception):
 
 def composition(graph: LayerGraph, block: Block, kept: tuple[int, ...]) -> Composition:
     """Returns the steps of a block that keeps these units, and their joint geometry.
+
+    Args:
+        graph: The traced network.
+        block: The units.
+        kept: Indices of the kept ones in the graph, rising; may be empty.
 
     Raises:
         UnsupportedModelError: If the kept units and the shortcuts inside do not line up exactly.

@@ -21,6 +21,7 @@ class LayerGraph:
         barriers: Everything that is not understood or cannot merge, with the reason.
         input_shape: Shape of the example input, ``(N, C, H, W)``.
         head_pointwise: Index of a pointwise unit that feeds the global pooling, or None.
+        further_shapes: Shapes of the example inputs after the first, where there are any.
     """
 
     units: tuple[ConvUnit, ...]
@@ -29,6 +30,7 @@ class LayerGraph:
     barriers: tuple[Barrier, ...]
     input_shape: tuple[int, ...]
     head_pointwise: int | None = None
+    further_shapes: tuple[tuple[int, ...], ...] = ()
 
     @property
     def refusals(self) -> tuple[Barrier, ...]:

@@ -57,7 +57,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, kind: str, body: Mapping[str, Any]) -> None:
-    """Writes one JSON object with its schema first. Raises ``DeviceError``."""
+    """Writes one JSON object with its schema first.
+
+    Args:
+        path: The file; replaced atomically.
+        kind: Its schema, without version.
+        body: JSON-ready.
+
+    Raises:
+        DeviceError: If it cannot be written; the old file stays.
+    """
     write_text(path, json.dumps({"schema": schema_name(kind), **body}, indent=1) + "\n")
 
 
@@ -77,7 +86,17 @@ def read_json(path: Path, kind: str, remedy: str = REDO) -> Json:
 
 
 def write_lines(path: Path, kind: str, header: Mapping[str, Any], rows: Iterable[Json]) -> None:
-    """Writes a JSON Lines table: a header line with the schema, then one row a line."""
+    """Writes a JSON Lines table: a header line with the schema, then one row a line.
+
+    Args:
+        path: The file; replaced atomically.
+        kind: Its schema, without version.
+        header: What else the first line says, JSON-ready.
+        rows: JSON-ready.
+
+    Raises:
+        DeviceError: If it cannot be written; the old file stays.
+    """
     lines = [json.dumps({"schema": schema_name(kind), **header})]
     lines += [json.dumps(row) for row in rows]
     write_text(path, "\n".join(lines) + "\n")
@@ -86,7 +105,8 @@ def write_lines(path: Path, kind: str, header: Mapping[str, Any], rows: Iterable
 def read_lines(path: Path, kind: str) -> tuple[Json, list[Json]]:
     """Returns header and rows of a JSON Lines table.
 
-    A last line without a line end is the trace of an interrupted write and is dropped.
+    A last line without a line end is the trace of an interrupted write and is dropped. What
+    ``sealed`` put into rows is checked and taken out.
 
     Raises:
         UsageError: If there is no such file.
@@ -95,7 +115,25 @@ def read_lines(path: Path, kind: str) -> tuple[Json, list[Json]]:
     complete, _, _ = _read_text(path).rpartition("\n")
     lines = complete.split("\n")
     header = _checked_object(path, lines[0], kind)
-    return header, [_parse(path, line, number) for number, line in enumerate(lines[1:], 2) if line]
+    rows = [_unsealed(path, line, number) for number, line in enumerate(lines[1:], 2) if line]
+    return header, rows
+
+
+SEAL = "sha256"
+
+
+def sealed(row: Json) -> Json:
+    """Returns a row with a hash of itself, so that ``read_lines`` notices any change of it."""
+    return {**row, SEAL: sha256_json(row)[:16]}
+
+
+def _unsealed(path: Path, line: str, number: int) -> Json:
+    row = _parse(path, line, number)
+    seal = row.pop(SEAL, None)
+    if seal is not None and sealed(row)[SEAL] != seal:
+        remedy = f"delete that line, or {REDO}"
+        raise _corrupt(path, f"line {number} is not as it was written", remedy)
+    return row
 
 
 def append_line(path: Path, row: Json) -> None:

@@ -12,7 +12,7 @@ from trt_layermerge.core.candidate import Candidate, CandidateKey
 from trt_layermerge.core.codec import Finite, dump, load
 from trt_layermerge.core.conv import Spec, spec_from_json
 from trt_layermerge.core.device import DeviceInfo, Precision
-from trt_layermerge.core.jsonio import Json, damage, read_lines, write_lines
+from trt_layermerge.core.jsonio import Json, damage, read_lines, sealed, write_lines
 from trt_layermerge.errors import UsageError
 
 LatencyKey: TypeAlias = tuple[Spec, Precision, int]
@@ -24,9 +24,9 @@ class LatencyEntry:
 
     Attributes:
         ms: Latency in milliseconds; infinite where the measurement failed.
-        p10_ms: 10th percentile of the samples.
-        p90_ms: 90th percentile of the samples.
-        samples: Number of samples.
+        p10_ms: 10th percentile of the medians of its rounds; None where nothing was measured.
+        p90_ms: 90th percentile of the same.
+        samples: Number of timed runs.
         error: Why it failed, or None.
     """
 
@@ -81,7 +81,19 @@ class LatencyTable:
         return [s for s in dict.fromkeys(specs) if (s, precision, batch) not in self.entries]
 
     def cost_ms(self, candidate: Candidate, precision: Precision, batch: int) -> float:
-        """Returns the latency of everything that a candidate runs, in ms."""
+        """Returns the latency of everything that a candidate runs, in ms.
+
+        Args:
+            candidate: What is run.
+            precision: At which precision.
+            batch: Images per run.
+
+        Returns:
+            The sum in ms; infinite where a part could not be measured.
+
+        Raises:
+            UsageError: If a part was never measured.
+        """
         return sum(self[spec, precision, batch] for spec in candidate.costs)
 
     def with_costs(
@@ -130,7 +142,8 @@ class ImportanceEntry:
 
     Attributes:
         delta: Change of quality in nats or fractions; 0 for the untouched network, negative for
-            a loss (``−KL`` for ``calibrate``, ``Δaccuracy / 100`` for ``finetune``).
+            a loss (``calibrate``: minus the distance of the answers from the original's, KL in nats
+            for logits; ``finetune``: the change of accuracy, as a fraction).
         method: ``calibrate`` or ``finetune``.
         repair: Name of the repair that scored best, or None.
     """
@@ -147,7 +160,12 @@ class ImportanceEntry:
 
 @dataclass(frozen=True)
 class ImportanceTable:
-    """Importance of candidates of one network."""
+    """Importance of candidates of one network.
+
+    Attributes:
+        entries: What was scored, by ``Candidate.key``.
+        notes: What the scores depend on, for the file's header.
+    """
 
     entries: Mapping[CandidateKey, ImportanceEntry]
     notes: Mapping[str, Any] = field(default_factory=dict)
@@ -170,7 +188,7 @@ class ImportanceTable:
 
     def save(self, path: Path) -> None:
         """Writes the table as JSON Lines (``interface.md``: importance)."""
-        rows = (importance_row(key, entry) for key, entry in self.entries.items())
+        rows = (sealed(importance_row(k, entry)) for k, entry in self.entries.items())
         write_lines(path, "importance", {"notes": dict(self.notes)}, rows)
 
     @staticmethod

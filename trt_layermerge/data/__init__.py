@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from trt_layermerge.data.loader import pairs as pairs
     from trt_layermerge.data.sets import LabelledData as LabelledData
     from trt_layermerge.data.sets import Part as Part
+    from trt_layermerge.data.sets import aligned as aligned
     from trt_layermerge.data.sets import draw as draw
     from trt_layermerge.data.sets import open_data as open_data
+    from trt_layermerge.data.sets import order_note as order_note
     from trt_layermerge.data.sets import preprocess_of as preprocess_of
     from trt_layermerge.data.sets import split as split
 
@@ -24,9 +26,11 @@ _HOMES = {
     "Framing": "images",
     "LabelledData": "sets",
     "Part": "sets",
+    "aligned": "sets",
     "batches": "loader",
     "draw": "sets",
     "open_data": "sets",
+    "order_note": "sets",
     "pairs": "loader",
     "preprocess_of": "sets",
     "split": "sets",

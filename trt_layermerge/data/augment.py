@@ -208,7 +208,16 @@ class Augmentation:
         return bool(self.crop or self.pixels or self.normal)
 
     def image(self, data: Any, index: int, seed: int) -> Tensor:
-        """Returns an image of a stored set as inputs ``(C, H, W)``, changed."""
+        """Returns an image of a stored set as inputs ``(C, H, W)``, changed.
+
+        Args:
+            data: The set, such as ``data.folders.EncodedData``.
+            index: Which image.
+            seed: Of all changes; torch's generator is left as it was.
+
+        Raises:
+            CorruptInputError: If the image cannot be decoded.
+        """
         from torchvision.transforms.v2 import functional
 
         with _drawing(seed):

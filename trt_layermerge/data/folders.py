@@ -127,14 +127,24 @@ class VisibleFolder(ImageFolder):  # type: ignore[misc]
         )
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        """Returns the names of the classes in alphabetical order, and their numbers."""
+        """Returns the names of the classes in order, and their numbers.
+
+        The order is alphabetical, or that of the numbers where all names are numbers.
+        """
         found = sorted(p.name for p in Path(directory).iterdir() if p.is_dir())
         classes = [name for name in found if not name.startswith(".")]
+        if all(name.isdecimal() for name in classes):
+            classes.sort(key=int)
         return classes, {name: number for number, name in enumerate(classes)}
 
 
 def read_folder(name: DataName, preprocess: Preprocess, framing: Framing | None) -> FolderData:
     """Returns the images that an ``imagefolder:`` or ``images:`` name stands for.
+
+    Args:
+        name: What was typed, taken apart; may name a list of images, or one of images left out.
+        preprocess: From pixels to inputs.
+        framing: From images to pixels of one size; None is refused.
 
     Raises:
         UsageError: If there is no such folder, no image in it, or no ``framing``.

@@ -28,6 +28,11 @@ def hold_out(folder: Path, images: int, seed: int) -> tuple[ImageList, ImageList
     The images of a class are sorted by the hash of seed and path. An image whose content was drawn
     before, under another name, is passed over.
 
+    Args:
+        folder: One sub-folder for each class.
+        images: Number in each list.
+        seed: Decides which.
+
     Raises:
         UsageError: If there are too few images in all, or in one class.
         CorruptInputError: If a file cannot be read.

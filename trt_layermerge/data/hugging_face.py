@@ -43,6 +43,12 @@ def read_saved(
 ) -> RowData:
     """Returns the images of a saved dataset; its only column of images and of class labels count.
 
+    Args:
+        path: The folder that ``save_to_disk`` wrote.
+        split: Which of its parts; None where it has none.
+        preprocess: From pixels to inputs.
+        framing: From images to pixels of one size; None is refused.
+
     Raises:
         MissingDependencyError: If ``datasets`` is not installed.
         UsageError: If there is no such folder or split, no column of images, or no ``framing``.

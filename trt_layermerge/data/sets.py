@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.data.images import Framing
 from trt_layermerge.data.names import parse_name
-from trt_layermerge.data.sources import read_dataset, read_npz
+from trt_layermerge.data.sources import DatasetData, read_dataset, read_npz
 from trt_layermerge.errors import UsageError
 
 LIMIT_SEED = 0
@@ -110,6 +110,11 @@ def open_data(
 def draw(data: LabelledData, count: int, seed: int) -> LabelledData:
     """Returns ``count`` images drawn without replacement, in their order; all if there are fewer.
 
+    Args:
+        data: Where from.
+        count: How many, at least 1.
+        seed: Decides which.
+
     Raises:
         UsageError: If ``count`` is not positive.
     """
@@ -125,6 +130,11 @@ def split(data: LabelledData, count: int, seed: int) -> tuple[Part, Part]:
 
     Meant for hold-outs of the *training* images.
 
+    Args:
+        data: What is divided.
+        count: Images of the first part, from 1 to all but one.
+        seed: Decides which.
+
     Raises:
         UsageError: If either part would be empty.
     """
@@ -135,6 +145,69 @@ def split(data: LabelledData, count: int, seed: int) -> tuple[Part, Part]:
         )
     order = permutation(len(data), seed)
     return Part(data, order[:count].sort().values), Part(data, order[count:].sort().values)
+
+
+def aligned(data: LabelledData, class_names: tuple[str, ...]) -> LabelledData:
+    """Returns images with their labels numbered as other images number them, by the names.
+
+    A folder that lacks a class numbers those after it differently. Where one side only counts its
+    classes, and the names do not fit, the numbers are taken as they are.
+
+    Args:
+        data: The images.
+        class_names: Name of every label as the network knows them, such as the training images'.
+
+    Raises:
+        UsageError: If a class of the images is none of these, or a name stands for several.
+    """
+    own = data.class_names
+    if not data.labelled or not own or not class_names or own == class_names:
+        return data
+    unknown = sorted(set(own) - set(class_names))
+    if unknown and (_counted(own) or _counted(class_names)):
+        return data
+    if unknown:
+        raise UsageError(
+            f"the classes {', '.join(unknown[:5])}{' and more' * (len(unknown) > 5)} are none of "
+            f"the {len(class_names)} that the network is trained on ({', '.join(class_names[:5])}, "
+            "...); rename them as in data.train, or leave their images out"
+        )
+    twice = [name for name in own if class_names.count(name) > 1]
+    if twice:
+        raise UsageError(
+            f"{class_names.count(twice[0])} classes are called {twice[0]}, so that the images of "
+            "both sets cannot be told apart by name; give every class a name of its own"
+        )
+    return _numbered(data, tuple(map(class_names.index, own)), class_names)
+
+
+def _counted(names: tuple[str, ...]) -> bool:
+    """Whether names are nothing but the numbers of the classes."""
+    return names == tuple(map(str, range(len(names))))
+
+
+def _numbered(
+    data: LabelledData, numbers: tuple[int, ...], class_names: tuple[str, ...]
+) -> LabelledData:
+    if isinstance(data, Part):
+        return replace(data, data=_numbered(data.data, numbers, class_names))
+    if isinstance(data, DatasetData):
+        return replace(data, class_names=class_names, numbers=numbers)
+    known: Any = data  # an archive, a folder or saved rows, which all hold their labels
+    return cast(
+        LabelledData,
+        replace(known, class_names=class_names, labels=torch.tensor(numbers)[known.labels]),
+    )
+
+
+def order_note(class_names: tuple[str, ...]) -> str | None:
+    """Returns a word about classes that are numbers, whose order others see differently."""
+    if _counted(class_names) and list(class_names) != sorted(class_names):
+        return (
+            f"the names of the {len(class_names)} classes are numbers and are taken in their order "
+            "(2 before 10), not alphabetically, as torchvision's ImageFolder takes them"
+        )
+    return None
 
 
 def stored(data: LabelledData) -> LabelledData:

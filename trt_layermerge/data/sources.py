@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,11 @@ from trt_layermerge.errors import (
     UntrustedInputError,
     UsageError,
 )
+
+MOST_UNPACKED = 50
+"""How much larger than its file an archive may be; photographs shrink to a half at best."""
+
+SMALL_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ class DatasetData:
     dataset: Any
     name: str
     class_names: tuple[str, ...]
+    numbers: tuple[int, ...] | None = None
+    """What each of the Dataset's labels is called instead, or None: as it is."""
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -110,6 +117,13 @@ class DatasetData:
                 f"{self.name} gives images {tuple(images.shape[1:])} {images.dtype}; they must "
                 "be normalised float tensors (C, H, W)"
             )
+        if self.numbers is not None:
+            if not 0 <= int(labels.min()) <= int(labels.max()) < len(self.numbers):
+                raise CorruptInputError(
+                    f"{self.name} gives labels from {labels.min()} to {labels.max()}, but names "
+                    f"{len(self.numbers)} classes; name every class"
+                )
+            labels = torch.tensor(self.numbers)[labels]
         return images.float(), labels
 
 
@@ -126,6 +140,7 @@ def read_npz(path: Path, preprocess: Preprocess) -> ArrayData:
     with (
         _npz_errors(path),
         path.open("rb") as file,
+        _bounded(file),
         np.load(file, allow_pickle=False) as archive,
     ):
         images, alone = archive["images"], archive.files == ["images"]
@@ -147,6 +162,23 @@ def read_npz(path: Path, preprocess: Preprocess) -> ArrayData:
         return ArrayData(pixels, None, (), preprocess)
     class_names = _class_names(path, names, labels)
     return ArrayData(pixels, torch.from_numpy(labels.astype(np.int64)), class_names, preprocess)
+
+
+@contextmanager
+def _bounded(file: IO[bytes]) -> Iterator[None]:
+    """Passes an archive whose arrays are not far larger than its file; others are not unpacked."""
+    held = file.seek(0, 2)
+    file.seek(0)
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            claimed = sum(member.file_size for member in archive.infolist())
+        if claimed > (limit := MOST_UNPACKED * held + SMALL_BYTES):
+            raise ValueError(
+                f"a file of {held:,} bytes says that it holds {claimed:,}, and up to {limit:,} are "
+                "read; save it without compression (numpy.savez)"
+            )
+    file.seek(0)
+    yield
 
 
 def _class_names(path: Path, names: NDArray[Any] | None, labels: NDArray[Any]) -> tuple[str, ...]:

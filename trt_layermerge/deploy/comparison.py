@@ -10,6 +10,7 @@ import numpy as np
 
 from trt_layermerge.backends import Runner
 from trt_layermerge.backends.base import Array
+from trt_layermerge.core.agreement import agreements
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.deploy.sidecar import Network
 from trt_layermerge.errors import DeviceError
@@ -47,7 +48,7 @@ class Comparison:
         reason: Why it could not be run, or None; the figures are then None.
         max_abs: Largest difference; infinite if an output is not finite.
         max_rel: Largest difference over the largest magnitude of the reference.
-        agreement: Share of images with the same top-1 class.
+        agreement: Share of images with the same answer (``core.agreement``).
         accuracy: Share of right classes, or None without labels.
         tolerance: What ``max_rel`` may be, or None.
     """
@@ -119,7 +120,7 @@ class Trial:
         largest = float(np.abs(outputs - reference).max()) if finite else math.inf
         self._max_abs = max(self._max_abs, largest)
         self._scale = max(self._scale, float(np.abs(reference).max()))
-        self._agreeing.append(outputs.argmax(1) == reference.argmax(1))
+        self._agreeing.append(agreements(reference, outputs))
         if labels is not None:
             self._right.append(outputs.argmax(1) == labels)
 
@@ -146,8 +147,8 @@ class Trial:
 
 
 def share(hits: Sequence[Array]) -> float | None:
-    """Returns the share of hits among the truth values of all batches, or None."""
-    every = np.concatenate([np.empty(0, bool), *hits])
+    """Returns the mean of the hits, truth values or shares, of all batches, or None."""
+    every = np.concatenate([np.empty(0), *hits])
     return float(every.mean()) if len(every) else None
 
 

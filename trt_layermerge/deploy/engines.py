@@ -10,19 +10,27 @@ from trt_layermerge.backends.tensorrt import load_engine
 from trt_layermerge.backends.tensorrt_api import TensorRTApi, load_api
 from trt_layermerge.core.device import DeviceInfo, Precision
 from trt_layermerge.deploy.machine import this_machine
-from trt_layermerge.deploy.sidecar import mismatch, read_engine
+from trt_layermerge.deploy.sidecar import Identity, mismatch, read_engine
 from trt_layermerge.errors import DeviceError
 
 
-def fitting_engine(plan: Path, *, trust: bool = False) -> tuple[bytes, TensorRTApi]:
+def fitting_engine(
+    plan: Path, *, trust: bool = False, wanted: Identity | None = None
+) -> tuple[bytes, TensorRTApi]:
     """Returns a serialised engine, the bytes that were checked, and the library to load it with.
+
+    Args:
+        plan: The engine's file.
+        trust: Whether to load it without a matching sidecar.
+        wanted: What the engine has to be; None where nothing tells.
 
     Raises:
         UsageError: If there is no such engine.
-        UntrustedInputError: If its sidecar is missing or another engine's, unless ``trust`` is set.
+        UntrustedInputError: If its sidecar is missing or another engine's, or it is not the one
+            that is wanted, unless ``trust`` is set.
         DeviceError: If it was built for another GPU or version, or its library is not here.
     """
-    data, sidecar = read_engine(plan, trust=trust)
+    data, sidecar = read_engine(plan, trust=trust, wanted=wanted)
     api = load_api(sidecar.library if sidecar else None)
     if sidecar is not None:
         why = mismatch(sidecar, api.flavor, api.version, this_machine(), plan)

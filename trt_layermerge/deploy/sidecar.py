@@ -10,11 +10,12 @@ and damaged files, not against somebody who writes both.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from trt_layermerge.backends.tensorrt import EngineBuild
+from trt_layermerge.backends.tensorrt_api import Flavor
 from trt_layermerge.core.codec import Finite, dump, load
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import (
@@ -27,7 +28,7 @@ from trt_layermerge.core.jsonio import (
 )
 from trt_layermerge.deploy.machine import Machine
 from trt_layermerge.deploy.mismatch import rebuild_command, why_other_gpu, why_other_version
-from trt_layermerge.errors import CorruptInputError, DeviceError, UntrustedInputError, UsageError
+from trt_layermerge.errors import CorruptInputError, UntrustedInputError, UsageError
 
 KIND = "engine"
 
@@ -60,6 +61,23 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class Identity:
+    """What an engine has to be: another one of the same run computes something else.
+
+    Attributes:
+        network: ``original`` or ``merged``.
+        precision: What the types of its network are.
+        onnx_sha256: Hash of the ONNX file that the run has.
+        weights_sha256: Hash of the weights that the run has; None for the original network.
+    """
+
+    network: Network
+    precision: Precision
+    onnx_sha256: str
+    weights_sha256: str | None
+
+
+@dataclass(frozen=True)
 class Sidecar:
     """What is known of one engine.
 
@@ -87,7 +105,7 @@ class Sidecar:
     plan_bytes: int
     network: Network
     precision: Precision
-    library: str
+    library: Flavor
     library_version: str
     settings: Mapping[str, Any]
     build_seconds: Finite
@@ -99,6 +117,12 @@ class Sidecar:
     accuracy: Mapping[str, Finite] | None = None
     latency: Mapping[str, Finite] | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> Identity:
+        """What the engine is."""
+        origin = self.origin
+        return Identity(self.network, self.precision, origin.onnx_sha256, origin.weights_sha256)
 
     def to_json(self) -> Json:
         """Returns the body of the file; the machine's fields stand at its top."""
@@ -122,8 +146,8 @@ def write_engine(
 ) -> Path:
     """Writes an engine and its sidecar below ``root/DEVICE`` and returns the engine's path.
 
-    The old sidecar goes first and the new one comes last: an interruption leaves an engine
-    that is refused, never one with a wrong sidecar.
+    The engine is replaced first and its sidecar last, each whole or not at all: a full disk leaves
+    the old engine, and an interruption one that is refused, since the old sidecar is another's.
 
     Args:
         root: Folder ``engines`` of a run.
@@ -136,7 +160,6 @@ def write_engine(
         DeviceError: If the folder cannot be written.
     """
     path = root / machine.folder / f"{STEMS[network]}.{build.precision}.plan"
-    _remove(sidecar_path(path))
     write_bytes(path, build.plan)
     write_json(sidecar_path(path), KIND, describe(build, origin, machine, network).to_json())
     return path
@@ -196,22 +219,27 @@ def amend_sidecar(
     return amended
 
 
-def check_engine(plan: Path, *, trust: bool = False) -> Sidecar | None:
-    """Returns the sidecar of an engine that belongs to it; None only for a trusted stranger.
-
-    Raises:
-        UsageError: If there is no such engine.
-        UntrustedInputError: If its sidecar is missing, damaged or another engine's, unless trusted.
-    """
-    return read_engine(plan, trust=trust)[1]
+def check_engine(
+    plan: Path, *, trust: bool = False, wanted: Identity | None = None
+) -> Sidecar | None:
+    """Returns the sidecar of an engine, which ``read_engine`` checks, and raises what it raises."""
+    return read_engine(plan, trust=trust, wanted=wanted)[1]
 
 
-def read_engine(plan: Path, *, trust: bool = False) -> tuple[bytes, Sidecar | None]:
+def read_engine(
+    plan: Path, *, trust: bool = False, wanted: Identity | None = None
+) -> tuple[bytes, Sidecar | None]:
     """Returns a serialised engine, exactly the bytes that were checked, and its sidecar.
 
+    Args:
+        plan: The engine's file.
+        trust: Whether an engine without a matching sidecar is read; it then comes without one.
+        wanted: What the engine has to be; None where nothing tells.
+
     Raises:
         UsageError: If there is no such engine.
-        UntrustedInputError: If its sidecar is missing, damaged or another engine's, unless trusted.
+        UntrustedInputError: If its sidecar is missing, damaged or another engine's, or the engine
+            is not the one that is wanted, unless trusted.
     """
     try:
         data = plan.read_bytes()
@@ -221,7 +249,7 @@ def read_engine(plan: Path, *, trust: bool = False) -> tuple[bytes, Sidecar | No
             f"build it first: {rebuild_command(plan)}"
         ) from error
     try:
-        sidecar = _matching(plan, data)
+        sidecar = _matching(plan, data, wanted)
     except UntrustedInputError:
         if not trust:
             raise
@@ -251,16 +279,7 @@ def mismatch(
     return f"{why}; build it again on this machine: {command}"
 
 
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise DeviceError(
-            f"cannot replace {path}: {error.strerror or error}; choose a writable folder"
-        ) from error
-
-
-def _matching(plan: Path, data: bytes) -> Sidecar:
+def _matching(plan: Path, data: bytes, wanted: Identity | None) -> Sidecar:
     path = sidecar_path(plan)
     try:
         body = read_json(path, KIND)
@@ -274,6 +293,10 @@ def _matching(plan: Path, data: bytes) -> Sidecar:
             f"its sidecar {path.name} describes another engine (one of the files was changed, "
             "damaged or mixed up)",
         )
+    if wanted is not None and sidecar.identity != wanted:
+        pairs = [(f.name, getattr(sidecar.identity, f.name)) for f in fields(Identity)]
+        other = ", ".join(f"{n} is {v}" for n, v in pairs if v != getattr(wanted, n))
+        raise _untrusted(plan, f"it was built from another network than it stands for: its {other}")
     return sidecar
 
 

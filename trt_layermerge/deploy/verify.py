@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from trt_layermerge.backends import Backend
 from trt_layermerge.backends.base import Array
+from trt_layermerge.core.agreement import agreements
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.deploy.comparison import (
     EXPORT_AGAIN,
@@ -36,7 +37,7 @@ class Verification:
     Attributes:
         images: Number of images.
         accuracies: Accuracy of every torch network by name, or None without labels.
-        agreement: Share of images that original and merged torch network put into the same class.
+        agreement: Share of images with the same answer of original and merged torch network.
         comparisons: One for each subject.
         unverified: What was not checked, one sentence each.
         advice: What to type about a subject outside its tolerance, by its name.
@@ -141,7 +142,7 @@ def verify(
         for images, labels in batches:
             answers = {name: answer(images) for name, answer in networks.items()}
             _check_labels(labels, answers["original"].shape[1])
-            same.append(answers["original"].argmax(1) == answers["merged"].argmax(1))
+            same.append(agreements(answers["original"], answers["merged"]))
             for trial in trials:
                 trial.add(images, labels, answers[trial.subject.network])
             if labels is not None:

@@ -13,7 +13,7 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.errors import UnsupportedModelError
-from trt_layermerge.export.graph import checked, parse_model, set_nodes
+from trt_layermerge.export.graph import checked, fresh_names, parse_model, rename, set_nodes
 
 PROBABILITIES = "prob"
 _NORMALISED, _LOGITS = "normalised", "logits_before_softmax"
@@ -62,7 +62,9 @@ def _normalise(graph: GraphProto, preprocess: Preprocess) -> None:
             f"the network takes {channels} channels, but data.preprocess has "
             f"{len(preprocess.mean)} means and {len(preprocess.std)} deviations"
         )
-    _rename(graph, source, _NORMALISED)
+    fresh = fresh_names(graph)
+    normalised = fresh(_NORMALISED)
+    rename(graph, source, normalised)
     nodes, value = [], source
     steps = (
         ("Mul", "scale", np.float32(preprocess.scale).reshape(1, 1, 1, 1)),
@@ -70,24 +72,19 @@ def _normalise(graph: GraphProto, preprocess: Preprocess) -> None:
         ("Div", "std", np.asarray(preprocess.std, np.float32).reshape(1, -1, 1, 1)),
     )
     for operator, name, constant in steps:
-        result = _NORMALISED if operator == "Div" else f"{_NORMALISED}_{name}"
-        graph.initializer.append(numpy_helper.from_array(constant, f"preprocess_{name}"))
-        nodes.append(
-            helper.make_node(operator, [value, f"preprocess_{name}"], [result], f"bake_{name}")
-        )
+        result = normalised if operator == "Div" else fresh(f"{_NORMALISED}_{name}")
+        given = fresh(f"preprocess_{name}")
+        graph.initializer.append(numpy_helper.from_array(constant, given))
+        nodes.append(helper.make_node(operator, [value, given], [result], f"bake_{name}"))
         value = result
     set_nodes(graph, [*nodes, *graph.node])
 
 
 def _add_softmax(graph: GraphProto) -> None:
     output = graph.output[0]
-    _rename(graph, output.name, _LOGITS)
-    node = helper.make_node("Softmax", [_LOGITS], [PROBABILITIES], "bake_softmax", axis=1)
+    fresh = fresh_names(graph)
+    logits, probabilities = fresh(_LOGITS), fresh(PROBABILITIES)
+    rename(graph, output.name, logits)
+    node = helper.make_node("Softmax", [logits], [probabilities], "bake_softmax", axis=1)
     set_nodes(graph, [*graph.node, node])
-    output.name = PROBABILITIES
-
-
-def _rename(graph: GraphProto, old: str, new: str) -> None:
-    for node in graph.node:
-        node.input[:] = [new if name == old else name for name in node.input]
-        node.output[:] = [new if name == old else name for name in node.output]
+    output.name = probabilities

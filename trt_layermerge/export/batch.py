@@ -14,7 +14,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from trt_layermerge.errors import UnsupportedModelError, UsageError
-from trt_layermerge.export.graph import INVALID, first_line, parse_model
+from trt_layermerge.export.graph import INVALID, first_line, fresh_names, parse_model
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -102,6 +102,7 @@ def _thaw(model: ModelProto) -> None:
     frozen = {_first(value).dim_value for value in _inputs(model)} - {0}
     if not frozen:
         return
+    fresh = fresh_names(model.graph)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         target = constants.get(node.input[1]) if _copies_on_zero(node) else None
@@ -109,7 +110,7 @@ def _thaw(model: ModelProto) -> None:
             continue
         shape = numpy_helper.to_array(target)
         if len(shape) > 1 and shape[0] in frozen:
-            name = f"{node.output[0]}_shape"  # the constant may serve other nodes as well
+            name = fresh(f"{node.output[0]}_shape")  # the constant may serve other nodes as well
             thawed = np.concatenate([np.zeros(1, np.int64), shape[1:]])
             model.graph.initializer.append(numpy_helper.from_array(thawed, name))
             node.input[1] = name

@@ -23,8 +23,7 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
             checker with strict shape inference refuses it.
     """
     with contextlib.redirect_stdout(sys.stderr):  # where graphsurgeon would print its warnings
-        graph = gs.import_onnx(model)
-        graph.fold_constants().cleanup(remove_unused_node_outputs=True).toposort()
+        graph = _folded(model)
     for kind, tensors in (("input", graph.inputs), ("output", graph.outputs)):
         if len(tensors) != 1:
             raise UnsupportedModelError(
@@ -41,3 +40,18 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
     )
     checked(cleaned)
     return cleaned
+
+
+def _folded(model: onnx.ModelProto) -> gs.Graph:
+    """Returns the graph with all folded that follows from sizes which are known.
+
+    Padding that a network works out from the size of its input (TF's ``SAME``) is constant one
+    convolution after the other: each round of inference makes the next size known.
+    """
+    nodes = len(model.graph.node) + 1
+    while len(model.graph.node) < nodes:
+        nodes = len(model.graph.node)
+        graph = gs.import_onnx(onnx.shape_inference.infer_shapes(model, data_prop=True))
+        graph.fold_constants().cleanup(remove_unused_node_outputs=True).toposort()
+        model = gs.export_onnx(graph, do_type_check=False)
+    return graph

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
@@ -63,9 +64,34 @@ def set_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
     graph.node.extend(nodes)
 
 
+def fresh_names(graph: GraphProto) -> Callable[[str], str]:
+    """Returns a function that makes a wanted name of a value one that the graph does not have.
+
+    Whatever was given out is taken as well: a parameter may be called as what we generate.
+    """
+    nodes = (name for node in graph.node for name in (*node.input, *node.output))
+    ends = (value.name for value in (*graph.input, *graph.output, *graph.initializer))
+    taken = {*nodes, *ends}
+
+    def fresh(wanted: str) -> str:
+        numbered = (f"{wanted}_{count}" for count in itertools.count(1))
+        name = next(name for name in itertools.chain([wanted], numbered) if name not in taken)
+        taken.add(name)
+        return name
+
+    return fresh
+
+
 def shape_of(value: ValueInfoProto) -> tuple[int | str, ...]:
     """Returns the shape of a value; a dynamic axis is its name."""
     return tuple(
         d.dim_value if d.HasField("dim_value") else d.dim_param or "?"
         for d in value.type.tensor_type.shape.dim
     )
+
+
+def rename(graph: GraphProto, old: str, new: str) -> None:
+    """Gives a value another name in every node."""
+    for node in graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+        node.output[:] = [new if name == old else name for name in node.output]

@@ -16,7 +16,8 @@ from trt_layermerge.core.jsonio import Json, sha256_bytes, write_bytes
 from trt_layermerge.errors import UnsupportedModelError, UsageError
 from trt_layermerge.export.clean import clean
 from trt_layermerge.export.exporters import RawExport, export_raw
-from trt_layermerge.export.graph import shape_of
+from trt_layermerge.export.fp16 import beyond_half, kept_in_float
+from trt_layermerge.export.graph import parse_model, shape_of
 from trt_layermerge.export.runtime import LARGEST_BATCH, batch_of, logits
 
 
@@ -36,6 +37,8 @@ class ExportReport:
         max_abs_error: Largest difference of ONNX Runtime from torch, None without images.
         max_rel_error: Largest difference over the largest magnitude of torch's outputs, or None.
         images_compared: Number of images that both ran.
+        kept_in_float: Names of the nodes that stay float32 at fp16, because half precision cannot
+            hold what they read or write on the images; none without images.
         notes: Warnings of the exporter; values frozen while tracing are named here.
     """
 
@@ -51,6 +54,7 @@ class ExportReport:
     max_rel_error: float | None
     images_compared: int
     notes: tuple[str, ...]
+    kept_in_float: tuple[str, ...] = ()
 
     def to_json(self) -> Json:
         """Returns a JSON-ready mapping."""
@@ -77,7 +81,8 @@ def export_onnx(
         input_name: Name of the input.
         output_name: Name of the output.
         dynamic_batch: Whether N may be anything when the model runs.
-        check: Real images ``(M, C, H, W)`` on which ONNX Runtime is compared with torch, or None.
+        check: Real images ``(M, C, H, W)`` on which ONNX Runtime is compared with torch, and the
+            values are found that half precision cannot hold; or None.
         tolerance: Largest difference over largest output that passes; approximate because both
             compute in float32, in another order.
 
@@ -99,6 +104,7 @@ def export_onnx(
                 + (" ".join(raw.notes) or "an operation has another meaning there")
                 + ". Nothing was written"
             )
+        data = beyond_half(data, [check.cpu().float().numpy()])
     write_bytes(path, data)
     graph = raw.model.graph
     return ExportReport(
@@ -114,6 +120,7 @@ def export_onnx(
         max_rel_error=relative,
         images_compared=0 if check is None else len(check),
         notes=raw.notes,
+        kept_in_float=kept_in_float(parse_model(data)),
     )
 
 

@@ -15,6 +15,7 @@ from trt_layermerge.errors import (
     MissingDependencyError,
     UsageError,
 )
+from trt_layermerge.export.graph import fresh_names
 
 Images: TypeAlias = NDArray[np.float32]
 """Network inputs ``(N, C, H, W)``."""
@@ -45,7 +46,12 @@ def open_model(model: bytes) -> Callable[[Images], list[NDArray[np.float32]]]:
     name = session.get_inputs()[0].name
 
     def run(images: Images) -> list[NDArray[np.float32]]:
-        outputs: list[NDArray[np.float32]] = session.run(None, {name: images})
+        try:
+            outputs: list[NDArray[np.float32]] = session.run(None, {name: images})
+        except Exception as error:  # no common class here either
+            raise DeviceError(
+                f"ONNX Runtime cannot run the model on images of shape {images.shape}: {error}"
+            ) from error
         return outputs
 
     return run
@@ -67,6 +73,49 @@ def logits(model: bytes, images: Images) -> NDArray[np.float32]:
     run = open_model(model)
     parts = [run(batch)[0] for batch in rebatch([images], batch_of(model))]
     return np.concatenate(parts)[: len(images)]
+
+
+def with_outputs(model: bytes, values: Iterable[str]) -> bytes:
+    """Returns a model whose outputs are other float32 values of it, in this order."""
+    proto = onnx.load_from_string(model)
+    del proto.graph.output[:]
+    proto.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in values
+    )
+    data: bytes = proto.SerializeToString()
+    return data
+
+
+def magnitudes(model: bytes, batches: Iterable[Images], values: Sequence[str]) -> dict[str, float]:
+    """Returns the largest magnitude of some values over all images; not a number counts as inf.
+
+    The maxima are taken inside the graph: memory holds one number for each value.
+
+    Args:
+        model: A float32 ONNX model.
+        batches: Images ``(N, C, H, W)``, batch by batch.
+        values: Names of float32 values.
+
+    Raises:
+        MissingDependencyError: If ONNX Runtime is not installed.
+        DeviceError: If it cannot run the model.
+        CorruptInputError: If an image is not finite.
+        UsageError: If there is no image.
+    """
+    proto = onnx.load_from_string(model)
+    fresh = fresh_names(proto.graph)
+    largest = []
+    for value in values:
+        size, most = fresh(f"{value}_size"), fresh(f"{value}_most")
+        proto.graph.node.append(onnx.helper.make_node("Abs", [value], [size]))
+        proto.graph.node.append(onnx.helper.make_node("ReduceMax", [size], [most], keepdims=0))
+        largest.append(most)
+    run = open_model(with_outputs(proto.SerializeToString(), largest))
+    found = np.zeros(len(largest))
+    for batch in rebatch(batches, batch_of(model)):
+        found = np.maximum(found, np.array(run(batch), np.float64))
+    found[np.isnan(found)] = np.inf
+    return dict(zip(values, found.tolist(), strict=True))
 
 
 def batch_of(model: bytes) -> int | None:

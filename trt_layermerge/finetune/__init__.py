@@ -1,1 +1,1 @@
-"""Training of relaxed networks: data, augmentation, recipes and a loop that resumes exactly."""
+"""Training of relaxed networks: recipes, distillation, and a loop that can be continued."""

@@ -42,7 +42,18 @@ def accuracy(model: nn.Module, data: Images, batch: int = BATCH) -> float:
 
 
 def known_accuracy(model: nn.Module, data: Images | None, batch: int = BATCH) -> float | None:
-    """Returns the accuracy, or None where there are no images or no labels. Raises likewise."""
+    """Returns the accuracy as a fraction, or None where there are no images or no labels.
+
+    Args:
+        model: Gives logits ``(N, classes)``; it is evaluated where its parameters are.
+        data: As for ``accuracy``; or None.
+        batch: Images that are evaluated at once; a loader's batches stay as they are.
+
+    Raises:
+        UsageError: If a loader gives no images.
+        UnsupportedModelError: If the outputs are not ``(N, K)``.
+        CorruptInputError: If an output is NaN, or a label is beyond the classes.
+    """
     if data is None or (isinstance(data, LabelledData) and not data.labelled):
         return None
     right, images = 0, 0
@@ -71,7 +82,17 @@ def check_labels(labels: Tensor, logits: Tensor) -> None:
 
 
 def predict(model: nn.Module, data: LabelledData, batch: int = BATCH) -> NDArray[np.int64]:
-    """Returns the predicted label of every image, ``(N,)``, in order. Raises as ``accuracy``."""
+    """Returns the predicted label of every image, ``(N,)``, in order.
+
+    Args:
+        model: Gives logits ``(N, classes)``; it is evaluated where its parameters are.
+        data: The images; labels are not needed.
+        batch: Images that are evaluated at once.
+
+    Raises:
+        UnsupportedModelError: If the outputs are not ``(N, K)``.
+        CorruptInputError: If an output is NaN, or a label is beyond the classes.
+    """
     found = torch.cat([guess for guess, _ in _guesses(model, data, batch)])
     return np.asarray(found.numpy(), dtype=np.int64)
 

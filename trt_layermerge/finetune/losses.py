@@ -60,6 +60,12 @@ def training_loss(
 def checked(loss: float, step: int, steps: int, recipe: FinetuneRecipe) -> float:
     """Returns a loss that is finite.
 
+    Args:
+        loss: The loss.
+        step: Its number in the whole training, from 0.
+        steps: Steps of an epoch.
+        recipe: How it is trained, for the message.
+
     Raises:
         NotANumberError: If the very first one is not.
         DivergedError: If a later one is not.

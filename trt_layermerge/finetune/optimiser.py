@@ -44,6 +44,11 @@ def restore_optimiser(
 ) -> None:
     """Puts buffers back where ``optimiser_tensors`` found them.
 
+    Args:
+        optimiser: Of the model's parameters; changed in place.
+        model: Names the parameters.
+        tensors: Buffers by ``PARAMETER/BUFFER``; copied.
+
     Raises:
         KeyError: If a parameter is not in the model.
     """

@@ -113,6 +113,11 @@ def learning_rate(recipe: FinetuneRecipe, step: int, steps_per_epoch: int) -> fl
 
     Linear over the warm-up, ``lr · (step + 1) / warm``, then
     ``lr / 2 · (1 + cos(π · (step − warm) / (total − warm)))``.
+
+    Args:
+        recipe: Peak rate, epochs and warm-up.
+        step: Number of the step in the whole training.
+        steps_per_epoch: Steps of an epoch.
     """
     total = recipe.epochs * steps_per_epoch
     warm = round(recipe.warmup_epochs * steps_per_epoch)

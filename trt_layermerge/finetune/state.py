@@ -42,7 +42,15 @@ class TrainState:
 def fingerprint(
     student: nn.Module, recipe: FinetuneRecipe, images: int, taught: bool, identity: str
 ) -> str:
-    """Returns a hash of start, recipe, sizes, and of what the caller calls images and teacher."""
+    """Returns a hash of start, recipe, sizes, and of what the caller calls images and teacher.
+
+    Args:
+        student: The network before its first step.
+        recipe: How it is trained.
+        images: How many there are.
+        taught: Whether there is a teacher.
+        identity: Tells these images and this teacher from others.
+    """
     start = {
         name: [str(value.dtype), list(value.shape), sha256_bytes(_bytes(value))]
         for name, value in student.state_dict().items()
@@ -51,7 +59,16 @@ def fingerprint(
 
 
 def save_state(path: Path, state: TrainState, run: str) -> None:
-    """Replaces the file atomically. Raises ``DeviceError`` if it cannot be written."""
+    """Replaces the file of an unfinished training atomically.
+
+    Args:
+        path: The file.
+        state: Where the training stands.
+        run: Its ``fingerprint``, which ``load_state`` asks for.
+
+    Raises:
+        DeviceError: If it cannot be written.
+    """
     parts = {"model": state.model, "optimiser": state.optimiser, "mean": state.mean}
     tensors = {
         f"{part}/{name}": value.detach().to("cpu", copy=True).contiguous()
@@ -63,6 +80,7 @@ def save_state(path: Path, state: TrainState, run: str) -> None:
         "run": run,
         "history": json.dumps(state.history),
     }
+    header["sha256"] = _seal(tensors, header)
     write_bytes(path, save(tensors, metadata=header))
 
 
@@ -88,6 +106,8 @@ def load_state(path: Path, run: str) -> TrainState | None:
     with damage(path):
         if header["schema"] != schema_name("finetune-state"):
             raise ValueError(f"schema is {header['schema']!r}")
+        if header.get("sha256") not in (None, _seal(tensors, header)):
+            raise ValueError("its values are not as they were written")
         if header["run"] != run:
             _set_aside(path, header["run"])
             return None
@@ -106,6 +126,16 @@ def _set_aside(path: Path, run: str) -> None:
     except OSError as error:
         raise DeviceError(f"cannot rename {path}: {error.strerror or error}; move it") from error
     log.warning("%s is of another training: kept as %s, training anew", path, kept.name)
+
+
+def _seal(tensors: Tensors, header: dict[str, str]) -> str:
+    """Returns a hash of all that a state holds."""
+    told = {key: value for key, value in header.items() if key != "sha256"}
+    values = {
+        name: [str(value.dtype), list(value.shape), sha256_bytes(_bytes(value))]
+        for name, value in tensors.items()
+    }
+    return sha256_json([told, values])
 
 
 def _bytes(value: Tensor) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.fx.node import map_aggregate
+from torch.utils._pytree import tree_leaves
 
 DistanceName = Literal["KL", "relative MSE"]
 
@@ -20,10 +20,10 @@ class Distance:
 
     ``KL``, for logits ``(N, K)`` with K > 1: mean over images of Σ p · (log p − log q), in nats,
     where p and q are the softmax of the original and of the other logits. ``relative MSE``
-    otherwise: Σ (y' − y)² / Σ y² over every tensor of the output, images together.
+    otherwise: Σ (y' − y)² / Σ y², images together. Of several tensors the mean counts.
 
     Attributes:
-        name: Which of the two.
+        name: ``KL`` where every tensor holds logits.
         originals: The original network's outputs, batch by batch.
     """
 
@@ -34,8 +34,7 @@ class Distance:
     def to(outputs: Sequence[Any]) -> Distance:
         """Returns the distance to the original network's outputs, one a batch."""
         originals = tuple(tuple(_tensors(output)) for output in outputs)
-        first = outputs[0]
-        logits = isinstance(first, Tensor) and first.ndim == 2 and first.shape[1] > 1
+        logits = bool(originals[0]) and all(map(_are_logits, originals[0]))
         return Distance("KL" if logits else "relative MSE", originals)
 
     def first(self, batches: int) -> Distance:
@@ -44,30 +43,29 @@ class Distance:
 
     def of(self, outputs: Iterator[Any]) -> float:
         """Returns the distance of other outputs, one a batch; infinity if one is not finite."""
-        total = scale = 0.0
+        sums = [[0.0, 0.0] for _ in self.originals[0]]
         for originals, output in zip(self.originals, outputs, strict=True):
-            for ours, theirs in zip(originals, _tensors(output), strict=True):
+            for entry, ours, theirs in zip(sums, originals, _tensors(output), strict=True):
                 if not torch.isfinite(theirs).all():
                     return math.inf
-                part, weight = self._part(ours.double(), theirs.double())
-                total, scale = total + part, scale + weight
-        return total / scale if scale else 0.0 if total == 0 else math.inf
+                part, weight = _part(ours.double(), theirs.double())
+                entry[0], entry[1] = entry[0] + part, entry[1] + weight
+        ratios = [t / s if s else 0.0 if t == 0 else math.inf for t, s in sums]
+        return sum(ratios) / len(ratios) if ratios else 0.0
 
-    def _part(self, ours: Tensor, theirs: Tensor) -> tuple[float, float]:
-        """Returns the sum over one batch, and what to divide the sum of all by."""
-        if self.name == "relative MSE":
-            return float((theirs - ours).square().sum()), float(ours.square().sum())
-        p, q = ours.log_softmax(1), theirs.log_softmax(1)
-        return float((p.exp() * (p - q)).sum()), float(len(ours))
+
+def _are_logits(tensor: Tensor) -> bool:
+    return tensor.ndim == 2 and tensor.shape[1] > 1
+
+
+def _part(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
+    """Returns the sum over one batch of one tensor, and what to divide the sum of all by."""
+    if not _are_logits(ours):
+        return float((theirs - ours).square().sum()), float(ours.square().sum())
+    p, q = ours.log_softmax(1), theirs.log_softmax(1)
+    return float((p.exp() * (p - q)).sum()), float(len(ours))
 
 
 def _tensors(output: Any) -> list[Tensor]:
     """Returns the floating tensors of an output, in order."""
-    found: list[Tensor] = []
-
-    def collect(part: Any) -> None:
-        if isinstance(part, Tensor) and part.is_floating_point():
-            found.append(part)
-
-    map_aggregate(output, collect)
-    return found
+    return [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]

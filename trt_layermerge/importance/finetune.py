@@ -82,7 +82,13 @@ class FinetuneScorer:
 
 
 def reinitialise(relaxed: RelaxedNet, unit: int, seed: int) -> None:
-    """Gives an untouched unit's convolution and normalisation torch's own start values."""
+    """Gives an untouched unit's convolution and normalisation torch's own start values.
+
+    Args:
+        relaxed: The network; changed in place.
+        unit: Index of the unit in the graph.
+        seed: Of the values; torch's generator on the CPU is left as it was.
+    """
     found = relaxed.graph.units[unit]
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)

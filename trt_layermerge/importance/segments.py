@@ -112,7 +112,16 @@ def rest_of(network: fx.GraphModule, name: str) -> Rest:
 
 
 def record(network: fx.GraphModule, images: torch.Tensor, names: Iterable[str]) -> Values:
-    """Returns the values of that name on a batch of images, the rest of the network not run."""
+    """Returns the values of that name on a batch of images, the rest of the network not run.
+
+    Args:
+        network: A traced network of one input, in eval mode.
+        images: Its input ``(N, C, H, W)``.
+        names: Names of the values, ``output`` for what the network returns.
+
+    Raises:
+        KeyError: If the network has no such value.
+    """
     (source,) = network.graph.find_nodes(op="placeholder")
     return segment(network, frozenset({source.name}), tuple(names))({source.name: images})
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from trt_layermerge.core.candidate import Candidate
-from trt_layermerge.core.jsonio import append_line, sha256_json, write_lines
+from trt_layermerge.core.jsonio import append_line, sealed, sha256_json, write_lines
 from trt_layermerge.core.tables import ImportanceEntry, ImportanceTable, importance_row
 from trt_layermerge.errors import UsageError
 
@@ -27,24 +27,6 @@ class Scorer(Protocol):
     def entry(self, candidate: Candidate) -> ImportanceEntry:
         """Returns the score of a candidate; the same whatever was scored before."""
         ...
-
-
-def estimate(
-    candidates: Iterable[Candidate],
-    scorer: Scorer,
-    path: Path,
-    notes: Mapping[str, Any],
-    on_progress: Progress | None = None,
-) -> ImportanceTable:
-    """Returns the table of a file, every candidate in it; what is missing is scored in turn.
-
-    Arguments and errors are those of ``fill_table``.
-    """
-
-    def in_turn(missing: Sequence[Candidate]) -> Scores:
-        return ((candidate, scorer.entry(candidate)) for candidate in missing)
-
-    return fill_table(candidates, in_turn, path, notes, on_progress)
 
 
 def fill_table(
@@ -79,7 +61,7 @@ def fill_table(
     if on_progress:
         on_progress(done, len(wanted))
     for candidate, entry in score(missing):
-        append_line(path, importance_row(candidate.key, entry))
+        append_line(path, sealed(importance_row(candidate.key, entry)))
         entries[candidate.key] = entry
         done += 1
         if on_progress:

@@ -118,7 +118,13 @@ class RecordedValues:
             yield dict(zip(names, values, strict=True))
 
     def joined_batches(self, names: Sequence[str], together: int, first: int) -> Iterator[Values]:
-        """Yields the named tensors of the first batches, so many of them joined to one."""
+        """Yields the named tensors of the first batches, several of them joined to one.
+
+        Args:
+            names: Tensors with one row for each image.
+            together: Batches that are joined; the last ones may be fewer.
+            first: How many batches in all.
+        """
         batches = islice(self.batches(names), first)
         while waiting := list(islice(batches, together)):
             yield waiting[0] if len(waiting) == 1 else _joined(waiting, names)

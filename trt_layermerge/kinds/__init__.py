@@ -6,7 +6,7 @@ room asks for a kind by name.
 
 from __future__ import annotations
 
-from trt_layermerge.kinds.candidates import enumerate_candidates
+from trt_layermerge.kinds.candidates import enumerate_candidates, judged_candidates
 from trt_layermerge.kinds.kind import (
     FAMILIES,
     LEAST_SQUARES,
@@ -29,6 +29,7 @@ __all__ = [
     "families",
     "fit_refusal",
     "fittable",
+    "judged_candidates",
     "kind_of",
     "kinds_of",
     "refusal",

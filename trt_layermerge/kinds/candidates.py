@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import get_args
 
 from trt_layermerge.core.candidate import Candidate, CandidateKey
@@ -15,10 +16,7 @@ from trt_layermerge.kinds.registry import kinds_of
 def enumerate_candidates(
     graph: LayerGraph, rules: Rules = "full", limits: Limits | None = None
 ) -> tuple[Candidate, ...]:
-    """Returns every candidate of a graph, ordered by block; no two of the same key.
-
-    Those that cannot stand in it, or are too large to fit, are among them: ``kinds.refusal`` says
-    which and why.
+    """Returns every candidate that can stand in a graph, ordered by block; no two of the same key.
 
     Args:
         graph: The traced network, as ``trace`` returns it.
@@ -31,12 +29,24 @@ def enumerate_candidates(
     """
     if rules not in get_args(Rules):
         raise UsageError(f"there are no rules {rules!r}; choose paper or full")
+    return tuple(c for c, why in judged_candidates(graph, rules, limits) if why is None)
+
+
+def judged_candidates(
+    graph: LayerGraph, rules: Rules, limits: Limits | None
+) -> Iterator[tuple[Candidate, str | None]]:
+    """Yields also the candidates that cannot stand in a graph, or are too large to fit, and why.
+
+    A unit that stays as it is always can.
+    """
     limits = PAPER if rules == "paper" else limits or Limits()
-    found: dict[CandidateKey, Candidate] = {}
+    found: set[CandidateKey] = set()
     for block in graph.blocks(rules):
         if len(block) > limits.max_units:
             continue
         for kind in kinds_of(rules):
             for candidate in kind.candidates(graph, block, limits):
-                found.setdefault(candidate.key, candidate)
-    return tuple(found.values())
+                if candidate.key not in found:
+                    found.add(candidate.key)
+                    stays = candidate.original
+                    yield candidate, None if stays else kind.refusal(graph, candidate)

@@ -23,7 +23,7 @@ class Compose(KeepingKind):
     """Kept convolutions, merged exactly; an untouched unit is one of its candidates."""
 
     name = "compose"
-    label = "merged"
+    label = "merged exactly"
     colour = "#0072b2"
     rules: tuple[Rules, ...] = ("paper", "full")
     family = "composition"
@@ -36,16 +36,17 @@ class Compose(KeepingKind):
         if len(block) == 1:
             yield original_candidate(graph, block.start)
             return
-        best: dict[ConvSpec, tuple[float, tuple[int, ...]]] = {}
+        best: dict[ConvSpec, tuple[bool, float, Candidate]] = {}
         for kept in _kept_sets(graph, block):
             spec = merged_spec(graph, block, kept)
             if max(spec.extent) > limits.max_kernel:
                 continue
             weight = sum(graph.units[i].weight_l1 for i in kept)
-            if spec not in best or best[spec][0] < weight:
-                best[spec] = weight, kept
-        for spec, (_, kept) in sorted(best.items(), key=lambda item: item[1][1]):
-            yield finish(graph, block, self.name, kept, (spec,))
+            candidate = finish(graph, block, self.name, kept, (spec,))
+            usable = self.refusal(graph, candidate) is None
+            if spec not in best or best[spec][:2] < (usable, weight):
+                best[spec] = usable, weight, candidate
+        yield from sorted((c for _, _, c in best.values()), key=lambda c: c.kept)
 
 
 def _kept_sets(graph: LayerGraph, block: Block) -> Iterator[tuple[int, ...]]:

@@ -23,7 +23,7 @@ class Fit(Kind):
     """One new convolution, from random weights."""
 
     name = "fit"
-    label = "refitted"
+    label = "replaced by a fitted conv"
     colour = "#c97b00"
 
     def candidates(self, graph: LayerGraph, block: Block, limits: Limits) -> Iterator[Candidate]:
@@ -39,7 +39,7 @@ class Fit(Kind):
         for size in limits.kernels:
             if size > max(whole.extent):
                 continue
-            spec = centred(whole, size, units[-1].spec.out_size)
+            spec = _centred(whole, size, units[-1].spec.out_size)
             if spec is None:
                 continue
             yield finish(graph, block, self.name, (), (spec,))
@@ -48,7 +48,7 @@ class Fit(Kind):
                 yield finish(graph, block, self.name, (), (grouped,))
 
 
-def centred(whole: ConvSpec, size: int, out_size: Pair) -> ConvSpec | None:
+def _centred(whole: ConvSpec, size: int, out_size: Pair) -> ConvSpec | None:
     """Returns a dense square convolution centred on the receptive field of ``whole``.
 
     Per axis the field's first tap lies ``p`` before the map and spans ``extent``; a kernel of

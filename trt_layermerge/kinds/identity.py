@@ -7,14 +7,14 @@ a projection.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from trt_layermerge.core.candidate import Candidate, finish
 from trt_layermerge.core.conv import ConvSpec
-from trt_layermerge.core.geometry import ONE
+from trt_layermerge.core.geometry import composition
 from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.unit import Block, Residual
+from trt_layermerge.core.unit import Block
+from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.kinds.kind import KeepingKind
 from trt_layermerge.kinds.limits import Limits
 
@@ -26,7 +26,7 @@ class Identity(KeepingKind):
     """Nothing but the shortcut remains."""
 
     name = "identity"
-    label = "removed"
+    label = "left out"
     colour = "#d55e00"
     family = "removal"
 
@@ -36,7 +36,7 @@ class Identity(KeepingKind):
         if residual is not None and residual.start == block.start:
             if len(block) > limits.max_units:
                 return
-            yield finish(graph, block, self.name, (), _shortcut(graph, residual))
+            yield finish(graph, block, self.name, (), _shortcut(graph, block))
         elif len(block) == 1 and not graph.units[block.start].irreducible:
             yield finish(graph, block, self.name, (), ())
 
@@ -45,16 +45,10 @@ class Identity(KeepingKind):
         return ("none",)
 
 
-def _shortcut(graph: LayerGraph, residual: Residual) -> tuple[ConvSpec, ...]:
+def _shortcut(graph: LayerGraph, block: Block) -> tuple[ConvSpec, ...]:
     """Returns the one convolution that all shortcut paths merge into, or nothing."""
-    if all(s.identity for s in residual.shortcuts):
-        return ()
-    first = graph.units[residual.start].spec
-    last = graph.units[residual.end - 1].spec
-    projections = residual.projections
-    if projections:
-        widest = max(projections, key=lambda p: p.extent)
-        groups = min(p.groups for p in projections)
-        return (replace(widest.bare(), groups=groups),)
-    size, channels = (first.height, first.width), first.in_channels
-    return (ConvSpec(channels, last.out_channels, ONE, ONE, (0, 0, 0, 0), ONE, channels, *size),)
+    try:
+        spec = composition(graph, block, ()).spec
+    except UnsupportedModelError:
+        return ()  # it is refused with that reason
+    return () if spec is None else (spec,)

@@ -38,7 +38,7 @@ class Kind(ABC):
 
     Attributes:
         name: As in ``Candidate.kind``, in files and on the command line.
-        label: One or two words for the report.
+        label: What became of a block, in a few words, for the report.
         colour: Of its blocks in the report, as ``#rrggbb``.
         rules: Rule sets that it belongs to.
         family: What it does to the network's function; which plans may use it.
@@ -46,13 +46,19 @@ class Kind(ABC):
 
     name: str
     label: str = "replaced"
-    colour: str = "#cc79a7"
+    colour: str = "#00825d"
     rules: tuple[Rules, ...] = ("full",)
     family: Family = "approximation"
 
     @abstractmethod
     def candidates(self, graph: LayerGraph, block: Block, limits: Limits) -> Iterator[Candidate]:
-        """Yields the ways to replace one block, made by ``core.candidate.finish``."""
+        """Yields the ways to replace one block, made by ``core.candidate.finish``.
+
+        Args:
+            graph: The traced network.
+            block: Units of one segment, at most ``limits.max_units``.
+            limits: Largest block, kernel and kernel sizes to offer.
+        """
 
     def refusal(self, graph: LayerGraph, candidate: Candidate) -> str | None:
         """Returns why a candidate cannot stand in this graph, or None if it can; no weights needed.

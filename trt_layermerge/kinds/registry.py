@@ -46,9 +46,9 @@ def kind_of(candidate: Candidate) -> Kind:
     return _KINDS[candidate.kind]
 
 
-def kinds_of(rules: Rules) -> tuple[Kind, ...]:
-    """Returns the kinds that a rule set uses, by name."""
-    return tuple(kind for _, kind in sorted(_KINDS.items()) if rules in kind.rules)
+def kinds_of(rules: Rules | None = None) -> tuple[Kind, ...]:
+    """Returns the kinds that a rule set uses, by name; all kinds if None."""
+    return tuple(kind for _, kind in sorted(_KINDS.items()) if rules in (None, *kind.rules))
 
 
 def families() -> tuple[tuple[str, ...], ...]:

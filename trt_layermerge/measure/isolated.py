@@ -197,7 +197,14 @@ class AgentMeter:
 
 
 def pair_jobs(original: bytes, other: bytes, builds: int, label: str = "network") -> list[Job]:
-    """Returns the jobs that time a network beside the original, one for every build of both."""
+    """Returns the jobs that time a network beside the original, one for every build of both.
+
+    Args:
+        original: ONNX model of the original network.
+        other: ONNX model of the other one.
+        builds: How many.
+        label: What the other one is called in messages.
+    """
     return [Job(f"original and {label}", (original, other), build) for build in range(builds)]
 
 

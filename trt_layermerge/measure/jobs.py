@@ -28,7 +28,7 @@ from trt_layermerge.core.jsonio import (
     write_json,
 )
 from trt_layermerge.core.tables import LatencyEntry
-from trt_layermerge.measure.agent.jobs import MANIFEST, Protocol, manifest_id
+from trt_layermerge.measure.agent.jobs import MANIFEST, SHA256, Protocol, manifest_id
 from trt_layermerge.measure.agent.results import timing_of
 from trt_layermerge.measure.agent.sources import Reading
 from trt_layermerge.measure.agent.telemetry import DeviceState, GpuClock
@@ -183,7 +183,10 @@ def read_measurements(path: Path) -> Measurements:
                 answers[str(row["key"])] = answer
         facts = dict(header["facts"])
         device = DeviceInfo.from_json(header["device"]).in_mode(facts.get("power_mode"))
-        return Measurements(str(header["manifest"]), device, facts, answers, _drift(clock))
+        manifest = str(header["manifest"])
+        if not SHA256.fullmatch(manifest):  # a file is named after it
+            raise ValueError(f"{manifest!r:.99} is no id of a manifest")
+        return Measurements(manifest, device, facts, answers, _drift(clock))
 
 
 def drift_words(drift: float) -> str:

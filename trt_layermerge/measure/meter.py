@@ -12,10 +12,11 @@ from trt_layermerge.backends import Backend
 from trt_layermerge.core.conv import Spec
 from trt_layermerge.core.device import DeviceInfo, Precision
 from trt_layermerge.core.tables import LatencyTable
+from trt_layermerge.errors import DeviceError, StickyDeviceError, UsageError
 from trt_layermerge.measure.bench import BURST_MS
 from trt_layermerge.measure.conditions import Conditions, device_here
 from trt_layermerge.measure.table import Progress, measure_specs
-from trt_layermerge.measure.timing import Timing, speedup, time_models
+from trt_layermerge.measure.timing import Timing, failure_words, speedup, time_models
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,9 @@ class Meter(Protocol):
 class BackendMeter:
     """Measures in this process.
 
+    Where a network fails, whatever is raised, each is timed alone beside the original. What ends
+    or hangs the process cannot be caught here (``isolated.AgentMeter`` has a worker for that).
+
     All networks are timed in one interleaved run, and one build of each is enough: none of the
     libraries that are used like this tries out kernels while it builds.
     """
@@ -160,11 +164,21 @@ class BackendMeter:
         builds: int = 1,
         on_progress: Progress = silent,
     ) -> list[Outcome]:
-        """Returns each network's timing beside the original's, all from one interleaved run.
+        """Returns each network's timing beside the original's, from one run if none fails.
 
         Raises:
-            DeviceError: If one of them cannot be built or run.
+            DeviceError: If the original cannot be built or run.
         """
         models = [original, *others]
-        first, *timings = time_models(models, self.backend, rounds=rounds, burst_ms=BURST_MS)
+        try:
+            first, *timings = time_models(models, self.backend, rounds=rounds, burst_ms=BURST_MS)
+        except (StickyDeviceError, UsageError):
+            raise
+        except Exception as error:  # libraries raise anything, and MemoryError
+            if len(others) == 1:
+                self.networks(original, [], 1)  # raises where it is the original that fails
+                return [Failed(failure_words(error))]
+            if not others:
+                raise DeviceError(failure_words(error)) from error
+            return [self.networks(original, [other], rounds)[0] for other in others]
         return [Beside(((first, timing),)) for timing in timings]

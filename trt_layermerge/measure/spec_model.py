@@ -67,7 +67,14 @@ def spec_model(spec: Spec, precision: Precision, batch: int, fallback: Precision
 def empty_model(
     name: str, inputs: list[Any], outputs: list[Any], *, int8: bool = False
 ) -> ModelProto:
-    """Returns a model without nodes, to be filled in place: large weights are copied only once."""
+    """Returns a model without nodes, to be filled in place: large weights are copied only once.
+
+    Args:
+        name: Of its graph.
+        inputs: ``ValueInfoProto`` of each.
+        outputs: ``ValueInfoProto`` of each.
+        int8: Whether it will be quantised, which takes a later opset.
+    """
     graph = helper.make_graph([], name, inputs, outputs)
     opsets = [helper.make_opsetid("", INT8_OPSET if int8 else OPSET)]
     version = INT8_IR_VERSION if int8 else IR_VERSION
@@ -97,7 +104,16 @@ def add_spec(
 ) -> None:
     """Appends nodes that compute ``out`` from ``value`` (and ``residual``) as the spec says.
 
-    ``kind`` is the ONNX element type of what is float. All names that are made begin with ``out``.
+    All names that are made begin with ``out``.
+
+    Args:
+        graph: Where to; changed in place.
+        spec: What to compute.
+        kind: ONNX element type of what is float.
+        value: Name of the input map.
+        residual: Name of the map that is added; not read where the spec adds none.
+        out: Name of the output map.
+        int8: Whether ``QuantizeLinear``/``DequantizeLinear`` pairs are put in.
     """
     steps: list[Step] = []
 

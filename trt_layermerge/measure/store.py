@@ -56,7 +56,17 @@ class LatencyStore:
             )
 
     def get(self, spec: Spec, precision: Precision, batch: int) -> LatencyEntry | None:
-        """Returns the measurement of a spec, or None."""
+        """Returns the measurement of a spec, or None.
+
+        Args:
+            spec: What was measured.
+            precision: At which precision.
+            batch: Images per run.
+
+        Raises:
+            CorruptInputError: If the file is damaged.
+            DeviceError: If it cannot be read.
+        """
         key = sha256_json(self._key(spec, precision, batch))
         with self._guarded():
             query = "SELECT body, hash FROM latency WHERE key = ?"
@@ -72,7 +82,17 @@ class LatencyStore:
     def put(
         self, rows: Iterable[tuple[Spec, LatencyEntry]], precision: Precision, batch: int
     ) -> None:
-        """Writes measurements, all or none of them; a spec that has a row keeps it."""
+        """Writes measurements, all or none of them; a spec that has a row keeps it.
+
+        Args:
+            rows: Specs with their measurements, all of them successes.
+            precision: At which precision.
+            batch: Images per run.
+
+        Raises:
+            CorruptInputError: If the file is damaged.
+            DeviceError: If it cannot be written.
+        """
         records = []
         for spec, entry in rows:
             key = self._key(spec, precision, batch)

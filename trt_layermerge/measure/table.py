@@ -18,11 +18,11 @@ from trt_layermerge.backends import Backend
 from trt_layermerge.core.conv import ConvSpec, Spec
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.tables import LatencyEntry, LatencyTable
-from trt_layermerge.errors import DeviceError, StickyDeviceError, UnsupportedModelError
+from trt_layermerge.errors import StickyDeviceError, UsageError
 from trt_layermerge.measure.conditions import device_here
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.measure.store import LatencyStore
-from trt_layermerge.measure.timing import Timing, time_models
+from trt_layermerge.measure.timing import Timing, failure_words, time_models
 
 ROUNDS = 12
 CHUNK_SPECS = 8
@@ -72,7 +72,7 @@ def measure_specs(
             if known is not None:
                 entries[spec] = known
         for chunk in chunks([s for s in unique if s not in entries]):
-            measured = measure_chunk(chunk, backend, precision, batch, rounds)
+            measured = _measure_chunk(chunk, backend, precision, batch, rounds)
             store.put([(s, e) for s, e in measured.items() if e.error is None], precision, batch)
             entries.update(measured)
             if on_progress is not None:
@@ -102,7 +102,7 @@ def _weight_bytes(spec: Spec) -> int:
     return 4 * taps * spec.out_channels * spec.in_channels // spec.groups
 
 
-def measure_chunk(
+def _measure_chunk(
     specs: Sequence[Spec], backend: Backend, precision: Precision, batch: int, rounds: int
 ) -> dict[Spec, LatencyEntry]:
     """Returns the entries of some specs, timed in turns.
@@ -114,17 +114,17 @@ def measure_chunk(
         StickyDeviceError: If this process can no longer use the GPU.
     """
     rest = backend.int8_fallback
-    models = [spec_model(spec, precision, batch, rest) for spec in specs]
     try:
+        models = [spec_model(spec, precision, batch, rest) for spec in specs]
         timings = time_models(
             models, backend, rounds=rounds, burst_ms=0, passes=PASSES, limit_ms=LIMIT_MS
         )
-    except StickyDeviceError:
+    except (StickyDeviceError, UsageError):
         raise  # nothing else would run in this process either, and be taken for broken
-    except (DeviceError, UnsupportedModelError) as error:
+    except Exception as error:  # libraries raise anything, and MemoryError, over one bad network
         if len(specs) == 1:
-            return {specs[0]: LatencyEntry(math.inf, error=str(error))}
-        alone = (measure_chunk([spec], backend, precision, batch, rounds) for spec in specs)
+            return {specs[0]: LatencyEntry(math.inf, error=failure_words(error))}
+        alone = (_measure_chunk([spec], backend, precision, batch, rounds) for spec in specs)
         return {spec: entry for entries in alone for spec, entry in entries.items()}
     return {spec: entry_of(timing) for spec, timing in zip(specs, timings, strict=True)}
 

@@ -13,6 +13,7 @@ from typing import Callable
 import numpy as np
 
 from trt_layermerge.backends import Backend, Runner
+from trt_layermerge.errors import DeviceError, LayerMergeError
 
 BURST_MS = 2.0
 ROUNDS = 20
@@ -164,6 +165,14 @@ def time_runners(
 ) -> list[Timing]:
     """Returns the timing of each network that is open already, timed in turns (``time_models``).
 
+    Args:
+        runners: The networks, which stay open.
+        rounds: Number of rounds.
+        burst_ms: How long a burst lasts; 0 for single runs.
+        passes: Bursts of each network in a round.
+        limit_ms: A network that has used up this much sits out the rounds that are left, after
+            three at least.
+
     Raises:
         DeviceError: If one cannot be run.
     """
@@ -175,7 +184,7 @@ def time_runners(
         rounded: dict[int, list[float]] = {i: [] for i in active}
         for _ in range(passes):
             for i in active:
-                rounded[i] += runners[i].time_burst(counts[i])
+                rounded[i] += checked(runners[i].time_burst(counts[i]))
         for i, times in rounded.items():
             medians[i].append(median(times))
             runs[i] += times
@@ -199,16 +208,39 @@ def warm_up(runner: Runner, burst_ms: float, clock: Callable[[], float] = perf_c
     Raises:
         DeviceError: If it fails.
     """
-    times = runner.time_burst(1)  # what is done only once is done now, before the clock counts
+    times = checked(
+        runner.time_burst(1)
+    )  # what is done only once is done now, before the clock counts
     own, fastest, count, started = sum(times), min(times), 1, clock()
     spent = own
     while spent < runner.warmup_ms:
         count = min(2 * count, _MOST_RUNS)
-        times = runner.time_burst(count)
+        times = checked(runner.time_burst(count))
         own += sum(times)
         fastest = min(fastest, *times)
         spent = max(own, 1000 * (clock() - started))  # a scripted run is faster than it says
     return min(_MOST_RUNS, max(1, ceil(burst_ms / max(fastest, 1e-6))))
+
+
+def checked(times: list[float]) -> list[float]:
+    """Returns times as they are, if they can be any.
+
+    Raises:
+        DeviceError: If there is none, or one is not above zero or not finite.
+    """
+    wrong = [ms for ms in times if not 0 < ms < inf]
+    if wrong or not times:
+        raise DeviceError(
+            f"the device says that a run took {wrong[0] if times else 'no'} ms, which is no time; "
+            "measure again, and check its driver if that does not help"
+        )
+    return times
+
+
+def failure_words(error: Exception) -> str:
+    """Returns in words why one network could not be built or run, whatever was raised."""
+    text = " ".join(str(error).split())[:500]
+    return text if isinstance(error, LayerMergeError) else f"{type(error).__name__}: {text}"
 
 
 def drift(first: Timing, again: Timing) -> float:

@@ -45,6 +45,12 @@ def hold_activations(relaxed: RelaxedNet) -> tuple[Annealed, ...]:
 
 
 def set_linearity(held: Sequence[Annealed], share: float, over: float) -> None:
-    """Sets λ after a share of the training, if it is to be 1 after the share ``over``."""
+    """Sets λ after a share of the training, if it is to be 1 after the share ``over``.
+
+    Args:
+        held: What ``hold_activations`` returned; changed in place.
+        share: How much of the training is done, from 0 to 1.
+        over: Share at which the activations are the identity, above 0.
+    """
     for activation in held:
         activation.linearity = min(1.0, share / over)

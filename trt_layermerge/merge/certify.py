@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_leaves
 
 from trt_layermerge.blocks import RelaxedBlock
 from trt_layermerge.errors import UsageError
 from trt_layermerge.merge.collapse import collapse
 from trt_layermerge.merge.relax import RelaxedNet
 from trt_layermerge.merge.surgery import block_key, block_path
+from trt_layermerge.tracing.prepare import cause_of
 
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-10}
 EXACT_IMAGES = 2
@@ -55,10 +58,12 @@ class Certificate:
     Attributes:
         checks: The network and each changed block in the type of the merged network; the same in
             float64 with the relaxed network merged anew in float64, where rounding hides nothing;
-            and the merged network's tensors against those.
+        and the merged network's tensors against those.
+        note: What could not be compared, and why, or None.
     """
 
     checks: tuple[Check, ...]
+    note: str | None = None
 
     @property
     def max_rel_error(self) -> float:
@@ -75,43 +80,99 @@ class Certificate:
         return {
             "ok": self.ok,
             "max_rel_error": self.max_rel_error,
+            **({} if self.note is None else {"note": self.note}),
             "checks": [{**asdict(c), "ok": c.ok} for c in self.checks],
         }
 
 
 @torch.no_grad()
-def certify(relaxed: RelaxedNet, merged: nn.Module, example_inputs: Tensor) -> Certificate:
+def certify(
+    relaxed: RelaxedNet, merged: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]
+) -> Certificate:
     """Returns how far a merged network is from its relaxed one in eval mode; both stay untouched.
 
-    Tolerances, relative to the largest output: 1e-4 in float32, 1e-10 in float64. Each block is
-    fed what reaches it in the relaxed network.
+    Tolerances, relative to the largest value of each output: 1e-4 in float32, 1e-10 in float64; for
+    the merged tensors against those merged in float64, 2⁻²³ and 1e-10. Each block is fed what
+    reaches it in the relaxed network. Outputs may be nested. A network that casts to a fixed type
+    is compared in its own type only, and the certificate's note says so.
 
     Args:
         relaxed: What was merged.
         merged: What ``collapse`` made of it.
-        example_inputs: Images ``(N, C, H, W)``, better real ones than noise. All serve in the
-            network's own type, the first two in float64.
+        example_inputs: Images ``(N, C, H, W)``, better real ones than noise, or a tuple of all
+            inputs. All serve in the network's own type, the first two in float64.
 
     Raises:
         UsageError: If the networks are neither in float32 nor in float64.
     """
     like = next(relaxed.parameters())
-    dtype, images = like.dtype, example_inputs.to(like.device, like.dtype)
+    given = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    dtype, inputs = like.dtype, tuple(_cast(x.to(like.device), like.dtype) for x in given)
     if dtype not in TOLERANCES:
         raise UsageError(
             f"a network in {dtype} cannot be certified; merge it in float32 (.float())"
         )
     relaxed = copy.deepcopy(relaxed).eval()
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        checks = _compare(relaxed, copy.deepcopy(merged).eval(), images)
-        exact = collapse(relaxed.double())
+        checks = _compare(relaxed, copy.deepcopy(merged).eval(), inputs, dtype)
+        exact, note = collapse(relaxed.double()), None
         if dtype != torch.float64:
-            checks += _compare(relaxed, exact, images[:EXACT_IMAGES].double())
+            few = tuple(_cast(x[:EXACT_IMAGES], torch.float64) for x in inputs)
+            if (why := _not_in_double(relaxed, few)) is None:
+                checks += _compare(relaxed, exact, few, torch.float64)
+            else:
+                note = f"compared in {_name(dtype)} only: the network {why}"
     checks.append(_compare_weights(merged, exact, ROUNDING[dtype]))
-    return Certificate(tuple(checks))
+    return Certificate(tuple(checks), note)
 
 
-def _compare(relaxed: RelaxedNet, merged: nn.Module, x: Tensor) -> list[Check]:
+class _Downcasts(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the operations that turn values in float64 into values of another floating type."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[str] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Runs one operation."""
+        value = func(*args, **(kwargs or {}))
+        if torch.float64 in _types(args) and _types(value) - {torch.float64}:
+            self.found.append(str(func))
+        return value
+
+
+def _not_in_double(network: nn.Module, inputs: tuple[Tensor, ...]) -> str | None:
+    """Returns why a network whose tensors are in float64 does not compute in it, or None."""
+    try:
+        with _Downcasts() as downcasts:
+            network(*(x.clone() for x in inputs))
+    except Exception as error:  # user code may fail in any way
+        return f"fails in float64 ({cause_of(error)})"
+    return f"casts to a fixed type ({downcasts.found[0]})" if downcasts.found else None
+
+
+def _types(value: Any) -> set[torch.dtype]:
+    """Returns the floating types of all tensors in a nested value."""
+    return {t.dtype for t in tree_leaves(value) if isinstance(t, Tensor) and t.is_floating_point()}
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.to(dtype) if x.is_floating_point() else x
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _compare(
+    relaxed: RelaxedNet, merged: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dtype
+) -> list[Check]:
     """Returns the comparison of the network, then of each changed block on what reaches it."""
     modules = dict(merged.named_modules())
     checks: list[Check] = []
@@ -120,13 +181,15 @@ def _compare(relaxed: RelaxedNet, merged: nn.Module, x: Tensor) -> list[Check]:
         assert isinstance(block, RelaxedBlock)
         place = block.candidate.block
         counterpart = modules.get(block_path(place), nn.Identity())
-        checks.append(_check(block_key(place), block.candidate.kind, output, counterpart(args[0])))
+        found = counterpart(args[0].clone())
+        checks.append(_check(block_key(place), block.candidate.kind, output, found, dtype))
 
     handles = [b.register_forward_hook(compare) for b in relaxed.blocks.values()]
-    expected = relaxed(x)
+    expected = relaxed(*(x.clone() for x in inputs))
     for handle in handles:
         handle.remove()
-    return [_check("network", "whole", expected, merged(x)), *checks]
+    found = merged(*(x.clone() for x in inputs))
+    return [_check("network", "whole", expected, found, dtype), *checks]
 
 
 def _compare_weights(merged: nn.Module, exact: nn.Module, tolerance: float) -> Check:
@@ -142,11 +205,24 @@ def _compare_weights(merged: nn.Module, exact: nn.Module, tolerance: float) -> C
     return Check("weights", "whole", "float64", absolute, relative, tolerance)
 
 
-def _check(block: str, kind: str, expected: Tensor, actual: Tensor) -> Check:
-    dtype, tolerance = str(expected.dtype).removeprefix("torch."), TOLERANCES[expected.dtype]
-    if expected.shape != actual.shape:
-        return Check(block, kind, dtype, math.inf, math.inf, tolerance)
-    return Check(block, kind, dtype, *_errors(expected, actual), tolerance)
+def _check(block: str, kind: str, expected: Any, actual: Any, dtype: torch.dtype) -> Check:
+    """Returns the comparison of two outputs: the largest errors over all their tensors."""
+    (wanted, structure), (found, other) = tree_flatten(expected), tree_flatten(actual)
+    errors = [(math.inf, math.inf)]
+    if structure == other:
+        errors = [_differences(a, b) for a, b in zip(wanted, found, strict=True)]
+    absolute, relative = (max((e[i] for e in errors), default=0.0) for i in (0, 1))
+    return Check(block, kind, _name(dtype), absolute, relative, TOLERANCES[dtype])
+
+
+def _differences(expected: Any, actual: Any) -> tuple[float, float]:
+    """Returns the largest difference of two parts of an output, absolute and relative."""
+    if not (isinstance(expected, Tensor) and isinstance(actual, Tensor)):
+        same = type(expected) is type(actual) and expected == actual
+        return (0.0, 0.0) if same else (math.inf, math.inf)
+    if expected.shape != actual.shape or expected.dtype != actual.dtype:
+        return math.inf, math.inf
+    return _errors(expected.double(), actual.double()) if expected.numel() else (0.0, 0.0)
 
 
 def _errors(expected: Tensor, actual: Tensor) -> tuple[float, float]:

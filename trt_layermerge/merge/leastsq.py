@@ -132,7 +132,13 @@ class Moments:
 def sample_positions(
     targets: Tensor, per_image: int | None, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns image, row and column of positions drawn without repetition; of all if None."""
+    """Returns image, row and column of positions drawn without repetition, ``(M,)`` each.
+
+    Args:
+        targets: ``(N, C, H, W)``; only shape and device count.
+        per_image: How many of each image; None for all.
+        generator: On the CPU.
+    """
     images, _, height, width = targets.shape
     area = height * width
     if per_image is None or per_image >= area:

@@ -88,7 +88,16 @@ def reconstruct(
 
 @torch.no_grad()
 def match_error(relaxed: RelaxedNet, model: nn.Module, images: Tensor) -> float:
-    """Returns the mean, over output and changed blocks' ends, of their error on some images."""
+    """Returns the mean, over output and changed blocks' ends, of their error on some images.
+
+    Args:
+        relaxed: What is judged; put into eval mode.
+        model: The original network; left untouched.
+        images: ``(N, C, H, W)``.
+
+    Raises:
+        UsageError: If the model is another one.
+    """
     images = images.to(next(relaxed.parameters()))
     mine, theirs = (_values(net, images) for net in matched(relaxed.eval(), model))
     errors = [_error(m, t, _spread(t)) for m, t in zip(mine, theirs, strict=True)]

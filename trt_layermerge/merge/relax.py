@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from trt_layermerge.blocks import RelaxedBlock
 from trt_layermerge.core.candidate import Candidate
@@ -13,7 +14,7 @@ from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.errors import UnsupportedModelError, UsageError
 from trt_layermerge.kinds import kind_of
-from trt_layermerge.merge.surgery import block_key, block_path, splice, tidy
+from trt_layermerge.merge.surgery import block_key, block_path, copy_changed_inputs, splice, tidy
 from trt_layermerge.tracing import TracedNetwork, trace_network
 
 
@@ -34,10 +35,9 @@ class RelaxedNet(nn.Module):
         self.graph = graph
         self.plan = plan
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *inputs: Any) -> Any:
         """Maps what the original network maps, to what it maps it to."""
-        y: Tensor = self.net(x)
-        return y
+        return self.net(*inputs)
 
     @property
     def blocks(self) -> dict[str, RelaxedBlock]:
@@ -107,13 +107,18 @@ def retrace(model: nn.Module, graph: LayerGraph) -> TracedNetwork:
         UsageError: If the model's layers are not those of the graph; its weights may differ.
     """
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    example = torch.zeros(graph.input_shape, dtype=like.dtype, device=like.device)
-    traced = trace_network(model, example)
+    generator = torch.Generator().manual_seed(0)
+    inputs = tuple(
+        torch.randn(shape, generator=generator).to(like.device, like.dtype)
+        for shape in (graph.input_shape, *graph.further_shapes)
+    )
+    traced = trace_network(model, inputs)
     if _shape_of(traced.graph) != _shape_of(graph):
         raise UsageError(
             f"the graph of {len(graph.units)} units is not that of this {type(model).__name__}, "
             f"which has {len(traced.graph.units)}; trace the model again (the inspect stage)"
         )
+    copy_changed_inputs(traced.module, inputs)
     return replace(traced, graph=graph)
 
 

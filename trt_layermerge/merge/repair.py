@@ -57,7 +57,7 @@ def repair(
         calibration_batches: Images ``(N, C, H, W)``, or tuples that begin with them. They are
             kept in memory and used several times.
         methods: By ``Candidate.key``, one of ``REPAIRS`` (see ``repair_in_turn``); for what is
-            not in it ``ls-zero``, and ``bn`` where the last convolution is too large to be fitted.
+            not in it ``ls-zero``, and ``bn`` where there is no last convolution that can be fitted.
 
     Raises:
         UsageError: If there are no images, a method is unknown, or the model is another one.
@@ -151,7 +151,7 @@ def _fit(block: RelaxedBlock, pairs: Pairs, method: str, seed: int, known: list[
             reestimate_bn(block, (inputs for inputs, _ in pairs.batches()))
         return
     if not known:
-        known.append(gather(block, last, pairs, seed))
+        known.append(_gather(block, last, pairs, seed))
     moments = known[0]
     if method == "ls-identity":
         solution = moments.solve(STRONG_RIDGE, block.prior())
@@ -160,7 +160,7 @@ def _fit(block: RelaxedBlock, pairs: Pairs, method: str, seed: int, known: list[
     last.install(solution.weight, solution.bias, solution.mean, solution.variance)
 
 
-def gather(block: RelaxedBlock, last: ConvNorm, pairs: Pairs, seed: int) -> Moments:
+def _gather(block: RelaxedBlock, last: ConvNorm, pairs: Pairs, seed: int) -> Moments:
     """Returns the moments of the last convolution's inputs and wanted outputs.
 
     Its target is the block's target minus what shortcuts add behind it. 16 positions an image

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from trt_layermerge.blocks import RelaxedBlock
 from trt_layermerge.blocks.algebra import fold_bn
 from trt_layermerge.blocks.layers import detached, statistics
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.unit import Block
+from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.tracing import TracedNetwork
 from trt_layermerge.tracing.activations import activation_module
 from trt_layermerge.tracing.conv import is_plain_conv
+from trt_layermerge.tracing.prepare import same_values
 from trt_layermerge.tracing.reading import is_norm
 from trt_layermerge.tracing.transparent import is_transparent_module
 
@@ -91,6 +95,75 @@ def splice(traced: TracedNetwork, block: RelaxedBlock) -> None:
     with network.graph.inserting_after(total):
         activation = network.graph.call_module(f"{path}_activation", (total,))
     total.replace_all_uses_with(activation, delete_user_cb=lambda user: user is not activation)
+
+
+def copy_changed_inputs(network: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
+    """Makes every operation that changes its input in place change a copy, in the graph.
+
+    Tracing leaves such operations only inside modules that it cannot follow. Once what stands
+    before one is removed it would change a value that others read. What read the value after it
+    reads the copy.
+
+    Args:
+        network: The graph; it computes the same afterwards.
+        inputs: What it is run on, to see what changes.
+
+    Raises:
+        UnsupportedModelError: If a changed value is read later in another shape or part.
+    """
+    watch = _Watch(network)
+    with torch.no_grad():
+        expected = watch.run(*(x.clone() for x in inputs))
+        if not watch.changes:
+            return
+        order = {node: i for i, node in enumerate(network.graph.nodes)}
+        for node, changed in watch.changes.items():
+            for source in changed:
+                now = next(n for n in node.all_input_nodes if watch.origin(n) is source)
+                with network.graph.inserting_before(node):
+                    duplicate = network.graph.call_method("clone", (now,))
+                watch.copies[duplicate] = source
+                for user in list(now.users):
+                    if user is not duplicate and order.get(user, -1) >= order[node]:
+                        user.replace_input_with(now, duplicate)
+        network.recompile()
+        if not same_values(network(*(x.clone() for x in inputs)), expected):
+            names = ", ".join(node.name for node in watch.changes)
+            raise UnsupportedModelError(
+                f"{names} changes its input in place, and another view of that input is read "
+                "later; let its forward return a new tensor instead"
+            )
+
+
+class _Watch(fx.Interpreter):
+    """Runs a network and notes which operations change which of their inputs.
+
+    Attributes:
+        changes: The changed inputs of every operation that changes one, in order.
+        copies: Of which value each copy is one.
+    """
+
+    def __init__(self, network: fx.GraphModule) -> None:
+        super().__init__(network, garbage_collect_values=False)
+        self.changes: dict[fx.Node, list[fx.Node]] = {}
+        self.copies: dict[fx.Node, fx.Node] = {}
+
+    def origin(self, node: fx.Node) -> fx.Node:
+        """Returns the value of which a node is a copy, or itself."""
+        return self.copies.get(node, node)
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs one node and compares how often its inputs were written to, before and after."""
+        before = {i: v._version for i in n.all_input_nodes if isinstance(v := self.env[i], Tensor)}
+        value = super().run_node(n)
+        changed = [
+            node
+            for node, version in before.items()
+            if self.env[node]._version != version and node.op != "get_attr"
+        ]
+        if changed:
+            self.changes[n] = changed
+        return value
 
 
 def truncated(network: fx.GraphModule, name: str) -> fx.GraphModule:
@@ -196,7 +269,13 @@ def tidy(network: fx.GraphModule) -> None:
 
 
 def replace_module(network: nn.Module, name: str, module: nn.Module) -> None:
-    """Puts a module in the place of the one with this qualified name."""
+    """Puts a module in the place of the one with this qualified name.
+
+    Args:
+        network: Changed in place.
+        name: Qualified name.
+        module: What stands there then.
+    """
     parent, _, child = name.rpartition(".")
     setattr(network.get_submodule(parent), child, module)
 

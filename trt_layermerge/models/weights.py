@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -19,6 +22,9 @@ T = TypeVar("T")
 
 PLACES = ("state_dict", "model_state_dict", "model", "model_state", "net", "network", "weights")
 """Keys under which training scripts keep a network's tensors; the first mapping counts."""
+
+SMALL_BYTES = 64 * 2**20
+"""What a checkpoint may hold beyond twice its size, such as tensors that share their values."""
 
 DEPTH = 4
 """How many mappings may lie in each other."""
@@ -42,8 +48,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         CorruptInputError: If it is damaged or holds no tensors.
         UntrustedInputError: If it is a pickle that would execute code.
     """
+    if path.exists() and not path.is_file():
+        raise UsageError(f"the weights {path} are no file; name one, not a folder or a device")
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            if path.suffix != ".safetensors":
+                _refuse_unpacking(path, file)
+            data = file.read() if path.suffix == ".safetensors" else b""
     except OSError as error:
         raise UsageError(f"cannot read the weights {path}: {error.strerror or error}") from error
     if path.suffix != ".safetensors":
@@ -56,10 +67,30 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
+def _refuse_unpacking(path: Path, file: BinaryIO) -> None:
+    """Refuses an archive that unpacks to more than it holds: torch does not compress."""
+    held = os.fstat(file.fileno()).st_size
+    try:
+        with zipfile.ZipFile(file) as archive:
+            claimed = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error):
+        return  # of the older form, or damaged; torch says so
+    _refuse_claim(path, claimed, held)
+
+
+def _refuse_claim(path: Path, claimed: int, held: int) -> None:
+    if claimed > (limit := 2 * held + SMALL_BYTES):
+        raise CorruptInputError(
+            f"the checkpoint {path} has {held:,} bytes and says that it holds {claimed:,}, of "
+            f"which up to {limit:,} are read; save the state_dict again"
+        )
+
+
 def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            warnings.filterwarnings("ignore", "Validating sparse tensor", UserWarning)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UntrustedInputError(
@@ -82,7 +113,30 @@ def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
             f"the checkpoint {path} is no mapping of names to tensors, and has none under "
             f"{', '.join(PLACES)}; it holds {held[:200] or 'nothing'}; save the state_dict alone"
         )
+    claimed = sum(v.numel() * v.element_size() for v in found.values() if _plainly_stored(v))
+    _refuse_claim(path, claimed, path.stat().st_size)
+    _tell_others(path, content, found)
     return {str(k): v for k, v in found.items()}
+
+
+def _plainly_stored(value: Tensor) -> bool:
+    return value.layout == torch.strided and not value.is_nested
+
+
+def _tell_others(path: Path, content: Any, taken: Any) -> None:
+    """Warns where a checkpoint holds several networks, such as an average of the weights."""
+    if not isinstance(content, dict) or content is taken:
+        return
+    states = {key: value for key, value in content.items() if _is_state(value)}
+    others = [str(k) for k, v in states.items() if v is not taken and v.keys() == taken.keys()]
+    if others:
+        own = next((str(key) for key, value in states.items() if value is taken), "the first")
+        warnings.warn(
+            f"the checkpoint {path} holds several networks: {own} was taken, not "
+            f"{', '.join(others)}; to take another, save it alone: "
+            f"torch.save(torch.load(FILE)[{others[0]!r}], OTHER)",
+            stacklevel=2,
+        )
 
 
 def _is_state(content: Any) -> bool:
@@ -144,6 +198,9 @@ def _fault(name: str, value: Tensor, wanted: Tensor) -> str | None:
     """Returns why a tensor cannot stand for that of the network, or None."""
     if value.shape != wanted.shape:
         return f"{name} is {tuple(value.shape)}, not {tuple(wanted.shape)}"
+    if value.is_meta or not _plainly_stored(value):
+        kind = "on the meta device" if value.is_meta else str(value.layout)
+        return f"{name} has no plain values ({kind}); give dense weights"
     if not _converts(value.dtype, wanted.dtype):
         kind, own = (str(t.dtype).removeprefix("torch.") for t in (value, wanted))
         return f"{name} is {kind} and cannot become {own}; give weights that are not quantised"

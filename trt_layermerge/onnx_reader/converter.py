@@ -53,7 +53,13 @@ class Converter:
         return self.graph.call_function(function, args, options)
 
     def layer(self, node: Any, module: nn.Module, source: Any = None) -> fx.Node:
-        """Returns a new node that calls a module on an ONNX tensor, the node's first by default."""
+        """Returns a new node that calls a module on an ONNX tensor, the node's first by default.
+
+        Args:
+            node: The ONNX node that the module is named after.
+            module: Becomes part of ``root``.
+            source: The ONNX tensor; None for the first input of the node.
+        """
         name = self._free(node.name or node.op)
         self.root.add_module(name, module)
         return self.graph.call_module(name, (self.value(source or node.inputs[0]),))
@@ -74,6 +80,12 @@ _EMPTY = fx.GraphModule(nn.Module(), fx.Graph())
 
 def constant(node: Any, index: int, name: str | None = None, default: Any = None) -> Any:
     """Returns an input that must be constant, as numpy, else an attribute, else the default.
+
+    Args:
+        node: The ONNX node.
+        index: Position of the input, which may be absent.
+        name: Attribute that has the value in older opsets; None where there is none.
+        default: What is returned where there is neither.
 
     Raises:
         UnsupportedModelError: If the input is computed by the network.

@@ -6,15 +6,22 @@ import contextlib
 import itertools
 import sys
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx_graphsurgeon as gs
 import torch
+from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
 from torch import fx
 
-from trt_layermerge.errors import CorruptInputError, UnsupportedModelError, UsageError
+from trt_layermerge.errors import (
+    CorruptInputError,
+    LayerMergeError,
+    UnsupportedModelError,
+    UsageError,
+)
 from trt_layermerge.onnx_reader.converter import Converter
 from trt_layermerge.onnx_reader.operators import OPERATORS
 
@@ -54,6 +61,8 @@ def read_onnx(
     with contextlib.redirect_stdout(sys.stderr):  # where graphsurgeon would print its warnings
         try:
             graph = _fold(fixed)
+        except LayerMergeError:
+            raise
         except Exception as error:  # graphsurgeon and protobuf raise anything over a damaged file
             raise CorruptInputError(
                 f"{name} cannot be read: {type(error).__name__}: {error}; export it again"
@@ -81,7 +90,10 @@ def parse_onnx(
         if isinstance(source, bytes):
             model = onnx.load_model_from_string(source)
         else:
-            model = onnx.load(str(source), load_external_data=weights)
+            model = onnx.load(str(source), load_external_data=False)
+            _check_external(model, source.parent)
+            if weights:
+                onnx.load_external_data_for_model(model, str(source.parent))
         if weights:
             onnx.checker.check_model(model)
     except Exception as error:  # protobuf, the checker and the file system each have their own
@@ -91,6 +103,20 @@ def parse_onnx(
         raise CorruptInputError(f"{name} is no valid ONNX model: {words}") from error
     _name_nodes(model)
     return model
+
+
+def _check_external(model: onnx.ModelProto, folder: Path) -> None:
+    """Raises ``ValueError`` where weights beside a file are none: a device, a pipe, too short."""
+    for tensor in _get_all_tensors(model):
+        if not uses_external_data(tensor):
+            continue
+        info = ExternalDataInfo(tensor)
+        file = folder / info.location
+        if not file.is_file():
+            raise ValueError(f"{info.location}, its external data, is no file beside it")
+        end, held = (info.offset or 0) + (info.length or 0), file.stat().st_size
+        if end > held:
+            raise ValueError(f"{info.location} has {held} bytes, and {tensor.name} ends at {end}")
 
 
 def model_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -151,12 +177,33 @@ def _name_nodes(model: onnx.ModelProto) -> None:
 def _fold(model: onnx.ModelProto) -> Any:
     """Folds until nothing more becomes constant: a shape that is known may make others known."""
     while True:
-        graph = gs.import_onnx(onnx.shape_inference.infer_shapes(model, data_prop=True))
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        _refuse_large_constants(model)
+        graph = gs.import_onnx(model)
         nodes = len(graph.nodes)
         graph.fold_constants(size_threshold=MAX_FOLDED_BYTES).cleanup()
         if len(graph.nodes) == nodes:
             return graph
         model = gs.export_onnx(graph, do_type_check=False)
+
+
+def _refuse_large_constants(model: onnx.ModelProto) -> None:
+    """Raises ``UnsupportedModelError`` before a few bytes are folded into gigabytes."""
+    sizes = {
+        value.name: prod(d.dim_value for d in _dims(value)) for value in model.graph.value_info
+    }
+    constant = {tensor.name for tensor in model.graph.initializer} | {""}
+    for node in model.graph.node:
+        if not set(node.input) <= constant:
+            continue
+        constant |= set(node.output)
+        most = max((sizes.get(output, 0) for output in node.output), default=0)
+        if 4 * most > MAX_FOLDED_BYTES:
+            raise UnsupportedModelError(
+                f"the ONNX node {node.name or node.output[0]} ({node.op_type}) makes a constant of "
+                f"{most:,} values, and constants of up to {MAX_FOLDED_BYTES >> 20} MiB are read; "
+                "export the network again"
+            )
 
 
 def _refuse_unknown(graph: Any, name: str) -> None:

@@ -11,7 +11,8 @@ from typing import cast
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json, write_text
 from trt_layermerge.errors import UsageError
-from trt_layermerge.pipeline.folder import RunFolder
+from trt_layermerge.pipeline.folder import RunFolder, locked
+from trt_layermerge.pipeline.launched import first, launched_group, only_alone
 from trt_layermerge.pipeline.options import (
     PACKAGE,
     STAGES,
@@ -21,10 +22,9 @@ from trt_layermerge.pipeline.options import (
 )
 from trt_layermerge.pipeline.preflight import preflight
 from trt_layermerge.pipeline.pretrained import completed
-from trt_layermerge.pipeline.recipe import dump_recipe, load_recipe
+from trt_layermerge.pipeline.recipe import load_recipe, remembered
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage, perform
-from trt_layermerge.pipeline.together import first, joined, only_alone
 
 
 def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | None = None) -> Json:
@@ -35,14 +35,20 @@ def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | No
     Args:
         recipe: YAML file; None for the recipe that the run remembers.
         options: Name and folder of the run, overrides, and which stages.
-        reporter: Listens to the progress.
+        reporter: Told the progress.
 
     Raises:
         AccuracyGateError: If the result exceeds a limit; the report is written all the same.
+        DeviceError: If another process works on the run.
         LayerMergeError: One of its kinds (``errors.py``); what was done stays done.
     """
     only_alone("a whole run")
     run = open_run(recipe, options, reporter or NullReporter())
+    with locked(run.folder):
+        return _whole(run, options)
+
+
+def _whole(run: Run, options: RunOptions) -> Json:
     if options.only_stage is not None:
         perform(stage(options.only_stage), run, again=True, before=lambda: remember(run))
         return stage(options.only_stage).result(run)
@@ -72,21 +78,27 @@ def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) 
     Of several processes that were launched together, the first one does so; the others help it and
     return nothing.
 
+    Args:
+        name: Name of the stage, one of ``STAGES`` or ``PACKAGE``.
+        options: Name and folder of the run, recipe and overrides.
+        reporter: Told the progress; None for nobody.
+
     Raises:
         UsageError: If an earlier stage that it needs was not done yet.
         LayerMergeError: One of its kinds (``errors.py``).
     """
     run = open_run(options.recipe, options, reporter or NullReporter())
-    with joined(name, run.recipe.device) as together:
-        if together is not None and together.ranks.index > 0:
-            if together.wait():
-                from trt_layermerge.pipeline.stages.finetune import assist
+    with launched_group(name, run.recipe.device) as launched:
+        if launched is not None and launched.group.index > 0:
+            if launched.wait():
+                from trt_layermerge.pipeline.stages.finetune import train_with
 
-                assist(run, together.ranks)
+                train_with(run, launched.group)
             return {}
-        if together is not None:
-            run.reporter.note(f"{together.ranks.count} processes train together")
-        return _do(stage(name), replace(run, together=together))
+        if launched is not None:
+            run.reporter.note(f"{launched.group.count} processes train together")
+        with locked(run.folder):
+            return _do(stage(name), replace(run, launched=launched))
 
 
 def _do(needed: Stage, run: Run) -> Json:
@@ -102,21 +114,27 @@ def _do(needed: Stage, run: Run) -> Json:
 def open_run(recipe: Path | None, options: RunOptions, reporter: Reporter) -> Run:
     """Returns the run of a run, new or begun; a new one remembers its recipe at once.
 
+    Args:
+        recipe: YAML file; None for the recipe that the run remembers.
+        options: Name and folder of the run, and overrides.
+        reporter: Told the progress.
+
     Raises:
         UsageError: If there is neither a recipe, nor a remembered one, nor a model.
         DeviceError: If the folder cannot be written.
     """
     folder = RunFolder(options.runs_dir / options.run)
-    remembered = folder / "recipe.yaml"
-    source = recipe or (remembered if remembered.is_file() else None)
+    kept = folder / "recipe.yaml"
+    source = recipe or (kept if kept.is_file() else None)
     if source is None and "model.name" not in options.overrides:
         raise UsageError(
             f"there is no run {options.run!r} in {options.runs_dir} yet; begin it with a recipe "
             "(--recipe FILE, or: trt-layermerge run RECIPE.yaml) or with --model"
         )
-    chosen = completed(load_recipe(source, options.overrides))
+    own = source == kept
+    chosen = completed(load_recipe(source, options.overrides, remembered=own))
     run = Run(chosen, folder, reporter, options.trust_engine)
-    if not remembered.is_file() and first():
+    if not kept.is_file() and first():
         remember(run)
     return run
 
@@ -127,7 +145,7 @@ def remember(run: Run) -> None:
     A begun run takes to another recipe only when work by it begins, so that a mistyped name does
     not stick.
     """
-    path, text = run.folder / "recipe.yaml", dump_recipe(run.recipe)
+    path, text = run.folder / "recipe.yaml", remembered(run.recipe)
     if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)
 
@@ -136,6 +154,11 @@ def rebuild(folder: Path, library: str | None, precision: Precision | None) -> J
     """Builds the engine of a bundle for this machine and puts it into the bundle's place.
 
     Raises what ``deploy.bundle.rebuild.rebuild`` raises.
+
+    Args:
+        folder: The bundle.
+        library: ``tensorrt`` or ``tensorrt_rtx``; None for what the recipe says.
+        precision: Another precision that the bundle holds; None for the same.
     """
     from trt_layermerge.deploy.bundle.rebuild import rebuild
 

@@ -20,32 +20,18 @@ def bench_of(body: Json) -> Bench | None:
     """Returns both networks at every precision; None where nothing was timed."""
     if body["original"] is None:
         return None
+    pairings = tuple(Pairing(**_pair(pair)) for pair in body["precisions"])
+    more = {"spread": body["spread"], "reason": body["reason"], "notes": tuple(notes(body))}
+    return Bench(**_pair(body), **more, pairings=pairings)
 
-    def timing(side: Json) -> Timing:
-        return Timing(**{field.name: side[field.name] for field in fields(Timing)})
 
-    pairings = tuple(
-        Pairing(
-            pair["precision"],
-            timing(pair["original"]),
-            timing(pair["merged"]),
-            pair["speedup"],
-            pair["low"],
-            pair["high"],
-        )
-        for pair in body["precisions"]
-    )
-    return Bench(
-        timing(body["original"]),
-        timing(body["merged"]),
-        body["speedup"],
-        body["low"],
-        body["high"],
-        body["spread"],
-        body["reason"],
-        pairings,
-        tuple(notes(body)),
-    )
+def _pair(body: Json) -> Json:
+    """Returns what one precision has in common with the whole file."""
+    timings = {
+        side: Timing(**{field.name: body[side][field.name] for field in fields(Timing)})
+        for side in ("original", "merged")
+    }
+    return {**timings, **{name: body[name] for name in ("precision", "speedup", "low", "high")}}
 
 
 def notes(body: Json) -> Iterator[str]:
@@ -68,4 +54,4 @@ def notes(body: Json) -> Iterator[str]:
     if body["power_note"]:
         yield f"no power: {body['power_note']}"
     for pair in body["precisions"]:
-        yield from (f"doubtful at {pair['precision']}, {doubt}" for doubt in pair["doubts"])
+        yield from (f"warning at {pair['precision']}, {doubt}" for doubt in pair["doubts"])

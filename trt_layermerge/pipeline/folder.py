@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fcntl
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from trt_layermerge.core.jsonio import Json, read_json, sha256_file, write_json
-from trt_layermerge.errors import CorruptInputError
+from trt_layermerge.errors import CorruptInputError, DeviceError, command
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +28,61 @@ class RunFolder:
         return {name: sha256_file(self / name) for name in names}
 
 
+@contextmanager
+def locked(folder: RunFolder) -> Iterator[None]:
+    """Keeps other processes out of a run. The lock goes with the process, however that ends.
+
+    Where files cannot be locked, or the folder cannot be written, there is no lock.
+
+    Raises:
+        DeviceError: If another process works on the run.
+    """
+    path, handle = folder / ".lock", None
+    try:
+        handle = _lock(path)
+        os.ftruncate(handle, 0)
+        os.write(handle, f"number {os.getpid()} on {platform.node()}".encode())
+    except BlockingIOError as error:
+        owner = ""
+        with suppress(OSError):
+            owner = path.read_text()
+        raise DeviceError(
+            f"another process ({owner or 'it has just begun'}) works on the run "
+            f"{folder.root.name!r}; wait until it has ended, or name another run (--run NAME)"
+        ) from error
+    except OSError:  # whatever writes there will say it
+        pass
+    try:
+        yield
+    finally:
+        if handle is not None:
+            with suppress(OSError):
+                path.unlink()
+            os.close(handle)
+
+
+def _lock(path: Path) -> int:
+    """Returns the open file, locked. Raises ``BlockingIOError`` if another process has it."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:
+                return handle
+        except OSError:
+            os.close(handle)
+            raise
+        os.close(handle)  # its last owner has just removed it
+
+
 def is_current(folder: RunFolder, stage: str, inputs: str) -> bool:
-    """Whether a stage ran on these inputs and every file it wrote is as it left it."""
+    """Whether a stage ran on these inputs and every file it wrote is as it left it.
+
+    Args:
+        folder: The run.
+        stage: Its name.
+        inputs: Hash of all that decides its outcome.
+    """
     record = _records(folder).get(stage)
     if record is None or record["inputs"] != inputs:
         return False
@@ -60,17 +117,31 @@ def outdated(folder: RunFolder, files: tuple[str, ...]) -> str | None:
             found = sha256_file(folder / name) if (folder / name).is_file() else None
             if found == digest:
                 continue
-            maker = makers.get(name)
-            if found is not None and maker and found != records[maker]["outputs"][name]:
-                raise CorruptInputError(
-                    f"{folder / name} is not as {maker} left it: it is damaged, or was changed by "
-                    "hand; delete the file and make it again: trt-layermerge run --run "
-                    f"{folder.root.name}"
-                )
+            if found is not None:
+                refuse_changed(folder, {name: found})
             return stage
         pending += reads.keys() - seen
         seen |= reads.keys()
     return None
+
+
+def refuse_changed(folder: RunFolder, found: Mapping[str, str]) -> None:
+    """Checks that files are as the stages that made them left them.
+
+    Args:
+        folder: The run.
+        found: SHA-256 of the files by name, as they are.
+
+    Raises:
+        CorruptInputError: If one is not.
+    """
+    for maker, record in _records(folder).items():
+        for name, digest in record["outputs"].items():
+            if found.get(name, digest) != digest:
+                raise CorruptInputError(
+                    f"{folder / name} is not as {maker} left it: it is damaged, or was changed by "
+                    f"hand; delete the file and make it again: {command('run', folder.root)}"
+                )
 
 
 def record_stage(

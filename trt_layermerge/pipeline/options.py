@@ -72,22 +72,35 @@ class RunOptions:
 
 
 class Reporter(Protocol):
-    """Listens to the pipeline while it works."""
+    """What the pipeline tells its progress to."""
 
     def stage(
         self, name: str, state: StageState, seconds: float | None = None, detail: str = ""
     ) -> None:
-        """A stage starts (``run``), is up to date (``skip``) or has finished (``done``)."""
+        """A stage starts (``run``), is up to date (``skip``) or has finished (``done``).
+
+        Args:
+            name: Name of the stage.
+            state: What happens to it.
+            seconds: How long it took, once it is done.
+            detail: What else is worth saying.
+        """
 
     def progress(self, label: str, done: int, total: int) -> None:
-        """``done`` of ``total`` steps of the named work are finished; equal means over."""
+        """``done`` of ``total`` steps of the named work are finished; equal means over.
+
+        Args:
+            label: What is under way.
+            done: Steps that are finished.
+            total: All steps.
+        """
 
     def note(self, text: str) -> None:
         """Something worth a line."""
 
 
 class NullReporter:
-    """Listens and stays silent."""
+    """Says nothing."""
 
     def stage(
         self, name: str, state: StageState, seconds: float | None = None, detail: str = ""

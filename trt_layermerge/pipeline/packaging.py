@@ -14,7 +14,7 @@ from trt_layermerge.deploy.sidecar import STEMS
 from trt_layermerge.errors import CorruptInputError, DeviceError, UntrustedInputError
 from trt_layermerge.pipeline.recipe import dump_recipe
 from trt_layermerge.pipeline.run import Run
-from trt_layermerge.session.built import Built, built_engines, wanted_precisions
+from trt_layermerge.session.built import Built, built_engines, identity_of, wanted_precisions
 from trt_layermerge.session.deployed import (
     CALIBRATION,
     ENGINE_FALLBACK,
@@ -110,12 +110,14 @@ def _samples(run: Run, baked: Baked, face: Interface, models: dict[Precision, by
     from trt_layermerge.deploy.bundle.contents import Samples
     from trt_layermerge.deploy.comparison import infer_all
     from trt_layermerge.export.batch import with_batch
+    from trt_layermerge.export.fp16 import rounded
 
     inputs, source = sample_inputs(run, normalised=not baked.normalise)
     backend = get_backend("onnxruntime")
     outputs = {}
     for precision, model in models.items():
-        with backend.open(with_batch(model, face.batch) if face.max_batch else model) as runner:
+        fixed = with_batch(model, face.batch) if face.max_batch else model
+        with backend.open(rounded(fixed)) as runner:
             outputs[precision] = infer_all(runner, inputs)
     return Samples(inputs, outputs, source)
 
@@ -212,7 +214,9 @@ def _read(run: Run, built: Built, contents: Contents) -> Engine:
     from trt_layermerge.deploy.bundle.contents import Engine
     from trt_layermerge.deploy.sidecar import read_engine
 
-    plan, sidecar = read_engine(run.folder / str(built.plan))
+    plan, sidecar = read_engine(
+        run.folder / str(built.plan), wanted=identity_of(run.folder.root, built)
+    )
     if sidecar is None:
         raise UntrustedInputError(f"the engine {built.plan} has no sidecar, and is not bundled")
     if built.onnx_sha256 != sha256_bytes(contents.models[built.precision]):

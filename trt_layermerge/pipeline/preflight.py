@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from trt_layermerge.data.names import parse_name
 from trt_layermerge.errors import MissingDependencyError, UsageError
 from trt_layermerge.pipeline.data_files import data_inputs, refuse_overlaps
 from trt_layermerge.pipeline.run import Run
@@ -52,3 +53,10 @@ def preflight(run: Run) -> None:
         parse_augment(training.augment, run.train)
     run.data("val")
     data_inputs(data.test)
+    test = None if data.test is None else parse_name(data.test).kind
+    if run.recipe.verify.max_accuracy_drop is not None and test in (None, "images"):
+        raise UsageError(
+            "verify.max_accuracy_drop is a limit on accuracy, and there are no test images with "
+            "labels to measure it on; give some (--test imagefolder:DIR or npz:FILE), or take the "
+            "limit away (--set verify.max_accuracy_drop=null)"
+        )

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from trt_layermerge.core.jsonio import Json
+from trt_layermerge.core.jsonio import Json, sha256_bytes
+from trt_layermerge.core.strict_yaml import load_yaml
 from trt_layermerge.data.names import parse_name
 from trt_layermerge.errors import CorruptInputError, UsageError
 from trt_layermerge.models import ONNX, PRETRAINED
@@ -45,17 +46,24 @@ class Recipe(Settings):
         return "int8" in asked
 
 
-def load_recipe(path: Path | None, overrides: Mapping[str, Any]) -> Recipe:
+def load_recipe(
+    path: Path | None, overrides: Mapping[str, Any], *, remembered: bool = False
+) -> Recipe:
     """Returns the recipe of a YAML file with values by dotted key replaced.
 
     Paths in the file are relative to its folder; paths in overrides to the working directory. A key
     that ends in ``+`` adds to a list what is not in it yet, such as ``build.precisions+``.
 
+    Args:
+        path: The file; None for overrides alone.
+        overrides: Values by dotted key.
+        remembered: Whether it is the run's own, which must be as it was written there.
+
     Raises:
         UsageError: If there is no such file, or a value cannot be used.
-        CorruptInputError: If the file is not YAML.
+        CorruptInputError: If the file is not YAML, or not as it was written.
     """
-    body: Json = {} if path is None else _read(path)
+    body: Json = {} if path is None else _read(path, remembered)
     if path is not None:
         _anchor(body, path.parent.resolve())
     given: Json = {}
@@ -84,14 +92,35 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump({**first, **body}, sort_keys=False)
 
 
-def _read(path: Path) -> Json:
+SEAL = "# sha256: "
+
+
+def remembered(recipe: Recipe) -> str:
+    """Returns a recipe as a run keeps it: below a hash, so that no part of it gets lost."""
+    text = dump_recipe(recipe)
+    return f"{SEAL}{sha256_bytes(text.encode())}\n{text}"
+
+
+def _read(path: Path, remembered: bool) -> Json:
     try:
-        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_bytes().decode()
+        seal, _, rest = text.partition("\n")
+        if (
+            remembered
+            and seal.startswith(SEAL)
+            and sha256_bytes(rest.encode()) != seal[len(SEAL) :]
+        ):
+            raise CorruptInputError(
+                f"{path} is not as the run wrote it: it is damaged, or was changed by hand; give "
+                "the recipe again (trt-layermerge run RECIPE.yaml), or, if the change was meant, "
+                "delete its first line"
+            )
+        body = load_yaml(text)
     except FileNotFoundError as error:
         raise UsageError(f"there is no recipe {path}; type the path of a YAML file") from error
     except OSError as error:
         raise UsageError(f"cannot read the recipe {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         words = " ".join(str(error).split())
         raise CorruptInputError(f"the recipe {path} is not valid YAML: {words}") from error
     if not isinstance(body, dict):

@@ -29,6 +29,7 @@ from trt_layermerge.measure.jobs import (
 )
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.pipeline.api import open_run, remember, run_stage, stage
+from trt_layermerge.pipeline.folder import locked
 from trt_layermerge.pipeline.options import NullReporter, Reporter, RunOptions
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import perform
@@ -62,7 +63,7 @@ def export_jobs(options: RunOptions, directory: Path, reporter: Reporter | None 
     Args:
         options: The run.
         directory: Where to; must be empty or missing.
-        reporter: Listens to the progress.
+        reporter: Told the progress.
 
     Raises:
         UsageError: If the folder is not empty, or nothing is left to measure.
@@ -71,6 +72,11 @@ def export_jobs(options: RunOptions, directory: Path, reporter: Reporter | None 
     if directory.is_dir() and any(directory.iterdir()):
         raise UsageError(f"{directory} is not empty; name a folder that is, or a new one")
     run = open_run(options.recipe, options, reporter or NullReporter())
+    with locked(run.folder):
+        return _export(run, options, directory)
+
+
+def _export(run: Run, options: RunOptions, directory: Path) -> Json:
     perform(stage("inspect"), run)
     remember(run)
     wanted = _wanted(run)
@@ -171,7 +177,7 @@ def import_measurements(options: RunOptions, path: Path, reporter: Reporter | No
     Args:
         options: The run.
         path: ``results.jsonl`` of the agent.
-        reporter: Listens to the progress.
+        reporter: Told the progress.
 
     Raises:
         UsageError: If there is no such file, it answers other jobs, or not all of them, or another
@@ -184,8 +190,9 @@ def import_measurements(options: RunOptions, path: Path, reporter: Reporter | No
         raise UsageError(f"there is no file {path}; fetch {RESULTS} from the device first")
     found = read_measurements(path)
     run = open_run(options.recipe, options, reporter or NullReporter())
-    _check(run, found, path)
-    write_bytes(imported_path(run.folder.root, found.manifest), path.read_bytes())
+    with locked(run.folder):
+        _check(run, found, path)
+        write_bytes(imported_path(run.folder.root, found.manifest), path.read_bytes())
     if found.drift is not None:
         run.reporter.note(drift_words(found.drift))
     return run_stage("latency", options, reporter)

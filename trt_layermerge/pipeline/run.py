@@ -18,7 +18,7 @@ from trt_layermerge.pipeline.recipe import Recipe, dump_recipe
 
 if TYPE_CHECKING:
     from trt_layermerge.data import LabelledData
-    from trt_layermerge.pipeline.together import Together
+    from trt_layermerge.pipeline.launched import Launched
     from trt_layermerge.session.session import Session
 
 
@@ -31,14 +31,14 @@ class Run:
         folder: Where the files are.
         reporter: What is called meanwhile.
         trust_engine: Whether engines that do not match their sidecars are loaded.
-        together: The processes that train together; None where this one is alone.
+        launched: The processes that train together; None where this one is alone.
     """
 
     recipe: Recipe
     folder: RunFolder
     reporter: Reporter
     trust_engine: bool = False
-    together: Together | None = None
+    launched: Launched | None = None
 
     @cached_property
     def session(self) -> Session:
@@ -86,10 +86,11 @@ class Run:
 
         Raises:
             CorruptInputError: If they are not of the shape that is measured.
+            UsageError: If they have a class that the training images do not have.
         """
         import torch
 
-        from trt_layermerge.data import open_data
+        from trt_layermerge.data import aligned, open_data, order_note
 
         section = self.recipe.data
         source: str | None = getattr(section, split)
@@ -105,6 +106,10 @@ class Run:
                 f"and measured at {(channels, rows, columns)}; set model.input (--input) to the "
                 "shape of the images, or give images of that shape"
             )
+        if split != "train" and section.train is not None:
+            return aligned(data, self.train.class_names)
+        if split == "train" and (note := order_note(data.class_names)) is not None:
+            self.reporter.note(note)
         return data
 
     @cached_property

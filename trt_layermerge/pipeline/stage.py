@@ -11,8 +11,14 @@ from pathlib import Path
 
 import trt_layermerge
 from trt_layermerge.core.jsonio import Json, sha256_json
-from trt_layermerge.errors import UsageError
-from trt_layermerge.pipeline.folder import is_current, outdated, record_stage, unfinished
+from trt_layermerge.errors import UsageError, command
+from trt_layermerge.pipeline.folder import (
+    is_current,
+    outdated,
+    record_stage,
+    refuse_changed,
+    unfinished,
+)
 from trt_layermerge.pipeline.run import Run
 
 PACKAGE = Path(trt_layermerge.__file__).parent
@@ -88,22 +94,24 @@ def perform(
     Raises:
         UsageError: If an earlier stage that it needs was not done yet, or was done from files that
             have changed since.
-        CorruptInputError: If such a file was not changed by the stage that made it.
+        CorruptInputError: If a file that it needs, or that such a file was made from, is not as
+            the stage that made it left it.
     """
     folder = run.folder
     if missing := unfinished(folder, stage.reads):
-        name = folder.root.name
         raise UsageError(
-            f"the run {name!r} has no {', '.join(missing)} yet, which {stage.name} needs; do the "
-            f"earlier stages first: trt-layermerge run --run {name}"
+            f"the run {folder.root.name!r} has no {', '.join(missing)} yet, which {stage.name} "
+            f"needs; do the earlier stages first: {command('run', folder.root)}"
         )
+    reads = folder.hashes(stage.reads)
+    refuse_changed(folder, reads)
     if behind := outdated(folder, stage.reads):
         raise UsageError(
             f"{behind} of the run {folder.root.name!r} was done before what it reads changed, and "
             f"{stage.name} would mix old and new; bring all up to date: "
-            f"trt-layermerge run --run {folder.root.name}"
+            f"{command('run', folder.root)}"
         )
-    reads, settings = folder.hashes(stage.reads), stage.settings(run)
+    settings = stage.settings(run)
     inputs = sha256_json({"code": code_hash(), "reads": reads, "settings": settings})
     if not again and is_current(folder, stage.name, inputs):
         run.reporter.stage(stage.name, "skip")

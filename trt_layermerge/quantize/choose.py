@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_layermerge.core.agreement import agreement, classes
 from trt_layermerge.errors import AccuracyGateError, UsageError
 from trt_layermerge.export.runtime import Images, logits
 from trt_layermerge.quantize.preset import Preset
@@ -28,7 +29,7 @@ class Quantized:
         keep_float: Names of the nodes that stay in float, in the order of the graph.
         layers: What quantising each layer alone costs.
         images: Number of images that it was judged on.
-        agreement: Share of them with the same top-1 class as in float32.
+        agreement: Share of them with the same answer as in float32 (``core.agreement``).
         accuracy_fp32: Share of right classes in float32, or None without labels.
         accuracy_int8: The same in int8.
     """
@@ -44,7 +45,7 @@ class Quantized:
 
     @property
     def loss(self) -> float:
-        """Accuracy lost, as a share; without labels, the share of images whose class changed."""
+        """Accuracy lost, as a share; without labels or classes, the share of changed answers."""
         if self.accuracy_fp32 is None or self.accuracy_int8 is None:
             return 1 - self.agreement
         return self.accuracy_fp32 - self.accuracy_int8
@@ -67,7 +68,7 @@ def quantize_within(
         model: A float32 ONNX model.
         batches: What is calibrated on: preprocessed images ``(N, C, H, W)``, batch by batch.
         images: What the loss is judged on ``(N, C, H, W)``; not the test set.
-        labels: Their classes ``(N,)``, or None: then the share of changed classes is judged.
+        labels: Their classes ``(N,)``, or None: then the share of changed answers is judged.
         preset: Method, gate, and the layers that stay in float.
 
     Raises:
@@ -93,7 +94,7 @@ def choose_layers(
         model: A float32 ONNX model.
         ranges: Largest magnitude of each activation.
         images: What the loss is judged on ``(N, C, H, W)``; not the test set.
-        labels: Classes ``(N,)``, or None: then the share of changed classes is judged.
+        labels: Classes ``(N,)``, or None: then the share of changed answers is judged.
         preset: ``max_accuracy_drop``, ``max_float_layers`` and ``keep_float``.
 
     Raises:
@@ -105,16 +106,21 @@ def choose_layers(
         raise UsageError("no images were given to judge int8 on; give at least one")
     names = quantizable(model)
     check_names(preset.keep_float, names)
-    exact = logits(model, images).argmax(axis=1)
+    exact = logits(model, images)
+    if exact.ndim != 2 or not classes(exact):
+        labels = None  # there is no class to be right about
 
     def quantised(more: Collection[str]) -> Quantized:
         """Returns the model with these layers in float beside those that always are."""
         keep = tuple(name for name in names if name in preset.keep_float or name in more)
         made = quantize_model(model, ranges, keep)
-        classes = logits(made, images).argmax(axis=1)
-        right = [None if labels is None else float((c == labels).mean()) for c in (exact, classes)]
-        agreement = float((classes == exact).mean())
-        return Quantized(made, ranges, keep, (), len(classes), agreement, *right)
+        found = logits(made, images)
+        right = [
+            None if labels is None else float((outputs.argmax(1) == labels).mean())
+            for outputs in (exact, found)
+        ]
+        same = agreement(exact, found)
+        return Quantized(made, ranges, keep, (), len(found), same, *right)
 
     some = images[:SENSITIVITY_IMAGES]
     best = quantised(())
@@ -164,7 +170,8 @@ def _fewest(attempt: Callable[[int], Quantized | None], most: int) -> Quantized 
 def _refusal(best: Quantized, preset: Preset, most: int) -> str:
     loss = f"{100 * best.loss:.2f} points"
     if best.accuracy_fp32 is None or best.accuracy_int8 is None:
-        figures = f"int8 changes the class of {100 * best.loss:.2f}% of {best.images} images"
+        share = f"{100 * best.loss:.2f}% of {best.images} images"
+        figures = f"int8 changes the class of (or the number for) {share}"
     else:
         figures = (
             f"int8 loses {loss} of accuracy on {best.images} images "

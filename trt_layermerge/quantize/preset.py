@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from trt_layermerge.core.codec import adapter, dump
 from trt_layermerge.core.jsonio import Json
+from trt_layermerge.core.strict_yaml import load_yaml
 from trt_layermerge.errors import CorruptInputError, UsageError
 
 Method: TypeAlias = Literal["minmax", "entropy", "percentile"]
@@ -92,13 +93,13 @@ def load_preset(path: Path | None, overrides: Mapping[str, Any]) -> Preset:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+        body = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(
             f"cannot read the calibration preset {path}: {error.strerror or error}; "
             "give the path of a YAML file, such as calib/presets/default.yaml"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         words = " ".join(str(error).split())
         raise CorruptInputError(f"the preset {path} is not valid YAML: {words}") from error
     if not isinstance(body, dict):

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from trt_layermerge.errors import CorruptInputError, UnsupportedModelError, UsageError
-from trt_layermerge.export.graph import checked, first_line, set_nodes
+from trt_layermerge.export.graph import checked, first_line, fresh_names, set_nodes
 from trt_layermerge.quantize.layers import Layer, find_layers, parse
 
 Ranges: TypeAlias = dict[str, float]
@@ -119,6 +119,7 @@ class PairWriter:
         self._weights = {tensor.name: tensor for tensor in graph.initializer}
         self._made: dict[tuple[str, int | None], str] = {}
         self._nodes: list[NodeProto] = []
+        self._fresh = fresh_names(graph)
         self._constants: list[TensorProto] = []
 
     def inputs(self, node: NodeProto, layer: Layer) -> list[str]:
@@ -163,10 +164,11 @@ class PairWriter:
         if made is not None:
             return made
         zero = np.zeros(scale.shape, np.int8)
-        extra = [f"{name}_scale", f"{name}_zero_point"]
+        fresh = self._fresh
+        extra = [fresh(f"{name}_scale"), fresh(f"{name}_zero_point")]
         self._constants.append(numpy_helper.from_array(scale, extra[0]))
         self._constants.append(numpy_helper.from_array(zero, extra[1]))
-        middle, end = f"{name}_quantized", f"{name}_dequantized"
+        middle, end = fresh(f"{name}_quantized"), fresh(f"{name}_dequantized")
         for op, source, target in (
             ("QuantizeLinear", name, middle),
             ("DequantizeLinear", middle, end),
@@ -207,6 +209,8 @@ def at_opset(proto: ModelProto) -> ModelProto:
             f"the network cannot be written at ONNX opset {OPSET}, which int8 needs: "
             f"{first_line(error)}; choose --precision fp16"
         ) from error
+    del converted.metadata_props[:]
+    converted.metadata_props.extend(proto.metadata_props)
     converted.ir_version = max(converted.ir_version, IR_VERSION)
     return converted
 

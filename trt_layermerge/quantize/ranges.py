@@ -1,35 +1,48 @@
-"""Images -> the largest magnitude of every activation, by ONNX Runtime's own calibrators."""
+"""Images -> the magnitude that the scale of every activation covers.
+
+Two passes: the first finds the largest magnitudes, the second fills histograms of a fixed number of
+bins from zero to these. Memory and time do not depend on what is in the images, nor on their order.
+Where a histogram is cut, ONNX Runtime's own calibrator says.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
-from trt_layermerge.errors import CorruptInputError, DeviceError
-from trt_layermerge.export.runtime import Images, batch_of, rebatch, runtime
+from trt_layermerge.errors import CorruptInputError
+from trt_layermerge.export.runtime import (
+    Images,
+    batch_of,
+    magnitudes,
+    open_model,
+    rebatch,
+    runtime,
+    with_outputs,
+)
 from trt_layermerge.quantize.preset import Preset
 from trt_layermerge.quantize.qdq import Ranges, activations
 
 FIXED_MAGNITUDE = 6.0
 HISTOGRAM_BINS = 2048
 ENTROPY_LEVELS = 128
+"""With a bin for each level, nothing could ever be left out."""
 
 
 def calibrate_ranges(model: bytes, batches: Iterable[Images], preset: Preset) -> Ranges:
     """Returns the magnitude that the scale of each activation must cover.
 
     Batches are run one by one, so memory holds the activations of one batch. The result depends on
-    the images, for the two histogram methods also on how they are batched; on nothing random.
+    the images; on nothing random.
 
     Args:
         model: A float32 ONNX model.
-        batches: Preprocessed images ``(N, C, H, W)``.
+        batches: Preprocessed images ``(N, C, H, W)``. They are gone through twice: of an iterator,
+            which cannot be, all images are kept meanwhile.
         preset: Method and percentile.
 
     Raises:
@@ -38,17 +51,19 @@ def calibrate_ranges(model: bytes, batches: Iterable[Images], preset: Preset) ->
         UsageError: If there is no image.
         DeviceError: If ONNX Runtime cannot run the model.
     """
-    wanted = activations(model)
-    chunks = rebatch(batches, batch_of(model))
-    with TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        calibrator = _calibrator(model, Path(folder), preset, wanted)
-        name = calibrator.infer_session.get_inputs()[0].name
-        for chunk in chunks:
-            _collect(calibrator, {name: chunk})
-        found = calibrator.compute_data()
-        ranges = {name: _magnitude(name, found[name].range_value) for name in wanted}
-        calibrator.infer_session = None
-    return ranges
+    if preset.method != "minmax" and isinstance(batches, Iterator):
+        batches = [*batches]
+    ranges = magnitudes(model, batches, activations(model))
+    for name, value in ranges.items():
+        if not np.isfinite(value):
+            raise CorruptInputError(
+                f"the activation {name!r} reaches {value} on the calibration images; "
+                "check the weights and the preprocessing"
+            )
+    heard = {name: value for name, value in ranges.items() if value}
+    if preset.method == "minmax" or not heard:
+        return ranges
+    return {**ranges, **_cut(model, batches, heard, preset)}
 
 
 def fixed_ranges(model: bytes) -> Ranges:
@@ -56,60 +71,35 @@ def fixed_ranges(model: bytes) -> Ranges:
     return dict.fromkeys(activations(model), FIXED_MAGNITUDE)
 
 
-def _calibrator(model: bytes, folder: Path, preset: Preset, wanted: tuple[str, ...]) -> Any:
-    """Returns a calibrator that is ready to collect the wanted activations only."""
+def _histograms(
+    model: bytes, batches: Iterable[Images], ranges: Ranges, *, signed: bool
+) -> dict[str, NDArray[np.int64]]:
+    """Returns how many values fall into each of the bins up to their largest magnitude."""
+    run = open_model(with_outputs(model, ranges))
+    counts = {name: np.zeros(HISTOGRAM_BINS, np.int64) for name in ranges}
+    for batch in rebatch(batches, batch_of(model)):
+        for (name, largest), values in zip(ranges.items(), run(batch), strict=True):
+            # Rounded otherwise in this pass, the largest may be beyond itself.
+            inside = np.clip(values if signed else np.abs(values), -largest, largest)
+            limits = (-largest if signed else 0.0, largest)
+            counts[name] += np.histogram(inside, HISTOGRAM_BINS, limits)[0]
+    return counts
+
+
+def _cut(model: bytes, batches: Iterable[Images], ranges: Ranges, preset: Preset) -> Ranges:
+    """Returns where ONNX Runtime cuts the histograms; for ``entropy`` it wants both signs."""
     runtime()
-    from onnxruntime.quantization import calibrate
+    from onnxruntime.quantization.calibrate import HistogramCollector
 
-    source, augmented = folder / "model.onnx", str(folder / "augmented.onnx")
-    source.write_bytes(model)
-    ways: dict[str, tuple[Any, dict[str, Any]]] = {
-        "minmax": (calibrate.MinMaxCalibrater, {}),
-        # With its default of 128 bins for 128 levels, nothing could ever be left out.
-        "entropy": (
-            calibrate.EntropyCalibrater,
-            {"num_bins": HISTOGRAM_BINS, "num_quantized_bins": ENTROPY_LEVELS},
-        ),
-        "percentile": (
-            calibrate.PercentileCalibrater,
-            {"num_bins": HISTOGRAM_BINS, "percentile": preset.percentile},
-        ),
-    }
-    kind, options = ways[preset.method]
-    made = kind(source, None, augmented, symmetric=True, **options)
-    every, infos = made.select_tensors_to_calibrate(made.model)
-    made.select_tensors_to_calibrate = lambda _: ([n for n in wanted if n in every], infos)
-    made.augment_graph()
-    made.create_inference_session()
-    return made
-
-
-class _OneBatch:
-    """What a calibrator reads from: one batch, then None."""
-
-    def __init__(self, inputs: dict[str, Images]) -> None:
-        self._inputs: dict[str, Images] | None = inputs
-
-    def get_next(self) -> dict[str, Images] | None:
-        inputs, self._inputs = self._inputs, None
-        return inputs
-
-
-def _collect(calibrator: Any, inputs: dict[str, Images]) -> None:
-    try:
-        calibrator.collect_data(_OneBatch(inputs))
-    except Exception as error:  # ONNX Runtime has no common class for its errors
-        raise DeviceError(
-            f"ONNX Runtime cannot calibrate the network on images of shape "
-            f"{next(iter(inputs.values())).shape}: {error}"
-        ) from error
-
-
-def _magnitude(name: str, limits: tuple[Any, Any]) -> float:
-    value = max(abs(float(np.asarray(limit).max())) for limit in limits)
-    if not np.isfinite(value):
-        raise CorruptInputError(
-            f"the activation {name!r} reaches {value} on the calibration images; "
-            "check the weights and the preprocessing"
-        )
-    return value
+    signed = preset.method == "entropy"
+    counts = _histograms(model, batches, ranges, signed=signed)
+    collector = HistogramCollector(
+        preset.method, True, HISTOGRAM_BINS, ENTROPY_LEVELS, preset.percentile, None
+    )
+    for name, largest in ranges.items():
+        least, most = np.float32(-largest), np.float32(largest)
+        edges = np.linspace(least if signed else 0, most, HISTOGRAM_BINS + 1, dtype=np.float32)
+        collector.histogram_dict[name] = (counts[name], edges, least, most, most)
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = collector.compute_collection_result()
+    return {name: max(abs(float(limit)) for limit in found[name][:2]) for name in ranges}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
+from trt_layermerge.core.agreement import classes
 from trt_layermerge.core.jsonio import Json
+from trt_layermerge.export.graph import fresh_names
 from trt_layermerge.export.runtime import Images, batch_of, logits, open_model, rebatch
 from trt_layermerge.quantize.layers import Layer, find_layers, parse
 from trt_layermerge.quantize.qdq import PairWriter, Ranges, at_opset, write_pairs
@@ -97,7 +100,15 @@ def signal_to_noise(
 
 
 def kl_divergence(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Returns the mean over images of ``Σ p (log p − log p̂)`` in nats, from logits ``(N, C)``."""
+    """Returns the mean over images of ``Σ p (log p − log p̂)`` in nats, from logits ``(N, C)``.
+
+    One output has no classes: of such, ``Σ (y − ŷ)² / Σ y²``.
+    """
+    if not classes(reference):
+        exact = reference.astype(np.float64)
+        signal = float((exact**2).sum())
+        noise = float(((exact - other) ** 2).sum())
+        return noise / signal if signal else noise
     expected, found = _log_softmax(reference), _log_softmax(other)
     return float((np.exp(expected) * (expected - found)).sum(axis=1).mean())
 
@@ -122,7 +133,7 @@ def _with_twins(proto: ModelProto, layers: tuple[Layer, ...], ranges: Ranges) ->
     model = ModelProto()
     model.CopyFrom(proto)
     graph = model.graph
-    pairs = PairWriter(graph, ranges)
+    pairs, fresh = PairWriter(graph, ranges), fresh_names(graph)
     by_output = {layer.output: layer for layer in layers}
     nodes: list[NodeProto] = []
     del graph.output[:]
@@ -131,28 +142,29 @@ def _with_twins(proto: ModelProto, layers: tuple[Layer, ...], ranges: Ranges) ->
         layer = by_output.get(node.output[0])
         if layer is not None:
             inputs = pairs.inputs(node, layer)
-            nodes += [*pairs.take_nodes(), *_twin(node, inputs)]
+            nodes += [*pairs.take_nodes(), *_twin(node, inputs, fresh)]
             graph.output.extend(
-                helper.make_tensor_value_info(f"{layer.output}_{sum_}", TensorProto.FLOAT, ())
-                for sum_ in ("signal", "noise")
+                helper.make_tensor_value_info(n.output[0], TensorProto.FLOAT, ())
+                for n in nodes[-2:]
             )
     pairs.finish(nodes)
     data: bytes = model.SerializeToString()
     return data
 
 
-def _twin(node: NodeProto, inputs: list[str]) -> list[NodeProto]:
+def _twin(node: NodeProto, inputs: list[str], fresh: Callable[[str], str]) -> list[NodeProto]:
     """Returns the node with other inputs, and what sums the squares of it and of the difference."""
     name = node.output[0]
     twin = NodeProto()
     twin.CopyFrom(node)
     twin.name = f"{name}_twin"
     twin.input[:] = inputs
-    twin.output[:] = [f"{name}_twin"]
-    difference = helper.make_node("Sub", [name, f"{name}_twin"], [f"{name}_difference"])
+    twin.output[:] = [fresh(f"{name}_twin")]
+    difference = fresh(f"{name}_difference")
+    signal, noise = fresh(f"{name}_signal"), fresh(f"{name}_noise")
     return [
         twin,
-        difference,
-        helper.make_node("ReduceSumSquare", [name], [f"{name}_signal"], keepdims=0),
-        helper.make_node("ReduceSumSquare", list(difference.output), [f"{name}_noise"], keepdims=0),
+        helper.make_node("Sub", [name, twin.output[0]], [difference]),
+        helper.make_node("ReduceSumSquare", [name], [signal], keepdims=0),
+        helper.make_node("ReduceSumSquare", [difference], [noise], keepdims=0),
     ]

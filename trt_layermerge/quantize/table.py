@@ -37,7 +37,7 @@ class CalibrationTable:
         keep_float: Names of the nodes in float.
         layers: What quantising each layer alone costs.
         images_judged: Number of images that it was judged on.
-        agreement: Share of them with the same top-1 class as in float32.
+        agreement: Share of them with the same answer as in float32 (``core.agreement``).
         accuracy_fp32: Share of right classes in float32, or None without labels.
         accuracy_int8: The same in int8.
     """
@@ -54,7 +54,13 @@ class CalibrationTable:
 
     @classmethod
     def of(cls, model: bytes, preset: Preset, quantized: Quantized) -> CalibrationTable:
-        """Returns the table of a float32 model and what was made from it."""
+        """Returns the table of a float32 model and what was made from it.
+
+        Args:
+            model: The float32 ONNX model.
+            preset: How it was calibrated.
+            quantized: What came of it.
+        """
         ranges = quantized.ranges.items()
         return cls(
             model_sha256=sha256_bytes(model),

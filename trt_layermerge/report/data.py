@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
-from trt_layermerge.report.statistics import Interval, PredictionError, wilson_interval
+from trt_layermerge.kinds import kinds_of
+
+Point: TypeAlias = tuple[float, float]
+Interval: TypeAlias = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a kind of replacement appears: a few words, and a colour (best one of the palette)."""
+
+    label: str
+    colour: str
+
+
+def known_looks() -> dict[str, Look]:
+    """Returns how every known kind appears, by its name."""
+    return {kind.name: Look(kind.label, kind.colour) for kind in kinds_of()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,30 +38,38 @@ class Accuracy:
 
     @property
     def interval(self) -> Interval:
-        """The 95 % Wilson interval of the share."""
-        return wilson_interval(self.value, self.images)
+        """The 95 % score interval of the share (E. B. Wilson, 1927).
 
+        No images, or a share that is not between 0 and 1, say nothing: (0, 1).
+        """
+        from scipy.stats import binomtest  # takes a second to import
 
-@dataclass(frozen=True, slots=True)
-class FrontierPoint:
-    """One non-dominated plan: predicted latency, and the score to maximise."""
+        if self.images <= 0 or not 0 <= self.value <= 1:
+            return 0.0, 1.0
+        right = round(self.value * self.images)
+        found = binomtest(right, self.images).proportion_ci(method="wilson")
+        return float(found.low), float(found.high)
 
-    latency_ms: float
-    score: float
+    def minus(self, other: Accuracy) -> Interval:
+        """Returns the 95 % interval of the difference (R. G. Newcombe, 1998, method 10).
+
+        The samples count as independent. Two networks judged on the same images agree on most of
+        them, so the true interval is narrower.
+        """
+        (low, high), (other_low, other_high) = self.interval, other.interval
+        difference = self.value - other.value
+        return (
+            difference - math.hypot(self.value - low, other_high - other.value),
+            difference + math.hypot(high - self.value, other.value - other_low),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Finalist:
     """A plan that was built whole and measured.
 
-    Attributes:
-        label: Short name for tables.
-        predicted_ms: Latency that the table promised.
-        measured_ms: Latency of the whole network.
-        score: Value of the objective, or None.
-        chosen: Whether this is the plan of the run.
-        joint: Minus the loss of the whole network, repaired and not trained, or None.
-        race: How good it was after each lap of the race, None where it diverged; empty without one.
+    ``score`` is the objective, ``joint`` minus the loss of the whole network, repaired and not
+    trained; ``race`` says how good it was after each rung, None where it diverged.
     """
 
     label: str
@@ -62,6 +87,19 @@ class Finalist:
 
 
 @dataclass(frozen=True, slots=True)
+class PredictionError:
+    """How predicted latencies compare with measured ones, over ``count`` whole networks.
+
+    ``median`` and ``worst`` are of ``|predicted / measured − 1|``, ``spearman`` is of the ranks.
+    """
+
+    count: int
+    median: float
+    worst: float
+    spearman: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Epoch:
     """One row of the fine-tune history; accuracy between 0 and 1, on validation data."""
 
@@ -74,14 +112,8 @@ class Epoch:
 class Timing:
     """What one network took; None where it was not measured.
 
-    Attributes:
-        p50_ms: Median latency.
-        p90_ms: 90th percentile.
-        p99_ms: 99th percentile.
-        throughput: Images per second.
-        enqueue_ms: What the host needs to launch one run on a GPU.
-        power_w: Mean power while it runs.
-        energy_mj: Energy of one run above idle.
+    Percentiles of the latency, images a second, what the host needs to launch one run on a GPU,
+    mean power while it runs, and energy of one run above idle.
     """
 
     p50_ms: float
@@ -95,7 +127,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """Both networks at one precision, with the speed-up and its spread over rounds."""
+    """Both networks at one precision, and the speed-up with the ends of its spread over rounds."""
 
     precision: str
     original: Timing
@@ -104,28 +136,20 @@ class Pairing:
     low: float
     high: float
 
+    @property
+    def sides(self) -> tuple[tuple[str, Timing], ...]:
+        """Both networks by name."""
+        return ("original", self.original), ("merged", self.merged)
+
 
 @dataclass(frozen=True, slots=True)
-class Bench:
-    """Both networks side by side, and the speed-up with its spread over rounds.
+class Bench(Pairing):
+    """Both networks at the precision of the run, and ``pairings`` at every one that was timed.
 
-    Attributes:
-        original: The original network at the measured precision.
-        merged: The merged network.
-        speedup: How often faster it is.
-        low: Lower end of the spread.
-        high: Upper end.
-        spread: What the ends are, in words.
-        reason: Why these latencies do not compare with those of other runs, or None.
-        pairings: Both networks at every precision that was timed.
-        notes: What else is to be known of the figures, one sentence each.
+    ``spread`` says what its ends are, ``reason`` why these latencies do not compare with those of
+    other runs, and ``notes`` what else is to be known of the figures.
     """
 
-    original: Timing
-    merged: Timing
-    speedup: float
-    low: float
-    high: float
     spread: str = "range over rounds"
     reason: str | None = None
     pairings: tuple[Pairing, ...] = ()
@@ -137,29 +161,17 @@ class RunReport:
     """One run. Every part that did not happen is None or empty, and the pages say so.
 
     Attributes:
-        title: Heading of the pages.
         model: Name of the network, as the user typed it.
-        device: What was measured on.
-        graph: The traced network.
-        plan: What was chosen.
-        summary: The object of ``summary.json`` (``report.summary``).
-        frontier: Every non-dominated plan.
-        chosen: Predicted latency and score of the plan of the run.
-        original_point: Predicted latency and score of the untouched network.
-        finalists: Plans built whole and measured.
-        prediction: Prediction error over all plans that were measured.
+        kinds: How each kind of replacement appears; one that is not here appears by its name.
+        summary: The object of ``summary.json``; ``certificate``, ``calibration`` and ``verify``
+            are those of their files, ``engine`` is the sidecar.
+        frontier: Predicted latency and score (to maximise) of every non-dominated plan.
+        untouched: The same of the original network.
+        prediction: Error over all networks that were measured, finalists or not.
         accuracies: Test accuracy by name of the network; ``original`` and ``merged`` are compared.
         accuracy_data: What the accuracies were measured on, in words.
-        history: Fine-tune rows.
-        certificate: The object of ``certificate.json``.
-        bench: Latency of both networks.
-        calibration: The object of ``calibration.json``.
-        verify: The object of ``verify.json``.
-        engine: The sidecar of the engine.
         unverified: What nobody checked, one sentence each.
         versions: Version by library.
-        seed: Seed of the run.
-        recipe: Text of the recipe.
         stage_seconds: Wall-clock seconds by stage.
     """
 
@@ -168,10 +180,10 @@ class RunReport:
     device: DeviceInfo
     graph: LayerGraph
     plan: MergePlan
+    kinds: Mapping[str, Look] = field(default_factory=known_looks)
     summary: Mapping[str, Any] = field(default_factory=dict)
-    frontier: tuple[FrontierPoint, ...] = ()
-    chosen: FrontierPoint | None = None
-    original_point: FrontierPoint | None = None
+    frontier: tuple[Point, ...] = ()
+    untouched: Point | None = None
     finalists: tuple[Finalist, ...] = ()
     prediction: PredictionError | None = None
     accuracies: Mapping[str, Accuracy] = field(default_factory=dict)
@@ -184,26 +196,5 @@ class RunReport:
     engine: Mapping[str, Any] | None = None
     unverified: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
-    seed: int | None = None
     recipe: str = ""
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def measured_ms(self) -> float | None:
-        """Measured latency of the merged network: the benchmark's median, or the summary's."""
-        if self.bench is not None:
-            return self.bench.merged.p50_ms
-        value = self.summary.get("merged", {}).get("latency_ms")
-        return None if value is None else float(value)
-
-    @property
-    def budget_ms(self) -> float | None:
-        """The latency that was asked for, or None."""
-        value = self.summary.get("budget_ms", self.plan.budget_ms)
-        return None if value is None else float(value)
-
-    @property
-    def predicted_ms(self) -> float | None:
-        """The latency that the table promised for the plan, or None."""
-        value = self.summary.get("predicted_ms", self.plan.latency_ms)
-        return None if value is None else float(value)

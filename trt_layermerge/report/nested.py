@@ -1,59 +1,57 @@
-"""Any JSON object as tables: scalars by their path, lists of equal objects as rows."""
+"""Any JSON object as tables: scalars by their path, lists of objects as rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from trt_layermerge.report import text
-from trt_layermerge.report.document import Paragraph, Part, Table
 
 MAX_ROWS = 100
 
 
-def nested_parts(value: Mapping[str, Any]) -> tuple[Part, ...]:
-    """Returns one table of the scalars, then one table for every list of objects inside.
+class Table(NamedTuple):
+    """Rows of plain text below a heading row; ``numeric`` columns are to be aligned right.
 
-    Lists longer than ``MAX_ROWS`` are cut, with a sentence that says so.
+    ``left_out`` is how many more rows stand in the file.
     """
-    scalars = tuple(_scalars(value, ""))
-    parts: list[Part] = [Table(("field", "value"), scalars)] if scalars else []
-    for path, rows in _lists(value, ""):
-        columns = tuple(dict.fromkeys(str(key) for row in rows for key in row))
-        cells = tuple(tuple(_cell(row.get(c, "")) for c in columns) for row in rows[:MAX_ROWS])
-        numeric = tuple(i for i, c in enumerate(columns) if _is_number(rows[0].get(c)))
-        parts += [Paragraph(f"{path} ({len(rows)}):"), Table(columns, cells, numeric)]
-        if len(rows) > MAX_ROWS:
-            parts.append(Paragraph(f"{len(rows) - MAX_ROWS} more rows stand in the file."))
-    return tuple(parts)
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: tuple[int, ...] = ()
+    title: str = ""
+    left_out: int = 0
 
 
-def _is_rows(value: Any) -> bool:
-    return isinstance(value, list | tuple) and any(isinstance(v, Mapping) for v in value)
+def nested(value: Mapping[str, Any] | None) -> tuple[Table, ...]:
+    """Returns a table of the scalars of an object, then one for every list of objects inside.
+
+    Lists longer than ``MAX_ROWS`` are cut. The schema is left out.
+    """
+    scalars: list[tuple[str, str]] = []
+    lists: list[Table] = []
+    for path, inner in _flat({k: v for k, v in (value or {}).items() if k != "schema"}, ""):
+        if isinstance(inner, list | tuple) and any(isinstance(v, Mapping) for v in inner):
+            lists.append(_rows(path, inner))
+        else:
+            scalars.append((path, _cell(inner)))
+    return *([Table(("field", "value"), tuple(scalars))] if scalars else []), *lists
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _scalars(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+def _flat(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, inner in value.items():
-        path = f"{prefix}{key}"
         if isinstance(inner, Mapping):
-            yield from _scalars(inner, f"{path}.")
-        elif not _is_rows(inner):
-            yield path, _cell(inner)
+            yield from _flat(inner, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", inner
 
 
-def _lists(
-    value: Mapping[str, Any], prefix: str
-) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
-    for key, inner in value.items():
-        path = f"{prefix}{key}"
-        if isinstance(inner, Mapping):
-            yield from _lists(inner, f"{path}.")
-        elif _is_rows(inner):
-            yield path, [v if isinstance(v, Mapping) else {"value": v} for v in inner]
+def _rows(path: str, found: Sequence[Any]) -> Table:
+    rows = [row if isinstance(row, Mapping) else {"value": row} for row in found]
+    head = tuple(dict.fromkeys(str(key) for row in rows for key in row))
+    cells = tuple(tuple(_cell(row.get(c, "")) for c in head) for row in rows[:MAX_ROWS])
+    numeric = tuple(i for i, c in enumerate(head) if type(rows[0].get(c)) in (int, float))
+    return Table(head, cells, numeric, f"{path} ({len(rows)}):", max(0, len(rows) - MAX_ROWS))
 
 
 def _cell(value: Any) -> str:
@@ -61,5 +59,5 @@ def _cell(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_cell(inner)}" for key, inner in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(_cell(inner) for inner in value)
+        return ", ".join(map(_cell, value))
     return text.plain(value)

@@ -7,8 +7,6 @@ K. Ito (2002); fills are the same hues, thinned.
 
 from __future__ import annotations
 
-from html import escape
-
 SURFACE = "#fefefe"
 INK = "#1f2429"
 MUTED = "#5b6570"
@@ -33,34 +31,3 @@ DARK = {
 """The dark twin of every colour."""
 
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', sans-serif"
-PICTURE_CLASS = "tlm-picture"
-
-
-def _exchange(light: str, dark: str) -> str:
-    rules = []
-    for name in ("fill", "stroke"):
-        rules.append(f'[{name}="{light}"]{{{name}:{dark}}}')
-        rules.append(f'[style*="{name}: {light}"]{{{name}:{dark} !important}}')
-    return "".join(rules)
-
-
-PICTURE_STYLE = (
-    "<style>@media screen and (prefers-color-scheme: dark){"
-    + "".join(_exchange(light, dark) for light, dark in DARK.items())
-    + "}</style>"
-)
-"""Exchanges every light colour for its dark twin, on dark screens only.
-
-No rule names an ancestor: what ``<use>`` repeats has none that a style sheet could see.
-"""
-
-
-def svg_picture(body: str, width: float, height: float, label: str) -> str:
-    """Returns a complete SVG picture with its own surface, style and spoken label."""
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'class="{PICTURE_CLASS}" role="img" '
-        f'aria-label="{escape(label)}" width="{width:g}" height="{height:g}" '
-        f'viewBox="0 0 {width:g} {height:g}" font-family="{escape(FONTS)}">{PICTURE_STYLE}'
-        f'<rect width="{width:g}" height="{height:g}" rx="6" fill="{SURFACE}"/>{body}</svg>\n'
-    )

@@ -2,116 +2,80 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from trt_layermerge.core.device import PRECISIONS, Precision
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json
-from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.errors import CorruptInputError
 
-Figures: TypeAlias = Mapping[str, float | None]
-TINY = math.ulp(0.0)
-"""The smallest figure above 0."""
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+Positive: TypeAlias = Annotated[float, Field(gt=0)]
+Size: TypeAlias = Annotated[int, Field(gt=0)]
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Count: TypeAlias = Annotated[int, Field(ge=0)]
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkFigures:
-    """What is known of one network; None where it was not measured.
-
-    Attributes:
-        accuracy: Share of right answers, between 0 and 1.
-        latency_ms: Measured latency.
-        convs: Number of convolutions.
-        activations: Number of activations.
-    """
-
-    accuracy: float | None
-    latency_ms: float | None
-    convs: int
-    activations: int
+class _Repaired(BaseModel):
+    model_config = STRICT
+    accuracy: Share | None
 
 
-def summary_json(
-    *,
-    original: NetworkFigures,
-    merged: NetworkFigures,
-    repaired_accuracy: float | None,
-    speedup: float | None,
-    predicted_ms: float | None,
-    budget_ms: float | None,
-    certificate_max_rel_error: float | None,
-    precision: Precision,
-    backend: str,
-    batch: int,
-    seed: int,
-    preprocess: Preprocess,
-    input_name: str,
-    input_shape: tuple[int, ...],
-) -> Json:
-    """Returns the checked object of ``summary.json``; accuracies lie between 0 and 1.
+class _Network(_Repaired):
+    latency_ms: Positive | None
+    convs: Count
+    activations: Count
+    latency_p10_ms: Positive | None
+    latency_p90_ms: Positive | None
+
+
+class _Input(BaseModel):
+    name: str
+    shape: list[Size]
+
+
+class _Summary(BaseModel):
+    """``summary.json``; None where something was not measured."""
+
+    model_config = STRICT
+    original: _Network
+    repaired: _Repaired
+    merged: _Network
+    speedup: Positive | None
+    predicted_ms: Positive | None
+    budget_ms: Positive | None
+    certificate_max_rel_error: Annotated[float, Field(ge=0)] | None
+    precision: Precision
+    backend: str
+    batch: Size
+    seed: int
+    preprocess: dict[str, Any]
+    input: _Input
+    speedup_low: Positive | None
+    speedup_high: Positive | None
+    device: str
+
+
+def checked_summary(body: Mapping[str, Any]) -> Json:
+    """Returns the object of ``summary.json``, with exactly the promised fields.
+
+    Args:
+        body: The same fields, not yet checked. Accuracies are shares between 0 and 1; what was
+            not measured is None.
 
     Raises:
-        CorruptInputError: If a figure is not finite or out of its range; all are named.
+        CorruptInputError: If a figure is missing, not finite or out of its range; all are named.
     """
-    wrong = _faults(
-        above={
-            "original.latency_ms": original.latency_ms,
-            "merged.latency_ms": merged.latency_ms,
-            "speedup": speedup,
-            "predicted_ms": predicted_ms,
-            "budget_ms": budget_ms,
-        },
-        shares={
-            "original.accuracy": original.accuracy,
-            "repaired.accuracy": repaired_accuracy,
-            "merged.accuracy": merged.accuracy,
-        },
-        counts={
-            "original.convs": original.convs,
-            "original.activations": original.activations,
-            "merged.convs": merged.convs,
-            "merged.activations": merged.activations,
-            "certificate_max_rel_error": certificate_max_rel_error,
-        },
-    )
-    if precision not in PRECISIONS:
-        wrong.append(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-    if batch < 1 or any(n < 1 for n in input_shape):
-        wrong.append(f"batch {batch} or input shape {input_shape} is not positive")
-    if wrong:
-        raise CorruptInputError(
-            f"the summary of this run is not usable: {'; '.join(wrong)}; "
-            "repeat the stage that measured it: trt-layermerge bench, verify or merge"
+    try:
+        return _Summary.model_validate(body).model_dump()
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))} {fault['input']!r}: {fault['msg'].lower()}"
+            for fault in error.errors()
         )
-    return {
-        "original": asdict(original),
-        "repaired": {"accuracy": repaired_accuracy},
-        "merged": asdict(merged),
-        "speedup": speedup,
-        "predicted_ms": predicted_ms,
-        "budget_ms": budget_ms,
-        "certificate_max_rel_error": certificate_max_rel_error,
-        "precision": precision,
-        "backend": backend,
-        "batch": batch,
-        "seed": seed,
-        "preprocess": preprocess.to_json(),
-        "input": {"name": input_name, "shape": list(input_shape)},
-    }
-
-
-def _faults(above: Figures, shares: Figures, counts: Figures) -> list[str]:
-    """Returns a sentence for every figure out of its range: above 0, 0 to 1, not below 0."""
-    return [
-        *(f"{k} {v!r} is not above 0" for k, v in above.items() if not _within(v, TINY)),
-        *(f"{k} {v!r} is not in 0…1" for k, v in shares.items() if not _within(v, 0, 1)),
-        *(f"{k} {v!r} is negative or not finite" for k, v in counts.items() if not _within(v, 0)),
-    ]
-
-
-def _within(value: float | None, low: float, high: float = math.inf) -> bool:
-    """Whether a value is absent, or finite and in the closed range."""
-    return value is None or (math.isfinite(value) and low <= value <= high)
+        raise CorruptInputError(
+            f"the summary of this run is not usable: {wrong}; "
+            "repeat the stage that measured it: trt-layermerge bench, verify or merge"
+        ) from None

@@ -131,6 +131,11 @@ def chain_frontier(length: int, options: Sequence[Option]) -> Frontier:
 def solve_chain(length: int, options: Sequence[Option], budget_ms: float) -> Solution:
     """Returns the cover of highest score whose latency does not exceed the budget.
 
+    Args:
+        length: Number of positions.
+        options: Ways to cover some of them.
+        budget_ms: Largest sum of latencies.
+
     Raises:
         InfeasibleBudgetError: If every cover is slower.
         UsageError: If an option lies outside the chain, is NaN, or no cover exists.
@@ -150,6 +155,8 @@ def _reach(options: Sequence[Option], ending: list[int], points: list[_Points]) 
     latency, score, option, previous = [], [], [], []
     for index in ending:
         before = points[options[index].start]
+        if not len(before.score):  # nothing reaches its start
+            continue
         latency.append(before.latency_ms + options[index].latency_ms)
         score.append(before.score + options[index].score)
         option.append(np.full(len(before.score), index))

@@ -182,6 +182,12 @@ def around(found: Frontier, overhead_ms: float, limit_ms: float, width: int) -> 
     """Returns the plans on the frontier nearest to a limit, most of them predicted within it.
 
     Where none is predicted within it, the fastest ones are returned.
+
+    Args:
+        found: The frontier.
+        overhead_ms: What a whole network costs beside its latency there.
+        limit_ms: Latency of the whole network to be near to.
+        width: How many plans at most.
     """
     latencies = found.latency_ms + overhead_ms
     within = int((latencies <= limit_ms).sum())

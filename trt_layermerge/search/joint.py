@@ -96,6 +96,11 @@ def contenders(plans: Sequence[MergePlan], scores: JointScores, finalists: int) 
     """Returns the plans that may be the best one: of each family if they race, else of all.
 
     Without a race the joint score decides, and as many are returned as there are finalists.
+
+    Args:
+        plans: What to choose from; each was scored.
+        scores: Of whole networks.
+        finalists: How many to return without a race; of no effect with one.
     """
     best = sorted(plans, key=lambda plan: -scores.known[plan.candidates])
     if not scores.evaluator.races:
@@ -110,7 +115,14 @@ def contenders(plans: Sequence[MergePlan], scores: JointScores, finalists: int) 
 def draw(
     problem: Problem, table: LatencyTable, limit_ms: float, how: Neighbours
 ) -> list[MergePlan]:
-    """Returns the best plan of each family within a predicted latency, and plans near it."""
+    """Returns the best plan of each family within a predicted latency, and plans near it.
+
+    Args:
+        problem: What is searched.
+        table: Latencies, with what a whole network costs besides.
+        limit_ms: Predicted latency of the whole network at most.
+        how: How many plans, and the seed.
+    """
     plans: dict[Key, MergePlan] = {}
     offers = offers_of(problem)
     for offered, share in zip(offers, shares(how.samples, len(offers)), strict=True):

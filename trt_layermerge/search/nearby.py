@@ -23,7 +23,13 @@ SPREADS = (0.3, 0.7)
 def perturbed(
     importance: ImportanceTable, spread: float, rng: np.random.Generator
 ) -> ImportanceTable:
-    """Returns the table with every loss multiplied by an independent log-normal factor."""
+    """Returns the table with every loss multiplied by an independent log-normal factor.
+
+    Args:
+        importance: The true table; left untouched.
+        spread: Standard deviation of the factor's logarithm.
+        rng: Gives the factors; its state moves on.
+    """
     factors = np.exp(spread * rng.standard_normal(len(importance.entries)))
     entries = {
         key: replace(entry, delta=entry.delta * float(factor))

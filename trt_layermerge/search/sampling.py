@@ -29,7 +29,18 @@ def useful(
     precision: Precision,
     batch: int,
 ) -> list[Candidate]:
-    """Returns the candidates that are faster than leaving their block as it is."""
+    """Returns the candidates that are faster than leaving their block as it is.
+
+    Args:
+        graph: The traced network.
+        candidates: What to choose from; untouched units are left out.
+        table: Latencies of all of them and of every untouched unit.
+        precision: At which precision.
+        batch: Images per run.
+
+    Raises:
+        UsageError: If one was never measured.
+    """
     singles = [
         table.cost_ms(original_candidate(graph, i), precision, batch)
         for i in range(len(graph.units))
@@ -68,7 +79,14 @@ def _work(candidate: Candidate) -> tuple[int, int]:
 def sample_plans(
     graph: LayerGraph, candidates: Sequence[Candidate], count: int, seed: int
 ) -> list[MergePlan]:
-    """Returns random plans from hardly changed to as changed as can be, evenly spread."""
+    """Returns random plans from hardly changed to as changed as can be, evenly spread.
+
+    Args:
+        graph: The traced network.
+        candidates: What may be used.
+        count: How many plans; some may be the same.
+        seed: Of all draws.
+    """
     by_start: dict[int, list[Candidate]] = {}
     for candidate in candidates:
         by_start.setdefault(candidate.block.start, []).append(candidate)

@@ -67,6 +67,19 @@ def frontier(
 
     Latencies are sums over the table, without its ``overhead_ms``. Candidates that were not scored
     are left out; leaving a unit as it is is always possible.
+
+    Args:
+        graph: The traced network.
+        candidates: What may replace its blocks.
+        latency: Latencies of all of them and of every untouched unit, in ms.
+        importance: What each of them does to the network.
+        precision: Precision of the latencies.
+        batch: Images per run.
+        mode: Which candidates count (``allowed``).
+        objective: What is maximised; None for the sum of the losses alone.
+
+    Raises:
+        UsageError: If a candidate was never measured, or nothing that could be covers the chain.
     """
     objective = objective or Objective()
     originals = [original_candidate(graph, i) for i in range(len(graph.units))]
@@ -86,7 +99,13 @@ def frontier(
 
 
 def plan_of(solution: Solution, overhead_ms: float, budget_ms: float | None = None) -> MergePlan:
-    """Returns the plan behind a solution; its latency includes the table's overhead."""
+    """Returns the plan behind a solution; its latency includes the table's overhead.
+
+    Args:
+        solution: A point of a frontier, its payloads candidates.
+        overhead_ms: What a whole network costs besides.
+        budget_ms: The latency it was solved for, as the plan tells it; None for none.
+    """
     return MergePlan(
         candidates=tuple(option.payload for option in solution.options),
         latency_ms=solution.latency_ms + overhead_ms,
@@ -109,8 +128,21 @@ def solve(
 ) -> MergePlan:
     """Returns the plan of highest score whose predicted whole latency meets the budget.
 
+    Args:
+        graph: The traced network.
+        candidates: What may replace its blocks; those that were not scored are left out.
+        latency: Latencies of all of them and of every untouched unit, in ms.
+        importance: What each of them does to the network.
+        budget_ms: Largest predicted latency of the whole network, ``overhead_ms`` included.
+        precision: Precision of the latencies.
+        batch: Images per run.
+        mode: ``layermerge``, ``depth`` (activations are removed only) or ``layer`` (convolutions
+            are removed only).
+        objective: What is maximised; None for the sum of the losses alone.
+
     Raises:
         InfeasibleBudgetError: If every plan is predicted to be slower.
+        UsageError: If a candidate was never measured, or nothing that could be covers the chain.
     """
     found = frontier(
         graph,
@@ -129,6 +161,13 @@ def plan_within(
     found: Frontier, latency: LatencyTable, budget_ms: float, precision: Precision, batch: int
 ) -> MergePlan:
     """Returns the best plan of a frontier whose latency, overhead included, meets the budget.
+
+    Args:
+        found: The frontier under the table.
+        latency: The table; tells the overhead.
+        budget_ms: Largest latency of the whole network.
+        precision: For the message.
+        batch: For the message.
 
     Raises:
         InfeasibleBudgetError: If even the fastest plan is predicted to be slower.

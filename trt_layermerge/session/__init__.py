@@ -1,1 +1,11 @@
-"""The whole way on live objects: from a model to a merged, built and verified network."""
+"""The whole way on live objects: from a model to a merged, built and verified network.
+
+``compress`` is one call for all; a ``session`` has a verb for each step, and keeps what they come
+to (``state``). ``settings`` decide; ``images`` come in sets or loaders. The verbs, in order:
+
+- inspect: ``candidates``. measure: ``latency``, of whole ``networks`` too, by the ``meters``;
+  what was measured out of reach is ``recorded``. score: ``scoring``. search: ``searching``.
+- relax and repair: ``starts``. train: ``training``, also for some rungs of a race.
+- export: ``deployed`` networks. quantize: ``quantizing``, with ``qat``. build: ``building``; what
+  was ``built``. bench: ``benching``. verify: ``verifying``.
+"""

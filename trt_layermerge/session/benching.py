@@ -20,7 +20,7 @@ from trt_layermerge.measure.conditions import Conditions, clock_of
 from trt_layermerge.measure.energy import Energy, energy_of
 from trt_layermerge.measure.meter import Failed, Meter
 from trt_layermerge.measure.timing import Timing, speedup
-from trt_layermerge.session.built import Built, built_engines
+from trt_layermerge.session.built import Built, built_engines, identity_of
 from trt_layermerge.session.deployed import deployed_model
 from trt_layermerge.session.settings import MeasureSection, Settings
 
@@ -72,7 +72,7 @@ def bench_networks(
         else:
             able = [p for p in wanted if p == measure.precision or p in backend.precisions()]
             result = bench_here(folder, settings, able, backend, trust=trust, tell=tell)
-            wall = wall_clock(folder, settings, measure.precision, backend)
+            wall = _wall_clock(folder, settings, measure.precision, backend)
         top = result[measure.precision].to_json()
         timed = {pairing.precision for pairing in result.pairings}
         body = {
@@ -158,7 +158,7 @@ def bench_here(
         UntrustedInputError: If an engine does not belong to its sidecar.
     """
     files = _engine_files(folder, backend, trust, tell) if settings.measure.engines else {}
-    models = {p: files[p] if p in files else models_of(folder, settings, p) for p in precisions}
+    models = {p: files[p] if p in files else _models_of(folder, settings, p) for p in precisions}
     plans = {plan for p in files if p in models for plan in files[p]}
     energy = _energy(backend)
     result = bench(
@@ -201,7 +201,7 @@ def bench_elsewhere(
 
     measure = settings.measure
     rest = int8_fallback(measure.backend)
-    models = {p: models_of(folder, settings, p) for p in precisions}
+    models = {p: _models_of(folder, settings, p) for p in precisions}
     timings = {p: pair(*both) for p, both in models.items()}
     result = assemble(timings, meter.device(), measure.batch, rest)
     if result.int8 is not None:
@@ -213,7 +213,7 @@ def bench_elsewhere(
     )
 
 
-def wall_clock(
+def _wall_clock(
     folder: Path, settings: Settings, precision: Precision, backend: Backend
 ) -> Json | None:
     """Returns percentiles by the wall clock where the backend counts time on its core; else None.
@@ -222,7 +222,7 @@ def wall_clock(
     """
     if "time on core" not in backend.device().settings:
         return None
-    models = {precision: models_of(folder, settings, precision)}
+    models = {precision: _models_of(folder, settings, precision)}
     waiting = get_backend("onnxruntime", wall=True)
     found = bench(models, waiting, batch=settings.measure.batch, rounds=WALL_ROUNDS)
     body, pairing = found.to_json(), found[precision].to_json()
@@ -230,7 +230,7 @@ def wall_clock(
     return {**sides, "comparable": body["comparable"], "reason": body["reason"]}
 
 
-def models_of(folder: Path, settings: Settings, precision: Precision) -> Pair:
+def _models_of(folder: Path, settings: Settings, precision: Precision) -> Pair:
     """Returns both networks as ONNX, as the search has timed them."""
     measured = settings.measure
     fallback = int8_fallback(measured.backend)
@@ -251,7 +251,8 @@ def _engine_files(
         if built.plan is None:
             continue
         try:
-            plan, api = fitting_engine(folder / built.plan, trust=trust)
+            wanted = identity_of(folder, built)
+            plan, api = fitting_engine(folder / built.plan, trust=trust, wanted=wanted)
         except DeviceError as error:
             tell.note(f"{built.plan} is not timed: {error}")
             continue

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from trt_layermerge.backends.tensorrt import build_engine
+from trt_layermerge.backends.tensorrt import EngineBuild, build_engine
 from trt_layermerge.backends.tensorrt_api import load_api
 from trt_layermerge.backends.tensorrt_options import BuildOptions, default_timing_cache
 from trt_layermerge.core.callbacks import Callbacks
@@ -32,7 +32,7 @@ from trt_layermerge.errors import (
 )
 from trt_layermerge.export.batch import batch_shapes, dynamic_batch
 from trt_layermerge.measure.agent.telemetry import power_mode
-from trt_layermerge.session.built import built_engines
+from trt_layermerge.session.built import built_engines, identity_of
 from trt_layermerge.session.deployed import (
     ENGINE_FALLBACK,
     deployed_model,
@@ -69,6 +69,9 @@ def build_engines(
         settings: Which precisions, and how they are built.
         about: What the sidecars tell.
         tell: What is called meanwhile.
+
+    Raises:
+        DeviceError: If an engine cannot be written; the one before stays.
     """
     section = settings.build
     wanted: list[tuple[Network, Precision]] = [
@@ -80,13 +83,22 @@ def build_engines(
     for done, (network, precision) in enumerate(wanted):
         tell.progress("building engines", done, len(wanted))
         try:
-            rows.append(
-                {**_build(folder, settings, about, network, precision, tell), "error": None}
-            )
+            model, build = _built(folder, settings, network, precision)
         except (DeviceError, UnsupportedModelError) as error:
             tell.note(f"no {precision} engine of the {network} network: {error}")
             refused = {"plan": None, "error": str(error), "exit_code": error.exit_code}
             rows.append({"network": network, "precision": precision, **refused})
+            continue
+        # What was built and cannot be written is a failure: the disk is full.
+        origin = _origin(folder, settings.seed, about, network, precision)
+        machine = this_machine(power_mode().value)
+        plan = write_engine(folder / "engines", build, origin, machine, network)
+        tell.note(
+            f"{precision} engine of the {network} network: {len(build.plan):,} bytes by "
+            f"{build.library} {build.version} in {build.seconds:.1f} s"
+        )
+        row = build_record(build, network, model)
+        rows.append({**row, "plan": str(plan.relative_to(folder)), "error": None})
     tell.progress("building engines", len(wanted), len(wanted))
     plans = [row["plan"] for row in rows if row["plan"] is not None]
     if plans:
@@ -108,27 +120,15 @@ def _remove_others(folder: Path, plans: Collection[str]) -> None:
             plan.unlink()
 
 
-def _build(
-    folder: Path,
-    settings: Settings,
-    about: About,
-    network: Network,
-    precision: Precision,
-    tell: Callbacks,
-) -> Json:
-    """Writes an engine and its sidecar; returns its record, with its name in the run's folder."""
+def _built(
+    folder: Path, settings: Settings, network: Network, precision: Precision
+) -> tuple[bytes, EngineBuild]:
+    """Returns a network of the run as ONNX at a precision, and its engine."""
     chosen = settings.build.engine
     api = load_api(None if chosen == "auto" else chosen)
     model = deployed_model(folder, network, precision, ENGINE_FALLBACK)
-    build = build_engine(model, precision, api=api, options=build_options(settings, model))
-    origin = _origin(folder, settings.seed, about, network, precision)
-    machine = this_machine(power_mode().value)
-    plan = write_engine(folder / "engines", build, origin, machine, network)
-    tell.note(
-        f"{precision} engine of the {network} network: {len(build.plan):,} bytes by "
-        f"{build.library} {build.version} in {build.seconds:.1f} s"
-    )
-    return {**build_record(build, network, model), "plan": str(plan.relative_to(folder))}
+    options = build_options(settings, model)
+    return model, build_engine(model, precision, api=api, options=options)
 
 
 def build_options(settings: Settings, model: bytes) -> BuildOptions:
@@ -173,7 +173,7 @@ def all_built(folder: Path) -> bool:
         engines = built_engines(folder)
         for built in engines:
             if built.plan is not None:
-                check_engine(folder / built.plan)
+                check_engine(folder / built.plan, wanted=identity_of(folder, built))
     except (UsageError, CorruptInputError, UntrustedInputError):
         return False
     return all(built.plan is not None for built in engines)

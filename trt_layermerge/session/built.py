@@ -7,7 +7,8 @@ from pathlib import Path
 
 from trt_layermerge.core.device import PRECISIONS, Precision
 from trt_layermerge.core.jsonio import damage, read_json, sha256_file
-from trt_layermerge.deploy.sidecar import Network
+from trt_layermerge.deploy.sidecar import Identity, Network
+from trt_layermerge.session.deployed import master_name, weights_name
 from trt_layermerge.session.settings import Settings
 
 
@@ -58,6 +59,22 @@ def built_engines(folder: Path) -> tuple[Built, ...]:
             for e in body["engines"]
         ]
     return tuple(sorted(found, key=lambda b: b.network))
+
+
+def identity_of(folder: Path, built: Built) -> Identity:
+    """Returns what an engine has to be, as the run's files say now.
+
+    Raises:
+        UsageError: If a file is missing, or int8 was not calibrated.
+        CorruptInputError: If ``calibration.json`` is damaged.
+    """
+    merged = built.network == "merged"
+    return Identity(
+        built.network,
+        built.precision,
+        sha256_file(folder / master_name(built.network, built.precision)),
+        sha256_file(folder / weights_name(folder, built.precision)) if merged else None,
+    )
 
 
 def engine_names(folder: Path) -> list[str]:

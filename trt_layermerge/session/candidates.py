@@ -8,7 +8,7 @@ from pathlib import Path
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import damage, read_lines, write_lines
-from trt_layermerge.kinds import Limits, enumerate_candidates, refusal
+from trt_layermerge.kinds import Limits, judged_candidates
 from trt_layermerge.session.settings import SearchSection
 
 FILE = "candidates.jsonl"
@@ -17,13 +17,21 @@ FILE = "candidates.jsonl"
 def write_candidates(
     folder: Path, graph: LayerGraph, section: SearchSection
 ) -> tuple[Candidate, ...]:
-    """Writes and returns every candidate that can be merged; the file tells why others cannot."""
+    """Writes and returns every candidate that can be merged; the file tells why others cannot.
+
+    Args:
+        folder: Where to.
+        graph: The traced network.
+        section: Rules and limits.
+
+    Raises:
+        DeviceError: If the file cannot be written.
+    """
     limits = Limits(**section.limits.model_dump())
-    offered = enumerate_candidates(graph, section.rules, limits)
-    reasons = {c.key: refusal(graph, c) for c in offered}
-    refused = Counter(why for why in reasons.values() if why is not None)
-    header = {"rules": section.rules, "offered": len(offered), "refused": dict(refused)}
-    usable = tuple(c for c in offered if reasons[c.key] is None)
+    judged = list(judged_candidates(graph, section.rules, limits))
+    refused = Counter(why for _, why in judged if why is not None)
+    header = {"rules": section.rules, "offered": len(judged), "refused": dict(refused)}
+    usable = tuple(c for c, why in judged if why is None)
     write_lines(folder / FILE, "candidates", header, (c.to_json() for c in usable))
     return usable
 

@@ -29,7 +29,7 @@ class Result:
         session: The session that did it, to go on with: ``quantize``, ``build``, another budget.
         bench: Percentiles in ms of both networks, and the speed-up with its spread.
         accuracy: Of the merged network on ``test_loader`` (or ``val_loader``), as a fraction, or
-            the metric; None without either.
+            the metric; None where there is no metric and no labels.
         original_accuracy: The same of the original network.
     """
 
@@ -59,19 +59,24 @@ class Result:
         return self.session.certificate
 
     @property
-    def speedup(self) -> float:
-        """Measured speed-up over the original, paired by round."""
-        return float(self.bench["speedup"])
+    def speedup(self) -> float | None:
+        """Measured speed-up over the original, paired by round; None if latencies were imported."""
+        found: float | None = self.bench["speedup"]
+        return found
 
     @property
-    def latency_ms(self) -> float:
-        """Median latency of the merged network, in ms."""
-        return float(self.bench["merged"]["p50_ms"])
+    def latency_ms(self) -> float | None:
+        """Median latency of the merged network, in ms; None like the speed-up."""
+        return self._median_ms("merged")
 
     @property
-    def original_ms(self) -> float:
-        """Median latency of the original network, in ms."""
-        return float(self.bench["original"]["p50_ms"])
+    def original_ms(self) -> float | None:
+        """Median latency of the original network, in ms; None like the speed-up."""
+        return self._median_ms("original")
+
+    def _median_ms(self, network: str) -> float | None:
+        side = self.bench[network]
+        return None if side is None else float(side["p50_ms"])
 
     @property
     def predicted_ms(self) -> float | None:
@@ -127,12 +132,14 @@ def compress(
         train_loader: Any iterable of batches that can be passed over again: images
             ``(N, C, H, W)`` as the network takes them, or tuples of images and labels ``(N,)``.
             Without labels the original network alone teaches.
-        example_inputs: An input ``(N, C, H, W)`` of the shape, batch included, that latency counts
-            at.
-        speedup: Latency of the original divided by the budget, such as 1.5.
+        example_inputs: An input ``(N, C, H, W)``, or a tuple of one, of the shape, batch included,
+            that latency counts at.
+        speedup: Latency of the original divided by the budget, above 1; 1.5 where neither this, nor
+            ``budget_ms``, nor ``settings`` names one.
         budget_ms: Latency that the measured network must meet, in place of a speed-up.
-        val_loader: Images with labels to choose by; never trained on.
-        test_loader: Images with labels for the final accuracy.
+        val_loader: Images to choose by, never trained on; without labels, answers are compared with
+            the original's.
+        test_loader: Images with labels for the final accuracy; by default those of ``val_loader``.
         metric: Maps a network to how good it is (higher is better), in place of accuracy.
         backend: What measures: ``onnxruntime`` (this CPU), ``torch``, ``tensorrt``,
             ``tensorrt_rtx``.
@@ -142,12 +149,13 @@ def compress(
             training, or values that replace those of ``short``, such as
             ``{"epochs": 30, "lr": 0.01}``.
         rules: ``full``, or ``paper`` for the published candidates alone.
-        settings: What else decides the outcome, as the sections of a recipe.
-        folder: Where everything is kept, and from where an interrupted call continues; None to keep
-            it in memory.
+        settings: What else decides the outcome, as the sections of a recipe; what they say comes
+            before the other arguments.
+        folder: Where everything is kept, and from where an interrupted call continues; None for a
+            temporary folder that goes with ``session``.
         seed: Of everything random.
-        progress: Called with the name of the work, and how many of how many steps are done, at
-            least every two seconds of work.
+        progress: Called with the name of the work, and how many of how many steps are done,
+            whenever a candidate, a training step, a network or an engine is.
         note: Called with whatever is worth a line.
 
     Returns:
@@ -156,10 +164,12 @@ def compress(
     Raises:
         UsageError: If an argument cannot be used.
         UnsupportedModelError: If the network cannot be traced or exported.
+        CorruptInputError: If weights, images or answers are not finite, or a kept file is damaged.
+        DeviceError: If the device is not there, or no network could be built and run.
         InfeasibleBudgetError: If no plan meets the budget; says by how much it is missed.
         DivergedError: If the training does not converge.
     """
-    given = {section: dict(values) for section, values in (settings or {}).items()}
+    given = dict(settings or {})
     training = {"preset": finetune} if isinstance(finetune, str) else {"options": dict(finetune)}
     given["finetune"] = {**training, **given.get("finetune", {})}
     given["search"] = {"rules": rules, **given.get("search", {})}
@@ -184,11 +194,11 @@ def compress(
     session.export()
     judged = test_loader if test_loader is not None else val_loader
     merged, original = (
-        quality(network, judged, metric) for network in (session.merged, session.model)
+        _quality(network, judged, metric) for network in (session.merged, session.model)
     )
     return Result(session, session.bench(), merged, original)
 
 
-def quality(network: nn.Module, images: Images | None, metric: Metric | None) -> float | None:
+def _quality(network: nn.Module, images: Images | None, metric: Metric | None) -> float | None:
     """Returns how good a network is: its metric, or its accuracy on labelled images, or None."""
     return known_accuracy(network, images) if metric is None else metric(network)

@@ -17,6 +17,7 @@ from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.jsonio import damage, read_lines, write_lines
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyTable
+from trt_layermerge.errors import UsageError, command
 from trt_layermerge.measure.fit import Observation, fit_latency
 from trt_layermerge.measure.meter import SpecRequest
 from trt_layermerge.search.evaluator import Measured
@@ -84,9 +85,25 @@ class Latencies:
                 for row in rows
             )
             original_ms = float(header["original_ms"])
-            DeviceInfo.from_json(header["device"])
+            device = DeviceInfo.from_json(header["device"])
         bare, table = (LatencyTable.load(folder / name) for name in (FILES[0], FILES[2]))
-        return Latencies(bare, table, original_ms, samples)
+        found = Latencies(bare, table, original_ms, samples)
+        for other in (bare.device, device):
+            found.refuse_other(other, folder)
+        return found
+
+    def refuse_other(self, device: DeviceInfo, folder: Path) -> None:
+        """Checks that networks on a device compare with the table of the run in a folder.
+
+        Raises:
+            UsageError: If it is another device, or another version of what runs them.
+        """
+        if device != self.table.device:
+            raise UsageError(
+                f"blocks were measured on {self.table.device}, and whole networks would be on "
+                f"{device}; such latencies do not compare; measure both on one: "
+                f"{command('run', folder, '--from', 'latency')}"
+            )
 
 
 def measure_latency(

@@ -41,6 +41,14 @@ def source_of(measure: MeasureSection, folder: Path, meter: Meter) -> Json:
     """Returns what tells where latencies come from, JSON-ready.
 
     A device behind ssh is told by its host alone, so that asking costs no connection.
+
+    Args:
+        measure: Where and with what.
+        folder: Of the session; imported answers are in it.
+        meter: Asked for its device where nothing else tells.
+
+    Raises:
+        DeviceError: If the device is not there.
     """
     if measure.recorded:
         files = sorted((folder / "jobs/imported").glob("*.jsonl"))

@@ -6,7 +6,7 @@ not calibrated on. ``test`` is never opened.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -44,8 +44,12 @@ def preset_of(section: CalibrateSection) -> Preset:
 
 
 def masters_in(folder: Path) -> dict[Network, bytes]:
-    """Returns the float32 ONNX models that were exported to a folder."""
-    return {n: (folder / master_name(n, "fp32")).read_bytes() for n in NETWORKS}
+    """Returns the float32 ONNX models in a folder. Raises ``UsageError`` if one is not there."""
+    paths = {network: folder / master_name(network, "fp32") for network in NETWORKS}
+    for path in paths.values():
+        if not path.is_file():
+            raise UsageError(f"there is no {path} to quantise; export the networks first (export)")
+    return {network: path.read_bytes() for network, path in paths.items()}
 
 
 def quantize_networks(
@@ -137,7 +141,7 @@ class _Images:
 
     def quantise(self, model: bytes, preset: Preset) -> Quantized:
         """Returns a float32 model in int8."""
-        return quantize_within(model, self.batches(), self.pixels, self.labels, preset)
+        return quantize_within(model, self.batches, self.pixels, self.labels, preset)
 
     def attempt(
         self, model: bytes, ranges: Ranges, preset: Preset
@@ -152,9 +156,10 @@ class _Images:
         """Returns the share of the judging images that a model is right on."""
         return float(np.mean(logits(model, self.pixels).argmax(1) == self.labels))
 
-    def batches(self) -> Iterator[NDArray[np.float32]]:
-        """Yields what to calibrate on."""
-        return (images.numpy() for images, _ in batches(self.fit, BATCH))
+    @property
+    def batches(self) -> Iterable[NDArray[np.float32]]:
+        """What to calibrate on, as often as it is gone through."""
+        return _Batches(self.fit)
 
     def to_json(self) -> Json:
         """Returns how many images come from where."""
@@ -162,6 +167,16 @@ class _Images:
             "calibrated_on": {"source": "train", "images": len(self.fit)},
             "judged_on": {"source": self.judged_on, "images": len(self.pixels)},
         }
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Images batch by batch, as often as they are asked for."""
+
+    fit: LabelledData
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        return (images.numpy() for images, _ in batches(self.fit, BATCH))
 
 
 def _images(train: LabelledData, val: LabelledData | None, preset: Preset) -> _Images:
@@ -206,7 +221,7 @@ class _Rounding:
                 "calibrate.qat_epochs chooses by accuracy, and the images of "
                 f"{images.judged_on} have no labels; set it to 0, or give images with labels"
             )
-        ranges = calibrate_ranges(model, images.batches(), preset)
+        ranges = calibrate_ranges(model, images.batches, preset)
         before, failed = images.attempt(model, ranges, preset)
         network = self._trained(model, ranges, before.keep_float if before else preset.keep_float)
         save_weights(network, self.folder / TRAINED)

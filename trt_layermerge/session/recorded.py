@@ -207,7 +207,16 @@ class Recorded:
     def measured(
         self, graph: LayerGraph, role: Role, reference_ms: float | None
     ) -> tuple[float, list[Measured]]:
-        """Returns the original's latency and the networks of a role (``networks``)."""
+        """Returns the original's latency in ms and the networks of a role (``outcomes``).
+
+        Args:
+            graph: The traced network.
+            role: Which networks.
+            reference_ms: The original's latency in the first measurement; None if this is it.
+
+        Raises:
+            DeviceError: If this is the first measurement and all of it failed.
+        """
         found = self.outcomes(role)
         if not found:
             return reference_ms or 0.0, []

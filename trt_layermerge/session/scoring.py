@@ -32,6 +32,12 @@ def to_score(
     """Returns the candidates worth their latency; under the paper's protocol untouched units too.
 
     There every entry is trained anew, and a unit that is not would count as free.
+
+    Args:
+        graph: The traced network.
+        candidates: What to choose from.
+        table: Latencies of all of them and of every untouched unit.
+        settings: Precision, batch and method.
     """
     measure = settings.measure
     faster = useful(graph, candidates, table, measure.precision, measure.batch)

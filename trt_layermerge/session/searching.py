@@ -104,7 +104,14 @@ def goal_of(settings: Settings, original_ms: float) -> Goal:
 def loop_tools(
     problem: Problem, latencies: Latencies, measure: MeasureSection, networks: WholeNetworks
 ) -> Tools:
-    """Returns what the closed loop needs done."""
+    """Returns what the closed loop needs done.
+
+    Args:
+        problem: What is searched.
+        latencies: What was measured before: bare blocks, and whole networks to fit them to.
+        measure: Precision and batch of the fit.
+        networks: Measures plans.
+    """
     before = [sample.observation for sample in latencies.samples]
 
     def fit(measured: Sequence[Measured]) -> LatencyTable:
@@ -115,7 +122,13 @@ def loop_tools(
 
 
 def imported_of(recorded: Recorded, problem: Problem, latencies: Latencies) -> Imported:
-    """Returns the imported finalists that are still plans of this network's candidates."""
+    """Returns the imported finalists that are still plans of this network's candidates.
+
+    Args:
+        recorded: What was imported.
+        problem: Its candidates tell which plans still count.
+        latencies: The fitted table and the original's latency.
+    """
     _, found = recorded.measured(problem.graph, "finalist", latencies.original_ms)
     offered = {c.key for c in problem.candidates}
     known = [m for m in found if all(c.key in offered for c in m.plan.changed)]
@@ -128,7 +141,14 @@ def problem_of(
     importance: ImportanceTable,
     settings: Settings,
 ) -> Problem:
-    """Returns what is searched: candidates, their worth, and what the settings maximise."""
+    """Returns what is searched: candidates, their worth, and what the settings maximise.
+
+    Args:
+        graph: The traced network.
+        candidates: What may stand in its blocks' places.
+        importance: What each of them does to the network.
+        settings: Precision, batch, mode and objective.
+    """
     search, measure = settings.search, settings.measure
     objective = objective_of(search.objective, paper=uses_paper_protocol(importance))
     return Problem(
@@ -183,7 +203,16 @@ def save_choice(
 
 
 def save_frontier(folder: Path, closed: Closed, problem: Problem) -> None:
-    """Writes ``frontier.json``."""
+    """Writes ``frontier.json``: latencies in ms, the overhead included, and scores.
+
+    Args:
+        folder: Where to.
+        closed: What the closed loop found.
+        problem: What was searched.
+
+    Raises:
+        DeviceError: If the file cannot be written.
+    """
     overhead = closed.table.overhead_ms
     kept = problem.priced(closed.table, MergePlan.of(problem.graph, []))
     body: Json = {

@@ -76,14 +76,19 @@ class Session(State):
         progress: Called with the name of the work, and how many of how many steps are done.
         note: Called with whatever is worth a line.
         settings: What else decides the outcome, as the sections of a recipe (``measure``,
-            ``search``, ``importance``, ``finetune``, ``calibrate``, ``build``, ``scale``).
-        preprocess: How an image becomes an input, for the files beside an engine.
+            ``search``, ``importance``, ``finetune``, ``calibrate``, ``build``, ``scale``), with
+            ``device`` and ``seed``; what they say comes before ``backend``, ``precision`` and
+            ``seed``, and a ``Settings`` object says all.
+        preprocess: How an image becomes an input, for the files beside an engine; None where
+            pixels are inputs as they are.
         class_names: Names of the classes, for the same.
         trust_engine: Whether engines that do not match their sidecars are loaded.
-        stored: Whether what is missing is read from the folder, as another process left it.
+        stored: Whether what is missing is read from the folder, as another process left it; the
+            model is used itself then, not a copy.
 
     Raises:
-        UsageError: If a setting cannot be used.
+        UsageError: If a setting cannot be used, or the example is not one ``(N, C, H, W)``; in a
+            verb, if one before it that it needs was not called.
 
     Attributes:
         model: A copy of the network in eval mode, on the CPU.
@@ -101,6 +106,8 @@ class Session(State):
         Raises:
             DeviceError: If the device is not there, or no network could be built and run.
             UsageError: If precision or batch cannot be measured.
+            UnsupportedModelError: If the network cannot be traced.
+            CorruptInputError: If a weight is not finite, or the store is damaged.
         """
         measure = self.settings.measure
         store = Path(measure.store) if measure.store else self.folder / "latency.sqlite"
@@ -118,8 +125,8 @@ class Session(State):
         """Estimates what each candidate that saves latency would cost in quality.
 
         Args:
-            train: Training images, of which some hundred serve; labels are not needed unless
-                ``importance.method`` is ``finetune``.
+            train: Training images, of which 1024 serve by default; labels are not needed unless
+                ``importance.method`` is ``finetune``, which takes all.
             notes: What the scores depend on, JSON-ready; entries of other notes are set aside.
 
         Returns:
@@ -186,11 +193,14 @@ class Session(State):
             The plan, with its predicted latency in ms; ``frontier.json`` has all the others.
 
         Raises:
+            UsageError: If there are no training images, or the budget is none.
             InfeasibleBudgetError: If no plan meets the budget; says by how much it is missed.
             DeviceError: If no network could be built and run.
         """
         if speedup is not None or budget_ms is not None:
             self.settings = with_goal(self.settings, speedup, budget_ms)
+        if not self.settings.measure.recorded:
+            self.latencies.refuse_other(self.meter.device(), self.folder)
         images, judges = self._training_images(train), self._given("val", val)
         problem, goal = self.problem, goal_of(self.settings, self.latencies.original_ms)
         try:
@@ -297,7 +307,9 @@ class Session(State):
             The history, one row an epoch; None where the settings' preset is ``none``.
 
         Raises:
+            UsageError: If there are no training images, or an option cannot be used.
             DivergedError: If the loss is no longer finite.
+            CorruptInputError: If the very first loss is not.
         """
         teaching = self.teaching(train, val, metric, options)
         return None if teaching.recipe is None else self.teach(teaching)
@@ -309,7 +321,17 @@ class Session(State):
         metric: Metric | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Teaching:
-        """Returns what ``train`` trains with; arguments are its."""
+        """Returns what ``train`` trains with.
+
+        Args:
+            train: Training images; None for those of an earlier verb.
+            val: Images to report accuracy on; None likewise, if there are any.
+            metric: What to report in place of accuracy.
+            options: Values that replace those of the preset, in these settings only.
+
+        Raises:
+            UsageError: If there are no training images.
+        """
         images, settings = self._training_images(train), self.settings
         if options:
             section = settings.finetune
@@ -428,6 +450,7 @@ class Session(State):
             Names of the files that were written to the folder.
 
         Raises:
+            UsageError: If there are no images, or rounding is to be trained without labels.
             AccuracyGateError: If int8 loses more than the preset allows.
         """
         judges = self._given("val", val)
@@ -448,6 +471,9 @@ class Session(State):
         Returns:
             Names of the files that were written to the folder, ``build.json`` first; it tells which
             engines could not be built, and why.
+
+        Raises:
+            UsageError: If a network was not exported, or not quantised for an int8 engine.
         """
         about = About(self.preprocess, self.class_names or None, self.recipe_text)
         return build_engines(self.folder, self.settings, about, self.tell)
@@ -459,7 +485,9 @@ class Session(State):
             Percentiles in ms of both, and the speed-up with its spread: ``bench.json``.
 
         Raises:
+            UsageError: If the networks were not exported, or for another batch.
             DeviceError: If a network cannot be built or run.
+            UntrustedInputError: If an engine does not belong to its sidecar.
         """
         if not (self.folder / "build.json").is_file():
             write_json(self.folder / "build.json", "build", {"engines": []})
@@ -490,7 +518,13 @@ class Session(State):
             unseen: Reasons why the images are none that nothing else has seen.
 
         Returns:
-            Differences, agreement and accuracies (``verify.json``), and the files written.
+            Differences, agreement and accuracies (``verify.json``), and the files written; a gate
+            that failed is told there, not raised.
+
+        Raises:
+            UsageError: If there are no images, or a network was not exported.
+            CorruptInputError: If a label is beyond the classes.
+            UntrustedInputError: If an engine does not belong to its sidecar.
         """
         networks = {
             "original": self.model,

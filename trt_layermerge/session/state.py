@@ -85,7 +85,7 @@ class State:
             self.settings = settings
         else:
             measure = {"backend": backend, "precision": precision, "batch": len(self.example)}
-            self.settings = settings_of(settings or {}, measure, seed)
+            self.settings = _settings_of(settings or {}, measure, seed)
         self.folder = Path(folder or mkdtemp(prefix="trt-layermerge-"))
         if folder is None:
             weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
@@ -257,7 +257,7 @@ class State:
         )
 
 
-def settings_of(given: Mapping[str, Any], measure: Mapping[str, Any], seed: int) -> Settings:
+def _settings_of(given: Mapping[str, Any], measure: Mapping[str, Any], seed: int) -> Settings:
     """Returns settings of a mapping like a recipe's; what it does not say is as given besides.
 
     Raises:
@@ -275,8 +275,18 @@ def settings_of(given: Mapping[str, Any], measure: Mapping[str, Any], seed: int)
 
 
 def with_goal(settings: Settings, speedup: float | None, budget_ms: float | None) -> Settings:
-    """Returns settings with another budget. Raises ``UsageError`` if it is no budget."""
-    if (budget_ms if budget_ms is not None else (speedup or 0) - 1) <= 0:
+    """Returns settings with another budget; a latency comes before a speed-up.
+
+    Args:
+        settings: Left untouched.
+        speedup: Latency of the original divided by the budget, above 1; None keeps the settings'.
+        budget_ms: Largest latency, above 0; None takes away the settings'.
+
+    Raises:
+        UsageError: If it is no budget.
+    """
+    given = [budget for budget in (budget_ms, speedup and speedup - 1) if budget is not None]
+    if not given or min(given) <= 0:
         raise UsageError(
             f"speedup {speedup} and budget_ms {budget_ms} name no budget; give a speed-up above 1, "
             "or a latency above 0 ms"

@@ -140,6 +140,7 @@ class Teaching:
             recipe,
             teacher=self.model,
             schedule=self._schedule(network, recipe.epochs),
+            on_epoch=lambda row: self.tell.progress("fine-tuning", row.epoch, recipe.epochs),
             state_path=state_path,
             identity=identity,
             device=self.settings.device,
@@ -153,6 +154,7 @@ class Teaching:
     def _schedule(self, network: RelaxedNet, epochs: int) -> Callable[[float], None]:
         """Returns what is told the share of the training that is done: it shows the progress.
 
+        A whole epoch is shown by who writes its state: what is shown as done is never lost.
         Removed activations fade out by it, where the settings say so.
         """
         over = self.settings.finetune.anneal
@@ -161,7 +163,9 @@ class Teaching:
             self.tell.note("nothing is annealed: the plan keeps no two convolutions of a block")
 
         def follow(share: float) -> None:
-            self.tell.progress("fine-tuning", int(share * epochs), epochs)
+            done = share * epochs
+            if not math.isclose(done, round(done), abs_tol=1e-6):  # whole epochs once on the disk
+                self.tell.progress("fine-tuning", int(done), epochs)
             if held:
                 set_linearity(held, share, over)
 

@@ -28,7 +28,8 @@ from trt_layermerge.deploy.verify import (
     verify,
 )
 from trt_layermerge.errors import AccuracyGateError
-from trt_layermerge.session.built import Built, built_engines, wanted_precisions
+from trt_layermerge.export.fp16 import rounded
+from trt_layermerge.session.built import Built, built_engines, identity_of, wanted_precisions
 from trt_layermerge.session.deployed import (
     ENGINE_FALLBACK,
     RUNTIME_FALLBACK,
@@ -166,7 +167,7 @@ def subjects(folder: Path, settings: Settings, *, trust: bool) -> list[Subject]:
         onnx_subject(
             onnx_name(stem, precision, fallback),
             network,
-            deployed_model(folder, network, precision, fallback, batch=batch),
+            rounded(deployed_model(folder, network, precision, fallback, batch=batch)),
             backend,
             TOLERANCE[precision],
         )
@@ -188,6 +189,11 @@ def onnx_name(stem: str, precision: Precision, fallback: Precision) -> str:
     """Returns the name of an ONNX model, such as ``model.int8-fp16.onnx``.
 
     fp32 goes without saying; only int8 has a fallback.
+
+    Args:
+        stem: ``original`` or ``model``.
+        precision: What it is typed for.
+        fallback: At int8, the float type of what is not quantised.
     """
     typed = "" if precision == "fp32" else f".{precision}"
     rest = f"-{fallback}" if precision == "int8" and fallback != "fp32" else ""
@@ -197,7 +203,8 @@ def onnx_name(stem: str, precision: Precision, fallback: Precision) -> str:
 def _engines(folder: Path, built: Built, trust: bool) -> list[Subject]:
     """Returns an engine at its usual batch, and at the ends of what its profile takes."""
     plan = folder / str(built.plan)
-    tolerance, sidecar = TOLERANCE[built.precision], check_engine(plan, trust=trust)
+    sidecar = check_engine(plan, trust=trust, wanted=identity_of(folder, built))
+    tolerance = TOLERANCE[built.precision]
     typed = f"{folder}/{_debug_name(built)}"
     advice = f"find the layer: {bisect_command(typed, tolerance, sidecar)}"
     return [

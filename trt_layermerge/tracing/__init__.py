@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx, nn
@@ -76,4 +76,5 @@ def trace_network(model: nn.Module, example_inputs: torch.Tensor | Inputs) -> Tr
             "its forward without these"
         )
     reading = Reading(module, opaque)
-    return TracedNetwork(module, build_graph(reading, tuple(inputs[0].shape)))
+    first, *others = (tuple(x.shape) for x in inputs)
+    return TracedNetwork(module, replace(build_graph(reading, first), further_shapes=tuple(others)))

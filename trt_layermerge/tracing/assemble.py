@@ -109,7 +109,14 @@ def _linked(reading: Reading, drafts: list[Draft], first: Core, second: Core) ->
 def strangers(
     reading: Reading, drafts: list[Draft], first: Core, second: Core | None
 ) -> tuple[fx.Node, ...]:
-    """Returns what reads the output of a unit beside the next unit and known shortcuts."""
+    """Returns what reads the output of a unit beside the next unit and known shortcuts.
+
+    Args:
+        reading: The traced network.
+        drafts: The shortcuts that are known.
+        first: The unit.
+        second: The next unit, or None behind the last one.
+    """
     known = {second.conv} if second is not None else set()
     for draft in drafts:
         if draft.first is second:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
-import tempfile
 from pathlib import Path, PurePosixPath
 
-from trt_layermerge.core.jsonio import damage, sha256_bytes, write_bytes
+from trt_layermerge.core.jsonio import damage, read_json, sha256_bytes, write_bytes
 from trt_layermerge.deploy.bundle import manifest
 from trt_layermerge.deploy.bundle.contents import Contents, Files, Target
 from trt_layermerge.errors import CorruptInputError, DeviceError, UntrustedInputError, UsageError
@@ -17,19 +18,19 @@ def write_bundle(folder: Path, files: Files) -> None:
 
     What others have put into the old bundle stays in the new one, such as models of their own in
     Triton's repository; only files that a damaged manifest cannot tell from ours are lost.
-    The new folder is complete before the old one is moved away. A process killed between the two
-    renames leaves no bundle rather than a mixed one; the next write clears what it left.
+    The new folder is complete before the old one is moved away. What a killed process has left is
+    cleared by the next write, and a bundle that it had moved away is put back.
 
     Raises:
         DeviceError: If the folder cannot be written; the old one stays.
     """
+    folder = folder.resolve()  # "." has no name, and a link is not what is replaced
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for left in folder.parent.glob(f".{folder.name}.*"):
-            shutil.rmtree(left)
-        new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        _clear(folder)
+        new = _beside(folder, "new")
+        new.mkdir()
         try:
-            new.chmod(0o755)
             for name, data in files.items():
                 write_bytes(new / name, data)
             for name in _strangers(folder):
@@ -44,10 +45,41 @@ def write_bundle(folder: Path, files: Files) -> None:
         ) from error
 
 
+def _beside(folder: Path, what: str) -> Path:
+    """Returns the name that this process gives to what it puts beside a bundle."""
+    return folder.with_name(f".{folder.name}.trt-layermerge-{what}-{os.getpid()}")
+
+
+def _clear(folder: Path) -> None:
+    """Removes what processes that are gone have left beside a bundle, and nothing else."""
+    name = re.compile(rf"\.{re.escape(folder.name)}\.trt-layermerge-(new|old)-(\d+)")
+    for left in sorted(folder.parent.iterdir()):
+        found = name.fullmatch(left.name)
+        if found is None or left.is_symlink() or _running(int(found[2])):
+            continue
+        if found[1] == "old" and not folder.exists():
+            left.rename(folder)
+        else:
+            shutil.rmtree(left)
+
+
+def _running(pid: int) -> bool:
+    """Whether another process of this number is running."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def _strangers(folder: Path) -> list[str]:
     """Returns the files of a folder that no manifest names; none where that is damaged."""
     try:
-        ours = {manifest.NAME, *manifest.read(folder / manifest.NAME)["files"]}
+        ours = {manifest.NAME, *read_json(folder / manifest.NAME, manifest.KIND)["files"]}
     except UsageError:  # there is no manifest
         ours = set()
     except (CorruptInputError, KeyError, TypeError):
@@ -68,7 +100,7 @@ def _swap(new: Path, folder: Path) -> None:
     if not folder.exists():
         new.rename(folder)
         return
-    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    old = _beside(folder, "old")
     folder.rename(old)
     try:
         new.rename(folder)
@@ -133,7 +165,11 @@ def _changed(folder: Path, name: str, why: str) -> CorruptInputError:
 
 def _check_engine(folder: Path, contents: Contents) -> None:
     engine = contents.engine
-    if engine is not None and engine.sidecar.plan_sha256 != sha256_bytes(engine.plan):
+    if engine is None:
+        return
+    plan, sidecar = sha256_bytes(engine.plan), engine.sidecar
+    found = (sidecar.plan_sha256, sidecar.network, sidecar.precision, sidecar.origin.weights_sha256)
+    if found != (plan, "merged", contents.precision, contents.weights_sha256):
         raise UntrustedInputError(
             f"the sidecar of the engine in {folder} describes another engine; take the bundle "
             "again from where it was made"

@@ -16,7 +16,14 @@ from typing_extensions import TypedDict
 
 from trt_layermerge.core.codec import Finite, dump, load
 from trt_layermerge.core.device import PRECISIONS
-from trt_layermerge.core.jsonio import Json, damage, read_json, schema_name, sha256_bytes
+from trt_layermerge.core.jsonio import (
+    Json,
+    damage,
+    read_json,
+    schema_name,
+    sha256_bytes,
+    sha256_json,
+)
 from trt_layermerge.deploy.bundle.contents import (
     TOLERANCES,
     Contents,
@@ -30,6 +37,9 @@ from trt_layermerge.deploy.sidecar import Sidecar
 
 NAME = "manifest.json"
 KIND = "bundle"
+SELF = "sha256"
+"""Where the hash of all the rest of the manifest stands."""
+
 AGAIN = (
     "take the bundle again from where it was made, or make it again: "
     "trt-layermerge package --run NAME"
@@ -74,7 +84,7 @@ def manifest(contents: Contents, target: Target, places: Mapping[str, str], file
         places: Path of every part by its role.
         files: All other files of the bundle.
     """
-    body = Manifest(
+    given = Manifest(
         **_facts(contents),
         target=target,
         tolerance=TOLERANCES[contents.precision],
@@ -82,12 +92,17 @@ def manifest(contents: Contents, target: Target, places: Mapping[str, str], file
         roles=places,
         files={path: sha256_bytes(data) for path, data in sorted(files.items())},
     )
-    return json.dumps({"schema": schema_name(KIND), **dump(body)}, indent=1).encode() + b"\n"
+    body = {"schema": schema_name(KIND), **dump(given)}
+    return json.dumps({**body, SELF: sha256_json(body)}, indent=1).encode() + b"\n"
 
 
 def read(path: Path) -> Json:
     """Returns what stands in a manifest. Raises ``UsageError`` or ``CorruptInputError``."""
-    return read_json(path, KIND, AGAIN)
+    body = read_json(path, KIND, AGAIN)
+    with damage(path, AGAIN):
+        if body.pop(SELF, None) != sha256_json(body):
+            raise ValueError("its hash is another one than the one in it")
+    return body
 
 
 def contents_of(path: Path, body: Json, files: Files) -> tuple[Target, Contents]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trt_layermerge.backends.tensorrt import build_engine
-from trt_layermerge.backends.tensorrt_api import TensorRTApi, load_api
+from trt_layermerge.backends.tensorrt_api import FLAVORS, TensorRTApi, load_api
 from trt_layermerge.backends.tensorrt_options import BuildOptions, default_timing_cache
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json, sha256_bytes
@@ -116,8 +116,16 @@ def engine_note(contents: Contents, target: Target) -> str | None:
 
 
 def _library(contents: Contents) -> str | None:
-    """Returns the library that the recipe names; ``auto`` and ``none`` leave the choice."""
+    """Returns the library that the recipe names; ``auto`` and ``none`` leave the choice.
+
+    Raises:
+        CorruptInputError: If it names another module: a file does not say what is imported.
+    """
     chosen = str(contents.build.get("engine", "auto"))
+    if chosen not in ("auto", "none", *FLAVORS):
+        raise CorruptInputError(
+            f"the manifest names {chosen!r:.99}, which builds no engines; take the bundle again"
+        )
     return None if chosen in ("auto", "none") else chosen
 
 

@@ -12,25 +12,30 @@ Exit codes: 0 as it should be; 4 nothing can be run here, or not the engine with
 
 from __future__ import annotations
 
-import argparse
-import ctypes
-import hashlib
-import importlib
-import io
-import json
 import os
 import sys
-import time
-import zipfile
-from collections.abc import Callable
-from typing import Any
-
-import numpy as np
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:] = [p for p in sys.path if os.path.abspath(p) != HERE]  # what lies here is data, no code
+
+import argparse  # noqa: E402
+import ctypes  # noqa: E402
+import hashlib  # noqa: E402
+import importlib  # noqa: E402
+import io  # noqa: E402
+import json  # noqa: E402
+import time  # noqa: E402
+import zipfile  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from typing import Any  # noqa: E402
+
+import numpy as np  # noqa: E402
+
 DEVICE, WRONG, CORRUPT = 4, 5, 7
 TIMED_RUNS, WARM_UP = 50, 10
 ENGINE = "the engine"
+LARGEST_TOLERANCE = 0.2  # no precision needs more, whatever a manifest says
+LIBRARIES = ("tensorrt", "tensorrt_rtx")
 REBUILD = "type trt-layermerge rebuild"
 AGAIN = "take the bundle again from where it was made"
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
@@ -51,8 +56,11 @@ class Wrong(Exception):
 
 def read(name: str) -> bytes:
     """Returns a file of the bundle. Raises ``Refused``."""
+    path = os.path.realpath(os.path.join(HERE, name))
+    if not path.startswith(os.path.join(os.path.realpath(HERE), "")) or not os.path.isfile(path):
+        raise Refused(f"{name} cannot be read (there is no such file in the bundle)")
     try:
-        with open(os.path.join(HERE, name), "rb") as file:
+        with open(path, "rb") as file:
             return file.read()
     except OSError as error:
         raise Refused(f"{name} cannot be read ({error.strerror})") from error
@@ -62,11 +70,16 @@ def read_manifest() -> dict[str, Any]:
     """Returns the manifest. Raises ``Refused``."""
     try:
         body: dict[str, Any] = json.loads(read("manifest.json"))
-        schema = body["schema"]
+        schema, digest = body["schema"], body.pop("sha256")
+        text = json.dumps(body, sort_keys=True, separators=(",", ":"))
     except (ValueError, KeyError, TypeError) as error:
         raise Refused(f"manifest.json is damaged ({error})") from error
     if schema != "trt-layermerge/bundle@1":
         raise Refused(f"manifest.json is of another version: {schema}")
+    if hashlib.sha256(text.encode()).hexdigest() != digest:
+        raise Refused("manifest.json was changed: its hash is another one than the one in it")
+    if not 0 < body["tolerance"] <= LARGEST_TOLERANCE:
+        raise Refused(f"manifest.json allows a difference of {body['tolerance']}")
     return body
 
 
@@ -149,8 +162,12 @@ def open_engine(manifest: dict[str, Any], files: dict[str, bytes]) -> Callable[[
     if "engine" not in roles:
         raise Unavailable(f"the bundle has none ({manifest['why_no_engine']})")
     plan, sidecar = files[roles["engine"]], json.loads(files[roles["sidecar"]])
-    if hashlib.sha256(plan).hexdigest() != sidecar["plan_sha256"]:
+    role = (sidecar["network"], sidecar["precision"], sidecar["origin"]["weights_sha256"])
+    bound = role == ("merged", manifest["precision"], manifest["weights_sha256"])
+    if not bound or hashlib.sha256(plan).hexdigest() != sidecar["plan_sha256"]:
         raise Refused("the engine's sidecar describes another engine")
+    if sidecar["library"] not in LIBRARIES:  # a file does not say what is imported
+        raise Refused(f"the engine's sidecar names no library: {sidecar['library']!r:.99}")
     library = imported(sidecar["library"])
     built, here, settings = sidecar["library_version"], library.__version__, sidecar["settings"]
     if built != here and not settings.get("version_compatible"):

@@ -21,7 +21,7 @@ MOST_JOBS = 100_000
 MOST_MODEL_BYTES = 2 << 30
 _MOST_ROUNDS, _MOST_SECONDS = 10_000, 7 * 86_400
 _FILE = re.compile(r"models/[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.onnx")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _model(item: Json) -> ModelFile:
     file, digest = _text(item["file"]), _text(item["sha256"])
     if not _FILE.fullmatch(file):
         raise ValueError(f"{file!r} is no file of the form models/NAME.onnx")
-    if not _SHA256.fullmatch(digest):
+    if not SHA256.fullmatch(digest):
         raise ValueError(f"{digest!r} is no SHA-256")
     return ModelFile(file, digest)
 
@@ -179,6 +179,8 @@ def read_model(folder: Path, model: ModelFile) -> bytes:
     try:
         resolved = path.resolve()
         resolved.relative_to(folder.resolve())
+        if resolved.exists() and not resolved.is_file():
+            raise CorruptInputError(f"{path} is no file; {again}")
         if resolved.stat().st_size > MOST_MODEL_BYTES:
             raise CorruptInputError(f"{path} is larger than {MOST_MODEL_BYTES >> 30} GiB; {again}")
         data = resolved.read_bytes()

@@ -23,12 +23,28 @@ from trt_layermerge.measure.timing import Timing
 RESULTS, ATTEMPTS = "results.jsonl", "attempts.jsonl"
 
 
+def own_file(path: Path) -> Path:
+    """Returns the path of a file that is written to, unless it is a link or a device.
+
+    Raises:
+        UsageError: If it is a link, which may lead out of its folder, or a pipe or device.
+    """
+    odd = path.exists() and not (path.is_file() or path.is_dir())  # a folder fails by itself
+    if path.is_symlink() or odd:
+        raise UsageError(f"{path} is a link or no file, and is not written to; remove it")
+    return path
+
+
 class Attempts:
     """The tries of a folder that nobody answered, because agent or device went down."""
 
     def __init__(self, folder: Path) -> None:
-        """Takes the folder of the jobs; nothing is read or written yet."""
-        self._path = folder / ATTEMPTS
+        """Takes the folder of the jobs; nothing is read or written yet.
+
+        Raises:
+            UsageError: If the file is a link, or no file.
+        """
+        self._path = own_file(folder / ATTEMPTS)
         self._open: Counter[str] = Counter()
 
     def restart(self) -> None:
@@ -91,7 +107,7 @@ class Results:
             UsageError: If they belong to another manifest.
             CorruptInputError: If they are damaged; a half-written last line is not.
         """
-        self.path = folder / RESULTS
+        self.path = own_file(folder / RESULTS)
         self.header: Json | None = None
         self.rows: list[Row] = []
         self.attempts = Attempts(folder)

@@ -20,7 +20,7 @@ from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import DeviceError, UsageError
 from trt_layermerge.measure.agent.client import Worker, WorkerLost
 from trt_layermerge.measure.agent.jobs import Job, Manifest, load_manifest, read_model
-from trt_layermerge.measure.agent.results import Results
+from trt_layermerge.measure.agent.results import Results, own_file
 from trt_layermerge.measure.agent.schedule import Schedule, Task, counts
 
 LOCK = ".agent.lock"
@@ -149,7 +149,7 @@ def only_agent(folder: Path) -> Iterator[int]:
         UsageError: If another agent holds it.
         DeviceError: If the folder cannot be written.
     """
-    path = folder / LOCK
+    path = own_file(folder / LOCK)
     try:
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:

@@ -128,6 +128,12 @@ def answer_to(request: Json, folder: Path, backend: Backend, sources: Sources = 
     """Returns what came of one request: latencies or an error, and the device before and after.
 
     ``fatal`` says that the folder must not be used; ``sticky`` that this process cannot go on.
+
+    Args:
+        request: Its ``models`` (file and SHA-256), ``rounds`` and ``burst_ms``.
+        folder: The folder of the jobs.
+        backend: Builds and runs them.
+        sources: What tells of the machine.
     """
     started, before = perf_counter(), read_state(sources).to_json()
     files = [ModelFile(model["file"], model["sha256"]) for model in request["models"]]
@@ -151,6 +157,12 @@ def answer_to(request: Json, folder: Path, backend: Backend, sources: Sources = 
 
 def measure(models: list[bytes], backend: Backend, rounds: int, burst_ms: float) -> list[Json]:
     """Returns the latencies of models, each built once and all timed in turns.
+
+    Args:
+        models: ONNX models.
+        backend: Builds and runs them.
+        rounds: Bursts of each.
+        burst_ms: How long a burst lasts.
 
     Raises:
         LayerMergeError: If one cannot be built or run.

@@ -43,7 +43,7 @@ def _run(run: Run) -> tuple[str, ...]:
         result = session.teach(
             teaching,
             identity=sha256_json(_settings(run)),
-            group=run.together.call() if run.together else None,
+            group=run.launched.call() if run.launched else None,
         )
         rows = [row.to_json() for row in result.history]
     session.save("relaxed.safetensors")
@@ -71,7 +71,7 @@ def _note_what_to_expect(run: Run, recipe: FinetuneRecipe | None) -> None:
         note("no accuracy is reported before verify: there are no labelled images to choose by")
 
 
-def assist(run: Run, group: ProcessGroup) -> None:
+def train_with(run: Run, group: ProcessGroup) -> None:
     """Trains with the process that does this stage, and has begun to train."""
     teaching = run.session.teaching(run.train, run.data("val"))
     if teaching.recipe is not None:

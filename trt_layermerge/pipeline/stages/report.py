@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from trt_layermerge.core.device import DeviceInfo
+from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json, read_json, read_lines, write_json
+from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.pipeline.bench_page import bench_of
 from trt_layermerge.pipeline.folder import stage_seconds
 from trt_layermerge.pipeline.recipe import dump_recipe
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.pipeline.versions import versions
-from trt_layermerge.report.data import (
-    Accuracy,
-    Epoch,
-    Finalist,
-    FrontierPoint,
-    RunReport,
-)
-from trt_layermerge.report.statistics import PredictionError
-from trt_layermerge.report.summary import NetworkFigures, summary_json
-from trt_layermerge.report.write import write_report
+from trt_layermerge.report.data import Accuracy, Epoch, Finalist, PredictionError, RunReport
+from trt_layermerge.report.page import write_report
+from trt_layermerge.report.summary import checked_summary
 from trt_layermerge.session.built import built_engines, engine_names
 from trt_layermerge.session.deployed import CALIBRATION
 
@@ -90,69 +83,70 @@ def _budget_ms(run: Run, bench: Json) -> float | None:
     return _clock(run, bench) * budget
 
 
-def _latencies(run: Run, bench: Json) -> dict[str, Any]:
-    """Returns both latencies and the speed-up, for ``summary.json``.
-
-    Where nothing was benchmarked, those that the search went by: imported, or none.
-    """
-    if bench["original"] is not None:
-        sides = {side: bench[side]["p50_ms"] for side in ("original", "merged")}
-        return {**sides, "speedup": bench["speedup"]}
-    notes = run.plan.notes
-    sides = {"original": notes["original_ms"], "merged": notes["measured_ms"]}
-    return {**sides, "speedup": notes["measured_speedup"]}
-
-
 def _summary(run: Run) -> Json:
+    """Returns ``summary.json``.
+
+    Where nothing was benchmarked, the latencies are those that the search went by: imported, or
+    none.
+    """
     plan, verify, bench = run.plan, _read(run, "verify"), _read(run, "bench")
-    found = _latencies(run, bench)
-    original, merged = (
-        NetworkFigures(
-            verify["accuracy"][side],
-            found[side],
-            len(version.convs),
-            version.activation_count,
-        )
-        for side, version in (("original", run.graph), ("merged", plan))
+    notes, timed = plan.notes, bench["original"] is not None
+
+    def network(side: str, version: LayerGraph | MergePlan) -> Json:
+        searched = "original_ms" if side == "original" else "measured_ms"
+        times = bench[side] or {"p50_ms": notes[searched], "p10_ms": None, "p90_ms": None}
+        return {
+            "accuracy": verify["accuracy"][side],
+            "latency_ms": times["p50_ms"],
+            "convs": len(version.convs),
+            "activations": version.activation_count,
+            "latency_p10_ms": times["p10_ms"],
+            "latency_p90_ms": times["p90_ms"],
+        }
+
+    return checked_summary(
+        {
+            "original": network("original", run.graph),
+            "repaired": {"accuracy": verify["repaired_accuracy"]},
+            "merged": network("merged", plan),
+            "speedup": bench["speedup"] if timed else notes["measured_speedup"],
+            "predicted_ms": _predicted_ms(run, bench),
+            "budget_ms": _budget_ms(run, bench),
+            "certificate_max_rel_error": _read(run, "certificate")["max_rel_error"],
+            "precision": bench["precision"],
+            "backend": bench["device"]["backend"],
+            "batch": bench["batch"],
+            "seed": run.seed,
+            "preprocess": run.recipe.data.preprocess.build().to_json(),
+            "input": {
+                "name": "input",
+                "shape": [bench["batch"], *run.recipe.model.input[1:]],
+            },
+            "speedup_low": bench["low"],
+            "speedup_high": bench["high"],
+            "device": str(DeviceInfo.from_json(bench["device"])),
+        }
     )
-    body = summary_json(
-        original=original,
-        merged=merged,
-        repaired_accuracy=verify["repaired_accuracy"],
-        speedup=found["speedup"],
-        predicted_ms=_predicted_ms(run, bench),
-        budget_ms=_budget_ms(run, bench),
-        certificate_max_rel_error=_read(run, "certificate")["max_rel_error"],
-        precision=bench["precision"],
-        backend=bench["device"]["backend"],
-        batch=bench["batch"],
-        seed=run.seed,
-        preprocess=run.recipe.data.preprocess.build(),
-        input_name="input",
-        input_shape=(bench["batch"], *run.recipe.model.input[1:]),
-    )
-    for side in ("original", "merged"):
-        timed = bench[side] or dict.fromkeys(("p10_ms", "p90_ms"))
-        body[side] |= {f"latency_{p}": timed[p] for p in ("p10_ms", "p90_ms")}
-    spread = {"speedup_low": bench["low"], "speedup_high": bench["high"]}
-    return {**body, **spread, "device": str(DeviceInfo.from_json(bench["device"]))}
 
 
 def _report(run: Run, summary: Json) -> RunReport:
-    plan, verify, frontier = run.plan, _read(run, "verify"), _read(run, "frontier")
-    bench = _read(run, "bench")
+    verify, frontier, bench = (_read(run, k) for k in ("verify", "frontier", "bench"))
+    fit = frontier["prediction"]["fit"]  # errors of networks left out of the table's fit
     return RunReport(
         title=_title(run, summary),
         model=run.recipe.model.name,
         device=DeviceInfo.from_json(bench["device"]),
         graph=run.graph,
-        plan=plan,
+        plan=run.plan,
         summary=summary,
-        frontier=tuple(FrontierPoint(*point) for point in frontier["points"]),
-        chosen=FrontierPoint(plan.latency_ms or 0.0, plan.score or 0.0),
-        original_point=FrontierPoint(*frontier["untouched"]),
+        frontier=tuple((ms, score) for ms, score in frontier["points"]),
+        untouched=tuple(frontier["untouched"]),
         finalists=_finalists(run),
-        prediction=_prediction(frontier["prediction"]),
+        prediction=None
+        if fit["median_error"] is None
+        else PredictionError(
+            fit["networks"], fit["median_error"], fit["worst_error"], fit["spearman"]
+        ),
         accuracies=_accuracies(verify),
         history=_history(run),
         certificate=_read(run, "certificate"),
@@ -162,7 +156,6 @@ def _report(run: Run, summary: Json) -> RunReport:
         engine=_engine(run),
         unverified=(*verify["unverified"], *_not_built(run)),
         versions=versions(),
-        seed=run.seed,
         recipe=dump_recipe(run.recipe),
         stage_seconds=stage_seconds(run.folder),
     )
@@ -186,16 +179,6 @@ def _finalists(run: Run) -> tuple[Finalist, ...]:
         )
         for row in _read(run, "finalists")["finalists"]
         if row["measured_ms"] is not None
-    )
-
-
-def _prediction(notes: Json) -> PredictionError | None:
-    """Returns the errors of networks left out of the fit of the latency table."""
-    fit = notes["fit"]
-    if fit["median_error"] is None:
-        return None
-    return PredictionError(
-        fit["networks"], fit["median_error"], fit["worst_error"], fit["spearman"]
     )
 
 

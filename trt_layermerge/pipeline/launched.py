@@ -39,31 +39,31 @@ def only_alone(what: str) -> None:
         )
 
 
-class Together:
-    """This process among the others.
+class Launched:
+    """This process among those that a launcher started.
 
     Attributes:
-        ranks: How they train.
+        group: How they train.
         called: Whether the others know whether there is something to train.
     """
 
-    def __init__(self, ranks: Accelerated) -> None:
-        self.ranks, self.called = ranks, False
+    def __init__(self, group: Accelerated) -> None:
+        self.group, self.called = group, False
 
     def call(self) -> ProcessGroup:
         """Tells the other processes that the training starts now."""
         self.called = True
-        self.ranks.share(True)
-        return self.ranks
+        self.group.share(True)
+        return self.group
 
     def wait(self) -> bool:
         """Returns, in another process than the first, whether there is something to train."""
         self.called = True
-        return self.ranks.share(False)
+        return self.group.share(False)
 
 
 @contextmanager
-def joined(stage: str, device: str) -> Iterator[Together | None]:
+def launched_group(stage: str, device: str) -> Iterator[Launched | None]:
     """Yields this process among those that were launched; None if it is alone.
 
     Args:
@@ -80,13 +80,13 @@ def joined(stage: str, device: str) -> Iterator[Together | None]:
         only_alone(stage)
     from trt_layermerge.finetune.processes import Accelerated
 
-    together = Together(Accelerated(cpu=device == "cpu"))
+    launched = Launched(Accelerated(cpu=device == "cpu"))
     try:
-        yield together
+        yield launched
     finally:
-        if not together.called:
-            together.ranks.share(False)
-        together.ranks.close()
+        if not launched.called:
+            launched.group.share(False)
+        launched.group.close()
 
 
 def _number(name: str, default: int) -> int:
