@@ -31,7 +31,8 @@ class FrozenNorm(nn.BatchNorm2d):
             for name in ("weight", "bias", "running_var", "running_mean")
         )
         scale = weight * (variance + self.eps).rsqrt()
-        return input * scale + (bias - mean * scale)
+        shifted: Tensor = input * scale + (bias - mean * scale)
+        return shifted
 
 
 _PLAIN: dict[tuple[str, str], type[nn.BatchNorm2d]] = {
@@ -75,7 +76,7 @@ def _make_plain(module: nn.Module) -> None:
     plain = _PLAIN[_key(module)]
     if plain is FrozenNorm:
         vars(module).update(
-            num_features=len(module.weight), momentum=0.1, affine=True, track_running_stats=False
+            num_features=module.get_buffer("weight").numel(), momentum=0.1, affine=True, track_running_stats=False
         )
     module.__class__ = plain
 
