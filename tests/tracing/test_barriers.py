@@ -13,6 +13,8 @@ from torch.nn.utils import parametrizations
 from tests import nets
 from tests.tracing import replay
 from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.merge import relax
 from trt_layermerge.tracing import TracedNetwork, trace_network
 
 Tensor = torch.Tensor
@@ -300,3 +302,48 @@ def test_two_inputs() -> None:
     assert traced.graph.residuals == ()
     assert "same value" in reasons(traced.graph)["add"]
     assert traced.graph.input_shape == (2, 3, 8, 9)
+
+
+class Decides(nn.Module):
+    """A module of timm's layers that tracing cannot enter."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.inner = nn.Conv2d(4, 4, 1), inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(self.conv(x)) if x.abs().sum() > 0 else x
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.0])
+def test_an_opaque_module_keeps_the_activations_of_its_norms(gamma: float) -> None:
+    layers = pytest.importorskip("timm.layers")
+    norms = [layers.BatchNormAct2d(4) for _ in range(3)]
+    block = Decides(norms[0])
+    model = Net(lambda m, x: m.own(m.c(m.both(m.block.inner(m.b(m.block(m.a(x))))))))
+    for name, module in (("block", block), ("both", norms[1]), ("own", norms[2])):
+        model.add_module(name, module)
+    nets.randomise(model)
+    with torch.no_grad():
+        norms[0].weight.fill_(gamma)  # zero hides that the activation is missing, unless it is read
+        norms[0].bias.fill_(-1.0)
+    traced = trace_network(model, nets.example(size=8))
+    check_traced(traced)
+    x = torch.randn(2, 4, 8, 9, generator=torch.Generator().manual_seed(2)).double()
+    copied = traced.module.get_submodule("block")
+    assert torch.equal(copied(x), block.double()(x))
+    assert (copied(x) >= 0).all()
+    assert [(u.bn, u.activation) for u in traced.graph.units] == [
+        (None, None),
+        (None, None),
+        ("own", "relu"),
+    ]
+
+
+def test_a_hidden_norm_is_seen_by_relaxing_and_collapsing() -> None:
+    layers = pytest.importorskip("timm.layers")
+    block = Decides(layers.BatchNormAct2d(4))
+    model = nets.randomise(Net(lambda m, x: m.c(m.b(m.block(m.a(x)))), block=block)).eval()
+    x = nets.example(size=8)
+    graph = trace_network(model, x).graph
+    assert torch.equal(relax(model, graph, MergePlan.of(graph, []))(x), model(x))

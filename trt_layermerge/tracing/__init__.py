@@ -11,6 +11,7 @@ from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.tracing.build import build_graph
 from trt_layermerge.tracing.functionalise import functionalise, remove_unused
+from trt_layermerge.tracing.norms import split_norms
 from trt_layermerge.tracing.prepare import (
     Inputs,
     as_inputs,
@@ -18,7 +19,6 @@ from trt_layermerge.tracing.prepare import (
     evaluate,
     evaluation_copy,
     same_values,
-    split_norm_acts,
     switch_off_inplace,
 )
 from trt_layermerge.tracing.reading import Reading
@@ -63,9 +63,9 @@ def trace_network(model: nn.Module, example_inputs: torch.Tensor | Inputs) -> Tr
     check_values(model)
     duplicate = evaluation_copy(model)
     expected = evaluate(duplicate, inputs)
-    split_norm_acts(duplicate)
     inplace = switch_off_inplace(duplicate)
     module, opaque = symbolic_trace(duplicate, len(inputs))
+    split_norms(module)
     record_shapes(module, inputs)
     functionalise(module, inplace)
     remove_unused(module, len(inputs))

@@ -22,13 +22,6 @@ _WRAPPERS = {
 """Classes that wrap a network, and the attribute that holds it."""
 
 
-class NormThenAct(nn.BatchNorm2d):
-    """The normalisation of a timm ``BatchNormAct2d``, whose ``drop`` and ``act`` run on their own.
-
-    Weights, statistics and qualified names stay those of the original module.
-    """
-
-
 def as_inputs(example_inputs: torch.Tensor | tuple[torch.Tensor, ...]) -> Inputs:
     """Returns the example inputs as a tuple.
 
@@ -101,13 +94,6 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def split_norm_acts(model: nn.Module) -> None:
-    """Makes every timm ``BatchNormAct2d`` of the model, in place, a ``NormThenAct``."""
-    for module in model.modules():
-        if _is_norm_act(module):
-            module.__class__ = NormThenAct
-
-
 def switch_off_inplace(model: nn.Module) -> frozenset[str]:
     """Switches ``inplace`` off everywhere, and returns the names of the modules that had it on."""
     names = set()
@@ -163,17 +149,6 @@ def cause_of(error: BaseException) -> str:
 def runs_forward_of(module: nn.Module, kind: Callable[..., Any]) -> bool:
     """Whether calling a module runs exactly this ``forward`` function."""
     return type(module).forward is kind and "forward" not in vars(module)
-
-
-def _is_norm_act(module: nn.Module) -> bool:
-    """Whether a module is timm's batch normalisation with an activation inside."""
-    kind = type(module)
-    return (
-        kind.__name__ in ("BatchNormAct2d", "SyncBatchNormAct")
-        and kind.__module__.startswith("timm.")
-        and not has_hooks(module)
-        and "forward" not in vars(module)
-    )
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -14,6 +14,7 @@ from torch import fx, nn
 from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.tracing.activations import activation_of_call, activation_of_module
 from trt_layermerge.tracing.conv import conv_refusal, conv_spec, is_conv
+from trt_layermerge.tracing.norms import FrozenNorm
 from trt_layermerge.tracing.prepare import has_hooks, runs_forward_of
 from trt_layermerge.tracing.transparent import ADDITIONS, transparent_input
 
@@ -150,7 +151,7 @@ def is_norm(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     """Whether a module in eval mode is a fixed scale and shift per channel of a 2-d map."""
     plain = isinstance(module, nn.BatchNorm2d) and runs_forward_of(module, nn.BatchNorm2d.forward)
     return (
-        (plain or type(module) is nn.SyncBatchNorm)
+        (plain or type(module) in (nn.SyncBatchNorm, FrozenNorm))
         and isinstance(module.running_mean, torch.Tensor)
         and not has_hooks(module)
     )

@@ -11,7 +11,8 @@ from torch import fx, nn
 from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.tracing.activations import activation_of_module
 from trt_layermerge.tracing.conv import is_conv
-from trt_layermerge.tracing.prepare import NormThenAct, cause_of, has_hooks
+from trt_layermerge.tracing.norms import is_library_norm
+from trt_layermerge.tracing.prepare import cause_of, has_hooks
 from trt_layermerge.tracing.transparent import is_transparent_module
 
 
@@ -38,7 +39,7 @@ class LayerTracer(fx.Tracer):
             module_qualified_name in self.opaque
             or is_conv(m)
             or is_transparent_module(m)
-            or isinstance(m, NormThenAct)
+            or is_library_norm(m)
             or activation_of_module(m) is not None
             or super().is_leaf_module(m, module_qualified_name)
         )
@@ -52,16 +53,11 @@ class LayerTracer(fx.Tracer):
     ) -> Any:
         """Returns the proxy of a call; notes the innermost module in which tracing fails."""
         try:
-            value = super().call_module(m, forward, args, kwargs)
+            return super().call_module(m, forward, args, kwargs)
         except Exception as error:
             if self.failed is None:
                 self.failed = self.path_of_module(m), error
             raise
-        if isinstance(m, NormThenAct):
-            for part in ("drop", "act"):
-                if hasattr(m, part):
-                    value = getattr(m, part)(value)
-        return value
 
 
 def symbolic_trace(root: nn.Module, inputs: int) -> tuple[fx.GraphModule, dict[str, str]]:
