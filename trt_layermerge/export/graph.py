@@ -91,7 +91,13 @@ def shape_of(value: ValueInfoProto) -> tuple[int | str, ...]:
 
 
 def rename(graph: GraphProto, old: str, new: str) -> None:
-    """Gives a value another name in every node."""
+    """Gives a value another name in every node, in place.
+
+    Args:
+        graph: What holds the nodes; its inputs and outputs keep their names.
+        old: The value's name.
+        new: Its name from now on; nothing in the graph may have it yet.
+    """
     for node in graph.node:
         node.input[:] = [new if name == old else name for name in node.input]
         node.output[:] = [new if name == old else name for name in node.output]

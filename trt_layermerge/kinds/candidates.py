@@ -38,6 +38,11 @@ def judged_candidates(
     """Yields also the candidates that cannot stand in a graph, or are too large to fit, and why.
 
     A unit that stays as it is always can.
+
+    Args:
+        graph: The traced network.
+        rules: ``full``, or ``paper`` for the published kinds and limits.
+        limits: How large blocks and kernels may be; None for the usual ones, unused by ``paper``.
     """
     limits = PAPER if rules == "paper" else limits or Limits()
     found: set[CandidateKey] = set()
