@@ -13,7 +13,6 @@ import torch
 from onnx import numpy_helper
 
 from tests.pipeline import tiny
-from trt_layermerge.core.jsonio import write_json
 from trt_layermerge.deploy.machine import Machine
 from trt_layermerge.errors import (
     AccuracyGateError,
@@ -134,7 +133,7 @@ def test_an_engine_without_its_sidecar_is_loaded_only_where_it_is_trusted(runs: 
     folder = runs / "tiny"
     (folder / "stranger.plan").write_bytes(b"no engine")
     built = {"precision": "fp32", "plan": "stranger.plan", "error": None}
-    write_json(folder / "build.json", "build", {"engines": [built]})
+    tiny.replace_output(folder / "build.json", "build", {"engines": [built]})
     with pytest.raises(UntrustedInputError, match="--trust-engine"):
         run_stage("verify", RunOptions("tiny", runs))
     unverified = run_stage("verify", RunOptions("tiny", runs, trust_engine=True))["unverified"]

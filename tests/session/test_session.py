@@ -264,7 +264,7 @@ def test_a_plan_of_ones_own_takes_the_place_of_a_search(model: nn.Module, images
     merged = session.merge(images)
     assert session.certificate.ok and convs(merged) < convs(model)
     with pytest.raises(UsageError, match="export the networks first"):
-        session.quantize(images)
+        session.quantize([images])
 
 
 @pytest.fixture
