@@ -105,15 +105,6 @@ def test_shared_activation_is_fine() -> None:
     assert [u.activation for u in graph.units] == ["relu", "relu"]
 
 
-def test_batch_statistics_are_no_fixed_normalisation() -> None:
-    graph = check(
-        lambda m, x: m.b(m.bn(m.a(x))),
-        bn=nn.BatchNorm2d(4, affine=False, track_running_stats=False),
-    )
-    assert graph.units[0].bn is None
-    assert spans(graph) == [(0, 1), (1, 2)]
-
-
 def test_activation_before_the_addition() -> None:
     def forward(m: Net, x: Tensor) -> Tensor:
         x = m.a(x)
@@ -347,3 +338,59 @@ def test_a_hidden_norm_is_seen_by_relaxing_and_collapsing() -> None:
     x = nets.example(size=8)
     graph = trace_network(model, x).graph
     assert torch.equal(relax(model, graph, MergePlan.of(graph, []))(x), model(x))
+
+
+def gated(m: Net, x: Tensor) -> Tensor:
+    return x * m.up(x.mean((2, 3), keepdim=True)).sigmoid()
+
+
+def scaled(m: Net, x: Tensor) -> Tensor:
+    return m.scale * x
+
+
+REASONS: list[tuple[Forward, str, str]] = [
+    (gated, "mul", "a multiplication with one value per channel, as in squeeze-and-excitation"),
+    (scaled, "mul", "a multiplication with a learned or stored value, as in layer scale"),
+    (lambda m, x: x * 0.1, "mul", "a multiplication with a number"),
+    (lambda m, x: x + m.scale, "add", "an addition with a learned or stored value"),
+    (lambda m, x: x * m.up(x), "mul", "a multiplication of two maps"),
+]
+
+
+@pytest.mark.parametrize(("step", "node", "words"), REASONS)
+def test_arithmetic_is_called_what_it_is(step: Forward, node: str, words: str) -> None:
+    model = Net(lambda m, x: m.b(step(m, m.a(x))), up=nn.Conv2d(4, 4, 1))
+    model.scale = nn.Parameter(torch.full((4, 1, 1), 0.3))
+    graph = check_traced(trace_network(nets.randomise(model), nets.example(size=8)))
+    told = " ".join(reasons(graph).values())
+    assert words in told
+    assert ("squeeze" in told) == ("squeeze" in words)
+
+
+@pytest.mark.parametrize(("step", "node", "words"), REASONS)
+def test_a_residual_names_what_stands_in_its_branch(step: Forward, node: str, words: str) -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        x = m.a(x)
+        return m.d(x + m.b2(step(m, m.b(x).relu())))
+
+    model = Net(forward, up=nn.Conv2d(4, 4, 1), b2=nn.Conv2d(4, 4, 1))
+    model.scale = nn.Parameter(torch.full((4, 1, 1), 0.3))
+    graph = check_traced(trace_network(nets.randomise(model), nets.example(size=8)))
+    assert graph.residuals == ()
+    (told,) = [reason for reason in reasons(graph).values() if "is no residual" in reason]
+    assert "its branch goes through" in told and words in told
+
+
+@pytest.mark.parametrize(("step", "node", "words"), REASONS)
+def test_a_residual_names_what_stands_before_its_addition(
+    step: Forward, node: str, words: str
+) -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        x = m.a(x)
+        return m.d(x + step(m, m.c(m.b(x).relu())))
+
+    model = Net(forward, up=nn.Conv2d(4, 4, 1))
+    model.scale = nn.Parameter(torch.full((4, 1, 1), 0.3))
+    graph = check_traced(trace_network(nets.randomise(model), nets.example(size=8)))
+    (told,) = [reason for reason in reasons(graph).values() if "is no residual" in reason]
+    assert "stands between a convolution and this addition" in told and words in told

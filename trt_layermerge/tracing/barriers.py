@@ -8,38 +8,9 @@ from torch import fx
 
 from trt_layermerge.core.unit import Barrier
 from trt_layermerge.tracing.assemble import Assembly, strangers
-from trt_layermerge.tracing.reading import Reading, is_norm
+from trt_layermerge.tracing.phrases import phrase
+from trt_layermerge.tracing.reading import Reading
 from trt_layermerge.tracing.residuals import Core
-
-_PHRASES = {
-    "cat": "a concatenation",
-    "concat": "a concatenation",
-    "stack": "a concatenation",
-    "mul": "a multiplication, as in squeeze-and-excitation",
-    "truediv": "a division",
-    "sub": "a subtraction",
-    "add": "an addition that is no plain sum of two maps of one shape",
-    "pad": "padding outside a convolution",
-    "mean": "averaging over positions",
-    "interpolate": "resizing",
-    "upsample": "resizing",
-    "pixelshuffle": "resizing",
-    "flatten": "reshaping",
-    "view": "reshaping",
-    "reshape": "reshaping",
-    "permute": "reordering of axes",
-    "transpose": "reordering of axes",
-    "chunk": "slicing",
-    "split": "slicing",
-    "getitem": "slicing",
-    "getattr": "code that reads its shape",
-    "size": "code that reads its shape",
-    "matmul": "attention or another matrix product",
-    "softmax": "attention or another softmax",
-    "linear": "a fully connected layer",
-    "output": "the output of the network",
-}
-"""What a function, method or layer is, by the beginning of its name in lower case."""
 
 
 def find_barriers(reading: Reading, assembly: Assembly) -> tuple[Barrier, ...]:
@@ -76,36 +47,13 @@ def _cut(reading: Reading, assembly: Assembly, first: Core, second: Core) -> tup
     if len(others) == 1:
         (node,) = others
         also = "also feeds" if second.source is first.tail else "is followed by"
-        return node, f"{name} {also} {_phrase(reading, node)}, which no merge crosses"
+        return node, f"{name} {also} {phrase(reading, node)}, which no merge crosses"
     if not others:
         return first.tail, f"the output of {name} is not used"
-    uses = ", ".join(_phrase(reading, node) for node in others[:3])
+    uses = ", ".join(phrase(reading, node) for node in others[:3])
     uses += ", …" if len(others) > 3 else ""
     return (
         first.tail,
         f"the output of {name} is used in {len(others)} places that are not the paths of one "
         f"residual: {uses}",
     )
-
-
-def _phrase(reading: Reading, node: fx.Node) -> str:
-    """Returns what a node is, with its name."""
-    module = reading.module(node)
-    if node in reading.additions:
-        return f"the addition {node.name}"
-    if node in reading.convs or node in reading.refused:
-        return f"the layer {node.target}"
-    if module is not None and is_norm(module):
-        return f"a batch normalisation ({node.target}) that cannot be folded into it"
-    if node in reading.activations:
-        return f"a further activation ({node.name})"
-    name = type(module).__name__ if module is not None else _name(node)
-    lowered = name.lower().strip("_")
-    if "pool" in lowered:
-        return f"pooling ({node.name})"
-    known = next((text for key, text in _PHRASES.items() if lowered.startswith(key)), None)
-    return f"{known} ({node.name})" if known else f"{name} ({node.name})"
-
-
-def _name(node: fx.Node) -> str:
-    return str(getattr(node.target, "__name__", node.target))

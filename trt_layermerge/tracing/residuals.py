@@ -9,6 +9,7 @@ from functools import reduce
 from torch import fx
 
 from trt_layermerge.core.conv import ConvSpec, compose
+from trt_layermerge.tracing.phrases import phrase
 from trt_layermerge.tracing.reading import Reading
 
 
@@ -113,7 +114,7 @@ def read_residual(reading: Reading, tails: Tails, total: fx.Node) -> Draft | str
             paths.append(Path(None, None, term))
             sources[term] = None
     if not branches or len(sources) > 1:
-        return _misfit(reading, [p.out for p in paths if p.norm is None])
+        return _misfit(reading, tails, [p.out for p in paths if p.norm is None])
     for source in sources or dict.fromkeys(core.source for core in branches):
         ends = _main_branch(tails, branches, source)
         if ends is not None:
@@ -121,7 +122,7 @@ def read_residual(reading: Reading, tails: Tails, total: fx.Node) -> Draft | str
             paths += [Path(c, c.norm, c.branch) for c in branches if c is not last]
             readers = tree | {node for p in paths for node in _entries(p)}
             return Draft(total, first, last, tuple(paths), frozenset(readers))
-    return "the paths that are added here do not start from one and the same value"
+    return _walled(reading, tails, branches, tuple(sources))
 
 
 def misalignment(units: list[ConvSpec], projections: list[ConvSpec | None]) -> str | None:
@@ -191,8 +192,40 @@ def _taps(spec: ConvSpec) -> tuple[set[int], set[int]]:
     return rows, columns
 
 
-def _misfit(reading: Reading, terms: list[fx.Node]) -> str:
-    acted = [t for t in terms if t in reading.activations and len(reading.users(t)) == 1]
-    if acted:
-        return f"an activation ({acted[0].name}) stands between a convolution and this addition"
+def _walled(
+    reading: Reading, tails: Tails, branches: list[Core], sources: tuple[fx.Node, ...]
+) -> str:
+    """Returns why branches do not lead back to the source of the other paths."""
+    starts = sources or tuple(core.source for core in branches)
+    for branch in branches:
+        core: Core | None = branch
+        while core is not None and core.source not in starts:
+            wall, core = core.source, tails.get(core.source)
+            if core is None and not _behind(wall).isdisjoint(starts):
+                return f"its branch goes through {phrase(reading, wall)}, which no merge crosses"
+    return "the paths that are added here do not start from one and the same value"
+
+
+def _behind(node: fx.Node) -> set[fx.Node]:
+    """Returns everything that a value is computed from."""
+    found: set[fx.Node] = set()
+    waiting = [node]
+    while waiting:
+        new = [n for n in waiting.pop().all_input_nodes if n not in found]
+        found.update(new)
+        waiting += new
+    return found
+
+
+def _misfit(reading: Reading, tails: Tails, terms: list[fx.Node]) -> str:
+    """Returns why the terms of an addition are no branch and its shortcuts."""
+    alone = [t for t in terms if len(reading.users(t)) == 1]
+    acted = [f"an activation ({t.name})" for t in alone if t in reading.activations]
+    walls = [
+        phrase(reading, t)
+        for t in alone
+        if t not in tails and any(reading.value(n) in tails for n in t.all_input_nodes)
+    ]
+    for what in acted + walls:
+        return f"{what} stands between a convolution and this addition"
     return "it does not join one branch of convolutions with shortcuts around that branch"

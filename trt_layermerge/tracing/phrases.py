@@ -1,0 +1,80 @@
+"""What a node of a traced network is, in words for the user."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from trt_layermerge.tracing.reading import Reading, is_norm, shape_of
+
+_PHRASES = {
+    "cat": "a concatenation",
+    "concat": "a concatenation",
+    "stack": "a concatenation",
+    "truediv": "a division",
+    "sub": "a subtraction",
+    "add": "an addition that is no plain sum of two maps of one shape",
+    "pad": "padding outside a convolution",
+    "mean": "averaging over positions",
+    "interpolate": "resizing",
+    "upsample": "resizing",
+    "pixelshuffle": "resizing",
+    "flatten": "reshaping",
+    "view": "reshaping",
+    "reshape": "reshaping",
+    "permute": "reordering of axes",
+    "transpose": "reordering of axes",
+    "chunk": "slicing",
+    "split": "slicing",
+    "getitem": "slicing",
+    "getattr": "code that reads its shape",
+    "size": "code that reads its shape",
+    "matmul": "attention or another matrix product",
+    "softmax": "attention or another softmax",
+    "linear": "a fully connected layer",
+    "output": "the output of the network",
+}
+"""What a function, method or layer is, by the beginning of its name in lower case."""
+
+
+def phrase(reading: Reading, node: fx.Node) -> str:
+    """Returns what a node is, with its name."""
+    module = reading.module(node)
+    if node in reading.additions:
+        return f"the addition {node.name}"
+    if node in reading.convs or node in reading.refused:
+        return f"the layer {node.target}"
+    if module is not None and is_norm(module):
+        return f"a batch normalisation ({node.target}) that cannot be folded into it"
+    if node in reading.activations:
+        return f"a further activation ({node.name})"
+    name = type(module).__name__ if module is not None else _name(node)
+    lowered = name.lower().strip("_")
+    arithmetic = _arithmetic(reading, node, lowered) if module is None else None
+    if arithmetic is not None:
+        return f"{arithmetic} ({node.name})"
+    if "pool" in lowered:
+        return f"pooling ({node.name})"
+    known = next((text for key, text in _PHRASES.items() if lowered.startswith(key)), None)
+    return f"{known} ({node.name})" if known else f"{name} ({node.name})"
+
+
+def _arithmetic(reading: Reading, node: fx.Node, name: str) -> str | None:
+    """Returns what an addition or a multiplication does, by its operands; None for others."""
+    name = name.removeprefix("i")
+    if not name.startswith(("mul", "add")):
+        return None
+    done = "a multiplication" if name.startswith("mul") else "an addition"
+    values = [n for n in map(reading.value, node.all_input_nodes) if n.op != "get_attr"]
+    if len(values) == 1 and len(node.all_input_nodes) > 1:
+        return f"{done} with a learned or stored value, as in layer scale"
+    if len(node.all_input_nodes) == 1:
+        return f"{done} with a number"
+    if name.startswith("add"):
+        return None
+    if any(shape_of(value)[2:] == (1, 1) != shape_of(node)[2:] for value in values):
+        return f"{done} with one value per channel, as in squeeze-and-excitation"
+    return f"{done} of two maps"
+
+
+def _name(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
