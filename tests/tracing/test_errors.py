@@ -31,6 +31,28 @@ def test_statistics_that_are_not_finite() -> None:
         trace(model, nets.example())
 
 
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d])
+def test_a_norm_without_running_statistics(kind: type[nn.Module]) -> None:
+    model = nets.plain_chain()
+    model[4] = kind(6, affine=False, track_running_stats=False)
+    with pytest.raises(UnsupportedModelError, match=r"^4 is a BatchNorm.d without running"):
+        trace(model, nets.example())
+
+
+@pytest.mark.parametrize(("value", "eps"), [(-0.5, 1e-5), (-1e-5, 1e-5), (0.0, 0.0)])
+def test_a_variance_that_is_none(value: float, eps: float) -> None:
+    model = nets.plain_chain()
+    model[4].running_var[1], model[4].eps = value, eps
+    with pytest.raises(CorruptInputError, match=r"4\.running_var"):
+        trace(model, nets.example())
+
+
+def test_a_variance_of_zero_is_fine() -> None:
+    model = nets.plain_chain()
+    model[4].running_var[1] = 0.0
+    assert trace(model, nets.example()).units[1].bn == "4"
+
+
 def test_wrong_channels() -> None:
     with pytest.raises(UnsupportedModelError, match=r"\(2, 1, 16, 17\).*3 channels, but got 1"):
         trace(nets.plain_chain(), nets.example(channels=1))

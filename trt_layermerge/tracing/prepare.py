@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 from torch.fx.node import map_aggregate
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from trt_layermerge.errors import CorruptInputError, UnsupportedModelError
 
@@ -44,11 +45,11 @@ def as_inputs(example_inputs: torch.Tensor | tuple[torch.Tensor, ...]) -> Inputs
 
 
 def check_values(model: nn.Module) -> None:
-    """Checks that every parameter and buffer has finite values.
+    """Checks that every parameter and buffer has finite values, and every norm usable statistics.
 
     Raises:
-        CorruptInputError: If one holds NaN or infinity.
-        UnsupportedModelError: If one has no values yet.
+        CorruptInputError: If one holds NaN or infinity, or a variance is negative.
+        UnsupportedModelError: If one has no values yet, or a batch normalisation keeps none.
     """
     for name, tensor in _tensors(model):
         if tensor.is_meta or nn.parameter.is_lazy(tensor):
@@ -61,6 +62,25 @@ def check_values(model: nn.Module) -> None:
                 f"{name} contains NaN or infinity, so every result would be wrong; "
                 "load weights from before the training diverged"
             )
+    for name, module in model.named_modules():
+        _check_statistics(name, module)
+
+
+def _check_statistics(name: str, module: nn.Module) -> None:
+    """Raises where a normalisation cannot be computed in eval mode by what is stored of it."""
+    variance = getattr(module, "running_var", None)
+    if isinstance(module, _BatchNorm) and variance is None:
+        raise UnsupportedModelError(
+            f"{name} is a {type(module).__name__} without running statistics: it normalises every "
+            "image by the batch around it, which no engine does; train it with "
+            "track_running_stats=True, or use an InstanceNorm"
+        )
+    if isinstance(variance, torch.Tensor) and (variance + getattr(module, "eps", 0.0) <= 0).any():
+        raise CorruptInputError(
+            f"{name}.running_var has the value {float(variance.min()):g}, and no variance is below "
+            "zero, so what it normalises is not a number; load undamaged weights, or estimate the "
+            "statistics anew"
+        )
 
 
 def evaluation_copy(model: nn.Module) -> nn.Module:
