@@ -184,3 +184,8 @@ def test_rank_correlation_is_that_of_scipy() -> None:
     expected = spearmanr(first, second)[0]
     assert rank_correlation(list(first), list(second)) == pytest.approx(expected, abs=1e-12)
     assert rank_correlation([1.0, 1.0], [1.0, 2.0]) == 0.0
+
+
+def test_networks_without_a_block_are_refused() -> None:
+    with pytest.raises(UsageError, match="no measured network has one"):
+        fit_latency(table_of({}), [Observation((), 1.0)] * 4, "fp32", 1)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import trt_layermerge as tlm
 from tests.pipeline.tiny import PREPROCESS
 from trt_layermerge.core.jsonio import read_json
-from trt_layermerge.errors import InfeasibleBudgetError, UsageError
+from trt_layermerge.errors import InfeasibleBudgetError, UnsupportedModelError, UsageError
 from trt_layermerge.models.networks import load_network
 
 ROOT = Path(__file__).parents[2]
@@ -292,3 +292,37 @@ def test_the_notebook_example_runs_as_it_stands(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "x: 9" in done.stdout and "result.certificate.ok=True" in done.stdout
     assert (tmp_path / "resnet20-fast.onnx").is_file()
+
+
+class Pooled(nn.Module):
+    """A classifier with or without one convolution, which cannot merge with anything."""
+
+    def __init__(self, convolution: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3) if convolution else nn.ReLU()
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("convolution", [False, True])
+def test_a_network_where_nothing_merges_ends_at_measuring(
+    tmp_path: Path, convolution: bool
+) -> None:
+    told: list[str] = []
+    session = tlm.Session(
+        Pooled(convolution), torch.zeros(1, 3, 8, 8), folder=tmp_path, note=told.append
+    )
+    session.inspect()
+    assert any("nothing in this network can merge" in note for note in told)
+    assert {"graph.json", "candidates.jsonl"} <= {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(UnsupportedModelError, match="nothing in this network can merge"):
+        session.measure()
+
+
+def test_the_refusal_lists_the_barriers(tmp_path: Path) -> None:
+    pools = [layer for _ in range(2) for layer in (nn.Conv2d(3, 3, 3, 2), nn.MaxPool2d(2, 1))]
+    session = tlm.Session(nn.Sequential(*pools), torch.zeros(1, 3, 32, 32), folder=tmp_path)
+    with pytest.raises(UnsupportedModelError, match=r"0 is followed by pooling"):
+        session.measure()

@@ -95,12 +95,15 @@ def fit_latency(
         batch: Batch of all of them.
 
     Raises:
-        UsageError: If there is no network, or one contains a block that is not in the table.
+        UsageError: If there is no network, none has a block, or one has a block that is not in the
+            table.
         DeviceError: If one contains a block that failed alone.
     """
     if not observations:
         raise UsageError("latencies are fitted to measured networks, but none was given")
     alone = {spec: table[spec, precision, batch] for o in observations for spec in o.specs}
+    if not alone:
+        raise UsageError("latencies are fitted to blocks, but no measured network has one")
     failed = [str(spec) for spec, ms in alone.items() if not math.isfinite(ms)]
     if failed:
         raise DeviceError(

@@ -17,7 +17,7 @@ from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.jsonio import damage, read_lines, write_lines
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyTable
-from trt_layermerge.errors import UsageError, command
+from trt_layermerge.errors import UnsupportedModelError, UsageError, command
 from trt_layermerge.measure.fit import Observation, fit_latency
 from trt_layermerge.measure.meter import SpecRequest
 from trt_layermerge.search.evaluator import Measured
@@ -125,11 +125,18 @@ def measure_latency(
         recorded: Imported measurements, which take the place of measuring; None to measure.
 
     Raises:
+        UnsupportedModelError: If there is nothing that may replace a block.
         DeviceError: If the device is not there, or no network could be built and run.
         UsageError: If precision or batch cannot be measured, or imported blocks are missing.
         CorruptInputError: If the store is damaged.
     """
     graph, tell = networks.graph, networks.tell
+    if all(candidate.original for candidate in candidates):
+        reasons = "".join(f"; {barrier.reason}" for barrier in graph.barriers[:3])
+        raise UnsupportedModelError(
+            f"nothing in this network can merge: it has {len(graph.units)} convolutions that "
+            f"merging may touch, and no two that follow each other{reasons}"
+        )
     offered = [*candidates, *(original_candidate(graph, u.index) for u in graph.units)]
     asked = SpecRequest(
         [spec for c in offered for spec in c.costs],
