@@ -175,3 +175,9 @@ def test_graphs_survive_a_file(tmp_path) -> None:
 def test_the_public_name_works_more_than_once() -> None:
     graphs = [trt_layermerge.trace(nets.plain_chain(), nets.example()) for _ in range(2)]
     assert graphs[0] == graphs[1]
+
+
+def test_exported_programs() -> None:
+    program = torch.export.export(nets.plain_chain().eval(), (nets.example(),)).module()
+    with pytest.raises(UnsupportedModelError, match=r"torch\.export.*exported from"):
+        trace(program, nets.example())

@@ -64,7 +64,7 @@ def trace_network(model: nn.Module, example_inputs: torch.Tensor | Inputs) -> Tr
     duplicate = evaluation_copy(model)
     expected = evaluate(duplicate, inputs)
     inplace = switch_off_inplace(duplicate)
-    module, opaque = symbolic_trace(duplicate, len(inputs))
+    module, opaque = symbolic_trace(duplicate, inputs)
     split_norms(module)
     record_shapes(module, inputs)
     functionalise(module, inplace)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.fx.node import map_aggregate
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -100,6 +100,11 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
             f"the model is wrapped in {wrapper}, which tracing cannot enter; pass the network "
             f"inside it: model.{_WRAPPERS[wrapper]}"
         )
+    if isinstance(model, fx.GraphModule) and _is_exported(model):
+        raise UnsupportedModelError(
+            "the model is a program of torch.export, whose layers are functions of plain tensors; "
+            "pass the nn.Module that it was exported from"
+        )
     if has_hooks(model):
         raise UnsupportedModelError(
             "the model has forward hooks on its outermost module, which may change its values; "
@@ -169,6 +174,10 @@ def cause_of(error: BaseException) -> str:
 def runs_forward_of(module: nn.Module, kind: Callable[..., Any]) -> bool:
     """Whether calling a module runs exactly this ``forward`` function."""
     return type(module).forward is kind and "forward" not in vars(module)
+
+
+def _is_exported(model: fx.GraphModule) -> bool:
+    return any(isinstance(n.target, torch._ops.OpOverload) for n in model.graph.nodes)
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.tracing.activations import activation_of_module
 from trt_layermerge.tracing.conv import is_conv
+from trt_layermerge.tracing.known import KnownProxy, KnownValues
 from trt_layermerge.tracing.norms import is_library_norm
-from trt_layermerge.tracing.prepare import cause_of, has_hooks
+from trt_layermerge.tracing.prepare import Inputs, cause_of, evaluate, has_hooks, same_values
 from trt_layermerge.tracing.transparent import is_transparent_module
 
 
@@ -22,12 +25,33 @@ class LayerTracer(fx.Tracer):
     Attributes:
         opaque: Qualified names of modules that are recorded as one call although unknown, with
             the reason.
+        known: What is known of values.
     """
 
-    def __init__(self, opaque: Mapping[str, str]) -> None:
+    def __init__(self, root: nn.Module, inputs: Inputs, opaque: Mapping[str, str]) -> None:
         super().__init__(param_shapes_constant=True)
         self.opaque = dict(opaque)
+        self.known = KnownValues(root, inputs, self.opaque.__contains__)
         self.failed: tuple[str, BaseException] | None = None
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Returns a proxy that answers from what is known."""
+        return KnownProxy(node, self)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """Returns a decision. Raises ``TraceError`` if it depends on contents of tensors."""
+        return bool(self.known.of(obj.node))
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """Returns the parts of a sequence. Raises ``TraceError`` if its length is not known."""
+        length = len(self.known.of(obj.node))
+        return iter([operator.getitem(obj, i) for i in range(length)])
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Returns an attribute of a module, as a proxy where it is a parameter."""
+        if self.known.computing:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module is recorded as one call."""
@@ -52,6 +76,8 @@ class LayerTracer(fx.Tracer):
         kwargs: dict[str, Any],
     ) -> Any:
         """Returns the proxy of a call; notes the innermost module in which tracing fails."""
+        if self.known.computing:
+            return forward(*args, **kwargs)
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception as error:
@@ -60,19 +86,21 @@ class LayerTracer(fx.Tracer):
             raise
 
 
-def symbolic_trace(root: nn.Module, inputs: int) -> tuple[fx.GraphModule, dict[str, str]]:
+def symbolic_trace(root: nn.Module, inputs: Inputs) -> tuple[fx.GraphModule, dict[str, str]]:
     """Returns the traced model, and the opaque modules in it with the reason for each.
 
-    Arguments of ``forward`` beyond the first ``inputs`` keep their defaults.
+    Arguments of ``forward`` beyond the inputs keep their defaults. Where code decides by shapes, it
+    decides as it does on these inputs, unless that would fix the size of a batch.
 
     Raises:
         UnsupportedModelError: If the outermost ``forward`` itself cannot be traced.
     """
     opaque: dict[str, str] = {}
+    known = inputs
     while True:
-        tracer = LayerTracer(opaque)
+        tracer = LayerTracer(root, known, opaque)
         try:
-            graph = tracer.trace(root, _defaults(root, inputs))
+            graph = tracer.trace(root, _defaults(root, len(inputs)))
         except Exception as error:
             if tracer.failed is None or tracer.failed[0] in opaque:
                 raise UnsupportedModelError(
@@ -84,7 +112,24 @@ def symbolic_trace(root: nn.Module, inputs: int) -> tuple[fx.GraphModule, dict[s
             kind = type(root.get_submodule(name)).__name__
             opaque = {**tracer.opaque, name: f"{kind} cannot be traced: {cause_of(cause)}"}
             continue
-        return fx.GraphModule(tracer.root, graph), tracer.opaque
+        network = fx.GraphModule(tracer.root, graph)
+        if known and tracer.known.asked and not _follows_batch(root, network, inputs):
+            opaque, known = {}, ()
+            continue
+        return network, tracer.opaque
+
+
+def _follows_batch(root: nn.Module, network: fx.GraphModule, inputs: Inputs) -> bool:
+    """Whether a traced network takes a batch of twice the size as the model does."""
+    twice = tuple(torch.cat([x, x]) for x in inputs)
+    try:
+        expected = evaluate(root, twice)
+    except UnsupportedModelError:  # the model itself takes no other batch
+        return True
+    try:
+        return same_values(evaluate(network, twice), expected)
+    except UnsupportedModelError:
+        return False
 
 
 def _defaults(root: nn.Module, inputs: int) -> dict[str, Any] | None:
