@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load, save
-from torch import nn
 from torch.nn import functional as F
 
 from tests import nets
@@ -155,10 +154,3 @@ def crossing():
     graph = trace(nets.branching(), nets.example())
     end = graph.segments[0].end
     return replace(original_candidate(graph, 0), block=Block(0, end + 1), original=False)
-
-
-def test_a_norm_without_running_statistics_is_no_part_of_a_block():
-    layers = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4, track_running_stats=False)]
-    model = nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
-    graph = trace(model, nets.example())
-    assert all(u.bn is None for u in graph.units)
