@@ -42,7 +42,7 @@ from trt_layermerge.measure.meter import BackendMeter
 from trt_layermerge.measure.table import measure_specs
 from trt_layermerge.measure.timing import VARIATION_LIMIT, speedup, time_models
 from trt_layermerge.models.networks import load_network
-from trt_layermerge.search.sampling import sample_plans, specs_of, useful
+from trt_layermerge.search.sampling import inside_of, sample_plans, specs_of, useful
 from trt_layermerge.session.networks import Networks
 from trt_layermerge.tracing import trace
 
@@ -103,8 +103,8 @@ def run(
     faster = useful(graph, candidates, bare, precision, 1)
     plans = sample_plans(graph, faster, effort.plans, effort.seed)
     original_ms, latencies, noisy = measure(networks, plans, backend, effort.rounds)
-    seen = [Observation(specs_of(p), ms) for p, ms in zip(plans, latencies, strict=True)]
-    untouched = Observation(specs_of(MergePlan.of(graph, [])), original_ms)
+    seen = [observed(plan, ms) for plan, ms in zip(plans, latencies, strict=True)]
+    untouched = observed(MergePlan.of(graph, []), original_ms)
     fits = [untouched, *(observation for i, observation in enumerate(seen) if i % 3 != 2)]
     tests = seen[2::3]
     fitted = fit_latency(bare, fits, precision, 1)
@@ -139,7 +139,13 @@ def measure_table(
 
 def predict(table: LatencyTable, network: Observation, precision: Precision = "fp32") -> float:
     """Returns the predicted latency of a network in ms."""
-    return table.overhead_ms + sum(table[spec, precision, 1] for spec in network.specs)
+    costs = (n * table[spec, precision, 1] for spec, n in network.counts.items())
+    return table.overhead_ms + sum(costs)
+
+
+def observed(plan: MergePlan, ms: float) -> Observation:
+    """Returns a measured plan as something that a table is fitted to."""
+    return Observation(specs_of(plan), ms, inside_of(plan))
 
 
 def measure(

@@ -79,7 +79,7 @@ def _methods(candidate: Candidate, entry: ImportanceEntry) -> dict[Any, str]:
 
 def same_again(graph: LayerGraph, index: int) -> Candidate:
     """Returns the candidate that replaces a unit by a fitted convolution of its own shape."""
-    spec = graph.units[index].spec.bare()
+    spec = graph.conv_unit(index).spec.bare()
     return finish(graph, Block(index, index + 1), "fit", (), (spec,))
 
 

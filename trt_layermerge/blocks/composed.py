@@ -169,7 +169,7 @@ class ComposedBlock(RelaxedBlock):
 
 
 def _unit_copy(traced: TracedNetwork, index: int) -> ConvNorm:
-    unit = traced.graph.units[index]
+    unit = traced.graph.conv_unit(index)
     return _copied(traced, unit.name, unit.bn, unit.spec)
 
 

@@ -4,9 +4,12 @@ A block lies inside one residual branch or contains whole residual blocks; it ne
 skip connection in part. A start strictly inside a residual therefore cannot grow past its end, and
 an end that reaches the source of a skip jumps to its target (LayerMerge, ICML 2024, section 3).
 
-``paper`` adds the limits of the published experiments, stated without architecture names: the stem
-and a pointwise convolution that feeds the global pooling stay outside, and blocks end after a
-strided convolution, or after the pointwise one that follows it where it is depthwise.
+A branch that is not understood is a block as a whole, and no other block crosses its ends.
+
+``paper`` knows no such branches, and adds the limits of the published experiments, stated without
+architecture names: the stem and a pointwise convolution that feeds the global pooling stay outside,
+and blocks end after a strided convolution, or after the pointwise one that follows it where it is
+depthwise.
 """
 
 from __future__ import annotations
@@ -14,14 +17,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from trt_layermerge.core.unit import Block, ConvUnit, Residual, Rules, Segment
+from trt_layermerge.core.unit import Block, Branch, ConvUnit, Residual, Rules, Segment, Unit
 
 
 class Chain(Protocol):
     """What the rules look at of a ``LayerGraph``."""
 
     @property
-    def units(self) -> tuple[ConvUnit, ...]:
+    def units(self) -> tuple[Unit, ...]:
         """Units in the order of execution."""
         ...
 
@@ -36,6 +39,11 @@ class Chain(Protocol):
         ...
 
     @property
+    def branches(self) -> tuple[Branch, ...]:
+        """Branches that may be left out whole."""
+        ...
+
+    @property
     def head_pointwise(self) -> int | None:
         """Index of a pointwise unit that feeds the global pooling, or None."""
         ...
@@ -44,12 +52,15 @@ class Chain(Protocol):
 def enumerate_blocks(graph: Chain, rules: Rules) -> tuple[Block, ...]:
     """Returns every block that the rules allow, ordered by start, then end."""
     runs = _paper_runs(graph) if rules == "paper" else [(s.start, s.end) for s in graph.segments]
-    return tuple(
+    found = {
         Block(start, end)
         for first, last in runs
         for start in range(first, last)
         for end in _ends(graph, start, last)
-    )
+    }
+    if rules == "full":
+        found |= {Block(branch.start, branch.end) for branch in graph.branches}
+    return tuple(sorted(found))
 
 
 def _ends(graph: Chain, start: int, limit: int) -> Iterator[int]:
@@ -69,37 +80,27 @@ def _paper_runs(graph: Chain) -> list[tuple[int, int]]:
     runs: list[tuple[int, int]] = []
     for segment in graph.segments:
         start = segment.start
-        for unit in graph.units[segment.start : segment.end]:
-            if _outside(graph, unit):
+        units = [u for u in graph.units[start : segment.end] if isinstance(u, ConvUnit)]
+        for before, unit, after in zip([None, *units[:-1]], units, [*units[1:], None], strict=True):
+            if unit.index in (0, graph.head_pointwise):  # the stem, and the head
                 if start < unit.index:
                     runs.append((start, unit.index))
                 start = unit.index + 1
-            elif _breaks_after(graph, unit, segment.end):
+            elif _breaks_after(before, unit, after):
                 runs.append((start, unit.index + 1))
                 start = unit.index + 1
-        if start < segment.end:
+        if units and start < segment.end:
             runs.append((start, segment.end))
     return runs
 
 
-def _outside(graph: Chain, unit: ConvUnit) -> bool:
-    """Whether the published experiments leave the unit alone: the stem, and the head."""
-    return unit.index in (0, graph.head_pointwise)
+def _breaks_after(before: ConvUnit | None, unit: ConvUnit, after: ConvUnit | None) -> bool:
+    """Whether a run ends with a unit because of a stride: its own, or that of the unit before."""
+    if _strided(unit):
+        return not (unit.spec.depthwise and after is not None and after.spec.pointwise)
+    strided = before is not None and _strided(before) and before.spec.depthwise
+    return strided and unit.spec.pointwise
 
 
-def _breaks_after(graph: Chain, unit: ConvUnit, end: int) -> bool:
-    """Whether a run ends with this unit because of a stride."""
-
-    def strided(u: ConvUnit) -> bool:
-        return u.spec.stride != (1, 1)
-
-    if strided(unit):
-        follower = unit.index + 1
-        return not (unit.spec.depthwise and follower < end and graph.units[follower].spec.pointwise)
-    previous = graph.units[unit.index - 1] if unit.index else None
-    return (
-        unit.spec.pointwise
-        and previous is not None
-        and strided(previous)
-        and previous.spec.depthwise
-    )
+def _strided(unit: ConvUnit) -> bool:
+    return unit.spec.stride != (1, 1)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from trt_layermerge.core.conv import AddSpec, ConvSpec, Spec, compose, spec_from_json
 from trt_layermerge.core.geometry import composition
 from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.unit import Block
+from trt_layermerge.core.unit import Block, Branch, ConvUnit
 from trt_layermerge.errors import UnsupportedModelError
 
 CandidateKey: TypeAlias = tuple[int, int, str, tuple[int, ...], tuple[Spec, ...]]
@@ -26,8 +26,10 @@ class Candidate:
         kept: Indices of the kept units; empty where nothing is composed of any.
         convs: Geometry of what runs in the block's place once merged, in order; activation and
             residual flag stand on the last one.
-        extras: What else the block's place costs: projections of a residual that stays open, or
-            an addition without a convolution before it.
+        extras: What else the block's place costs: projections of a residual that stays open, an
+            addition without a convolution before it, or a branch that stays as it is.
+        inside: What of ``extras`` other candidates count: the units inside such a branch, as they
+            are. Its latency is that of the branch less theirs.
         activation: Activation behind the block (after the addition, if one ends there), or None.
         original: Whether the block stays exactly as it was.
     """
@@ -37,6 +39,7 @@ class Candidate:
     kept: tuple[int, ...]
     convs: tuple[ConvSpec, ...]
     extras: tuple[Spec, ...] = ()
+    inside: tuple[Spec, ...] = ()
     activation: str | None = None
     original: bool = False
 
@@ -70,6 +73,7 @@ class Candidate:
             "spec": self.spec.to_json() if self.spec else None,
             "convs": [s.to_json() for s in self.convs],
             "extras": [s.to_json() for s in self.extras],
+            "inside": [s.to_json() for s in self.inside],
             "activation": self.activation,
             "original": self.original,
         }
@@ -86,6 +90,7 @@ class Candidate:
             kept=tuple(int(i) for i in data["kept"]),
             convs=tuple(s for s in convs if isinstance(s, ConvSpec)),
             extras=tuple(spec_from_json(s) for s in data["extras"]),
+            inside=tuple(spec_from_json(s) for s in data.get("inside", ())),
             activation=data["activation"],
             original=bool(data["original"]),
         )
@@ -97,7 +102,7 @@ class Candidate:
 
 
 def block_activation(graph: LayerGraph, block: Block) -> str | None:
-    """Returns the activation that stands at the end of a block.
+    """Returns the activation that stands at the end of a block that runs a convolution.
 
     The original one where there is one. Where a block of two or more units ends linearly, the last
     activation inside it moves to its end, after the addition if one ends there.
@@ -127,19 +132,50 @@ def finish(
         last = replace(convs[-1], activation=activation, residual=open_residual is not None)
         convs = (*convs[:-1], last)
     elif open_residual:
-        spec = graph.units[block.end - 1].spec
-        rows, columns = spec.out_size
-        extras = (*extras, AddSpec(spec.out_channels, rows, columns, activation))
+        _, (channels, (rows, columns)) = graph.ends(block)
+        extras = (*extras, AddSpec(channels, rows, columns, activation))
     else:
         activation = None
-    return Candidate(block, kind, kept, convs, extras, activation)
+    return Candidate(block, kind, kept, convs, extras, activation=activation)
 
 
 def original_candidate(graph: LayerGraph, index: int) -> Candidate:
     """Returns the candidate that leaves one unit as it is (a residual of its own is fused)."""
-    spec = merged_spec(graph, Block(index, index + 1), (index,))
-    candidate = finish(graph, Block(index, index + 1), "compose", (index,), (spec,))
-    return replace(candidate, original=True)
+    block, unit = Block(index, index + 1), graph.units[index]
+    if isinstance(unit, ConvUnit):
+        spec = merged_spec(graph, block, (index,))
+        return replace(finish(graph, block, "compose", (index,), (spec,)), original=True)
+    branch = graph.branch_ending_at[index + 1]
+    inside = _untouched(graph, branch.start, index)
+    kept, extras = (index,), (unit.spec,)
+    return Candidate(block, "compose", kept, (), extras, inside, unit.activation, original=True)
+
+
+def left_out(graph: LayerGraph, branch: Branch, kind: str) -> Candidate:
+    """Returns the candidate that leaves out a whole branch; its shortcut remains.
+
+    The activation behind the addition stays where the shortcut computes something. Behind an
+    identity it goes: what comes in has passed one already.
+
+    Args:
+        graph: The traced network.
+        branch: What is left out.
+        kind: Name of the kind.
+    """
+    activation = graph.units[branch.end - 1].activation if branch.remains else None
+    block = Block(branch.start, branch.end)
+    return Candidate(block, kind, (), (), branch.remains, activation=activation)
+
+
+def _untouched(graph: LayerGraph, start: int, end: int) -> tuple[Spec, ...]:
+    """Returns what ``units[start:end]`` run as they are, a branch inside as one piece."""
+    found: list[Spec] = []
+    while end > start:
+        branch = graph.branch_ending_at.get(end)
+        candidate = original_candidate(graph, end - 1)
+        found += candidate.costs
+        end = end - 1 if branch is None else branch.start
+    return tuple(found)
 
 
 def merged_spec(graph: LayerGraph, block: Block, kept: tuple[int, ...]) -> ConvSpec:
@@ -162,6 +198,6 @@ def merged_spec(graph: LayerGraph, block: Block, kept: tuple[int, ...]) -> ConvS
     try:
         merged = composition(graph, block, kept).spec
     except UnsupportedModelError:
-        merged = reduce(compose, (graph.units[i].spec.bare() for i in kept))
+        merged = reduce(compose, (graph.conv_unit(i).spec.bare() for i in kept))
     assert merged is not None  # a kept unit is a convolution
     return merged

@@ -1,4 +1,4 @@
-"""The geometry of one convolution, and of two in a row."""
+"""What runs in a network and can be timed alone; the geometry of two convolutions in a row."""
 
 from __future__ import annotations
 
@@ -119,7 +119,46 @@ class AddSpec:
         return f"add {self.channels} @{self.height}x{self.width}{tail}"
 
 
-Spec: TypeAlias = ConvSpec | AddSpec
+@dataclass(frozen=True, slots=True)
+class PieceSpec:
+    """A part of a network that no merge goes into, timed as the graph that it is.
+
+    Attributes:
+        digest: SHA-256, in hex, of its operations and shapes; weights do not count, so that
+            equal parts are timed once.
+        in_channels: Channels of the one map that it reads.
+        out_channels: Channels of the one map that it puts out.
+        height: Rows of the input map.
+        width: Columns of the input map.
+        out_size: Rows and columns of the output map.
+    """
+
+    op: Literal["piece"] = field(default="piece", kw_only=True, repr=False, compare=False)
+    digest: str
+    in_channels: int
+    out_channels: int
+    height: int
+    width: int
+    out_size: Pair
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON-ready mapping that ``spec_from_json`` reads back."""
+        return dump(self)
+
+    def __str__(self) -> str:
+        """Returns a short form such as ``piece 1f0a2c 64>64 @28x28``."""
+        return (
+            f"piece {self.digest[:6]} {self.in_channels}>{self.out_channels} "
+            f"@{self.height}x{self.width}"
+        )
+
+
+LayerSpec: TypeAlias = ConvSpec | AddSpec
+"""What is known well enough to be timed without the network."""
+
+Spec: TypeAlias = LayerSpec | PieceSpec
+
+_SPECS: dict[str, type[Spec]] = {"conv": ConvSpec, "add": AddSpec, "piece": PieceSpec}
 
 
 def spec_from_json(data: Any) -> Spec:
@@ -128,7 +167,7 @@ def spec_from_json(data: Any) -> Spec:
     Raises:
         KeyError, TypeError, ValueError: If a field is missing or malformed.
     """
-    return load(AddSpec, data) if data["op"] == "add" else load(ConvSpec, data)
+    return load(_SPECS[data["op"]], data)
 
 
 def compose(first: ConvSpec, second: ConvSpec) -> ConvSpec:

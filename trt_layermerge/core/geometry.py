@@ -133,6 +133,8 @@ def _refusal(
 def _check_block(graph: LayerGraph, block: Block) -> None:
     """Refuses a block that leaves its segment or overlaps a residual in part."""
     start, end = block.start, block.end
+    if graph.branch_at(block):
+        return
     if not any(s.start <= start < end <= s.end for s in graph.segments):
         raise _Refusal("it is not within one segment")
     for r in graph.residuals:
@@ -143,19 +145,19 @@ def _check_block(graph: LayerGraph, block: Block) -> None:
 def _check_composition(graph: LayerGraph, candidate: Candidate) -> None:
     """Refuses a candidate whose stated convolution is not what its units compose to."""
     block, found = candidate.block, _compose_block(graph, candidate.block, candidate.kept)
-    first, last = graph.units[block.start].spec, graph.units[block.end - 1].spec
+    (channels_in, size_in), (channels, size) = graph.ends(block)
     merged, stated = found.spec, candidate.convs
     if merged is None:
         if stated:
             raise _Refusal(f"nothing remains of it, but {stated[0]} is stated")
-        shape = (first.in_channels, (first.height, first.width))
-        if shape != (last.out_channels, last.out_size):
+        # A branch leaves its shortcut behind, which has the shape of their sum.
+        if (channels_in, size_in) != (channels, size) and not graph.branch_at(block):
             raise _Refusal("an identity cannot change the shape of the map")
         return
-    if (merged.in_channels, merged.out_channels) != (first.in_channels, last.out_channels):
+    if (merged.in_channels, merged.out_channels) != (channels_in, channels):
         raise _Refusal("the kept units do not produce the channels of the block")
-    if merged.out_size != last.out_size:
-        raise _Refusal(f"the kept units produce a map of {merged.out_size}, not {last.out_size}")
+    if merged.out_size != size:
+        raise _Refusal(f"the kept units produce a map of {merged.out_size}, not {size}")
     if len(stated) != 1 or replace(stated[0].bare(), groups=merged.groups) != merged:
         raise _Refusal(f"it composes to {merged}, which is not the stated convolution")
     if merged.groups % stated[0].groups:
@@ -164,9 +166,7 @@ def _check_composition(graph: LayerGraph, candidate: Candidate) -> None:
 
 def _check_chain(graph: LayerGraph, candidate: Candidate) -> None:
     """Refuses new convolutions that do not lead from the block's input to its output."""
-    first = graph.units[candidate.block.start].spec
-    last = graph.units[candidate.block.end - 1].spec
-    channels, size = first.in_channels, (first.height, first.width)
+    (channels, size), last = graph.ends(candidate.block)
     if not candidate.convs:
         raise _Refusal(f"a candidate of kind {candidate.kind} needs at least one convolution")
     for spec in candidate.convs:
@@ -175,16 +175,20 @@ def _check_chain(graph: LayerGraph, candidate: Candidate) -> None:
         if spec.in_channels % spec.groups or spec.out_channels % spec.groups:
             raise _Refusal(f"the channels of {spec} cannot be split into {spec.groups} groups")
         channels, size = spec.out_channels, spec.out_size
-    if (channels, size) != (last.out_channels, last.out_size):
+    if (channels, size) != last:
         raise _Refusal(
-            f"its convolutions produce {channels} channels of {size}, the block "
-            f"{last.out_channels} of {last.out_size}"
+            f"its convolutions produce {channels} channels of {size}, the block {last[0]} of "
+            f"{last[1]}"
         )
 
 
 def _compose_block(graph: LayerGraph, block: Block, kept: tuple[int, ...]) -> Composition:
     if any(not block.start <= k < block.end for k in kept) or list(kept) != sorted(set(kept)):
         raise _Refusal(f"the kept units {kept} are not units of it in order")
+    if graph.branch_at(block):
+        if kept:
+            raise _Refusal("something in this branch cannot merge: it is left out whole, or stays")
+        return Composition((), None)
     inside = graph.residuals_inside(block.start, block.end)
     steps: list[Step] = []
     outer: list[ConvSpec | None] = []
@@ -196,7 +200,7 @@ def _compose_block(graph: LayerGraph, block: Block, kept: tuple[int, ...]) -> Co
             spec = None
         if unit in kept:
             steps.append(Apply(unit))
-            spec = _join(spec, graph.units[unit].spec.bare())
+            spec = _join(spec, graph.conv_unit(unit).spec.bare())
         for residual in (r for r in inside if r.end == unit + 1):
             close, fused = _close(graph, residual, spec)
             steps.append(close)
@@ -217,7 +221,7 @@ def _close(
     graph: LayerGraph, residual: Residual, branch: ConvSpec | None
 ) -> tuple[Close, ConvSpec | None]:
     """Returns how the shortcuts join a branch, and what branch and shortcuts fuse into."""
-    channels = graph.units[residual.start].spec.in_channels
+    channels = graph.conv_unit(residual.start).spec.in_channels
     paths = [_shortcut_spec(graph, residual, s) for s in residual.shortcuts]
     if branch is None and len(paths) == 1 and residual.shortcuts[0].identity:
         return Close(residual, True, channels, ONE, ONE, ((0, 0),)), None
@@ -232,7 +236,7 @@ def _shortcut_spec(graph: LayerGraph, residual: Residual, shortcut: Shortcut) ->
     """Returns a shortcut as a convolution: the projection, or one tap on each channel."""
     if shortcut.spec is not None:
         return shortcut.spec.bare()
-    first = graph.units[residual.start].spec
+    first = graph.conv_unit(residual.start).spec
     channels, size = first.in_channels, (first.height, first.width)
     return ConvSpec(channels, channels, ONE, ONE, (0, 0, 0, 0), ONE, channels, *size)
 

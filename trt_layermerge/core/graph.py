@@ -6,8 +6,18 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from trt_layermerge.core.blocks import enumerate_blocks
-from trt_layermerge.core.conv import ConvSpec
-from trt_layermerge.core.unit import Barrier, Block, ConvUnit, Residual, Rules, Segment
+from trt_layermerge.core.conv import ConvSpec, Pair
+from trt_layermerge.core.unit import (
+    Barrier,
+    Block,
+    Branch,
+    ConvUnit,
+    OpaqueUnit,
+    Residual,
+    Rules,
+    Segment,
+    Unit,
+)
 
 
 @dataclass(frozen=True)
@@ -15,22 +25,25 @@ class LayerGraph:
     """What is known of a network: its units in order, and what binds or separates them.
 
     Attributes:
-        units: Every convolution that merging may touch, in the order of execution.
+        units: Every convolution that merging may touch, in the order of execution, and one opaque
+            unit at the end of every branch that may only be left out.
         segments: Runs of units between barriers; they partition ``units``.
         residuals: Residual additions, properly nested, each inside one segment.
         barriers: Everything that is not understood or cannot merge, with the reason.
         input_shape: Shape of the example input, ``(N, C, H, W)``.
         head_pointwise: Index of a pointwise unit that feeds the global pooling, or None.
         further_shapes: Shapes of the example inputs after the first, where there are any.
+        branches: Residual branches that may be left out whole, nested or apart.
     """
 
-    units: tuple[ConvUnit, ...]
+    units: tuple[Unit, ...]
     segments: tuple[Segment, ...]
     residuals: tuple[Residual, ...]
     barriers: tuple[Barrier, ...]
     input_shape: tuple[int, ...]
     head_pointwise: int | None = None
     further_shapes: tuple[tuple[int, ...], ...] = ()
+    branches: tuple[Branch, ...] = ()
 
     @property
     def refusals(self) -> tuple[Barrier, ...]:
@@ -40,8 +53,13 @@ class LayerGraph:
     @property
     def convs(self) -> tuple[ConvSpec, ...]:
         """Every convolution of the chain as it stands, projections last."""
-        units = tuple(unit.spec for unit in self.units)
+        units = tuple(unit.spec for unit in self.conv_units)
         return units + tuple(spec for r in self.residuals for spec in r.projections)
+
+    @property
+    def conv_units(self) -> tuple[ConvUnit, ...]:
+        """The units that are convolutions."""
+        return tuple(unit for unit in self.units if isinstance(unit, ConvUnit))
 
     @property
     def activation_count(self) -> int:
@@ -52,6 +70,30 @@ class LayerGraph:
     def residual_ending_at(self) -> dict[int, Residual]:
         """The residual whose addition follows unit ``end - 1``, by ``end``."""
         return {r.end: r for r in self.residuals}
+
+    @cached_property
+    def branch_ending_at(self) -> dict[int, Branch]:
+        """The branch whose opaque unit is unit ``end - 1``, by ``end``."""
+        return {b.end: b for b in self.branches}
+
+    def branch_at(self, block: Block) -> Branch | None:
+        """Returns the branch that a block is as a whole, or None."""
+        branch = self.branch_ending_at.get(block.end)
+        return branch if branch is not None and branch.start == block.start else None
+
+    def conv_unit(self, index: int) -> ConvUnit:
+        """Returns a unit that is a convolution. Raises ``TypeError`` for an opaque one."""
+        unit = self.units[index]
+        if isinstance(unit, OpaqueUnit):
+            raise TypeError(f"unit {index} ({unit.name}) is opaque")
+        return unit
+
+    def ends(self, block: Block) -> tuple[tuple[int, Pair], tuple[int, Pair]]:
+        """Returns channels and size of the maps that a block reads and puts out."""
+        last = self.units[block.end - 1].spec
+        first = last if self.branch_at(block) else self.units[block.start].spec
+        before = first.in_channels, (first.height, first.width)
+        return before, (last.out_channels, last.out_size)
 
     def blocks(self, rules: Rules = "full") -> tuple[Block, ...]:
         """Returns every block that may become one piece, ordered by start, then end."""

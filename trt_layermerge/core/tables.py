@@ -83,6 +83,9 @@ class LatencyTable:
     def cost_ms(self, candidate: Candidate, precision: Precision, batch: int) -> float:
         """Returns the latency of everything that a candidate runs, in ms.
 
+        Of a branch that stays it is what remains beside its units, which may be less than nothing:
+        parts of a network run faster together than one by one.
+
         Args:
             candidate: What is run.
             precision: At which precision.
@@ -94,7 +97,8 @@ class LatencyTable:
         Raises:
             UsageError: If a part was never measured.
         """
-        return sum(self[spec, precision, batch] for spec in candidate.costs)
+        costs = sum(self[spec, precision, batch] for spec in candidate.costs)
+        return costs - sum(self[spec, precision, batch] for spec in candidate.inside)
 
     def with_costs(
         self, costs: Mapping[LatencyKey, float], overhead_ms: float, notes: Mapping[str, Any]

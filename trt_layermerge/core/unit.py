@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from trt_layermerge.core.conv import ConvSpec
+from trt_layermerge.core.conv import ConvSpec, PieceSpec, Spec
 
 Rules: TypeAlias = Literal["paper", "full"]
 
@@ -56,6 +56,52 @@ class ConvUnit:
         """Whether dropping the convolution would change the shape of the map."""
         spec = self.spec
         return spec.in_channels != spec.out_channels or spec.out_size != (spec.height, spec.width)
+
+
+@dataclass(frozen=True, slots=True)
+class OpaqueUnit:
+    """The end of a branch that is not understood: all that it does beside its convolution units.
+
+    It stays, or goes with the whole branch (``Branch``).
+
+    Attributes:
+        index: Position in ``LayerGraph.units``.
+        name: Qualified name of the module that the branch is, or of the addition it ends with.
+        activation: Canonical name of the activation behind the addition, or None.
+        spec: The whole branch with its shortcut, addition and activation, units inside included.
+        nodes: Names of its values in the traced graph; ``conv`` is ``branch``.
+    """
+
+    index: int
+    name: str
+    activation: str | None
+    spec: PieceSpec
+    nodes: UnitNodes
+
+
+Unit: TypeAlias = ConvUnit | OpaqueUnit
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A residual branch with something inside that no merge crosses; it may be left out whole.
+
+    Its units are ``units[start:end]``, the last of them the ``OpaqueUnit`` that it ends with. What
+    merges inside it, merges there; no block crosses its ends.
+
+    Attributes:
+        start: The first unit.
+        end: Behind the last unit.
+        source: Name of the value from which branch and shortcut start.
+        shortcut: Name of the value that remains without the branch; ``source`` for an identity.
+        remains: What computes the shortcut from the source; empty for an identity.
+    """
+
+    start: int
+    end: int
+    source: str
+    shortcut: str
+    remains: tuple[Spec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ def reinitialise(relaxed: RelaxedNet, unit: int, seed: int) -> None:
         unit: Index of the unit in the graph.
         seed: Of the values; torch's generator on the CPU is left as it was.
     """
-    found = relaxed.graph.units[unit]
+    found = relaxed.graph.conv_unit(unit)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         for name in (found.name, found.bn):

@@ -47,7 +47,7 @@ def judged_candidates(
     limits = PAPER if rules == "paper" else limits or Limits()
     found: set[CandidateKey] = set()
     for block in graph.blocks(rules):
-        if len(block) > limits.max_units:
+        if len(block) > limits.max_units and not graph.branch_at(block):
             continue
         for kind in kinds_of(rules):
             for candidate in kind.candidates(graph, block, limits):

@@ -35,13 +35,14 @@ class Compose(KeepingKind):
         """
         if len(block) == 1:
             yield original_candidate(graph, block.start)
+        if len(block) == 1 or graph.branch_at(block):
             return
         best: dict[ConvSpec, tuple[bool, float, Candidate]] = {}
         for kept in _kept_sets(graph, block):
             spec = merged_spec(graph, block, kept)
             if max(spec.extent) > limits.max_kernel:
                 continue
-            weight = sum(graph.units[i].weight_l1 for i in kept)
+            weight = sum(graph.conv_unit(i).weight_l1 for i in kept)
             candidate = finish(graph, block, self.name, kept, (spec,))
             usable = self.refusal(graph, candidate) is None
             if spec not in best or best[spec][:2] < (usable, weight):
@@ -51,7 +52,7 @@ class Compose(KeepingKind):
 
 def _kept_sets(graph: LayerGraph, block: Block) -> Iterator[tuple[int, ...]]:
     """Yields every choice of how many to keep of each kind, the heaviest of the kind first."""
-    units = graph.units[block.start : block.end]
+    units = [graph.conv_unit(i) for i in range(block.start, block.end)]
     required = [u.index for u in units if u.irreducible]
     alike: dict[ConvSpec, list[ConvUnit]] = {}
     for unit in units:

@@ -1,9 +1,10 @@
 """``fit``: one new convolution of any kernel size in a block's place, fitted by least squares.
 
 Its stride is the product of the block's strides, and it sits where the block's own receptive field
-is centred, so whole strided blocks with their shortcut can be replaced too. Single units are left
-alone: at equal latency, networks of shrunken kernels learn worse than those of fewer units, though
-they lose less before training.
+is centred, so whole strided blocks with their shortcut can be replaced too, and branches that are
+not understood: least squares know nothing of what they replace. Single units are left alone: at
+equal latency, networks of shrunken kernels learn worse than those of fewer units, though they lose
+less before training.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import replace
 from trt_layermerge.core.candidate import Candidate, finish, merged_spec
 from trt_layermerge.core.conv import ConvSpec, Pair
 from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.unit import Block
+from trt_layermerge.core.unit import Block, ConvUnit
 from trt_layermerge.kinds.kind import Kind
 from trt_layermerge.kinds.limits import Limits
 
@@ -29,23 +30,40 @@ class Fit(Kind):
     def candidates(self, graph: LayerGraph, block: Block, limits: Limits) -> Iterator[Candidate]:
         """Yields one candidate per kernel size: dense, and depthwise where the block has such.
 
-        Kernels do not reach beyond what the block itself sees.
+        Kernels do not reach beyond what the block itself sees, or beyond its map.
         """
-        if len(block) == 1:
+        branch = graph.branch_at(block)
+        if len(block) == 1 and branch is None:
             return
-        whole = merged_spec(graph, block, tuple(range(block.start, block.end)))
-        units = graph.units[block.start : block.end]
+        units = [u for u in graph.units[block.start : block.end] if isinstance(u, ConvUnit)]
+        if branch is None:
+            whole = merged_spec(graph, block, tuple(u.index for u in units))
+        else:
+            whole = _span(graph, block)
+        _, (_, out_size) = graph.ends(block)
         depthwise = whole.in_channels == whole.out_channels and any(u.spec.depthwise for u in units)
         for size in limits.kernels:
             if size > max(whole.extent):
                 continue
-            spec = _centred(whole, size, units[-1].spec.out_size)
+            spec = _centred(whole, size, out_size)
             if spec is None:
                 continue
             yield finish(graph, block, self.name, (), (spec,))
             if depthwise:
                 grouped = replace(spec, groups=spec.in_channels)
                 yield finish(graph, block, self.name, (), (grouped,))
+
+
+def _span(graph: LayerGraph, block: Block) -> ConvSpec:
+    """Returns a convolution that sees as far as its map is wide, from a branch's input to its end.
+
+    Its stride is the ratio of the two maps, rounded up, and it is centred on every output pixel.
+    """
+    (channels, size), (out_channels, out_size) = graph.ends(block)
+    down, right = (-(-a // b) for a, b in zip(size, out_size, strict=True))
+    rows, columns = ((side - 1) // 2 for side in size)
+    kernel, padding = (2 * rows + 1, 2 * columns + 1), (rows, columns, rows, columns)
+    return ConvSpec(channels, out_channels, kernel, (down, right), padding, (1, 1), 1, *size)
 
 
 def _centred(whole: ConvSpec, size: int, out_size: Pair) -> ConvSpec | None:

@@ -1,7 +1,7 @@
 """``identity``: a convolution, or the whole branch of a residual, is removed.
 
 Where a branch is removed its shortcut remains: nothing at all for an identity, one convolution for
-a projection.
+a projection. The branch need not be understood for that.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from trt_layermerge.core.candidate import Candidate, finish
+from trt_layermerge.core.candidate import Candidate, finish, left_out
 from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.core.geometry import composition
 from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.unit import Block
+from trt_layermerge.core.unit import Block, ConvUnit
 from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.kinds.kind import KeepingKind
 from trt_layermerge.kinds.limits import Limits
@@ -32,12 +32,18 @@ class Identity(KeepingKind):
 
     def candidates(self, graph: LayerGraph, block: Block, limits: Limits) -> Iterator[Candidate]:
         """Yields the removal of a shape-preserving unit, or of the branch that the block is."""
+        branch = graph.branch_at(block)
+        if branch is not None:
+            yield left_out(graph, branch, self.name)
+            return
         residual = graph.residual_ending_at.get(block.end)
         if residual is not None and residual.start == block.start:
             if len(block) > limits.max_units:
                 return
             yield finish(graph, block, self.name, (), _shortcut(graph, block))
-        elif len(block) == 1 and not graph.units[block.start].irreducible:
+            return
+        unit = graph.units[block.start]
+        if len(block) == 1 and isinstance(unit, ConvUnit) and not unit.irreducible:
             yield finish(graph, block, self.name, (), ())
 
     def repairs(self, block: RelaxedBlock) -> tuple[str, ...]:

@@ -85,8 +85,7 @@ class Kind(ABC):
         """
         from trt_layermerge.blocks import ConvChain
 
-        first = traced.module.get_submodule(traced.graph.units[candidate.block.start].name)
-        like = next(first.parameters())
+        like = next(traced.module.parameters())
         return ConvChain(candidate, like, self.starts(traced, candidate))
 
     def repairs(self, block: RelaxedBlock) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ class Limits:
     """Bounds on candidates of ``rules="full"``, beyond which none was ever worth its latency.
 
     Attributes:
-        max_units: Longest block, in units.
+        max_units: Longest block, in units; a branch that is not understood may be longer.
         max_kernel: Largest kernel of a merged convolution, per axis, in taps it spans.
         kernels: Square kernels that are fitted.
     """

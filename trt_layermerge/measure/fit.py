@@ -54,10 +54,20 @@ class Observation:
     Attributes:
         specs: Everything that it runs and the table knows, repetitions included.
         ms: Its latency.
+        inside: What of these is counted twice, as part of a piece and by itself, though it runs
+            once or not at all.
     """
 
     specs: tuple[Spec, ...]
     ms: float
+    inside: tuple[Spec, ...] = ()
+
+    @property
+    def counts(self) -> Counter[Spec]:
+        """How often each spec counts; less than never where a piece runs without it."""
+        counts = Counter(self.specs)
+        counts.subtract(self.inside)
+        return counts
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,8 @@ class _Corrections:
 
     def network_ms(self, observation: Observation, alone: Mapping[Spec, float]) -> float:
         """Returns the predicted latency of a whole network."""
-        return self.overhead_ms + sum(self.cost_ms(s, alone[s]) for s in observation.specs)
+        costs = (n * self.cost_ms(s, alone[s]) for s, n in observation.counts.items())
+        return self.overhead_ms + sum(costs)
 
 
 def fit_latency(
@@ -101,7 +112,7 @@ def fit_latency(
     """
     if not observations:
         raise UsageError("latencies are fitted to measured networks, but none was given")
-    alone = {spec: table[spec, precision, batch] for o in observations for spec in o.specs}
+    alone = {spec: table[spec, precision, batch] for o in observations for spec in o.counts}
     if not alone:
         raise UsageError("latencies are fitted to blocks, but no measured network has one")
     failed = [str(spec) for spec, ms in alone.items() if not math.isfinite(ms)]
@@ -126,8 +137,8 @@ def _fit(observations: Sequence[Observation], alone: Mapping[Spec, float]) -> _C
     In relative units, y = X b + S d + noise, with b ≥ 0 after signs; with d integrated out, y has
     mean X b and covariance K = τ² S Sᵀ + σ² I, and d is τ² Sᵀ K⁻¹ (y − X b) on average.
     """
-    specs = list(dict.fromkeys(spec for o in observations for spec in o.specs))
-    counts = np.array([[Counter(o.specs)[s] for s in specs] for o in observations])
+    specs = list(dict.fromkeys(spec for o in observations for spec in o.counts))
+    counts = np.array([[o.counts[s] for s in specs] for o in observations])
     measured = np.array([o.ms for o in observations])
     single = counts * np.array([alone[s] for s in specs])
     traits = np.column_stack(

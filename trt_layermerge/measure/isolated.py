@@ -8,6 +8,7 @@ the same folder.
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +19,13 @@ from typing import TypeAlias
 from trt_layermerge.core.conv import Spec
 from trt_layermerge.core.device import DeviceInfo, Precision
 from trt_layermerge.core.tables import LatencyEntry, LatencyTable
-from trt_layermerge.errors import CorruptInputError, DeviceError, LayerMergeError, error_of
+from trt_layermerge.errors import (
+    CorruptInputError,
+    DeviceError,
+    LayerMergeError,
+    UnsupportedModelError,
+    error_of,
+)
 from trt_layermerge.measure.agent.jobs import Protocol, load_manifest
 from trt_layermerge.measure.agent.results import RESULTS
 from trt_layermerge.measure.bench import BURST_MS
@@ -32,9 +39,8 @@ from trt_layermerge.measure.jobs import (
     write_jobs,
 )
 from trt_layermerge.measure.meter import Beside, Failed, Outcome, SpecRequest, silent
-from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.measure.store import LatencyStore
-from trt_layermerge.measure.table import Progress
+from trt_layermerge.measure.table import Progress, layer_models
 
 AGENT_PROTOCOL = "agent 1"
 """How the agent measures, as it goes into the key of every stored latency."""
@@ -98,16 +104,21 @@ class AgentMeter:
         self, specs: Sequence[Spec], asked: SpecRequest, store: LatencyStore, on_progress: Progress
     ) -> dict[Spec, LatencyEntry]:
         keys: dict[str, Spec] = {}
+        entries: dict[Spec, LatencyEntry] = {}
+        model_of = asked.model_of or layer_models(asked.precision, asked.batch, self.fallback)
 
         def jobs() -> Iterator[Job]:
             for spec in specs:
-                model = spec_model(spec, asked.precision, asked.batch, self.fallback)
+                try:
+                    model = model_of(spec)
+                except UnsupportedModelError as error:  # a piece that cannot be exported
+                    entries[spec] = LatencyEntry(math.inf, error=str(error))
+                    continue
                 job = Job(str(spec), (model,))
                 keys[job.key] = spec
                 yield job
 
         protocol = Protocol(self.backend, rounds=asked.rounds)
-        entries: dict[Spec, LatencyEntry] = {}
         try:
             found = self._measure("specs", jobs(), protocol, asked.sentinel(), on_progress)
         finally:

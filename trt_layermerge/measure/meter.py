@@ -15,7 +15,7 @@ from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.errors import DeviceError, StickyDeviceError, UsageError
 from trt_layermerge.measure.bench import BURST_MS
 from trt_layermerge.measure.conditions import Conditions, device_here
-from trt_layermerge.measure.table import Progress, measure_specs
+from trt_layermerge.measure.table import ModelOf, Progress, measure_specs
 from trt_layermerge.measure.timing import Timing, failure_words, speedup, time_models
 
 
@@ -73,6 +73,7 @@ class SpecRequest:
         rounds: Bursts of each.
         store: File of the ``LatencyStore``: what it has is not measured again.
         sentinel: Makes the network that is measured again and again where a device may drift.
+        model_of: Makes the ONNX model of a spec; None where all are layers.
     """
 
     specs: Iterable[Spec]
@@ -81,6 +82,7 @@ class SpecRequest:
     rounds: int
     store: Path
     sentinel: Callable[[], bytes]
+    model_of: ModelOf | None = None
 
 
 def silent(done: int, total: int) -> None:
@@ -154,6 +156,7 @@ class BackendMeter:
             asked.store,
             on_progress=on_progress,
             rounds=asked.rounds,
+            model_of=asked.model_of,
         )
 
     def networks(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, TensorProto, helper
 
 from trt_layermerge.core.activation import ONNX_OPERATORS, parse_activation
-from trt_layermerge.core.conv import AddSpec, ConvSpec, Spec
+from trt_layermerge.core.conv import AddSpec, ConvSpec, LayerSpec
 from trt_layermerge.core.device import Precision
 from trt_layermerge.errors import UsageError
 
@@ -32,7 +32,9 @@ Step: TypeAlias = tuple[str, tuple[str, ...], str, dict[str, Any]]
 """Operator, inputs, output and attributes."""
 
 
-def spec_model(spec: Spec, precision: Precision, batch: int, fallback: Precision = "fp32") -> bytes:
+def spec_model(
+    spec: LayerSpec, precision: Precision, batch: int, fallback: Precision = "fp32"
+) -> bytes:
     """Returns the ONNX model of a spec, typed throughout: opset 17, at int8 19; IR version 8 or 9.
 
     Inputs are ``x``, and ``residual`` where the spec adds one; the output is ``y``, cut behind
@@ -81,7 +83,7 @@ def empty_model(
     return helper.make_model(graph, opset_imports=opsets, ir_version=version)
 
 
-def map_shapes(spec: Spec, batch: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def map_shapes(spec: LayerSpec, batch: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Returns the shapes of input and output, ``(N, C, H, W)``."""
     if isinstance(spec, AddSpec):
         shape = (batch, spec.channels, spec.height, spec.width)
@@ -94,7 +96,7 @@ def map_shapes(spec: Spec, batch: int) -> tuple[tuple[int, ...], tuple[int, ...]
 
 def add_spec(
     graph: GraphProto,
-    spec: Spec,
+    spec: LayerSpec,
     kind: int,
     value: str,
     residual: str,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from trt_layermerge.backends import Backend
-from trt_layermerge.core.conv import ConvSpec, Spec
+from trt_layermerge.core.conv import ConvSpec, PieceSpec, Spec
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.tables import LatencyEntry, LatencyTable
 from trt_layermerge.errors import StickyDeviceError, UsageError
@@ -32,6 +32,9 @@ LIMIT_MS = 500.0
 
 Progress = Callable[[int, int], None]
 
+ModelOf = Callable[[Spec], bytes]
+"""Makes the ONNX model of a spec."""
+
 
 def measure_specs(
     specs: Iterable[Spec],
@@ -41,6 +44,7 @@ def measure_specs(
     store_path: Path,
     on_progress: Progress | None = None,
     rounds: int = ROUNDS,
+    model_of: ModelOf | None = None,
 ) -> LatencyTable:
     """Returns the latency of every spec, measuring what the store does not have yet.
 
@@ -57,6 +61,7 @@ def measure_specs(
         store_path: File of the ``LatencyStore``.
         on_progress: Called with the numbers of finished and of all specs after each chunk.
         rounds: Rounds of five runs of each spec; slow specs get fewer, but three at least.
+        model_of: Makes the ONNX model of a spec; None where all are layers.
 
     Raises:
         CorruptInputError: If the store is damaged.
@@ -64,6 +69,7 @@ def measure_specs(
         UsageError: If precision or batch cannot be measured.
     """
     unique = list(dict.fromkeys(specs))
+    model_of = model_of or layer_models(precision, batch, backend.int8_fallback)
     entries: dict[Spec, LatencyEntry] = {}
     device = device_here(backend)
     with LatencyStore(store_path, device) as store:
@@ -72,13 +78,24 @@ def measure_specs(
             if known is not None:
                 entries[spec] = known
         for chunk in chunks([s for s in unique if s not in entries]):
-            measured = _measure_chunk(chunk, backend, precision, batch, rounds)
+            measured = _measure_chunk(chunk, backend, model_of, rounds)
             store.put([(s, e) for s, e in measured.items() if e.error is None], precision, batch)
             entries.update(measured)
             if on_progress is not None:
                 on_progress(len(entries), len(unique))
     table = {(spec, precision, batch): entries[spec] for spec in unique}
     return LatencyTable(device, table, notes={"rounds": rounds})
+
+
+def layer_models(precision: Precision, batch: int, fallback: Precision) -> ModelOf:
+    """Returns what makes the models of layers; arguments as for ``spec_model``."""
+
+    def model_of(spec: Spec) -> bytes:
+        if isinstance(spec, PieceSpec):
+            raise UsageError(f"{spec} can only be timed beside the network that it is a part of")
+        return spec_model(spec, precision, batch, fallback)
+
+    return model_of
 
 
 def chunks(specs: Sequence[Spec]) -> Iterator[list[Spec]]:
@@ -103,7 +120,7 @@ def _weight_bytes(spec: Spec) -> int:
 
 
 def _measure_chunk(
-    specs: Sequence[Spec], backend: Backend, precision: Precision, batch: int, rounds: int
+    specs: Sequence[Spec], backend: Backend, model_of: ModelOf, rounds: int
 ) -> dict[Spec, LatencyEntry]:
     """Returns the entries of some specs, timed in turns.
 
@@ -113,9 +130,8 @@ def _measure_chunk(
     Raises:
         StickyDeviceError: If this process can no longer use the GPU.
     """
-    rest = backend.int8_fallback
     try:
-        models = [spec_model(spec, precision, batch, rest) for spec in specs]
+        models = [model_of(spec) for spec in specs]
         timings = time_models(
             models, backend, rounds=rounds, burst_ms=0, passes=PASSES, limit_ms=LIMIT_MS
         )
@@ -124,7 +140,7 @@ def _measure_chunk(
     except Exception as error:  # libraries raise anything, and MemoryError, over one bad network
         if len(specs) == 1:
             return {specs[0]: LatencyEntry(math.inf, error=failure_words(error))}
-        alone = (_measure_chunk([spec], backend, precision, batch, rounds) for spec in specs)
+        alone = (_measure_chunk([spec], backend, model_of, rounds) for spec in specs)
         return {spec: entry for entries in alone for spec, entry in entries.items()}
     return {spec: entry_of(timing) for spec, timing in zip(specs, timings, strict=True)}
 

@@ -12,6 +12,7 @@ from trt_layermerge.blocks import RelaxedBlock
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.unit import ConvUnit
 from trt_layermerge.errors import UnsupportedModelError, UsageError
 from trt_layermerge.kinds import kind_of
 from trt_layermerge.merge.surgery import block_key, block_path, copy_changed_inputs, splice, tidy
@@ -124,4 +125,5 @@ def retrace(model: nn.Module, graph: LayerGraph) -> TracedNetwork:
 
 def _shape_of(graph: LayerGraph) -> LayerGraph:
     """Returns the graph without what depends on the values of weights."""
-    return replace(graph, units=tuple(replace(u, weight_l1=0.0) for u in graph.units))
+    units = (replace(u, weight_l1=0.0) if isinstance(u, ConvUnit) else u for u in graph.units)
+    return replace(graph, units=tuple(units))

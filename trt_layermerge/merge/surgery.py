@@ -30,7 +30,7 @@ class Ports:
     """Names of the values of the traced graph between which a block stands.
 
     Attributes:
-        source: Input value of the first unit, which the block reads.
+        source: The value that the block reads.
         target: The value that the block's output replaces.
         total: The value after the residual addition that ends with the block, if one does.
         out: The value after the activation at the block's end.
@@ -47,10 +47,16 @@ def block_ports(traced: TracedNetwork, candidate: Candidate) -> Ports:
 
     The block replaces the branch of a residual that began before it and ends with it, and
     everything up to the last addition otherwise. Where nothing remains of a block and no residual
-    stays open, its activation goes too.
+    stays open, its activation goes too. Where a branch is left out, its shortcut is handed on.
     """
     graph, block = traced.graph, candidate.block
     first, last = graph.units[block.start].nodes, graph.units[block.end - 1].nodes
+    branch = graph.branch_at(block)
+    if branch is not None:
+        if candidate.convs:
+            return Ports(branch.source, last.sum, last.sum, last.out)
+        target = last.sum if candidate.activation else last.out
+        return Ports(branch.shortcut, target, last.sum, last.out)
     source = node_named(traced.module, first.conv).all_input_nodes[0]
     if graph.open_residual(block.start, block.end) is not None:
         target = last.branch

@@ -27,13 +27,13 @@ from trt_layermerge.measure.jobs import (
     read_measurements,
     write_jobs,
 )
-from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.pipeline.api import open_run, remember, run_stage, stage
 from trt_layermerge.pipeline.folder import locked
 from trt_layermerge.pipeline.options import NullReporter, Reporter, RunOptions
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import perform
 from trt_layermerge.search.sampling import promising, sample_plans
+from trt_layermerge.session.pieces import SpecModels
 from trt_layermerge.session.recorded import (
     Exported,
     Network,
@@ -152,11 +152,11 @@ def _finalists(run: Run) -> list[MergePlan]:
 def _jobs(run: Run, wanted: _Wanted, original: bytes) -> Iterator[Job]:
     """Yields the jobs one by one, and notes their keys in ``wanted``."""
     networks, measure = run.session.networks, run.recipe.measure
+    model_of = SpecModels(networks)
     steps = len(wanted.specs) + len(wanted.plans)
     for count, spec in enumerate(wanted.specs):
         run.reporter.progress("writing jobs", count, steps)
-        model = spec_model(spec, measure.precision, measure.batch, networks.fallback)
-        job = Job(str(spec), (model,))
+        job = Job(str(spec), (model_of(spec),))
         wanted.spec_keys[job.key] = spec
         yield job
     for count, (role, plan) in enumerate(wanted.plans, len(wanted.specs)):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trt_layermerge.core.candidate import Candidate, original_candidate
-from trt_layermerge.core.conv import ConvSpec, Spec
+from trt_layermerge.core.conv import AddSpec, ConvSpec, Spec
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
@@ -18,8 +18,16 @@ DEARER = 1.5
 
 
 def specs_of(plan: MergePlan) -> tuple[Spec, ...]:
-    """Returns everything that a plan's network runs, repetitions included."""
+    """Returns everything that a plan's network runs, repetitions included.
+
+    What stands inside a branch that stays is named, though it is part of the branch's own spec.
+    """
     return tuple(spec for candidate in plan.candidates for spec in candidate.costs)
+
+
+def inside_of(plan: MergePlan) -> tuple[Spec, ...]:
+    """Returns what of ``specs_of`` the branches that stay contain, as it was in the original."""
+    return tuple(spec for candidate in plan.candidates for spec in candidate.inside)
 
 
 def useful(
@@ -71,9 +79,9 @@ def promising(graph: LayerGraph, candidates: Sequence[Candidate]) -> list[Candid
 
 
 def _work(candidate: Candidate) -> tuple[int, int]:
-    """Returns multiply-accumulates and number of convolutions of a candidate."""
-    convs = [spec for spec in candidate.costs if isinstance(spec, ConvSpec)]
-    return sum(spec.macs for spec in convs), len(convs)
+    """Returns multiply-accumulates and number of convolutions and pieces of a candidate."""
+    macs = sum(spec.macs for spec in candidate.costs if isinstance(spec, ConvSpec))
+    return macs, sum(not isinstance(spec, AddSpec) for spec in candidate.costs)
 
 
 def sample_plans(

@@ -7,22 +7,24 @@ beside the original, and the block latencies are corrected until they add up to 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 
 from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.candidate import Candidate, original_candidate
-from trt_layermerge.core.conv import Spec, spec_from_json
+from trt_layermerge.core.conv import PieceSpec, Spec, spec_from_json
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.jsonio import damage, read_lines, write_lines
 from trt_layermerge.core.plan import MergePlan
-from trt_layermerge.core.tables import LatencyTable
+from trt_layermerge.core.tables import LatencyKey, LatencyTable
 from trt_layermerge.errors import UnsupportedModelError, UsageError, command
 from trt_layermerge.measure.fit import Observation, fit_latency
 from trt_layermerge.measure.meter import SpecRequest
 from trt_layermerge.search.evaluator import Measured
-from trt_layermerge.search.sampling import sample_plans, specs_of, useful
+from trt_layermerge.search.sampling import inside_of, sample_plans, specs_of, useful
 from trt_layermerge.session.networks import Networks
+from trt_layermerge.session.pieces import SpecModels
 from trt_layermerge.session.recorded import Recorded
 from trt_layermerge.session.settings import MeasureSection
 
@@ -31,16 +33,20 @@ FILES = ("latency_bare.jsonl", "networks.jsonl", "latency.jsonl")
 
 @dataclass(frozen=True)
 class Sampled:
-    """A whole network that was measured: its speed-up, latency, and everything that it runs."""
+    """A whole network that was measured: its speed-up, latency, and everything that it runs.
+
+    What of it counts twice stands in ``inside`` (``Observation``).
+    """
 
     ms: float
     ratio: float
     specs: tuple[Spec, ...]
+    inside: tuple[Spec, ...] = ()
 
     @property
     def observation(self) -> Observation:
         """What a latency table is fitted to."""
-        return Observation(self.specs, self.ms)
+        return Observation(self.specs, self.ms, self.inside)
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,12 @@ class Latencies:
         """Writes ``FILES``. Raises ``DeviceError``."""
         self.bare.save(folder / FILES[0])
         rows = [
-            {"ms": s.ms, "ratio": s.ratio, "specs": [spec.to_json() for spec in s.specs]}
+            {
+                "ms": s.ms,
+                "ratio": s.ratio,
+                "specs": [spec.to_json() for spec in s.specs],
+                "inside": [spec.to_json() for spec in s.inside],
+            }
             for s in self.samples
         ]
         header = {"original_ms": self.original_ms, "device": self.bare.device.to_json()}
@@ -81,6 +92,7 @@ class Latencies:
                     float(row["ms"]),
                     float(row["ratio"]),
                     tuple(spec_from_json(s) for s in row["specs"]),
+                    tuple(spec_from_json(s) for s in row["inside"]),
                 )
                 for row in rows
             )
@@ -145,8 +157,10 @@ def measure_latency(
         measure.rounds,
         store,
         lambda: networks.original_onnx,
+        SpecModels(networks),
     )
     bare = networks.meter.specs(asked, lambda done, total: tell.progress("measuring", done, total))
+    bare = _with_untimed(bare, offered, measure, tell)
     if recorded is not None:
         original_ms, measured = recorded.measured(graph, "sample", None)
     else:
@@ -154,10 +168,39 @@ def measure_latency(
         plans = [MergePlan.of(graph, []), *sample_plans(graph, faster, measure.networks, seed)]
         original_ms, measured = networks.measure(plans, None, measure.rounds)
     usable = _explained(_running(measured, tell), bare, measure, tell)
-    samples = tuple(Sampled(m.ms, m.ratio, specs_of(m.plan)) for m in usable)
+    samples = tuple(Sampled(m.ms, m.ratio, specs_of(m.plan), inside_of(m.plan)) for m in usable)
     observations = [sample.observation for sample in samples]
     table = fit_latency(bare, observations, measure.precision, measure.batch)
     return Latencies(bare, table, original_ms, samples)
+
+
+def _with_untimed(
+    bare: LatencyTable, offered: Sequence[Candidate], measure: MeasureSection, tell: Callbacks
+) -> LatencyTable:
+    """Returns the table with branches that could not be timed costing what their units do.
+
+    Not every part of a network can be exported alone. The rest of such a branch counts as nothing,
+    so leaving it out saves at least what is predicted.
+    """
+    entries = dict(bare.entries)
+
+    def key(spec: Spec) -> LatencyKey:
+        return spec, measure.precision, measure.batch
+
+    failed = []
+    for candidate in sorted(offered, key=lambda c: c.block):
+        for spec in candidate.extras if candidate.original else ():
+            error = entries[key(spec)].error
+            if isinstance(spec, PieceSpec) and error is not None:
+                units_ms = sum(entries[key(inside)].ms for inside in candidate.inside)
+                entries[key(spec)] = replace(entries[key(spec)], ms=units_ms)
+                failed.append(error)
+    if failed:
+        tell.note(
+            f"{len(failed)} branches could not be timed as a whole, and only their convolutions "
+            f"count; the first said: {failed[0]}"
+        )
+    return replace(bare, entries=entries)
 
 
 def _running(measured: Sequence[Measured], tell: Callbacks) -> list[Measured]:
@@ -183,7 +226,7 @@ def _explained(
     def failure(network: Measured) -> str | None:
         keys = ((spec, measure.precision, measure.batch) for spec in specs_of(network.plan))
         entries = map(bare.entries.__getitem__, keys)
-        return next((entry.error for entry in entries if entry.error is not None), None)
+        return next((entry.error for entry in entries if not isfinite(entry.ms)), None)
 
     errors = [error for error in map(failure, measured) if error is not None]
     if not errors or len(errors) == len(measured):

@@ -43,7 +43,7 @@ def to_score(
     faster = useful(graph, candidates, table, measure.precision, measure.batch)
     if settings.importance.method == "calibrate":
         return faster
-    return [*faster, *(c for c in candidates if c.original)]
+    return [*faster, *(c for c in candidates if c.original and c.convs)]
 
 
 def scoring_recipe(section: ImportanceSection, seed: int) -> FinetuneRecipe:

@@ -20,7 +20,7 @@ from trt_layermerge.search.choosing import Choice, Goal, Imported, Ranked
 from trt_layermerge.search.closing import Closed, Tools
 from trt_layermerge.search.evaluator import Measured
 from trt_layermerge.search.problem import Problem, uses_paper_protocol
-from trt_layermerge.search.sampling import specs_of
+from trt_layermerge.search.sampling import inside_of, specs_of
 from trt_layermerge.session.latency import Latencies
 from trt_layermerge.session.networks import Networks
 from trt_layermerge.session.recorded import Recorded
@@ -115,7 +115,11 @@ def loop_tools(
     before = [sample.observation for sample in latencies.samples]
 
     def fit(measured: Sequence[Measured]) -> LatencyTable:
-        seen = [Observation(specs_of(m.plan), m.ms) for m in measured if m.error is None]
+        seen = [
+            Observation(specs_of(m.plan), m.ms, inside_of(m.plan))
+            for m in measured
+            if m.error is None
+        ]
         return fit_latency(latencies.bare, [*before, *seen], measure.precision, measure.batch)
 
     return Tools(fit, problem.frontier, networks.measure, problem.priced)

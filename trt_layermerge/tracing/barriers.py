@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import fx
 
@@ -13,9 +13,17 @@ from trt_layermerge.tracing.reading import Reading
 from trt_layermerge.tracing.residuals import Core
 
 
-def find_barriers(reading: Reading, assembly: Assembly) -> tuple[Barrier, ...]:
-    """Returns one barrier for each place, in the order of execution."""
-    number = {core.conv: i for i, core in enumerate(assembly.cores)}
+def find_barriers(
+    reading: Reading, assembly: Assembly, numbers: Sequence[int]
+) -> tuple[Barrier, ...]:
+    """Returns one barrier for each place, in the order of execution.
+
+    Args:
+        reading: The traced network.
+        assembly: What was understood of it.
+        numbers: Index of the unit that each core is.
+    """
+    number = {core.conv: i for core, i in zip(assembly.cores, numbers, strict=True)}
     found: dict[fx.Node, Barrier] = {}
     for node, reason in reading.refused.items():
         found[node] = Barrier(node.name, f"{node.target}: {reason}")

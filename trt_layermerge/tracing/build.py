@@ -11,9 +11,18 @@ from torch.nn import functional
 
 from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.unit import ConvUnit, Residual, Segment, Shortcut, UnitNodes
+from trt_layermerge.core.unit import (
+    Branch,
+    ConvUnit,
+    OpaqueUnit,
+    Residual,
+    Segment,
+    Shortcut,
+    UnitNodes,
+)
 from trt_layermerge.tracing.assemble import Assembly, assemble
 from trt_layermerge.tracing.barriers import find_barriers
+from trt_layermerge.tracing.branches import OpaqueBranch, opaque_branches
 from trt_layermerge.tracing.reading import Reading, shape_of
 from trt_layermerge.tracing.residuals import Core, Path
 
@@ -27,17 +36,23 @@ _AVERAGES: set[Any] = {
 def build_graph(reading: Reading, input_shape: tuple[int, ...]) -> LayerGraph:
     """Returns the layer graph of a network that was read."""
     assembly = assemble(reading)
+    found = opaque_branches(reading, assembly)
+    numbers = [i + sum(branch.last <= i for branch in found) for i in range(len(assembly.cores))]
+    opaque = [_opaque_unit(branch.last + k, branch) for k, branch in enumerate(found)]
+    convs = [_unit(reading, numbers[i], core) for i, core in enumerate(assembly.cores)]
     residuals = tuple(
-        Residual(*assembly.span(draft), tuple(_shortcut(path) for path in draft.paths))
+        Residual(numbers[start], numbers[end - 1] + 1, tuple(map(_shortcut, draft.paths)))
         for draft in assembly.drafts
+        for start, end in [assembly.span(draft)]
     )
     return LayerGraph(
-        units=tuple(_unit(reading, i, core) for i, core in enumerate(assembly.cores)),
-        segments=_segments(assembly),
+        units=tuple(sorted([*convs, *opaque], key=lambda unit: unit.index)),
+        segments=_segments(assembly, numbers, opaque),
         residuals=residuals,
-        barriers=find_barriers(reading, assembly),
+        barriers=find_barriers(reading, assembly, numbers),
         input_shape=input_shape,
-        head_pointwise=_head_pointwise(reading, assembly, residuals),
+        head_pointwise=_head_pointwise(reading, assembly, convs, residuals),
+        branches=_branches(found, opaque, numbers),
     )
 
 
@@ -65,28 +80,56 @@ def _shortcut(path: Path) -> Shortcut:
     )
 
 
-def _segments(assembly: Assembly) -> tuple[Segment, ...]:
-    """Returns the maximal runs of linked units."""
+def _opaque_unit(index: int, branch: OpaqueBranch) -> OpaqueUnit:
+    value, total, tail = branch.branch.name, branch.total.name, branch.tail.name
+    nodes = UnitNodes(value, value, total, tail)
+    return OpaqueUnit(index, branch.name, branch.activation, branch.spec, nodes)
+
+
+def _branches(
+    found: tuple[OpaqueBranch, ...], opaque: list[OpaqueUnit], numbers: list[int]
+) -> tuple[Branch, ...]:
+    """Returns the branches by their units; one starts where what is inside it starts."""
+    branches: list[Branch] = []
+    for branch, unit in zip(found, opaque, strict=True):
+        starts = [numbers[branch.first]] if branch.first < branch.last else [unit.index]
+        starts += [
+            b.start for b, o in zip(branches, found, strict=False) if o.total in branch.inside
+        ]
+        ends = branch.source.name, branch.shortcut.name
+        branches.append(Branch(min(starts), unit.index + 1, *ends, branch.remains))
+    return tuple(branches)
+
+
+def _segments(
+    assembly: Assembly, numbers: list[int], opaque: list[OpaqueUnit]
+) -> tuple[Segment, ...]:
+    """Returns the maximal runs of linked units, every opaque unit a run of its own."""
     count = len(assembly.cores)
     cuts = [i + 1 for i, linked in enumerate(assembly.linked) if not linked]
-    return tuple(Segment(a, b) for a, b in pairwise([0, *cuts, count]) if a < b)
+    runs = [(a, b) for a, b in pairwise([0, *cuts, count]) if a < b]
+    segments = [Segment(numbers[a], numbers[b - 1] + 1) for a, b in runs]
+    segments += [Segment(unit.index, unit.index + 1) for unit in opaque]
+    return tuple(sorted(segments, key=lambda segment: segment.start))
 
 
 def _head_pointwise(
-    reading: Reading, assembly: Assembly, residuals: tuple[Residual, ...]
+    reading: Reading,
+    assembly: Assembly,
+    units: list[ConvUnit],
+    residuals: tuple[Residual, ...],
 ) -> int | None:
     """Returns the last pointwise unit outside residuals that only the global pooling reads."""
-    for index in reversed(range(len(assembly.cores))):
-        core = assembly.cores[index]
+    for unit, core in zip(reversed(units), reversed(assembly.cores), strict=True):
         users = reading.users(core.tail)
-        outside = not any(r.start <= index < r.end for r in residuals)
+        outside = not any(r.start <= unit.index < r.end for r in residuals)
         if (
             core.spec.pointwise
             and outside
             and len(users) == 1
             and _is_global_average(reading, users[0], core.spec)
         ):
-            return index
+            return unit.index
     return None
 
 

@@ -1,0 +1,101 @@
+"""Parts of a traced network that are timed as they are, and what tells equal ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from trt_layermerge.core.conv import PieceSpec
+from trt_layermerge.tracing.reading import Reading, shape_of
+
+
+def between(source: fx.Node, end: fx.Node, *, last: bool = False) -> tuple[fx.Node, ...]:
+    """Returns what computes one value from another, in order; constants are left out.
+
+    Args:
+        source: A value through which every way from the inputs to ``end`` leads.
+        end: The value that is computed.
+        last: Whether ``end`` itself is one of them.
+    """
+    met: set[fx.Node] = set()
+    waiting = [end]
+    while waiting:
+        for node in waiting.pop().all_input_nodes:
+            if node is not source and node.op != "get_attr" and node not in met:
+                met.add(node)
+                waiting.append(node)
+    if last and end is not source:
+        met.add(end)
+    return tuple(node for node in end.graph.nodes if node in met)
+
+
+def piece_spec(reading: Reading, source: fx.Node, end: fx.Node) -> PieceSpec:
+    """Returns what computes one map from another as something to be timed.
+
+    Args:
+        reading: The traced network.
+        source: The map that is read, ``(N, C_in, H, W)``, as for ``between``.
+        end: The map that comes out, ``(N, C_out, H', W')``.
+    """
+    (_, channels, height, width), (_, out_channels, rows, columns) = map(shape_of, (source, end))
+    numbers = {source: 0}
+    lines = [[height, width, channels]]
+    for node in between(source, end, last=True):
+        numbers[node] = len(numbers)
+        lines.append(_line(reading, node, numbers))
+    digest = hashlib.sha256(json.dumps(lines).encode()).hexdigest()
+    return PieceSpec(digest, channels, out_channels, height, width, (rows, columns))
+
+
+def _line(reading: Reading, node: fx.Node, numbers: Mapping[fx.Node, int]) -> list[Any]:
+    """Returns what a node does, in words that do not tell its name or its weights."""
+
+    def argument(value: Any) -> Any:
+        if not isinstance(value, fx.Node):
+            return value
+        number = numbers.get(value)
+        return f"%{number}" if number is not None else _tensor(_constant(reading, value))
+
+    arguments = fx.node.map_aggregate((node.args, node.kwargs), argument)
+    module = reading.module(node)
+    done = _function(node.target) if module is None else _module(module)
+    return [done, repr(arguments), list(shape_of(node))]
+
+
+def _constant(reading: Reading, node: fx.Node) -> Any:
+    value: Any = reading.network
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _function(target: Any) -> str:
+    return f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', target)}"
+
+
+def _module(module: nn.Module) -> list[Any]:
+    """Returns types, settings and shapes of tensors of a module and all that is in it."""
+    return [
+        [
+            name,
+            f"{type(part).__module__}.{type(part).__qualname__}",
+            part.extra_repr(),
+            [_tensor(t) for t in (*part.parameters(False), *part.buffers(False))],
+            sorted(f"{k}={v}" for k, v in vars(part).items() if _is_setting(k, v)),
+        ]
+        for name, part in module.named_modules()
+    ]
+
+
+def _is_setting(name: str, value: Any) -> bool:
+    simple = isinstance(value, bool | int | float | str | tuple)
+    return simple and not name.startswith("_") and name != "training"
+
+
+def _tensor(value: Any) -> str:
+    return f"{value.dtype}{tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
