@@ -75,8 +75,12 @@ def relax(model: nn.Module, graph: LayerGraph, plan: MergePlan) -> RelaxedNet:
             f"{len(graph.units)}; make the plan from this graph (MergePlan.of, or the search stage)"
         )
     traced = retrace(model, graph)
-    for candidate in plan.changed:
-        splice(traced, build_block(traced, candidate))
+    blocks = [build_block(traced, candidate) for candidate in plan.changed]
+    for block in blocks:
+        traced.module.add_submodule(block_path(block.candidate.block), block)
+    # The last first: a block then reads the original's value, which an earlier one replaces.
+    for block in reversed(blocks):
+        splice(traced, block)
     tidy(traced.module)
     return RelaxedNet(traced.module, graph, plan).eval()
 
