@@ -9,6 +9,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from trt_layermerge.core.conv import ConvSpec
+from trt_layermerge.core.unit import Branch, OpaqueUnit
 from trt_layermerge.tracing import TracedNetwork
 from trt_layermerge.tracing.activations import activation_module
 
@@ -47,6 +48,8 @@ def assert_true(traced: TracedNetwork, *inputs: torch.Tensor) -> None:
     nodes = {node.name: node for node in module.graph.nodes}
     sources = [nodes[unit.nodes.conv].all_input_nodes[0].name for unit in graph.units]
     for unit, source in zip(graph.units, sources, strict=True):
+        if isinstance(unit, OpaqueUnit):
+            continue
         names = unit.nodes
         conv = _convolve(module.get_submodule(unit.name), unit.spec, values[source])
         _close(values[names.conv], conv)
@@ -71,6 +74,35 @@ def assert_true(traced: TracedNetwork, *inputs: torch.Tensor) -> None:
             assert torch.equal(values[sources[i]], values[graph.units[i - 1].nodes.out])
     for residual in graph.residuals:
         assert any(s.start <= residual.start < residual.end <= s.end for s in graph.segments)
+    opaque = [unit.index for unit in graph.units if isinstance(unit, OpaqueUnit)]
+    assert [branch.end - 1 for branch in graph.branches] == opaque
+    for branch in graph.branches:
+        _assert_branch(traced, branch, values, *(x.double() for x in inputs))
+
+
+def _assert_branch(
+    traced: TracedNetwork, branch: Branch, values: Values, *inputs: torch.Tensor
+) -> None:
+    """Checks that a branch ends in an addition, rests on its source alone and feeds nothing else.
+
+    On other inputs, with the source held, its output is what it was. With its output held, noise
+    in the values of its units and of the branch itself changes nothing.
+    """
+    unit = traced.graph.units[branch.end - 1]
+    names, spec = unit.nodes, unit.spec
+    _close(values[names.sum], values[names.branch] + values[branch.shortcut])
+    act = activation_module(unit.activation) if unit.activation else nn.Identity()
+    _close(values[names.out], act(values[names.sum]))
+    assert tuple(values[branch.source].shape[1:]) == (spec.in_channels, spec.height, spec.width)
+    assert tuple(values[names.out].shape[1:]) == (spec.out_channels, *spec.out_size)
+    others = tuple(x.flip(0, -1) + 1 for x in inputs)
+    held = run(traced, *others, overrides={branch.source: values[branch.source]})
+    _close(held[names.out], values[names.out])
+    final = next(iter(traced.module.graph.find_nodes(op="output"))).name
+    inside = [u.nodes.out for u in traced.graph.units[branch.start : branch.end - 1]]
+    noise = {name: torch.randn_like(values[name]) for name in (*inside, names.branch)}
+    again = run(traced, *inputs, overrides=noise | {names.sum: values[names.sum]})
+    assert torch.equal(again[final], values[final]), unit.name
 
 
 @torch.no_grad()

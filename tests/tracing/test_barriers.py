@@ -14,6 +14,7 @@ from tests import nets
 from tests.tracing import replay
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.unit import Branch
 from trt_layermerge.merge import relax
 from trt_layermerge.tracing import TracedNetwork, trace_network
 
@@ -112,7 +113,8 @@ def test_activation_before_the_addition() -> None:
 
     graph = check(forward)
     assert graph.residuals == ()
-    assert spans(graph) == [(0, 1), (1, 3)]
+    assert spans(graph) == [(0, 1), (1, 3), (3, 4)]
+    assert [(b.start, b.end) for b in graph.branches] == [(1, 4)]
     assert "activation" in reasons(graph)["add"]
 
 
@@ -162,9 +164,9 @@ def test_barrier_inside_a_branch_gives_up_the_residual() -> None:
 
     graph = check(forward)
     assert graph.residuals == ()
-    assert spans(graph) == [(0, 1), (1, 2), (2, 3)]
+    assert spans(graph) == [(0, 1), (1, 2), (2, 3), (3, 4)]
     assert "pooling" in reasons(graph)["max_pool2d"]
-    assert graph.units[2].activation is None
+    assert [u.activation for u in graph.units] == [None, None, None, "relu"]
 
 
 def test_giving_up_a_residual_frees_its_projection() -> None:
@@ -174,8 +176,9 @@ def test_giving_up_a_residual_frees_its_projection() -> None:
         return skip + m.c(m.b(x).abs())
 
     graph = check(forward)
-    assert [u.name for u in graph.units] == ["a", "d", "b", "c"]
+    assert [u.name for u in graph.units] == ["a", "d", "b", "c", "add"]
     assert graph.residuals == ()
+    assert graph.branches == (Branch(1, 5, "a", "d", (graph.units[1].spec,)),)
 
 
 def test_overlapping_shortcuts_cut_each_other() -> None:
@@ -187,7 +190,8 @@ def test_overlapping_shortcuts_cut_each_other() -> None:
 
     graph = check(forward)
     assert graph.residuals == ()
-    assert spans(graph) == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    assert spans(graph) == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
+    assert [(b.start, b.end, b.shortcut) for b in graph.branches] == [(1, 5, "b")]
     assert "overlaps" in reasons(graph)["add_1"]
 
 

@@ -26,7 +26,7 @@ def inspect_view(result: Result) -> RenderableType:
     candidates: Mapping[str, int] = result["candidates"]
     parts: list[RenderableType] = [
         table("Units", ("unit", "name", "convolution", "segment"), _unit_rows(graph)),
-        table("Residuals", ("units", "shortcut"), _residual_rows(graph)),
+        table("Residuals", ("units", "shortcut", "branch can merge"), _residual_rows(graph)),
         table(
             "What cannot merge, and why",
             ("where", "unit", "reason"),
@@ -56,13 +56,21 @@ def _unit_rows(graph: Result) -> list[tuple[Any, ...]]:
     ]
 
 
-def _residual_rows(graph: Result) -> list[tuple[str, str]]:
+def _residual_rows(graph: Result) -> list[tuple[str, str, str]]:
     return [
         (
             f"{r['start']}:{r['end']}",
             " + ".join(s["conv"] or s["bn"] or "identity" for s in r["shortcuts"]),
+            "yes",
         )
         for r in graph["residuals"]
+    ] + [
+        (
+            f"{b['start']}:{b['end']}",
+            " + ".join(str(spec_from_json(s)) for s in b["remains"]) or "identity",
+            "no: it stays, or goes as a whole",
+        )
+        for b in graph["branches"]
     ]
 
 

@@ -81,7 +81,7 @@ def _paper_runs(graph: Chain) -> list[tuple[int, int]]:
     for segment in graph.segments:
         start = segment.start
         units = [u for u in graph.units[start : segment.end] if isinstance(u, ConvUnit)]
-        for before, unit, after in zip([None, *units[:-1]], units, [*units[1:], None], strict=True):
+        for before, unit, after in zip([None, *units], units, [*units[1:], None], strict=False):
             if unit.index in (0, graph.head_pointwise):  # the stem, and the head
                 if start < unit.index:
                     runs.append((start, unit.index))

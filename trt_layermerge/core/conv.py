@@ -167,7 +167,10 @@ def spec_from_json(data: Any) -> Spec:
     Raises:
         KeyError, TypeError, ValueError: If a field is missing or malformed.
     """
-    return load(_SPECS[data["op"]], data)
+    kind = _SPECS.get(data["op"])
+    if kind is None:
+        raise ValueError(f"there is no spec of the sort {data['op']!r}")
+    return load(kind, data)
 
 
 def compose(first: ConvSpec, second: ConvSpec) -> ConvSpec:

@@ -13,10 +13,10 @@ from functools import partial
 from typing import NamedTuple
 
 from trt_layermerge.core.candidate import Candidate
-from trt_layermerge.core.conv import ConvSpec
+from trt_layermerge.core.conv import ConvSpec, PieceSpec
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
-from trt_layermerge.core.unit import Residual
+from trt_layermerge.core.unit import Branch, Residual
 from trt_layermerge.report.data import Look
 from trt_layermerge.report.palette import GREEN, RED, STONE
 from trt_layermerge.report.templates import render
@@ -101,25 +101,28 @@ def wrap_rows(graph: LayerGraph, plan: MergePlan, columns: int = COLUMNS) -> tup
         columns: Units in a row at most.
     """
     units, ends = len(graph.units), [c.block.end for c in plan.candidates]
+    residuals = (*graph.residuals, *graph.branches)
     even = math.ceil(units / math.ceil(units / columns)) if units else 0
     rows: list[Row] = []
     while (start := rows[-1].end if rows else 0) < units:
         later = [end for end in ends if end > start]
         fitting = [end for end in later if end <= start + even] or later[:1]
-        whole = [e for e in fitting if not any(r.start < e < r.end for r in graph.residuals)]
+        whole = [e for e in fitting if not any(r.start < e < r.end for r in residuals)]
         rows.append(Row(start, (whole or fitting)[-1]))
     return tuple(rows)
 
 
-def surviving_residuals(graph: LayerGraph, plan: MergePlan) -> tuple[Residual, ...]:
-    """Returns the residuals that no block of the plan swallows whole."""
+def surviving_residuals(graph: LayerGraph, plan: MergePlan) -> tuple[Residual | Branch, ...]:
+    """Returns the residuals and branches that no block of the plan swallows whole."""
     blocks = [c.block for c in plan.changed]
     return tuple(
-        r for r in graph.residuals if not any(b.start <= r.start and r.end <= b.end for b in blocks)
+        r
+        for r in (*graph.residuals, *graph.branches)
+        if not any(b.start <= r.start and r.end <= b.end for b in blocks)
     )
 
 
-def box_height(spec: ConvSpec) -> float:
+def box_height(spec: ConvSpec | PieceSpec) -> float:
     """Returns the height of a box: a step for every doubling of the output channels."""
     return round(min(64.0, max(30.0, 30 + 5.5 * math.log2(max(1, spec.out_channels) / 16))), 2)
 

@@ -55,10 +55,11 @@ class OpaqueBranch:
 
     @property
     def name(self) -> str:
-        """What to call it: the module that all of it lies in, or its addition."""
+        """What to call it: the module that all of its layers lie in, or its addition."""
         paths = [str(n.target).split(".") for n in self.inside if n.op == "call_module"]
         common = takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
-        return ".".join(parts[0] for parts in common) or self.total.name
+        name = ".".join(parts[0] for parts in common)
+        return name if name and name.split(".") not in paths else self.total.name
 
 
 def opaque_branches(reading: Reading, assembly: Assembly) -> tuple[OpaqueBranch, ...]:
