@@ -98,7 +98,7 @@ def test_inspect_shows_units_residuals_barriers_and_counts() -> None:
     printed = lines(inspect_view(result))
     assert "0 conv0 3>8 k3x3 s2x2 @32x32 relu 0" in printed
     assert "2 conv2 8>8 k3x3 @16x16 +res relu 1" in printed
-    assert "1:3 identity" in printed
+    assert "1:3 identity yes" in printed
     assert "pool – pooling [of] a kind" in printed
     assert "conv0 0 no" in printed
     assert "3 units in 2 segments; 4 blocks; 7 candidates (compose 5, fit 2)" in printed

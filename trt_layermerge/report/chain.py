@@ -101,7 +101,7 @@ def wrap_rows(graph: LayerGraph, plan: MergePlan, columns: int = COLUMNS) -> tup
         columns: Units in a row at most.
     """
     units, ends = len(graph.units), [c.block.end for c in plan.candidates]
-    residuals = (*graph.residuals, *graph.branches)
+    residuals = _residuals(graph)
     even = math.ceil(units / math.ceil(units / columns)) if units else 0
     rows: list[Row] = []
     while (start := rows[-1].end if rows else 0) < units:
@@ -117,9 +117,13 @@ def surviving_residuals(graph: LayerGraph, plan: MergePlan) -> tuple[Residual | 
     blocks = [c.block for c in plan.changed]
     return tuple(
         r
-        for r in (*graph.residuals, *graph.branches)
+        for r in _residuals(graph)
         if not any(b.start <= r.start and r.end <= b.end for b in blocks)
     )
+
+
+def _residuals(graph: LayerGraph) -> tuple[Residual | Branch, ...]:
+    return (*graph.residuals, *graph.branches)
 
 
 def box_height(spec: ConvSpec | PieceSpec) -> float:

@@ -187,18 +187,18 @@ def _with_untimed(
     def key(spec: Spec) -> LatencyKey:
         return spec, measure.precision, measure.batch
 
-    failed = []
+    failed: dict[PieceSpec, str] = {}
     for candidate in sorted(offered, key=lambda c: c.block):
         for spec in candidate.extras if candidate.original else ():
             error = entries[key(spec)].error
-            if isinstance(spec, PieceSpec) and error is not None:
+            if isinstance(spec, PieceSpec) and error is not None and spec not in failed:
                 units_ms = sum(entries[key(inside)].ms for inside in candidate.inside)
                 entries[key(spec)] = replace(entries[key(spec)], ms=units_ms)
-                failed.append(error)
+                failed[spec] = error
     if failed:
         tell.note(
-            f"{len(failed)} branches could not be timed as a whole, and only their convolutions "
-            f"count; the first said: {failed[0]}"
+            f"{len(failed)} sorts of branches could not be timed as a whole, and only the "
+            f"convolutions in them count; the first said: {next(iter(failed.values()))}"
         )
     return replace(bare, entries=entries)
 
