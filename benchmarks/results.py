@@ -21,16 +21,18 @@ class Page:
         name: File of the page, without ``.md``, and of its figures, without ``.jsonl``.
         text: Header and rows to Markdown; a pure function.
         results: Folder of the pages.
+        page: The page itself, where it does not stand there.
     """
 
     name: str
     text: Callable[[Json, list[Json]], str]
     results: Path = RESULTS
+    page: Path | None = None
 
     @property
     def path(self) -> Path:
         """The page."""
-        return self.results / f"{self.name}.md"
+        return self.page or self.results / f"{self.name}.md"
 
     @property
     def data(self) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-from trt_layermerge.core.candidate import Candidate, finish, merged_spec
+from trt_layermerge.core.candidate import Candidate, finish, left_out, merged_spec
 from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.core.geometry import composition
 from trt_layermerge.core.graph import LayerGraph
@@ -113,6 +113,9 @@ def _draw(
 ) -> Candidate | None:
     if kind == "fit":
         return fitted(graph, block.start, block.end, rng.choice(kernels))
+    branch = graph.branch_at(block)
+    if branch is not None:
+        return left_out(graph, branch, kind) if kind == "identity" else None
     try:
         if kind == "identity":
             return removed(graph, block.start, block.end)

@@ -70,7 +70,7 @@ def _residual_rows(graph: Result) -> list[tuple[str, str, str]]:
             " + ".join(str(spec_from_json(s)) for s in b["remains"]) or "identity",
             "no: it stays, or goes as a whole",
         )
-        for b in graph["branches"]
+        for b in graph.get("branches", ())
     ]
 
 

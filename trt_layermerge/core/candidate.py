@@ -73,7 +73,7 @@ class Candidate:
             "spec": self.spec.to_json() if self.spec else None,
             "convs": [s.to_json() for s in self.convs],
             "extras": [s.to_json() for s in self.extras],
-            "inside": [s.to_json() for s in self.inside],
+            **({"inside": [s.to_json() for s in self.inside]} if self.inside else {}),
             "activation": self.activation,
             "original": self.original,
         }

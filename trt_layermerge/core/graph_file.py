@@ -9,6 +9,10 @@ from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json, damage, read_json, write_json
 
 
+_OPTIONAL = ("further_shapes", "branches")
+"""What is left out of the file where a network has none."""
+
+
 def save_graph(graph: LayerGraph, path: Path) -> None:
     """Writes a graph. Raises ``DeviceError`` if the file cannot be written."""
     write_json(path, "graph", graph_to_json(graph))
@@ -29,12 +33,11 @@ def load_graph(path: Path) -> LayerGraph:
 def graph_to_json(graph: LayerGraph) -> Json:
     """Returns a JSON-ready mapping that ``graph_from_json`` reads back."""
     body = {**dump(graph), "segments": [[s.start, s.end] for s in graph.segments]}
-    if not graph.further_shapes:
-        del body["further_shapes"]
-    return body
+    return {key: value for key, value in body.items() if value or key not in _OPTIONAL}
 
 
 def graph_from_json(body: Json) -> LayerGraph:
     """Returns the graph of a mapping. Raises what malformed fields cause."""
     segments = [{"start": start, "end": end} for start, end in body["segments"]]
-    return load(LayerGraph, {"further_shapes": [], **body, "segments": segments})
+    optional = dict.fromkeys(_OPTIONAL, ())
+    return load(LayerGraph, {**optional, **body, "segments": segments})

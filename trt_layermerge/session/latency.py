@@ -73,7 +73,7 @@ class Latencies:
                 "ms": s.ms,
                 "ratio": s.ratio,
                 "specs": [spec.to_json() for spec in s.specs],
-                "inside": [spec.to_json() for spec in s.inside],
+                **({"inside": [spec.to_json() for spec in s.inside]} if s.inside else {}),
             }
             for s in self.samples
         ]
@@ -92,7 +92,7 @@ class Latencies:
                     float(row["ms"]),
                     float(row["ratio"]),
                     tuple(spec_from_json(s) for s in row["specs"]),
-                    tuple(spec_from_json(s) for s in row["inside"]),
+                    tuple(spec_from_json(s) for s in row.get("inside", ())),
                 )
                 for row in rows
             )

@@ -23,7 +23,7 @@ def between(source: fx.Node, end: fx.Node, *, last: bool = False) -> tuple[fx.No
         last: Whether ``end`` itself is one of them.
     """
     met: set[fx.Node] = set()
-    waiting = [end]
+    waiting = [] if end is source else [end]
     while waiting:
         for node in waiting.pop().all_input_nodes:
             if node is not source and node.op != "get_attr" and node not in met:
