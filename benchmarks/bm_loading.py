@@ -109,7 +109,7 @@ HEAD = """\
 
 {images} JPEGs of 256 to 500 pixels a side, made from a seed, become {size}x{size} by a random \
 resized crop and a flip in {workers} processes; {network} is trained on {device} in batches of \
-{batch}, by {threads} threads of the training process. "Training" alone reads batches that lie in \
+{batch}, by a training process of {threads} thread(s). "Training" alone reads batches that lie in \
 memory. Medians of {epochs} epochs behind a first one.
 
 | what | images a second | of the slower of the two |
