@@ -94,7 +94,8 @@ HEAD = """\
 {origin}
 
 Milliseconds of processor time of an item on one thread, the best of the repeats. The networks \
-have random weights. `python -m benchmarks` compares with these figures. How many images a second are loaded while a network trains stands in [loading](loading.md).
+have random weights. `python -m benchmarks` compares with these figures. How many images a second \
+are loaded while a network trains stands in [loading](loading.md).
 
 | what | ms | items | repeats |
 |---|---|---|---|

@@ -10,7 +10,7 @@ from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.core.geometry import composition
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
-from trt_layermerge.core.unit import Block
+from trt_layermerge.core.unit import Block, OpaqueUnit
 from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.kinds import refusal
 
@@ -38,8 +38,8 @@ def removed(graph: LayerGraph, start: int, end: int) -> Candidate:
 
 def fitted(graph: LayerGraph, start: int, end: int, kernel: int, groups: int = 1) -> Candidate:
     """Returns one new convolution in a block's place, padded to meet the block's output size."""
-    first, last = graph.units[start].spec, graph.units[end - 1].spec
-    strides = [s.spec.stride for s in graph.units[start:end]]
+    units = [graph.conv_unit(i) for i in range(start, end)]
+    first, last, strides = units[0].spec, units[-1].spec, [u.spec.stride for u in units]
     stride = (1, 1)
     for step in strides:
         stride = (stride[0] * step[0], stride[1] * step[1])
@@ -111,11 +111,11 @@ def random_plan(
 def _draw(
     graph: LayerGraph, block: Block, kind: str, rng: random.Random, kernels: Sequence[int]
 ) -> Candidate | None:
+    if any(isinstance(unit, OpaqueUnit) for unit in graph.units[block.start : block.end]):
+        branch = graph.branch_at(block)
+        return left_out(graph, branch, kind) if branch and kind == "identity" else None
     if kind == "fit":
         return fitted(graph, block.start, block.end, rng.choice(kernels))
-    branch = graph.branch_at(block)
-    if branch is not None:
-        return left_out(graph, branch, kind) if kind == "identity" else None
     try:
         if kind == "identity":
             return removed(graph, block.start, block.end)

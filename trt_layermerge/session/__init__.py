@@ -4,7 +4,8 @@
 to (``state``). ``settings`` decide; ``images`` come in sets or loaders. The verbs, in order:
 
 - inspect: ``candidates``. measure: ``latency``, of whole ``networks`` and ``pieces`` of them too,
-  by the ``meters``; what was measured out of reach is ``recorded``. score: ``scoring``. search: ``searching``.
+  by the ``meters``; what was measured out of reach is ``recorded``. score: ``scoring``. search:
+  ``searching``.
 - relax and repair: ``starts``. train: ``training``, also for some rungs of a race.
 - export: ``deployed`` networks. quantize: ``quantizing``, with ``qat``. build: ``building``; what
   was ``built``. bench: ``benching``. verify: ``verifying``.
