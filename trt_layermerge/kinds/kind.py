@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from trt_layermerge.core.candidate import Candidate
@@ -86,7 +87,7 @@ class Kind(ABC):
         from trt_layermerge.blocks import ConvChain
 
         first = traced.module.get_submodule(traced.graph.units[candidate.block.start].name)
-        like = next(first.parameters())
+        like = next(chain(first.parameters(), first.buffers()))  # fixed weights are buffers
         return ConvChain(candidate, like, self.starts(traced, candidate))
 
     def repairs(self, block: RelaxedBlock) -> tuple[str, ...]:
