@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from tests import nets
-from tests.plans import random_plan
+from tests.plans import composed, random_plan, removed
+from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.errors import UsageError
 from trt_layermerge.merge import certify, collapse, reestimate_bn, relax
 from trt_layermerge.tracing import trace
@@ -78,3 +79,19 @@ def test_half_precision_is_refused():
     relaxed, x = prepared("plain_chain")
     with pytest.raises(UsageError, match="float32"):
         certify(relaxed.half(), relaxed, x)
+
+
+def test_a_further_normalisation_behind_a_block_is_no_part_of_it() -> None:
+    layers = [nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4)]
+    model = nets.randomise(nn.Sequential(*layers, nn.MaxPool2d(2), nn.Conv2d(4, 4, 3))).double()
+    x = nets.example().double()
+    graph = trace(model, x)
+    relaxed = relax(model, graph, MergePlan.of(graph, [composed(graph, 0, 2, (0, 1))]))
+    assert certify(relaxed, collapse(relaxed), x).ok
+
+
+def test_a_network_of_which_nothing_with_weights_is_left_is_certified() -> None:
+    model = nets.randomise(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.MaxPool2d(2)))
+    graph = trace(model, nets.example())
+    relaxed = relax(model, graph, MergePlan.of(graph, [removed(graph, 0, 1)]))
+    assert certify(relaxed, collapse(relaxed), nets.example()).ok

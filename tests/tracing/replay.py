@@ -12,6 +12,7 @@ from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.core.unit import Branch, OpaqueUnit
 from trt_layermerge.tracing import TracedNetwork
 from trt_layermerge.tracing.activations import activation_module
+from trt_layermerge.tracing.forms import weight_of
 
 Values = dict[str, torch.Tensor]
 
@@ -130,12 +131,11 @@ def _convolve(conv: nn.Module, spec: ConvSpec, x: torch.Tensor) -> torch.Tensor:
     top, left, bottom, right = spec.padding
     assert isinstance(conv, nn.Conv2d)
     assert tuple(x.shape[1:]) == (spec.in_channels, spec.height, spec.width)
-    assert conv.weight.shape[0] == spec.out_channels
-    assert tuple(conv.weight.shape[2:]) == spec.kernel
+    weight = weight_of(conv)
+    assert weight.shape[0] == spec.out_channels
+    assert tuple(weight.shape[2:]) == spec.kernel
     padded = functional.pad(x, (left, right, top, bottom))
-    y = functional.conv2d(
-        padded, conv.weight, conv.bias, spec.stride, 0, spec.dilation, spec.groups
-    )
+    y = functional.conv2d(padded, weight, conv.bias, spec.stride, 0, spec.dilation, spec.groups)
     assert tuple(y.shape[2:]) == spec.out_size
     return y
 

@@ -331,6 +331,7 @@ def test_an_opaque_module_keeps_the_activations_of_its_norms(gamma: float) -> No
     assert [(u.bn, u.activation) for u in traced.graph.units] == [
         (None, None),
         (None, None),
+        ("both", "relu"),
         ("own", "relu"),
     ]
 
@@ -349,14 +350,14 @@ def gated(m: Net, x: Tensor) -> Tensor:
 
 
 def scaled(m: Net, x: Tensor) -> Tensor:
-    return m.scale * x
+    return m.plane * x  # one value per position, which no convolution can take in
 
 
 REASONS: list[tuple[Forward, str, str]] = [
     (gated, "mul", "a multiplication with one value per channel, as in squeeze-and-excitation"),
     (scaled, "mul", "a multiplication with a learned or stored value, as in layer scale"),
-    (lambda m, x: x * 0.1, "mul", "a multiplication with a number"),
-    (lambda m, x: x + m.scale, "add", "an addition with a learned or stored value"),
+    (lambda m, x: x + m.plane, "add", "an addition with a learned or stored value"),
+    (lambda m, x: x * m.plane.view(8, 9), "mul", "a multiplication with a learned or stored value"),
     (lambda m, x: x * m.up(x), "mul", "a multiplication of two maps"),
 ]
 
@@ -364,11 +365,16 @@ REASONS: list[tuple[Forward, str, str]] = [
 @pytest.mark.parametrize(("step", "node", "words"), REASONS)
 def test_arithmetic_is_called_what_it_is(step: Forward, node: str, words: str) -> None:
     model = Net(lambda m, x: m.b(step(m, m.a(x))), up=nn.Conv2d(4, 4, 1))
-    model.scale = nn.Parameter(torch.full((4, 1, 1), 0.3))
+    model.plane = nn.Parameter(torch.linspace(0.1, 1.0, 72).reshape(8, 9))
     graph = check_traced(trace_network(nets.randomise(model), nets.example(size=8)))
     told = " ".join(reasons(graph).values())
     assert words in told
     assert ("squeeze" in told) == ("squeeze" in words)
+
+
+def test_a_number_that_leads_to_no_convolution_is_called_one() -> None:
+    graph = check(lambda m, x: m.b(functional.max_pool2d(m.a(x).relu() * 0.1, 1)))
+    assert "a multiplication with a number" in reasons(graph)["mul"]
 
 
 @pytest.mark.parametrize(("step", "node", "words"), REASONS)
@@ -378,7 +384,7 @@ def test_a_residual_names_what_stands_in_its_branch(step: Forward, node: str, wo
         return m.d(x + m.b2(step(m, m.b(x).relu())))
 
     model = Net(forward, up=nn.Conv2d(4, 4, 1), b2=nn.Conv2d(4, 4, 1))
-    model.scale = nn.Parameter(torch.full((4, 1, 1), 0.3))
+    model.plane = nn.Parameter(torch.linspace(0.1, 1.0, 72).reshape(8, 9))
     graph = check_traced(trace_network(nets.randomise(model), nets.example(size=8)))
     assert graph.residuals == ()
     (told,) = [reason for reason in reasons(graph).values() if "is no residual" in reason]
@@ -394,7 +400,7 @@ def test_a_residual_names_what_stands_before_its_addition(
         return m.d(x + step(m, m.c(m.b(x).relu())))
 
     model = Net(forward, up=nn.Conv2d(4, 4, 1))
-    model.scale = nn.Parameter(torch.full((4, 1, 1), 0.3))
+    model.plane = nn.Parameter(torch.linspace(0.1, 1.0, 72).reshape(8, 9))
     graph = check_traced(trace_network(nets.randomise(model), nets.example(size=8)))
     (told,) = [reason for reason in reasons(graph).values() if "is no residual" in reason]
     assert "stands between a convolution and this addition" in told and words in told

@@ -43,6 +43,9 @@ UNDERSTOOD = [
     ("timm:mobilenetv2_100", 52, 1, 10, 0, 51, 171),
     ("timm:efficientnet_lite0", 49, 1, 9, 0, 48, None),
     ("timm:tf_efficientnet_lite0", 49, 1, 9, 0, 48, None),
+    ("timm:resnet26d", 27, 2, 8, 4, None, None),
+    ("timm:resnetv2_18", 26, 3, 8, 3, None, None),
+    ("timm:nf_resnet26", 29, 2, 8, 4, None, None),
     ("timm:repvgg_a0", 22, 1, 22, 22, None, None),
 ]
 
@@ -87,12 +90,12 @@ def test_published_blocks_at_the_published_resolution() -> None:
 # name, convolution units, residuals, branches that may only be left out
 CUT = [
     ("torchvision:vgg16_bn", 13, 0, 0),
-    ("torchvision:densenet121", 120, 0, 0),
+    ("torchvision:densenet121", 183, 0, 0),
     ("torchvision:googlenet", 57, 0, 0),
     ("torchvision:efficientnet_b0", 81, 0, 9),
     ("torchvision:squeezenet1_1", 26, 0, 0),
     ("torchvision:mobilenet_v3_small", 52, 1, 5),
-    ("timm:resnet26d", 30, 5, 3),
+    ("timm:resnet26d", 28, 7, 1),
     ("timm:darknet53", 52, 0, 23),
     ("timm:efficientvit_b0", 34, 7, 4),
 ]

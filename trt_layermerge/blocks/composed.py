@@ -29,6 +29,7 @@ from trt_layermerge.core.conv import ConvSpec, Pair
 from trt_layermerge.core.geometry import ONE, Apply, Close, Open, Step, composition
 from trt_layermerge.core.unit import Residual, Shortcut
 from trt_layermerge.tracing import TracedNetwork
+from trt_layermerge.tracing.forms import weight_of
 
 
 class ComposedBlock(RelaxedBlock):
@@ -184,7 +185,7 @@ def _shortcut_copy(traced: TracedNetwork, shortcut: Shortcut) -> nn.Module:
 def _copied(traced: TracedNetwork, conv: str, norm: str | None, spec: ConvSpec) -> ConvNorm:
     module = traced.module.get_submodule(conv)
     assert isinstance(module, nn.Conv2d)
-    start = Start(module.weight, module.bias, _submodule(traced, norm))
+    start = Start(weight_of(module), module.bias, _submodule(traced, norm))
     return conv_norm(spec, start, module.weight)
 
 

@@ -3,6 +3,8 @@
 A name is a kind, followed by its parameters where it has any: ``relu``, ``leaky_relu:0.01``,
 ``hardtanh:-1:1``. Everything outside this list is a barrier. A new one needs a line here and one in
 ``tracing.activations``, and where ONNX has no operator for it, its nodes in ``measure.spec_model``.
+A name tells everything of an activation and nothing of a network's weights, so PReLU, whose slopes
+are learned and may differ by channel, is none of them.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from trt_layermerge.core.candidate import Candidate
@@ -85,7 +86,9 @@ class Kind(ABC):
         """
         from trt_layermerge.blocks import ConvChain
 
-        like = next(traced.module.parameters())
+        network = traced.module
+        tensors = chain(network.parameters(), network.buffers())  # fixed weights are buffers
+        like = next(tensor for tensor in tensors if tensor.is_floating_point())
         return ConvChain(candidate, like, self.starts(traced, candidate))
 
     def repairs(self, block: RelaxedBlock) -> tuple[str, ...]:

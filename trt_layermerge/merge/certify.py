@@ -105,8 +105,8 @@ def certify(
     Raises:
         UsageError: If the networks are neither in float32 nor in float64.
     """
-    like = next(relaxed.parameters())
     given = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    like = next(relaxed.parameters(), given[0])
     dtype, inputs = like.dtype, tuple(_cast(x.to(like.device), like.dtype) for x in given)
     if dtype not in TOLERANCES:
         raise UsageError(

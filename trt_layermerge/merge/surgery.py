@@ -18,6 +18,7 @@ from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.tracing import TracedNetwork
 from trt_layermerge.tracing.activations import activation_module
 from trt_layermerge.tracing.conv import is_plain_conv
+from trt_layermerge.tracing.forms import PassingConv2d
 from trt_layermerge.tracing.prepare import same_values
 from trt_layermerge.tracing.reading import is_norm
 from trt_layermerge.tracing.transparent import is_transparent_module
@@ -235,7 +236,8 @@ def output_of(network: fx.GraphModule) -> str:
 def fold_batch_norms(network: fx.GraphModule) -> None:
     """Folds every batch normalisation into the convolution right before it, where it has one.
 
-    Only what is exactly known: a subclass that does more, or one with a hook, stays.
+    Only what is exactly known: a subclass that does more, or one with a hook, stays. So does one
+    behind a block, whose module computes what the relaxed block does, and nothing more.
     """
     for node in network.graph.find_nodes(op="call_module"):
         norm = network.get_submodule(str(node.target))
@@ -255,7 +257,8 @@ def fold_batch_norms(network: fx.GraphModule) -> None:
 def drop_transparent(network: fx.GraphModule) -> None:
     """Removes calls of identities, dropout and the like, which do nothing in eval mode."""
     for node in network.graph.find_nodes(op="call_module"):
-        if is_transparent_module(network.get_submodule(str(node.target))):
+        module = network.get_submodule(str(node.target))
+        if is_transparent_module(module) or type(module) is PassingConv2d:
             node.replace_all_uses_with(node.all_input_nodes[0])
             network.graph.erase_node(node)
 
@@ -297,6 +300,8 @@ def _compiled(network: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
 def _only_conv(network: fx.GraphModule, node: fx.Node) -> nn.Conv2d | None:
     """Returns the convolution that a node calls, if it runs once and is read once."""
     if node.op != "call_module" or len(node.users) != 1:
+        return None
+    if str(node.target).startswith(f"{HOME}."):
         return None
     conv = network.get_submodule(str(node.target))
     calls = network.graph.find_nodes(op="call_module", target=node.target)

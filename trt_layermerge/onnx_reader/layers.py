@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from trt_layermerge.core.conv import Pads
 from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.onnx_reader.converter import Converter, constant, numbers
-from trt_layermerge.tracing.conv import PaddedConv2d
+from trt_layermerge.tracing.forms import PaddedConv2d
 
 
 def conv(converter: Converter, node: Any) -> fx.Node:

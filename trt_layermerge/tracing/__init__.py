@@ -22,6 +22,7 @@ from trt_layermerge.tracing.prepare import (
     switch_off_inplace,
 )
 from trt_layermerge.tracing.reading import Reading
+from trt_layermerge.tracing.rewrites import make_linear
 from trt_layermerge.tracing.shapes import record_shapes
 from trt_layermerge.tracing.tracer import symbolic_trace
 
@@ -69,6 +70,7 @@ def trace_network(model: nn.Module, example_inputs: torch.Tensor | Inputs) -> Tr
     record_shapes(module, inputs)
     functionalise(module, inplace)
     remove_unused(module, len(inputs))
+    make_linear(module, opaque)
     if not same_values(evaluate(module, inputs), expected):
         raise UnsupportedModelError(
             "the traced copy does not compute what the model computes: in eval mode the model is "

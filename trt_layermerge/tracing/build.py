@@ -23,6 +23,7 @@ from trt_layermerge.core.unit import (
 from trt_layermerge.tracing.assemble import Assembly, assemble
 from trt_layermerge.tracing.barriers import find_barriers
 from trt_layermerge.tracing.branches import OpaqueBranch, opaque_branches
+from trt_layermerge.tracing.forms import weight_of
 from trt_layermerge.tracing.reading import Reading, shape_of
 from trt_layermerge.tracing.residuals import Core, Path
 
@@ -66,7 +67,7 @@ def _unit(reading: Reading, index: int, core: Core) -> ConvUnit:
         activation=core.activation,
         spec=replace(core.spec, activation=core.activation, residual=core.total is not None),
         nodes=UnitNodes(core.conv.name, core.branch.name, core.sum.name, core.tail.name),
-        weight_l1=float(conv.weight.detach().double().abs().sum()),
+        weight_l1=float(weight_of(conv).detach().double().abs().sum()),
     )
 
 

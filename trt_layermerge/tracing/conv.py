@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import TypeGuard
 
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 from torch.nn.utils import parametrize
 
 from trt_layermerge.core.conv import ConvSpec, Pads
+from trt_layermerge.tracing.forms import FORMS, FixedConv2d, PaddedConv2d, PooledConv2d
 from trt_layermerge.tracing.prepare import has_hooks, runs_forward_of
 
 ANY_MAP = (1, 1, 1, 1)
@@ -24,34 +24,6 @@ _KINDS = (
 )
 
 
-class PaddedConv2d(nn.Conv2d):
-    """A convolution with as many zeros on each side as it likes, which ``nn.Conv2d`` cannot have.
-
-    Args:
-        like: A convolution, whose padding does not count.
-        pads: Zeros around the map as (top, left, bottom, right).
-    """
-
-    def __init__(self, like: nn.Conv2d, pads: Pads) -> None:
-        super().__init__(
-            like.in_channels,
-            like.out_channels,
-            (like.kernel_size[0], like.kernel_size[1]),
-            (like.stride[0], like.stride[1]),
-            dilation=(like.dilation[0], like.dilation[1]),
-            groups=like.groups,
-            bias=like.bias is not None,
-        )
-        self.load_state_dict(like.state_dict())
-        self.pads = pads
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Maps ``(N, C, H, W)`` to the filtered map."""
-        top, left, bottom, right = self.pads
-        padded = functional.pad(input, (left, right, top, bottom))
-        return super().forward(padded)
-
-
 def is_conv(module: nn.Module) -> TypeGuard[nn.Module]:
     """Whether a module is a convolution of any kind, subclasses included."""
     return isinstance(module, _KINDS)
@@ -59,7 +31,8 @@ def is_conv(module: nn.Module) -> TypeGuard[nn.Module]:
 
 def is_plain_conv(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether a module computes what its weights say, so that others may be folded into them."""
-    return isinstance(module, nn.Conv2d) and conv_refusal(module, ANY_MAP) is None
+    fixed = isinstance(module, FixedConv2d)
+    return isinstance(module, nn.Conv2d) and not fixed and conv_refusal(module, ANY_MAP) is None
 
 
 def conv_refusal(module: nn.Module, in_shape: tuple[int, ...]) -> str | None:
@@ -82,7 +55,7 @@ def conv_refusal(module: nn.Module, in_shape: tuple[int, ...]) -> str | None:
             "it has forward hooks (weight_norm, pruning or your own), which may change its weight "
             "or its values; remove them before tracing"
         )
-    if not (_is_plain(module) or _is_dynamic_same(module) or _is_padded(module)):
+    if not (_is_plain(module) or _is_dynamic_same(module) or _is_form(module)):
         return f"{name} computes more than a plain convolution (its forward is its own)"
     if module.padding_mode != "zeros":
         return f"it pads with padding_mode={module.padding_mode!r}; only zeros can be merged"
@@ -97,6 +70,9 @@ def conv_spec(module: nn.Conv2d, in_shape: tuple[int, ...]) -> ConvSpec:
     kernel_h, kernel_w = module.kernel_size
     stride_h, stride_w = module.stride
     dilation_h, dilation_w = module.dilation
+    if isinstance(module, PooledConv2d):
+        kernel_h, kernel_w = module.pool
+        stride_h, stride_w = stride_h * module.pool_stride[0], stride_w * module.pool_stride[1]
     return ConvSpec(
         in_channels=module.in_channels,
         out_channels=module.out_channels,
@@ -121,6 +97,8 @@ def _padding(module: nn.Conv2d, height: int, width: int) -> Pads:
         ]
     elif isinstance(module, PaddedConv2d):
         return module.pads
+    elif isinstance(module, PooledConv2d):
+        return (*module.pool_padding, *module.pool_padding)
     elif module.padding == "same":
         spans = zip(module.dilation, module.kernel_size, strict=True)
         total = [dilation * (kernel - 1) for dilation, kernel in spans]
@@ -140,8 +118,8 @@ def _is_plain(module: nn.Module) -> bool:
     )
 
 
-def _is_padded(module: nn.Module) -> TypeGuard[PaddedConv2d]:
-    return type(module) is PaddedConv2d and runs_forward_of(module, PaddedConv2d.forward)
+def _is_form(module: nn.Module) -> bool:
+    return type(module) in FORMS and runs_forward_of(module, type(module).forward)
 
 
 def _is_dynamic_same(module: nn.Module) -> bool:

@@ -35,6 +35,15 @@ def functionalise(network: fx.GraphModule, inplace_modules: frozenset[str]) -> N
     network.recompile()
 
 
+def has_effect(node: fx.Node) -> bool:
+    """Whether a node counts although nobody uses its value."""
+    if node.op == "call_method":
+        return str(node.target).endswith("_")
+    if node.op == "call_function":
+        return getattr(node.target, "__name__", "") == "setitem"
+    return node.op != "get_attr"
+
+
 def remove_unused(network: fx.GraphModule, inputs: int) -> None:
     """Removes assertions, what only they use, and arguments beyond the first ``inputs``.
 
@@ -46,18 +55,11 @@ def remove_unused(network: fx.GraphModule, inputs: int) -> None:
     for node in list(graph.nodes):
         if node.op == "call_function" and "_assert" in getattr(node.target, "__name__", ""):
             graph.erase_node(node)
-    graph.eliminate_dead_code(_has_effect)
+    graph.eliminate_dead_code(has_effect)
     for node in graph.find_nodes(op="placeholder")[inputs:]:
         if not node.users:
             graph.erase_node(node)
     network.recompile()
-
-
-def _has_effect(node: fx.Node) -> bool:
-    """Whether a node counts although nobody uses its value."""
-    if node.op == "call_method":
-        return str(node.target).endswith("_")
-    return node.op != "call_function" or getattr(node.target, "__name__", "") == "setitem"
 
 
 def _redirect(network: fx.GraphModule, node: fx.Node, order: dict[fx.Node, int]) -> None:

@@ -1,4 +1,8 @@
-"""Batch normalisations that libraries spell in their own way, made plain ones in a traced copy."""
+"""Normalisations of libraries: batch normalisations are made plain ones in a traced copy.
+
+Those that take their statistics from each image are not linear: they are recorded as one call, so
+that they go by their own name.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +46,38 @@ _PLAIN: dict[tuple[str, str], type[nn.BatchNorm2d]] = {
     ("torchvision", "FrozenBatchNorm2d"): FrozenNorm,
 }
 """What remains of a class, told by package and name, when its ``drop`` and ``act`` are apart."""
+
+
+IMAGE_NORMS = {
+    "LayerNorm": "a layer normalisation",
+    "GroupNorm": "a group normalisation",
+    "InstanceNorm": "an instance normalisation",
+    "RmsNorm": "an RMS normalisation",
+    "SimpleNorm": "a normalisation by variance",
+    "LocalResponseNorm": "a local response normalisation",
+    "GlobalResponseNorm": "a global response normalisation",
+    "GRN": "a global response normalisation",
+    "FilterResponseNorm": "a filter response normalisation",
+    "EvoNorm": "an EvoNorm",
+}
+"""What a class or a function is whose name begins so, in capitals or not, ``_`` aside."""
+
+
+def image_norm(name: str) -> str | None:
+    """Returns in words which normalisation by each image's own statistics has a name, or None."""
+    plain = name.replace("_", "").lower()
+    found = (words for key, words in IMAGE_NORMS.items() if plain.startswith(key.lower()))
+    return next(found, None)
+
+
+def is_image_norm(module: nn.Module) -> bool:
+    """Whether a module is called like one, and holds no other layers than activations."""
+    named = image_norm(type(module).__name__) is not None
+    return named and all(_is_part(child) for child in module.children())
+
+
+def _is_part(module: nn.Module) -> bool:
+    return not list(module.children()) and not list(module.parameters())
 
 
 def is_library_norm(module: nn.Module) -> bool:

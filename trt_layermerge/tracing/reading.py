@@ -39,10 +39,10 @@ class Reading:
         return {node: i for i, node in enumerate(self.network.graph.nodes)}
 
     @cached_property
-    def handed_on(self) -> dict[fx.Node, fx.Node]:
-        """Input of every node that hands it on untouched."""
-        found = ((n, transparent_input(n, self.module(n))) for n in self.order)
-        return {node: source for node, source in found if source is not None}
+    def handed_on(self) -> frozenset[fx.Node]:
+        """Every node that hands on its only input untouched."""
+        found = (n for n in self.order if transparent_input(n, self.module(n)) is not None)
+        return frozenset(found)
 
     @cached_property
     def convs(self) -> dict[fx.Node, ConvSpec]:
@@ -88,7 +88,7 @@ class Reading:
     def value(self, node: fx.Node) -> fx.Node:
         """Returns the node that computed a value, seen through transparent operations."""
         while node in self.handed_on:
-            node = self.handed_on[node]
+            node = node.all_input_nodes[0]
         return node
 
     def users(self, value: fx.Node) -> tuple[fx.Node, ...]:
@@ -97,6 +97,17 @@ class Reading:
         for user in value.users:
             found.update(self.users(user) if user in self.handed_on else (user,))
         return tuple(sorted(found, key=self.order.__getitem__))
+
+    def shared(self, module: nn.Module) -> str | None:
+        """Returns why the tensors of a module cannot change, or None if they can."""
+        own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        if any(self.read_again(t) for t in own):
+            return "it is used in more than one place, so its weights cannot change in one of them"
+        return None
+
+    def read_again(self, tensor: torch.Tensor) -> bool:
+        """Whether a parameter or buffer is read in more than one place."""
+        return self._reads[id(tensor)] > 1
 
     def _modules(self) -> Iterator[tuple[fx.Node, nn.Module]]:
         for node in self.order:
@@ -122,20 +133,14 @@ class Reading:
             return "it is called without a value of the network"
         if is_conv(module):
             shape = shape_of(self.operand(node))
-            reason = conv_refusal(module, shape) or self._shared(module)
+            reason = conv_refusal(module, shape) or self.shared(module)
             if reason is None and isinstance(module, nn.Conv2d):
                 reason = _surprise(conv_spec(module, shape), shape_of(node))
             return reason
         if name in self.opaque:
             return self.opaque[name]
         if is_norm(module):
-            return self._shared(module)
-        return None
-
-    def _shared(self, module: nn.Module) -> str | None:
-        own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-        if any(self._reads[id(t)] > 1 for t in own):
-            return "it is used in more than one place, so its weights cannot change in one of them"
+            return self.shared(module)
         return None
 
     def _activation(self, node: fx.Node) -> str | None:

@@ -14,7 +14,7 @@ from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.tracing.activations import activation_of_module
 from trt_layermerge.tracing.conv import is_conv
 from trt_layermerge.tracing.known import KnownProxy, KnownValues
-from trt_layermerge.tracing.norms import is_library_norm
+from trt_layermerge.tracing.norms import is_image_norm, is_library_norm
 from trt_layermerge.tracing.prepare import Inputs, cause_of, evaluate, has_hooks, same_values
 from trt_layermerge.tracing.transparent import is_transparent_module
 
@@ -64,6 +64,7 @@ class LayerTracer(fx.Tracer):
             or is_conv(m)
             or is_transparent_module(m)
             or is_library_norm(m)
+            or is_image_norm(m)
             or activation_of_module(m) is not None
             or super().is_leaf_module(m, module_qualified_name)
         )
