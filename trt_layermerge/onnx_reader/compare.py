@@ -56,8 +56,14 @@ def _compare_with_runtime(
     ends = dict(zip(network.meta["outputs"], _outputs(network.graph), strict=True))
     sigmoids = _sigmoids(ends, model)
     ends |= dict(sigmoids.values())
-    found = _values(network, list(ends.values()), images)
     outputs, limit = _run(model, list(ends), images, name)
+    try:
+        found = _values(network, list(ends.values()), images)
+    except FAILURES as error:
+        raise UnsupportedModelError(
+            f"{name} was read, but what was read cannot run where ONNX Runtime can: "
+            f"{_short(error)}; name the network of torch that it was exported from"
+        ) from error
     for output, own, other in zip(ends, found, outputs, strict=True):
         expected = torch.tensor(other).float()
         if own.shape != expected.shape:
@@ -128,12 +134,15 @@ def _run(
         kind = KINDS.get(wanted.type, np.float32)
         values = session.run(names, {wanted.name: images.numpy().astype(kind)})
     except Exception as error:  # ONNX Runtime has its own tree, and none of it is public
-        words = " ".join(str(error).split())[:300]
         raise UnsupportedModelError(
             f"{name} was read, but ONNX Runtime cannot run it, so that there is nothing to compare "
-            f"with: {words}; export it again, in fp32"
+            f"with: {_short(error)}; export it again, in fp32"
         ) from error
     return values, 30 * TOLERANCE if kind is np.float16 else TOLERANCE
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _compare_images(network: fx.GraphModule, images: Tensor, name: str, batch: int) -> None:
@@ -145,11 +154,11 @@ def _compare_images(network: fx.GraphModule, images: Tensor, name: str, batch: i
             return
         reason = ""
     except FAILURES as error:
-        reason = f" ({' '.join(str(error).split())[:200]})"
+        reason = f" ({_short(error)})"
     raise UnsupportedModelError(
         f"{name} works for a batch of {batch} alone, and no other can be trained or measured: "
         f"{_first_mixed(network, parts)}{reason}; export it with a free batch (dynamic_axes or "
-        "dynamic_shapes of torch.onnx.export)"
+        "dynamic_shapes of torch.onnx.export) that every layer has in front (batch_first)"
     )
 
 

@@ -113,13 +113,13 @@ def _check_external(model: onnx.ModelProto, folder: Path) -> None:
             raise ValueError(f"{info.location} has {held} bytes, and {tensor.name} ends at {end}")
 
 
-QUANTISED = ("Quantize", "QLinear", "Integer", "QGemm", "NBits")
-"""Parts of the names of operators whose weights or values are integers."""
+QUANTISED = ("quantize", "qlinear", "integer", "qgemm", "nbits")
+"""Parts of the names, in small letters, of operators whose weights or values are integers."""
 
 
 def _refuse_quantised(model: onnx.ModelProto, name: str) -> None:
     ops = {node.op_type for node in model.graph.node}
-    found = sorted(op for op in ops if any(part in op for part in QUANTISED))
+    found = sorted(op for op in ops if any(part in op.lower() for part in QUANTISED))
     if found:
         raise UnsupportedModelError(
             f"{name} is quantised already ({', '.join(found)}): it computes with integers, and "
