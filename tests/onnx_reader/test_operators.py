@@ -408,3 +408,13 @@ def test_a_batch_that_a_reshape_froze_is_free(sizes: tuple[int, ...]) -> None:
     x = torch.from_numpy(RNG.normal(size=(3, *SHAPE[1:])).astype(np.float32))
     each = [image[None].reshape(sizes) for image in x]
     torch.testing.assert_close(network(x), torch.cat(each), rtol=0, atol=0)
+
+
+def test_functions_of_a_file_are_written_out() -> None:
+    inner = [helper.make_node("Neg", ["v"], ["n"]), helper.make_node("Max", ["v", "n"], ["a"])]
+    opset = helper.make_opsetid("", 17)
+    model = graph_of([helper.make_node("Size", ["x"], ["y"], domain="own")], {})
+    model.functions.append(helper.make_function("own", "Size", ["v"], ["a"], inner, [opset]))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    x = torch.from_numpy(RNG.normal(size=SHAPE).astype(np.float32))
+    assert torch.equal(read_onnx(model)(x), x.abs())
