@@ -17,13 +17,14 @@ from trt_layermerge.pipeline.options import STAGES, RunOptions
 from trt_layermerge.pipeline.recipe import load_recipe
 
 SHARED = (
-    "--model torchvision:resnet18 --weights w.safetensors --input 1x3x64x96 --train npz:a.npz "
-    "--val npz:b.npz --test imagefolder:c --seed 7 --device cuda:1"
+    "--model torchvision:resnet18 --weights w.safetensors --input 1x3x64x96 --outputs a,b/c "
+    "--train npz:a.npz --val npz:b.npz --test imagefolder:c --seed 7 --device cuda:1"
 )
 SHARED_KEYS: dict[str, Any] = {
     "model.name": "torchvision:resnet18",
     "model.weights": "w.safetensors",
     "model.input": [1, 3, 64, 96],
+    "model.outputs": ["a", "b/c"],
     "data.train": "npz:a.npz",
     "data.val": "npz:b.npz",
     "data.test": "imagefolder:c",
@@ -88,6 +89,7 @@ def test_every_option_of_a_stage_is_a_key_of_the_recipe(fake: FakePipeline, stag
     recipe = load_recipe(None, expected).model_dump()
     assert recipe["seed"] == 7
     assert recipe["model"]["input"] == (1, 3, 64, 96)
+    assert recipe["model"]["outputs"] == ("a", "b/c")
 
 
 def test_what_is_not_typed_is_left_to_the_recipe(fake: FakePipeline) -> None:

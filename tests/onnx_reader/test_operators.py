@@ -12,6 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from torch.nn import functional as F
 
 from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.onnx_reader import load_onnx, read_onnx
@@ -167,25 +168,176 @@ NODES |= {
     ),
 }
 
-RANKS = {"gemm": 2, "mean": 2, "squeeze": 3, "shape of the input": 3}
+
+def chain(*nodes: tuple[str, list[str], dict[str, Any]]) -> list[Any]:
+    """Returns nodes in a row from ``x`` to ``y``; ``-`` stands for what the one before makes."""
+    made, names = [], ["x", *(f"t{i}" for i in range(1, len(nodes))), "y"]
+    for i, (op, inputs, attrs) in enumerate(nodes):
+        given = [names[i] if name == "-" else name for name in inputs]
+        made.append(helper.make_node(op, given, [names[i + 1]], **attrs))
+    return made
+
+
+def number(value: float) -> Any:
+    return np.float32(value)
+
+
+HARD_SWISH = {"three": number(3), "low": number(0), "six": number(6)}
+
+NODES |= {
+    "linear from the first pixel": resized(
+        (1, 1, 2, 2), mode="linear", coordinate_transformation_mode="asymmetric"
+    ),
+    "linear from the first pixel by less": resized(
+        (1, 1, 1.5, 0.5), mode="linear", coordinate_transformation_mode="asymmetric"
+    ),
+    "Upsample": (
+        [helper.make_node("Upsample", ["x", "s"], ["y"])],
+        {"s": np.float32([1, 1, 2, 3])},
+    ),
+    "Upsample, linear": (
+        [helper.make_node("Upsample", ["x", "s"], ["y"], mode="linear")],
+        {"s": np.float32([1, 1, 2, 3])},
+    ),
+    "depth to space, DCR": (
+        chain(("SpaceToDepth", ["-"], {"blocksize": 2}), ("DepthToSpace", ["-"], {"blocksize": 2})),
+        {},
+    ),
+    "depth to space, CRD": (
+        chain(
+            ("SpaceToDepth", ["-"], {"blocksize": 4}),
+            ("DepthToSpace", ["-"], {"blocksize": 2, "mode": "CRD"}),
+        ),
+        {},
+    ),
+    "space to depth": (chain(("SpaceToDepth", ["-"], {"blocksize": 2})), {}),
+    "one place": (chain(("Gather", ["-", "i"], {"axis": 1})), {"i": np.array(-1)}),
+    "places": (chain(("Gather", ["-", "i"], {"axis": -1})), {"i": np.array([7, 0, -2])}),
+    "expand": (
+        chain(("ReduceMax", ["-"], {"axes": [2]}), ("Expand", ["-", "s"], {})),
+        {"s": np.array([1, 3, 4, 8])},
+    ),
+    "tile": (chain(("Tile", ["-", "n"], {})), {"n": np.array([1, 2, 1, 3])}),
+    "largest": (chain(("Max", ["-", "a", "b"], {})), {"a": number(0.1), "b": KERNEL[0, :, :1, :1]}),
+    "smallest": (chain(("Min", ["-", "a"], {})), {"a": number(0.1)}),
+    "sum": (chain(("Sum", ["-", "a", "-"], {})), {"a": number(0.1)}),
+    "average": (chain(("Mean", ["-", "a", "-"], {})), {"a": number(0.1)}),
+    "one input": (chain(("Max", ["-"], {})), {}),
+    "normed": (
+        chain(("ReduceL2", ["-"], {"axes": [1]}), ("Reciprocal", ["-"], {}), ("Log", ["-"], {})),
+        {},
+    ),
+    "sums": (chain(("ReduceSum", ["-", "a"], {"keepdims": 0})), {"a": np.array([-1])}),
+    "sum of all": (chain(("ReduceSum", ["-"], {})), {}),
+    "sum of nothing": (chain(("ReduceSum", ["-"], {"noop_with_empty_axes": 1})), {}),
+    "smallest of rows": (chain(("ReduceMin", ["-"], {"axes": [3]})), {}),
+    "where": (
+        chain(("Where", ["m", "-", "a"], {})),
+        {"m": np.eye(8, dtype=bool), "a": number(-9)},
+    ),
+    "einsum": (
+        chain(("Einsum", ["-", "w"], {"equation": "nchw,oc->nohw"})),
+        {"w": KERNEL[:, :, 0, 0]},
+    ),
+    "unary": (
+        chain(*((op, ["-"], {}) for op in ("Abs", "Neg", "Sin", "Cos", "Softsign", "Celu"))),
+        {},
+    ),
+    "whole numbers": (
+        [
+            helper.make_node("Floor", ["x"], ["f"]),
+            helper.make_node("Ceil", ["x"], ["c"]),
+            helper.make_node("Round", ["x"], ["r"]),
+            helper.make_node("Sum", ["f", "c", "r"], ["y"]),
+        ],
+        {},
+    ),
+    "instance norm": (
+        chain(("InstanceNormalization", ["-", "w", "b"], {"epsilon": 0.1})),
+        {"w": KERNEL[0, :, 0, 0], "b": KERNEL[1, :, 0, 0]},
+    ),
+    "group norm of opset 17": (
+        chain(
+            ("Reshape", ["-", "s"], {}),
+            ("InstanceNormalization", ["-", "w", "b"], {}),
+            ("Reshape", ["-", "z"], {}),
+        ),
+        {
+            "s": np.array([0, 1, -1]),
+            "z": np.array([1, 3, 8, 8]),
+            "w": np.ones(1, np.float32),
+            "b": np.zeros(1, np.float32),
+        },
+    ),
+    "group norm": (
+        chain(("GroupNormalization", ["-", "w", "b"], {"num_groups": 3, "epsilon": 0.1})),
+        {"w": KERNEL[0, :, 0, 0], "b": KERNEL[1, :, 0, 0]},
+    ),
+    "layer norm": (
+        chain(("LayerNormalization", ["-", "w", "b"], {"axis": -2, "epsilon": 0.1})),
+        {"w": RNG.normal(size=(8, 8)).astype(np.float32), "b": np.ones((8, 8), np.float32)},
+    ),
+    "layer norm without bias": (
+        chain(("LayerNormalization", ["-", "w"], {})),
+        {"w": RNG.normal(size=8).astype(np.float32)},
+    ),
+    "response norm": (chain(("LRN", ["-"], {"size": 3, "alpha": 0.5, "bias": 2.0})), {}),
+    "softmax": (chain(("Softmax", ["-"], {"axis": 1})), {}),
+    "softmax over all that follows": (chain(("Softmax", ["-"], {})), {}),
+    "log softmax over all that follows": (chain(("LogSoftmax", ["-"], {"axis": 2})), {}),
+    "hardswish over six": (
+        [
+            helper.make_node("Add", ["x", "three"], ["a"]),
+            helper.make_node("Clip", ["a", "low", "six"], ["c"]),
+            helper.make_node("Mul", ["x", "c"], ["m"]),
+            helper.make_node("Div", ["m", "six"], ["y"]),
+        ],
+        HARD_SWISH,
+    ),
+    "hardswish by a sixth": (
+        [
+            helper.make_node("Add", ["three", "x"], ["a"]),
+            helper.make_node("Clip", ["a", "low", "six"], ["c"]),
+            helper.make_node("Div", ["c", "six"], ["d"]),
+            helper.make_node("Mul", ["d", "x"], ["y"]),
+        ],
+        HARD_SWISH,
+    ),
+}
+
+RANKS = {"gemm": 2, "mean": 2, "squeeze": 3, "shape of the input": 3, "one place": 3, "sums": 3}
 RANKS |= {name: 2 for name in NODES if name.startswith("flatten")}
-LATER = {"symmetric": 19}
-"""Operators that came with another opset than 17."""
+OPSETS = {"symmetric": 19, "group norm": 21, "Upsample": 9, "Upsample, linear": 9}
+OPSETS |= {name: 12 for name in NODES if name.endswith("over all that follows")}
+"""Operators that are of another opset than 17, or were."""
+
+MIXED = ("sum of all",)
+"""What does not keep the images of a batch apart."""
+
+NO_REFERENCE = (
+    "Upsample",  # whose reference is none for linear
+    "Upsample, linear",
+    "depth to space, CRD",
+    "softmax over all that follows",  # whose reference is that of opset 13
+    "log softmax over all that follows",
+    "response norm",  # whose reference leaves out the last channel of each window
+)
 
 
 @pytest.mark.parametrize("name", list(NODES))
 def test_operators_compute_what_onnx_says(tmp_path: Path, name: str) -> None:
     nodes, weights = NODES[name]
-    model = graph_of(nodes, weights, RANKS.get(name, 4), LATER.get(name, 17))
+    model = graph_of(nodes, weights, RANKS.get(name, 4), OPSETS.get(name, 17))
     onnx.save(model, tmp_path / "a.onnx")
     x = RNG.normal(size=SHAPE).astype(np.float32)
     with torch.no_grad():
-        found = load_onnx(tmp_path / "a.onnx", SHAPE)(torch.from_numpy(x)).numpy()
+        network = read_onnx(model) if name in MIXED else load_onnx(tmp_path / "a.onnx", SHAPE)
+        found = network(torch.from_numpy(x)).numpy()
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     np.testing.assert_allclose(found, session.run(None, {"x": x})[0], rtol=1e-5, atol=1e-5)
-    if name.startswith("up"):  # whose reference knows neither gaps nor shapes
+    if name.startswith("up") or name in NO_REFERENCE:  # that of "up" knows no gaps or shapes
         return
     expected = ReferenceEvaluator(model).run(None, {"x": x})[0]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
@@ -207,7 +359,6 @@ def test_a_resize_of_opset_10_reads_whole_pixels() -> None:
     "attrs",
     [
         {"mode": "cubic"},
-        {"mode": "linear", "coordinate_transformation_mode": "asymmetric"},
         {"mode": "nearest", "nearest_mode": "ceil"},
         {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize"},
     ],
@@ -227,6 +378,20 @@ def test_slopes_by_place_are_refused() -> None:
         read_onnx(graph_of(nodes, {"w": np.ones((3, 8, 8), np.float32)}))
 
 
+def test_hardswish_in_four_nodes_is_one_activation() -> None:
+    for name in ("hardswish over six", "hardswish by a sixth"):
+        assert [n.target for n in read_onnx(graph_of(*NODES[name])).graph.nodes][1:-1] == [
+            F.hardswish
+        ]
+
+
+@pytest.mark.parametrize(("weight", "value"), [("six", 5), ("three", 2), ("low", -1)])
+def test_what_only_looks_like_hardswish_is_none(weight: str, value: float) -> None:
+    nodes, weights = NODES["hardswish over six"]
+    network = read_onnx(graph_of(nodes, {**weights, weight: number(value)}))
+    assert F.hardswish not in [node.target for node in network.graph.nodes]
+
+
 @pytest.mark.parametrize("name", ["flatten at 2", "flatten at -1", "shape of the input"])
 def test_the_batch_is_free_even_where_rows_are_counted(name: str) -> None:
     nodes, weights = NODES[name]
@@ -243,3 +408,13 @@ def test_a_batch_that_a_reshape_froze_is_free(sizes: tuple[int, ...]) -> None:
     x = torch.from_numpy(RNG.normal(size=(3, *SHAPE[1:])).astype(np.float32))
     each = [image[None].reshape(sizes) for image in x]
     torch.testing.assert_close(network(x), torch.cat(each), rtol=0, atol=0)
+
+
+def test_functions_of_a_file_are_written_out() -> None:
+    inner = [helper.make_node("Neg", ["v"], ["n"]), helper.make_node("Max", ["v", "n"], ["a"])]
+    opset = helper.make_opsetid("", 17)
+    model = graph_of([helper.make_node("Size", ["x"], ["y"], domain="own")], {})
+    model.functions.append(helper.make_function("own", "Size", ["v"], ["a"], inner, [opset]))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    x = torch.from_numpy(RNG.normal(size=SHAPE).astype(np.float32))
+    assert torch.equal(read_onnx(model)(x), x.abs())

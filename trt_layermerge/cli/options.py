@@ -74,6 +74,12 @@ class ModelOptions:
     input: str | None = option(
         "Shape of the input, like 1x3x224x224.", key="model.input", convert=shape, panel=_MODEL
     )
+    outputs: str | None = option(
+        "Tensors that an ONNX file is cut at, like NAME,NAME.",
+        key="model.outputs",
+        convert=lambda text: text.split(","),
+        panel=_MODEL,
+    )
     train: str | None = option(
         "Training data: imagefolder:DIR, images:DIR, npz:FILE, hf:DIR or FILE.py:FACTORY.",
         key="data.train",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,7 +29,10 @@ FORMS = "timm:NAME, torchvision:NAME, PACKAGE.MODULE:FACTORY, FILE.py:FACTORY or
 
 
 def load_network(
-    name: str, weights: str | None = None, shape: Shape = (1, 3, 224, 224)
+    name: str,
+    weights: str | None = None,
+    shape: Shape = (1, 3, 224, 224),
+    outputs: Sequence[str] = (),
 ) -> nn.Module:
     """Returns a network by name, in eval mode, with its weights.
 
@@ -42,9 +45,11 @@ def load_network(
         weights: A file that ``read_weights`` reads, ``pretrained`` for those of the library, or
             None.
         shape: Shape of the input, ``(N, C, H, W)``, at which an ONNX file is read.
+        outputs: Names of tensors that an ONNX file is cut at; none for its own outputs.
 
     Raises:
-        UsageError: If the name or the weights file does not exist.
+        UsageError: If the name or the weights file does not exist, or outputs are named of what is
+            no ONNX file.
         UnsupportedModelError: If the factory does not return a network, or an ONNX file has
             operators that cannot be read.
         CorruptInputError: If the weights are damaged, not finite, or of another network.
@@ -55,7 +60,12 @@ def load_network(
     source, _, factory = name.rpartition(":")
     pretrained = weights == PRETRAINED
     if name.endswith(ONNX):
-        return _onnx(name, weights, shape)
+        return _onnx(name, weights, shape, outputs)
+    if outputs:
+        raise UsageError(
+            f"{name} cannot be cut at {', '.join(outputs)}: only ONNX files have tensors with "
+            "names; leave model.outputs (--outputs) out"
+        )
     if source == "timm":
         model = _timm(factory, pretrained)
     elif source == "torchvision":
@@ -86,13 +96,16 @@ def weight_note(name: str, weights: str | None) -> str | None:
     )
 
 
-def network_inputs(name: str, weights: str | None, shape: Shape) -> Json:
+def network_inputs(
+    name: str, weights: str | None, shape: Shape, outputs: Sequence[str] = ()
+) -> Json:
     """Returns what tells one network from another: its name, and the hashes of its files.
 
     Args:
         name: As ``load_network`` takes it.
         weights: As ``load_network`` takes it.
         shape: As ``load_network`` takes it.
+        outputs: As ``load_network`` takes them.
 
     Raises:
         UsageError: If a file is not there.
@@ -103,6 +116,7 @@ def network_inputs(name: str, weights: str | None, shape: Shape) -> Json:
         "input": list(shape),
         "source": _source_hash(name),
         "weights": sha256_file(Path(weights)) if weights and weights != PRETRAINED else weights,
+        **({"outputs": list(outputs)} if outputs else {}),
     }
 
 
@@ -114,20 +128,13 @@ def _source_hash(name: str) -> str | dict[str, str] | None:
     return sha256_file(Path(source)) if source.endswith(".py") else None
 
 
-def _onnx(name: str, weights: str | None, shape: Shape) -> nn.Module:
+def _onnx(name: str, weights: str | None, shape: Shape, outputs: Sequence[str]) -> nn.Module:
     if weights is not None:
         raise UsageError(
             f"{name} brings its own weights, and {weights} would be others; leave model.weights "
             "(--weights) out"
         )
-    network = load_onnx(Path(name), shape)
-    outputs = network.meta["outputs"]
-    if len(outputs) > 1:
-        raise UnsupportedModelError(
-            f"{name} has {len(outputs)} outputs ({', '.join(outputs)}); only networks with one, "
-            "the logits, are supported: cut the file before the others"
-        )
-    return network
+    return load_onnx(Path(name), shape, outputs)
 
 
 def _timm(name: str, pretrained: bool) -> nn.Module:

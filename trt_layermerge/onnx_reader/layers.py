@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from trt_layermerge.core.conv import Pads
-from trt_layermerge.errors import UnsupportedModelError
-from trt_layermerge.onnx_reader.converter import Converter, constant, numbers
+from trt_layermerge.onnx_reader.converter import Converter, constant, filled, numbers
 from trt_layermerge.tracing.forms import PaddedConv2d
 
 
 def conv(converter: Converter, node: Any) -> fx.Node:
-    """Converts ``Conv``, with the padding before it. Raises ``UnsupportedModelError``."""
+    """Converts ``Conv``, with the padding before it. Raises ``ValueError``."""
     weight, bias = _weights(converter, node)
     groups, kernel = int(node.attrs.get("group", 1)), _two(weight.shape[2:])
     strides, dilations = (_two(node.attrs.get(k, (1, 1))) for k in ("strides", "dilations"))
@@ -26,7 +25,7 @@ def conv(converter: Converter, node: Any) -> fx.Node:
     channels = weight.shape[1] * groups, weight.shape[0]
     biased = bias is not None
     layer = nn.Conv2d(*channels, kernel, strides, padding, dilations, groups, biased, device="meta")
-    conv = _filled(layer, weight=weight, bias=bias)
+    conv = filled(layer, weight=weight, bias=bias)
     if uneven:
         conv = PaddedConv2d(conv, (top, left, bottom, right)).to(weight.dtype)
     return converter.layer(node, conv, source)
@@ -36,7 +35,7 @@ def conv_transpose(converter: Converter, node: Any) -> fx.Node:
     """Converts ``ConvTranspose``; sides that are cut off unevenly are cut behind it.
 
     Raises:
-        UnsupportedModelError: If it is not over images.
+        ValueError: If it is not over images.
     """
     weight, bias = _weights(converter, node)
     groups, kernel = int(node.attrs.get("group", 1)), _two(weight.shape[2:])
@@ -51,19 +50,19 @@ def conv_transpose(converter: Converter, node: Any) -> fx.Node:
     layer = nn.ConvTranspose2d(
         *channels, kernel, strides, padding, extra, groups, biased, dilations, device="meta"
     )
-    module: nn.Module = _filled(layer, weight=weight, bias=bias)
+    module: nn.Module = filled(layer, weight=weight, bias=bias)
     if uneven:
         module = nn.Sequential(module, nn.ZeroPad2d((-left, -right, -top, -bottom)))
     return converter.layer(node, module)
 
 
 def _weights(converter: Converter, node: Any) -> tuple[Tensor, Tensor | None]:
-    """Returns weight and bias of a convolution over images. Raises ``UnsupportedModelError``."""
+    """Returns weight and bias of a convolution over images. Raises ``ValueError``."""
     weight, bias = converter.tensor(constant(node, 1)), constant(node, 2)
     if weight.ndim != 4:
-        raise UnsupportedModelError(
-            f"the ONNX node {node.name} is a convolution over {weight.ndim - 2} dimensions, and "
-            "only networks of images can be made shallower"
+        raise ValueError(
+            f"it is a convolution over {weight.ndim - 2} dimensions, and only networks of images "
+            "can be made shallower"
         )
     return weight, None if bias is None else converter.tensor(bias)
 
@@ -127,37 +126,18 @@ def _two(values: Any) -> tuple[int, int]:
     return first, second
 
 
-def _filled(module: Any, **values: Tensor | None) -> Any:
-    """Returns the module with parameters and buffers replaced; None is left out."""
-    for name, value in values.items():
-        if value is not None:
-            trained = isinstance(getattr(module, name), nn.Parameter)
-            tensor = value.contiguous()
-            setattr(module, name, nn.Parameter(tensor) if trained else tensor)
-    return module
-
-
-def batch_norm(converter: Converter, node: Any) -> fx.Node:
-    """Converts ``BatchNormalization`` with its statistics."""
-    weight, bias, mean, var = (converter.tensor(constant(node, i)) for i in range(1, 5))
-    kind = nn.BatchNorm2d if len(node.inputs[0].shape) == 4 else nn.BatchNorm1d
-    norm = kind(len(weight), eps=float(node.attrs.get("epsilon", 1e-5)))
-    values = {"weight": weight, "bias": bias, "running_mean": mean, "running_var": var}
-    return converter.layer(node, _filled(norm, **values))
-
-
 def prelu(converter: Converter, node: Any) -> fx.Node:
-    """Converts ``PRelu`` with one slope, or one per channel. Raises ``UnsupportedModelError``."""
+    """Converts ``PRelu`` with one slope, or one per channel. Raises ``ValueError``."""
     slope, channels = np.asarray(constant(node, 1)), node.inputs[0].shape[1]
     rank = len(node.inputs[0].shape)
     shape = (1,) * (rank - slope.ndim) + slope.shape
     if slope.size > 1 and shape != (1, channels, *[1] * (rank - 2)):
-        raise UnsupportedModelError(
-            f"the ONNX node {node.name} has slopes of shape {slope.shape}, which torch has no "
-            "layer for; give one slope, or one per channel"
+        raise ValueError(
+            f"it has slopes of shape {slope.shape}, which torch has no layer for; give one slope, "
+            "or one per channel"
         )
     layer = nn.PReLU(slope.size, device="meta")
-    return converter.layer(node, _filled(layer, weight=converter.tensor(slope.flatten())))
+    return converter.layer(node, filled(layer, weight=converter.tensor(slope.flatten())))
 
 
 def max_pool(converter: Converter, node: Any) -> fx.Node:
@@ -174,13 +154,13 @@ def max_pool(converter: Converter, node: Any) -> fx.Node:
 
 
 def average_pool(converter: Converter, node: Any) -> fx.Node:
-    """Converts ``AveragePool``. Raises ``UnsupportedModelError`` where torch has no such layer."""
+    """Converts ``AveragePool``. Raises ``ValueError`` where torch has no such layer."""
     kernel, strides, dilations = _window(node)
     uneven, padding = _split_pads(_pads(node, kernel))
     if uneven or dilations != (1, 1):
-        raise UnsupportedModelError(
-            f"the ONNX node {node.name} averages over windows with uneven padding or with gaps, "
-            "which torch has no layer for; pad on both sides alike"
+        raise ValueError(
+            "it averages over windows with uneven padding or with gaps, which torch has no layer "
+            "for; pad on both sides alike"
         )
     ceil, counted = (bool(node.attrs.get(k, 0)) for k in ("ceil_mode", "count_include_pad"))
     return converter.layer(node, nn.AvgPool2d(kernel, strides, padding, ceil, counted))
@@ -199,9 +179,9 @@ def _window(node: Any) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int
 
 
 def gemm(converter: Converter, node: Any) -> fx.Node:
-    """Converts ``Gemm`` as a linear layer. Raises ``UnsupportedModelError``."""
+    """Converts ``Gemm`` as a linear layer. Raises ``ValueError``."""
     if node.attrs.get("transA", 0):
-        raise UnsupportedModelError(f"the ONNX node {node.name} transposes its input")
+        raise ValueError("it transposes its input")
     weight = converter.tensor(constant(node, 1)) * float(node.attrs.get("alpha", 1.0))
     weight, bias = weight if node.attrs.get("transB", 0) else weight.T, constant(node, 2)
     if bias is not None:
@@ -220,5 +200,5 @@ def mat_mul(converter: Converter, node: Any) -> fx.Node:
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
     rows, columns = weight.shape
     layer = nn.Linear(columns, rows, bias=bias is not None, device="meta")
-    filled: nn.Module = _filled(layer, weight=weight, bias=bias)
-    return filled
+    linear: nn.Module = filled(layer, weight=weight, bias=bias)
+    return linear

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import sys
 from collections.abc import Sequence
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import onnx
-import onnx_graphsurgeon as gs
 import torch
 from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
 from torch import fx
@@ -20,12 +17,11 @@ from trt_layermerge.errors import (
     CorruptInputError,
     LayerMergeError,
     UnsupportedModelError,
-    UsageError,
 )
-from trt_layermerge.onnx_reader.converter import Converter
+from trt_layermerge.onnx_reader.converter import Converter, title
+from trt_layermerge.onnx_reader.cutting import PartlyReadError, last_readable
 from trt_layermerge.onnx_reader.operators import OPERATORS
-
-MAX_FOLDED_BYTES = 2**30
+from trt_layermerge.onnx_reader.preparing import folded, name_nodes, with_sizes
 
 
 def read_onnx(
@@ -43,8 +39,8 @@ def read_onnx(
 
     Args:
         model: The model, serialised or not; it is left untouched.
-        shape: Shape of its only input, ``(N, C, H, W)``, where it does not fix all sizes itself;
-            a batch that it fixes is kept. None for a model of fixed sizes and any inputs.
+        shape: Shape of its only input, ``(N, C, H, W)``, as ``with_sizes`` writes it; None for a
+            model of fixed sizes and any inputs.
         dtype: Float type of weights and casts; None keeps those of the file.
         name: What errors call the model.
 
@@ -54,21 +50,19 @@ def read_onnx(
         UnsupportedModelError: If it has operators that are not known here, all of them named, or
             uses them in a way that cannot be read, or sizes are free and no shape is given.
     """
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(parse_onnx(model, name) if isinstance(model, bytes) else model)
-    _name_nodes(fixed)
-    _fix_sizes(fixed, shape, name)
+    fixed = with_sizes(parse_onnx(model, name) if isinstance(model, bytes) else model, shape, name)
+    name_nodes(fixed)
+    _refuse_quantised(fixed, name)
     with contextlib.redirect_stdout(sys.stderr):  # where graphsurgeon would print its warnings
         try:
-            graph = _fold(fixed)
+            graph = folded(fixed)
         except LayerMergeError:
             raise
         except Exception as error:  # graphsurgeon and protobuf raise anything over a damaged file
             raise CorruptInputError(
                 f"{name} cannot be read: {type(error).__name__}: {error}; export it again"
             ) from error
-        _refuse_unknown(graph, name)
-        return _convert(graph, dtype)
+        return _network(graph, _converted(graph, dtype, name))
 
 
 def parse_onnx(
@@ -101,7 +95,7 @@ def parse_onnx(
         if words.startswith("No Op registered for"):
             raise UnsupportedModelError(f"{name} cannot be read: {words}") from error
         raise CorruptInputError(f"{name} is no valid ONNX model: {words}") from error
-    _name_nodes(model)
+    name_nodes(model)
     return model
 
 
@@ -119,120 +113,62 @@ def _check_external(model: onnx.ModelProto, folder: Path) -> None:
             raise ValueError(f"{info.location} has {held} bytes, and {tensor.name} ends at {end}")
 
 
-def model_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """Returns the inputs that are no weights, which old files list too."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    return [value for value in model.graph.input if value.name not in weights]
+QUANTISED = ("quantize", "qlinear", "integer", "qgemm", "nbits")
+"""Parts of the names, in small letters, of operators whose weights or values are integers."""
 
 
-def _fix_sizes(model: onnx.ModelProto, shape: Sequence[int] | None, name: str) -> None:
-    """Writes the sizes of the input into a model, and forgets those that follow from them."""
-    inputs = model_inputs(model)
-    if shape is None:
-        free = [v.name for v in inputs if not all(d.dim_value for d in _dims(v))]
-        if free:
-            raise UnsupportedModelError(
-                f"{name} leaves sizes of {', '.join(free)} free; give the shape of its input"
-            )
-    elif len(inputs) != 1:
+def _refuse_quantised(model: onnx.ModelProto, name: str) -> None:
+    ops = {node.op_type for node in model.graph.node}
+    found = sorted(op for op in ops if any(part in op.lower() for part in QUANTISED))
+    if found:
         raise UnsupportedModelError(
-            f"{name} has {len(inputs)} inputs ({', '.join(v.name for v in inputs)}); only networks "
-            "with one image input are supported"
-        )
-    else:
-        dims = _dims(inputs[0])
-        own = [d.dim_value if d.HasField("dim_value") else None for d in dims]
-        if len(own) != len(shape) or any(
-            a not in (None, b) for a, b in zip(own[1:], shape[1:], strict=True)
-        ):
-            typed = "x".join("1" if i == 0 else str(d or "?") for i, d in enumerate(own))
-            raise UsageError(
-                f"{name} takes inputs of shape {typed}, and {'x'.join(map(str, shape))} was asked "
-                "for; set model.input (--input) to the file's"
-            )
-        for size, dim in zip((own[0] or shape[0], *shape[1:]), dims, strict=True):
-            dim.dim_value = size
-    del model.graph.value_info[:]  # may hold the sizes of another input
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
-
-
-def _dims(value: onnx.ValueInfoProto) -> Any:
-    return value.type.tensor_type.shape.dim
-
-
-def _name_nodes(model: onnx.ModelProto) -> None:
-    """Makes the names of nodes unique: ONNX asks for it, and not every exporter does it."""
-    taken = {node.name for node in model.graph.node}
-    seen: set[str] = set()
-    for node in model.graph.node:
-        if node.name in seen:
-            free = (f"{node.name}_{i}" for i in itertools.count(1))
-            node.name = next(name for name in free if name not in taken)
-            taken.add(node.name)
-        elif node.name:
-            seen.add(node.name)
-
-
-def _fold(model: onnx.ModelProto) -> Any:
-    """Folds until nothing more becomes constant: a shape that is known may make others known."""
-    while True:
-        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-        _refuse_large_constants(model)
-        graph = gs.import_onnx(model)
-        nodes = len(graph.nodes)
-        graph.fold_constants(size_threshold=MAX_FOLDED_BYTES).cleanup()
-        if len(graph.nodes) == nodes:
-            return graph
-        model = gs.export_onnx(graph, do_type_check=False)
-
-
-def _refuse_large_constants(model: onnx.ModelProto) -> None:
-    """Raises ``UnsupportedModelError`` before a few bytes are folded into gigabytes."""
-    sizes = {
-        value.name: prod(d.dim_value for d in _dims(value)) for value in model.graph.value_info
-    }
-    constant = {tensor.name for tensor in model.graph.initializer} | {""}
-    for node in model.graph.node:
-        if not set(node.input) <= constant:
-            continue
-        constant |= set(node.output)
-        most = max((sizes.get(output, 0) for output in node.output), default=0)
-        if 4 * most > MAX_FOLDED_BYTES:
-            raise UnsupportedModelError(
-                f"the ONNX node {node.name or node.output[0]} ({node.op_type}) makes a constant of "
-                f"{most:,} values, and constants of up to {MAX_FOLDED_BYTES >> 20} MiB are read; "
-                "export the network again"
-            )
-
-
-def _refuse_unknown(graph: Any, name: str) -> None:
-    strange = {f"{node.domain}.{node.op}" for node in graph.nodes if node.domain}
-    unknown = sorted({node.op for node in graph.nodes if not node.domain} - set(OPERATORS))
-    if {"QuantizeLinear", "DequantizeLinear", "QLinearConv"} & set(unknown):
-        raise UnsupportedModelError(
-            f"{name} is quantised already, and only float networks can be trained and merged; "
-            "give the float network, and quantise what comes out (calibrate)"
-        )
-    if unknown or strange:
-        raise UnsupportedModelError(
-            f"{name} has operators that cannot be read: {', '.join([*unknown, *sorted(strange)])}; "
-            "name the network of torch that it was exported from, or cut the file before them"
+            f"{name} is quantised already ({', '.join(found)}): it computes with integers, and "
+            "only float networks can be trained and merged; give the float network that it was "
+            "made from, and quantise what comes out (calibrate)"
         )
 
 
-def _convert(graph: Any, dtype: torch.dtype | None) -> fx.GraphModule:
-    converter = Converter(dtype)
+def _converted(graph: Any, dtype: torch.dtype | None, name: str) -> Converter:
+    """Returns all nodes of a graph converted.
+
+    Raises:
+        PartlyReadError: If some cannot be; it tells all operators that are not known.
+    """
+    batch = graph.inputs[0].shape[0] if graph.inputs and graph.inputs[0].shape else 1
+    converter = Converter(dtype, batch, graph.opset)
     for i, value in enumerate(graph.inputs):
         converter.values[value.name] = converter.graph.placeholder(f"input_{i}" if i else "images")
+    unknown: dict[str, Any] = {}
+    reasons: list[str] = []
+    unread: set[str] = set()
     for node in graph.nodes:
-        try:
-            converter.values[node.outputs[0].name] = OPERATORS[node.op](converter, node)
-        except (KeyError, ValueError, RuntimeError, TypeError, IndexError) as error:
-            raise UnsupportedModelError(
-                f"the ONNX node {node.name} ({node.op}) cannot be read: {error}; name the network "
-                "of torch that it was exported from"
-            ) from error
+        if node.domain or node.op not in OPERATORS:
+            unknown.setdefault(f"{node.domain}.{node.op}" if node.domain else node.op, node)
+        elif not any(x.name in unread for x in node.inputs):
+            try:
+                made = OPERATORS[node.op](converter, node)
+                made.meta.setdefault("onnx", title(node))
+                converter.values[node.outputs[0].name] = made
+                continue
+            except (KeyError, ValueError, RuntimeError, TypeError, IndexError) as error:
+                reasons.append(f"the {title(node)} cannot be read: {error}")
+        unread.update(output.name for output in node.outputs if output.name)
+    if unknown:
+        named = ", ".join(f"{op} ({_place(node)})" for op, node in sorted(unknown.items()))
+        reasons.insert(0, f"{name} has operators that cannot be read: {named}")
+    if reasons:
+        raise PartlyReadError(
+            f"{'; '.join(reasons[:3])}; name the network of torch that it was exported from",
+            last_readable(graph, unread),
+        )
+    return converter
+
+
+def _place(node: Any) -> str:
+    return f"node {node.name}" if node.name else f"which makes {node.outputs[0].name}"
+
+
+def _network(graph: Any, converter: Converter) -> fx.GraphModule:
     outputs = tuple(converter.value(value) for value in graph.outputs)
     converter.graph.output(outputs if len(outputs) > 1 else outputs[0])
     network = fx.GraphModule(converter.root, converter.graph, "OnnxNetwork")

@@ -1,7 +1,8 @@
-"""ONNX ``Resize`` as ``interpolate`` of torch, where both read the same places of the map."""
+"""ONNX ``Resize`` as ``interpolate`` of torch, where both can read the same places of the map."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -10,8 +11,7 @@ from numpy.typing import NDArray
 from torch import fx
 from torch.nn import functional as F
 
-from trt_layermerge.errors import UnsupportedModelError
-from trt_layermerge.onnx_reader.converter import Converter, constant, numbers
+from trt_layermerge.onnx_reader.converter import Converter, constant, sizes
 
 Places: TypeAlias = "NDArray[np.float64]"
 Axis: TypeAlias = tuple[Places, int, float]
@@ -63,26 +63,27 @@ TORCH: Mapping[str, tuple[tuple[dict[str, Any], Callable[[Axis], Places]], ...]]
 
 
 def resize(converter: Converter, node: Any) -> fx.Node:
-    """Converts ``Resize`` of images by whole pixels or linearly.
+    """Converts ``Resize`` and ``Upsample`` of images by whole pixels or linearly.
 
     Raises:
-        UnsupportedModelError: If torch reads other places of the map than ONNX asks for.
+        ValueError: If torch reads other places of the map than ONNX asks for.
     """
-    attrs, old = node.attrs, len(node.inputs) == 2  # opset 10 has neither regions nor sizes
-    scales, sizes = constant(node, 1 if old else 2), constant(node, 3)
-    known, out = node.inputs[0].shape, node.outputs[0].shape
+    # Before opset 11 there are neither regions nor sizes, and before 9 the scales are no input.
+    attrs, old = node.attrs, node.op == "Upsample" or len(node.inputs) == 2
+    scales, wanted = constant(node, 1 if old else 2, "scales"), constant(node, 3)
+    known, out = sizes(node.inputs[0]), sizes(node.outputs[0])
     style = attrs.get("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
     rounding = attrs.get("nearest_mode", "floor" if old else "round_prefer_floor")
     mode = attrs.get("mode", "nearest")
     plain = (
         len(known) == 4
-        and tuple(known[:2]) == tuple(out[:2])
+        and known[:2] == out[:2]
         and tuple(a % 4 for a in attrs.get("axes", (2, 3))) in ((2, 3), (0, 1, 2, 3))
         and attrs.get("keep_aspect_ratio_policy", "stretch") == "stretch"
         and not attrs.get("antialias", 0)
     )
     if plain and style in STYLES and rounding in ROUNDING:
-        given = sizes is None or not len(sizes)
+        given = wanted is None or not len(wanted)
         factors = [float(s) for s in scales[-2:]] if given else np.divide(out[2:], known[2:])
         axes = [
             (np.arange(n, dtype=np.float64), size, scale)
@@ -90,15 +91,39 @@ def resize(converter: Converter, node: Any) -> fx.Node:
         ]
         for options, places in TORCH.get(mode, ()):
             if all(_same(mode, rounding, STYLES[style](axis), places(axis), axis) for axis in axes):
-                size = {"scale_factor": tuple(factors)} if given else {"size": numbers(out[2:])}
+                size = {"scale_factor": tuple(factors)} if given else {"size": out[2:]}
                 return converter.call(
                     F.interpolate, converter.value(node.inputs[0]), **size, **options
                 )
-    raise UnsupportedModelError(
-        f"the ONNX node {node.name} resizes in a way that torch cannot (mode {mode}, coordinates "
-        f"{style}, rounding {rounding}); export it with mode nearest and coordinates asymmetric, "
-        "or with mode linear and coordinates half_pixel"
+        if mode == "linear" and all(
+            _same(mode, rounding, STYLES[style](axis), _from_first(axis), axis) for axis in axes
+        ):
+            return _one_longer(converter, node, out[2:])
+    raise ValueError(
+        f"it resizes in a way that torch cannot (mode {mode}, coordinates {style}, rounding "
+        f"{rounding}); export it with mode nearest and coordinates asymmetric, or with mode linear "
+        "and coordinates half_pixel"
     )
+
+
+def _from_first(axis: Axis) -> Places:
+    """Returns places that count from the first pixel, in steps of input over output."""
+    at, size, _ = axis
+    return at * size / len(at)
+
+
+def _one_longer(converter: Converter, node: Any, size: tuple[int, ...]) -> fx.Node:
+    """Converts to places that count from the first pixel, which torch does not know.
+
+    With one pixel more at the ends of input and output, they are those of aligned corners.
+    """
+    longer = converter.call(F.pad, converter.value(node.inputs[0]), (0, 1, 0, 1), "replicate")
+    rows, columns = size
+    grown = converter.call(
+        F.interpolate, longer, size=(rows + 1, columns + 1), mode="bilinear", align_corners=True
+    )
+    cuts = (slice(None), slice(None), slice(rows), slice(columns))
+    return converter.call(operator.getitem, grown, cuts)
 
 
 def _same(mode: str, rounding: str, wanted: Places, read: Places, axis: Axis) -> bool:

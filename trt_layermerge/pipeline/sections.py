@@ -28,23 +28,26 @@ class ModelSection(Section):
         weights: A safetensors file, a checkpoint that loads with ``weights_only=True``, or
             ``pretrained``: the library's own, fetched if they are not cached; None for random.
         input: Shape of the input, ``[N, C, H, W]``.
+        outputs: Names of tensors that an ONNX file is cut at, and which become its outputs; none
+            for the file's own.
     """
 
     name: str
     weights: str | None = None
     input: tuple[Count, Count, Count, Count] = (1, 3, 224, 224)
+    outputs: tuple[str, ...] = ()
 
     def build(self) -> nn.Module:
         """Returns the network itself, in eval mode. Raises what ``load_network`` raises."""
         from trt_layermerge.models.networks import load_network
 
-        return load_network(self.name, self.weights, self.input)
+        return load_network(self.name, self.weights, self.input, self.outputs)
 
     def identity(self) -> Json:
         """Returns what tells this network from another: its name, and hashes of its files."""
         from trt_layermerge.models.networks import network_inputs
 
-        return network_inputs(self.name, self.weights, self.input)
+        return network_inputs(self.name, self.weights, self.input, self.outputs)
 
 
 class PreprocessSection(Section):
