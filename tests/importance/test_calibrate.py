@@ -18,9 +18,10 @@ from tests.merge.repairing import repair_block
 from tests.plans import candidates_of
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.inputs import Several
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceEntry
-from trt_layermerge.errors import UnsupportedModelError, UsageError
+from trt_layermerge.errors import UsageError
 from trt_layermerge.importance.calibrate import WORST, CalibrateScorer
 from trt_layermerge.importance.distance import Distance
 from trt_layermerge.importance.table import candidate_seed
@@ -199,7 +200,7 @@ def test_other_outputs_are_compared_by_their_relative_error() -> None:
     model = nn.Sequential(*list(model.children())[:-1])  # without the head: a map comes out
     graph = trace(model, images(1, 0))
     candidate = next(candidates_of(graph, random.Random(0), ("compose",)))
-    found = scorer(model, graph, repairs=("none",))
+    found = scorer(model, graph, repairs=("none",), kinds=("values",))
     with torch.no_grad():
         y = model(images(10, 2))
         z = relax(model, graph, MergePlan.of(graph, [candidate]))(images(10, 2))
@@ -231,10 +232,19 @@ class Sum(nn.Module):
         return self.conv(x) + y
 
 
-def test_two_inputs_are_refused() -> None:
+def test_two_inputs_are_scored_like_one() -> None:
+    """A candidate's score is the distance of the whole network with it in place."""
     model, both = Sum().double(), (images(1, 0), images(1, 1))
-    with pytest.raises(UnsupportedModelError):
-        scorer(model, trace(model, both))
+    graph = trace(model, both)
+    candidate = next(candidates_of(graph, random.Random(0), ("compose",)))
+    fit, score = (Several((images(8, s), images(8, s + 1))) for s in (3, 5))
+    found = CalibrateScorer(model, graph, fit, score, repairs=("none",), kinds=("values",))
+    with torch.no_grad():
+        y = model(*score.parts)
+        z = relax(model, graph, MergePlan.of(graph, [candidate]))(*score.parts)
+    expected = float((z - y).square().sum() / y.square().sum())
+    assert -found.entry(candidate).delta == pytest.approx(expected, rel=1e-9)
+    assert expected > 0
 
 
 def test_divergence_by_hand() -> None:

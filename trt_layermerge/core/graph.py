@@ -22,6 +22,8 @@ class LayerGraph:
         input_shape: Shape of the example input, ``(N, C, H, W)``.
         head_pointwise: Index of a pointwise unit that feeds the global pooling, or None.
         further_shapes: Shapes of the example inputs after the first, where there are any.
+        input_types: Types of all of them as torch names them, such as ``int64``; none where all are
+            of the network's own.
     """
 
     units: tuple[ConvUnit, ...]
@@ -31,6 +33,7 @@ class LayerGraph:
     input_shape: tuple[int, ...]
     head_pointwise: int | None = None
     further_shapes: tuple[tuple[int, ...], ...] = ()
+    input_types: tuple[str, ...] = ()
 
     @property
     def refusals(self) -> tuple[Barrier, ...]:

@@ -29,12 +29,13 @@ def load_graph(path: Path) -> LayerGraph:
 def graph_to_json(graph: LayerGraph) -> Json:
     """Returns a JSON-ready mapping that ``graph_from_json`` reads back."""
     body = {**dump(graph), "segments": [[s.start, s.end] for s in graph.segments]}
-    if not graph.further_shapes:
-        del body["further_shapes"]
+    for name in ("further_shapes", "input_types"):
+        if not body[name]:
+            del body[name]
     return body
 
 
 def graph_from_json(body: Json) -> LayerGraph:
     """Returns the graph of a mapping. Raises what malformed fields cause."""
     segments = [{"start": start, "end": end} for start, end in body["segments"]]
-    return load(LayerGraph, {"further_shapes": [], **body, "segments": segments})
+    return load(LayerGraph, {"further_shapes": [], "input_types": [], **body, "segments": segments})

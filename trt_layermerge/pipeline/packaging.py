@@ -118,7 +118,7 @@ def _samples(run: Run, baked: Baked, face: Interface, models: dict[Precision, by
     for precision, model in models.items():
         fixed = with_batch(model, face.batch) if face.max_batch else model
         with backend.open(rounded(fixed)) as runner:
-            outputs[precision] = infer_all(runner, inputs)
+            (outputs[precision],) = infer_all(runner, inputs).values()
     return Samples(inputs, outputs, source)
 
 

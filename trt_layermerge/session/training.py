@@ -7,18 +7,25 @@ from collections.abc import Callable, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trt_layermerge.core.callbacks import Callbacks
+from trt_layermerge.core.inputs import mapped, parts_of
+from trt_layermerge.core.outputs import Kind, named
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.data import LabelledData, batches, draw
 from trt_layermerge.data.loader import Images, batch_of
 from trt_layermerge.errors import DivergedError
 from trt_layermerge.finetune import loop
-from trt_layermerge.finetune.evaluate import NotANumberError, accuracy, evaluating
+from trt_layermerge.finetune.evaluate import (
+    NotANumberError,
+    accuracy,
+    evaluating,
+    known_accuracy,
+)
 from trt_layermerge.finetune.recipe import FinetuneRecipe, preset
 from trt_layermerge.importance.distance import Distance
 from trt_layermerge.merge import RelaxedNet, hold_activations, set_linearity
@@ -96,6 +103,7 @@ class Teaching:
         metric: How good a network is, in place of its accuracy on ``val``; None for that.
         settings: How to train.
         tell: What is called meanwhile.
+        kinds: What each output is (``core.outputs``); None for what their shapes tell.
     """
 
     model: nn.Module
@@ -104,12 +112,14 @@ class Teaching:
     metric: Metric | None
     settings: Settings
     tell: Callbacks
+    kinds: tuple[Kind, ...] | None = None
 
     @property
     def recipe(self) -> FinetuneRecipe | None:
-        """How to train, or None for no training."""
+        """How to train, or None for no training. Labels are of use to logits of classes alone."""
         settings = self.settings
-        return training_recipe(settings.finetune, settings.seed, labelled(self.train))
+        useful = self.kinds is None or "classes" in self.kinds
+        return training_recipe(settings.finetune, settings.seed, useful and labelled(self.train))
 
     def __call__(
         self,
@@ -146,6 +156,7 @@ class Teaching:
             device=self.settings.device,
             group=group,
             metric=self.metric,
+            kinds=self.kinds,
         )
         network.cpu().eval()
         self.model.cpu()
@@ -170,6 +181,10 @@ class Teaching:
                 set_linearity(held, share, over)
 
         return follow
+
+
+def _on_cpu(output: Any) -> dict[str, Tensor]:
+    return {name: value.cpu() for name, value in named(output).items()}
 
 
 @dataclass(frozen=True)
@@ -210,6 +225,7 @@ class Racers:
                 on_epoch=lambda _: found.append(self.judge(network)),
                 device=settings.device,
                 stop_after=rungs,
+                kinds=self.teaching.kinds,
             )
         except (DivergedError, NotANumberError):
             found.append(-math.inf)
@@ -244,17 +260,20 @@ class Racers:
         if self.teaching.metric is not None:
             return self.teaching.metric
         judges = draw(self.judges, JUDGES, self.starts.settings.seed)
-        if self.teaching.val is not None and judges.labelled:
-            return partial(accuracy, data=judges)
-        model = self.starts.model
+        kinds, model = self.teaching.kinds, self.starts.model
+        if self.teaching.val is not None and known_accuracy(model, judges, kinds=kinds) is not None:
+            return partial(accuracy, data=judges, kinds=kinds)
         with torch.no_grad():
-            distance = Distance.to([model(part) for part, _ in batches(judges, BATCH)])
+            distance = Distance.to(
+                [model(*parts_of(part)) for part, _ in batches(judges, BATCH)], kinds
+            )
 
         def closeness(network: nn.Module) -> float:
             device = next(network.parameters()).device
             with evaluating(network):
                 return -distance.of(
-                    network(part.to(device)).cpu() for part, _ in batches(judges, BATCH)
+                    _on_cpu(network(*parts_of(mapped(lambda x: x.to(device), part))))
+                    for part, _ in batches(judges, BATCH)
                 )
 
         return closeness
