@@ -226,10 +226,10 @@ def test_a_graph_of_another_network_is_refused() -> None:
 class Sum(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 3, 1)
+        self.first, self.second = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.conv(x) + y
+        return self.second(torch.relu(self.first(x))) + y
 
 
 def test_two_inputs_are_scored_like_one() -> None:

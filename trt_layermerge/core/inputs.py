@@ -78,26 +78,34 @@ def parse(item: Any, names: Sequence[str]) -> tuple[Several, Any]:
     Raises:
         UsageError: If inputs are missing, or differ in their number of rows.
     """
-    given, rest = item, list[Any]()
-    if (
-        isinstance(item, tuple | list)
-        and item
-        and isinstance(item[0], Several | Mapping | tuple | list)
-    ):
-        given, *rest = item
-    if isinstance(given, Several):
-        parts: Sequence[Any] = given.parts
-    elif isinstance(given, Mapping):
-        parts = [given[name] for name in names if name in given]
-        rest = rest or [given[key] for key in LABELS if key in given]
-    else:
-        given = given if isinstance(given, tuple | list) else (given,)
-        parts, rest = given[: len(names)], rest or list(given[len(names) :])
-    rows = {len(part) for part in parts if getattr(part, "ndim", 0)}
-    if len(parts) != len(names) or len(rows) != 1 or any(not hasattr(p, "ndim") for p in parts):
+    parts, labels = split(item, names)
+    rows = {len(part) if getattr(part, "ndim", 0) else None for part in parts}
+    if len(parts) != len(names) or len(rows) != 1 or None in rows:
         raise UsageError(
             f"the network takes {len(names)} inputs ({', '.join(names)}), and a batch is a "
             f"{type(item).__name__} of others; give tuples of tensors of as many rows, "
             f"({', '.join(names)}), or dicts of them by these names, with labels behind them or not"
         )
-    return Several(tuple(parts)), next(iter(rest), None)
+    return Several(tuple(parts)), labels
+
+
+def split(item: Any, names: Sequence[str]) -> tuple[list[Any], Any]:
+    """Returns those of the named inputs that an item or a batch has, and its labels or None.
+
+    Args:
+        item: Inputs, or a pair of inputs and labels.
+        names: What the network's inputs are called, in the order of ``forward``.
+    """
+    given, rest = item, list[Any]()
+    pair = isinstance(item, tuple | list) and len(item) > 0
+    if pair and isinstance(item[0], Several | Mapping | tuple | list):
+        given, *rest = item
+    if isinstance(given, Several):
+        parts = list(given.parts)
+    elif isinstance(given, Mapping):
+        parts = [given[name] for name in names if name in given]
+        rest = rest or [given[key] for key in LABELS if key in given]
+    else:
+        every = list(given) if isinstance(given, tuple | list) else [given]
+        parts, rest = every[: len(names)], rest or every[len(names) :]
+    return parts, next(iter(rest), None)

@@ -129,12 +129,12 @@ def judged_by(labels: Any, outputs: Mapping[str, Any], kinds: Kinds) -> str | No
 
     Args:
         labels: Classes ``(N,)``, or of every pixel ``(N, H, W)``.
-        outputs: Tensors or arrays by name.
+        outputs: Tensors or arrays by name; of as many images, or of others.
         kinds: Their kinds.
     """
     for name, value in outputs.items():
         shape = tuple(value.shape)
-        if kinds[name] == "classes" and (shape[0], *shape[2:]) == tuple(labels.shape):
+        if kinds[name] == "classes" and shape[2:] == tuple(labels.shape[1:]):
             return name
     return None
 

@@ -16,6 +16,7 @@ from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.inputs import mapped, parts_of
 from trt_layermerge.core.outputs import Kind
 from trt_layermerge.core.tables import ImportanceEntry
+from trt_layermerge.errors import UsageError
 from trt_layermerge.importance.distance import Distance
 from trt_layermerge.importance.segments import folded, folded_block, record, rest_of, segment
 from trt_layermerge.importance.table import candidate_seed
@@ -23,7 +24,7 @@ from trt_layermerge.importance.values import RecordedValues
 from trt_layermerge.kinds import kind_of
 from trt_layermerge.merge.relax import build_block, retrace
 from trt_layermerge.merge.repair import REPAIRS, Pairs, repair_in_turn
-from trt_layermerge.merge.surgery import Ports, block_ports
+from trt_layermerge.merge.surgery import Ports, block_ports, inputs_of
 from trt_layermerge.tracing import TracedNetwork
 from trt_layermerge.tracing.activations import activation_module
 
@@ -62,7 +63,7 @@ class CalibrateScorer:
             are KL divergences in nats or, where the outputs are no logits, relative errors.
 
     Raises:
-        UsageError: If the graph is not the model's.
+        UsageError: If the graph is not the model's, or the images are fewer inputs than it takes.
     """
 
     def __init__(
@@ -80,6 +81,12 @@ class CalibrateScorer:
     ) -> None:
         self._traced = retrace(model, graph)
         network = folded(self._traced.module).to(memory_format=torch.channels_last)
+        names = inputs_of(network)
+        if len(names) != len(parts_of(fit_images)) or len(names) != len(parts_of(score_images)):
+            raise UsageError(
+                f"the network takes {len(names)} inputs ({', '.join(names)}), and candidates are "
+                "scored on images of another number; give all of them (core.inputs.Several)"
+            )
         self._repairs, self._seed, self._limit_bytes = tuple(repairs), seed, limit_bytes
         self._rest = lru_cache(partial(rest_of, network))
         self._segment = lru_cache(partial(segment, network))

@@ -17,6 +17,7 @@ from torch import nn
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.inputs import Several, parse, parts_of
 from trt_layermerge.core.jsonio import Json, sha256_bytes, sha256_file, write_json
+from trt_layermerge.core.outputs import judged_by
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
 from trt_layermerge.data.loader import Images
@@ -48,8 +49,9 @@ from trt_layermerge.session.searching import (
     save_choice,
     save_frontier,
 )
+from trt_layermerge.session.settings import Settings
 from trt_layermerge.session.state import State, with_goal
-from trt_layermerge.session.training import Metric, Racers, Teaching
+from trt_layermerge.session.training import Metric, Racers, Teaching, first_labels
 from trt_layermerge.session.verifying import UNLABELLED_IMAGES, image_batches, verify_networks
 
 REPAIRED = "repaired.safetensors"
@@ -238,9 +240,7 @@ class Session(State):
         starts = self._starts(train)
         _, score = self._calibration(train)
         judges = score if val is None else in_memory(val, 1 << 20)
-        teaching = Teaching(
-            self.model, train, val, metric, self.settings, self.tell, tuple(self.outputs.values())
-        )
+        teaching = self._teaching(train, val, metric, self.settings)
         return WholeNetworks(
             self.networks,
             starts,
@@ -348,8 +348,18 @@ class Session(State):
             merged = section.model_copy(update={"options": {**section.options, **options}})
             settings = settings.model_copy(update={"finetune": merged})
         judges = self._given("val", val)
-        kinds = tuple(self.outputs.values())
-        return Teaching(self.model, images, judges, metric, settings, self.tell, kinds)
+        return self._teaching(images, judges, metric, settings)
+
+    def _teaching(
+        self, train: Images, val: Images | None, metric: Metric | None, settings: Settings
+    ) -> Teaching:
+        kinds, judged = tuple(self.outputs.values()), self.judged(train)
+        return Teaching(self.model, train, val, metric, settings, self.tell, kinds, judged)
+
+    def judged(self, images: Images) -> bool:
+        """Returns whether images have labels, and these tell the classes of an output."""
+        labels = first_labels(images)
+        return labels is not None and judged_by(labels, self.answers, self.outputs) is not None
 
     def teach(
         self, teaching: Teaching, *, identity: str = "", group: ProcessGroup | None = None

@@ -162,6 +162,12 @@ class State:
         )
 
     @cached_property
+    def answers(self) -> dict[str, Tensor]:
+        """What the network puts out for the example, by name."""
+        output = evaluate(self.model, parts_of(self.example))
+        return named(output, output_names_of(self.model, output))
+
+    @cached_property
     def outputs(self) -> Kinds:
         """What the network puts out, by name, and what kind of answer each is (``core.outputs``).
 
@@ -169,10 +175,8 @@ class State:
             UsageError: If ``task`` names an output that there is not.
             UnsupportedModelError: If the network gives no tensors, or some not image by image.
         """
-        inputs = parts_of(self.example)
-        output = evaluate(self.model, inputs)
-        tensors = named(output, output_names_of(self.model, output))
-        kinds = kinds_of(tensors, inputs[0].shape, self.settings.task)
+        tensors, image = self.answers, parts_of(self.example)[0].shape
+        kinds = kinds_of(tensors, image, self.settings.task)
         if [(kinds[name], value.ndim) for name, value in tensors.items()] != [("classes", 2)]:
             self.tell.note(
                 f"outputs are compared by what they are: {described(tensors, kinds)}; say what "

@@ -56,12 +56,12 @@ JUDGES = 4096
 """Images that judge a rung at most."""
 
 
-def labelled(images: Images) -> bool:
-    """Whether images have labels; a loader's first batch tells."""
+def first_labels(images: Images) -> Tensor | None:
+    """Returns the labels of a set's first image or a loader's first batch, or None without."""
     if isinstance(images, LabelledData):
-        return images.labelled
+        return images.batch(torch.arange(1))[1] if images.labelled else None
     first = next(iter(images), None)
-    return first is not None and batch_of(first)[1] is not None
+    return None if first is None else batch_of(first)[1]
 
 
 def training_recipe(section: FinetuneSection, seed: int, has_labels: bool) -> FinetuneRecipe | None:
@@ -104,6 +104,8 @@ class Teaching:
         settings: How to train.
         tell: What is called meanwhile.
         kinds: What each output is (``core.outputs``); None for what their shapes tell.
+        judged: Whether labels of the images tell the classes of an output; without, the original
+            network alone teaches.
     """
 
     model: nn.Module
@@ -113,13 +115,12 @@ class Teaching:
     settings: Settings
     tell: Callbacks
     kinds: tuple[Kind, ...] | None = None
+    judged: bool = True
 
     @property
     def recipe(self) -> FinetuneRecipe | None:
-        """How to train, or None for no training. Labels are of use to logits of classes alone."""
-        settings = self.settings
-        useful = self.kinds is None or "classes" in self.kinds
-        return training_recipe(settings.finetune, settings.seed, useful and labelled(self.train))
+        """How to train, or None for no training."""
+        return training_recipe(self.settings.finetune, self.settings.seed, self.judged)
 
     def __call__(
         self,
