@@ -208,6 +208,15 @@ def test_the_worst_output_is_told(tmp_path):
     assert difference(data, other, x)[1] == pytest.approx(0.5, rel=1e-4)
 
 
+def test_an_output_may_be_called_like_the_input():
+    class Same(nn.Module):
+        def forward(self, x):
+            return {"input": x + 1, "conv": x * 2}
+
+    found = outputs_of(export_bytes(Same().eval(), example()), example().numpy())
+    assert list(found) == ["input_output", "conv"]
+
+
 def test_a_value_that_is_put_out_twice_stands_twice():
     class Twice(nn.Module):
         def forward(self, x):

@@ -260,6 +260,28 @@ def test_divergence_by_hand() -> None:
     assert single.of(iter([torch.tensor([[3.0], [5.0]])])) == pytest.approx(1 / 25)
 
 
+def test_distances_of_every_kind_by_hand() -> None:
+    """Pixels are images; each quantity of a regression counts alike; yes and no have a KL too."""
+    maps, other = (
+        torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(s)) for s in (1, 2)
+    )
+    p, q = (v.double().permute(0, 2, 3, 1).reshape(8, 3).log_softmax(1) for v in (maps, other))
+    kl = float((p.exp() * (p - q)).sum(1).mean())
+    assert Distance.to([maps], ["classes"]).of(iter([other])) == pytest.approx(kl)
+    # The same by its shape, where the image is as large, and only there.
+    assert Distance.to([maps], None, (2, 1, 2, 2)).kinds == ("classes",)
+    assert Distance.to([maps], None, (2, 3, 2, 2)).kinds == ("values",)
+    sizes, wrong = torch.tensor([[0.1, 300.0], [0.1, 300.0]]), torch.tensor([[0.0, 300.0]] * 2)
+    assert Distance.to([sizes], ["values"]).of(iter([wrong])) == pytest.approx(0.5)
+    yes, no = torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 2.0]])
+    half = torch.tensor(1.0, dtype=torch.float64).sigmoid()
+    expected = 0.5 * (0.5 * (0.5 / half).log() + 0.5 * (0.5 / (1 - half)).log())
+    assert Distance.to([yes], ["labels"]).of(iter([no])) == pytest.approx(float(expected))
+    pair = Distance.to([(maps, sizes, sizes.long())], ["classes", "values", "indices"])
+    assert pair.name == "KL and relative MSE"
+    assert pair.of(iter([(other, wrong, sizes.long() + 1)])) == pytest.approx((kl + 0.5) / 2)
+
+
 def test_answers_that_are_not_finite_are_the_worst(monkeypatch: pytest.MonkeyPatch) -> None:
     model, graph, candidates = setting(nets.plain_chain)
     monkeypatch.setattr(Distance, "of", lambda self, outputs: math.inf)

@@ -263,6 +263,30 @@ def test_two_inputs_go_the_whole_way() -> None:
     assert told["accuracy"]["original"] == float(torch.cat(hits).double().mean())
 
 
+def test_one_call_for_two_inputs_and_labels() -> None:
+    model = randomise(TwoInputs())
+    x, numbers = images(24), torch.randn(24, 4, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        labels = model(x, numbers)["label"].argmax(1)
+    batches = [((x[i : i + 8], numbers[i : i + 8]), labels[i : i + 8]) for i in (0, 8, 16)]
+    example = (torch.zeros(1, 3, SIZE, SIZE), torch.zeros(1, 4))
+    result = tlm.compress(
+        model,
+        batches,
+        example,
+        speedup=1.05,
+        val_loader=batches,
+        backend="fake",
+        finetune={"epochs": 2, "batch": 8},
+        settings=FEW,
+    )
+    with torch.no_grad():
+        hits = result.model(x, numbers)["label"].argmax(1) == labels
+    assert result.original_accuracy == 1.0
+    assert result.accuracy == pytest.approx(float(hits.double().mean()))
+    assert result.plan.changed and result.speedup is not None and result.speedup > 1.05
+
+
 def test_two_inputs_are_repaired_trained_and_reconstructed() -> None:
     model = randomise(TwoInputs())
     data = [(images(16, 0), torch.randn(16, 4)), (images(16, 1), torch.randn(16, 4))]
@@ -285,6 +309,45 @@ def test_two_inputs_are_repaired_trained_and_reconstructed() -> None:
     assert repaired < 0.5 * distance(before)
     session.train(epochs=2, batch=16, lr=1e-3)
     assert session.merge() is not None and session.certificate.ok
+
+
+def test_two_inputs_through_the_pieces() -> None:
+    """Tuples, dicts, and both with labels are batches to repair on, and give the same repair."""
+    model = randomise(TwoInputs())
+    x, numbers, labels = images(32, 3), torch.randn(32, 4), torch.zeros(32, dtype=torch.long)
+    graph = tlm.trace(model, (x[:1], numbers[:1]))
+    plan = tlm.MergePlan.of(
+        graph, [next(c for c in tlm.enumerate_candidates(graph) if c.kind == "fit")]
+    )
+    found = []
+    for batch in (
+        (x, numbers),
+        (x, numbers, labels),
+        {"numbers": numbers, "image": x},
+        ((x, numbers), labels),
+    ):
+        relaxed = tlm.relax(model, graph, plan)
+        tlm.repair(relaxed, model, [batch])
+        assert tlm.certify(relaxed, tlm.collapse(relaxed), (x, numbers)).ok
+        with torch.no_grad():
+            found.append(relaxed(x, numbers)["label"])
+    assert all(torch.equal(other, found[0]) for other in found[1:])
+    with torch.no_grad():
+        bare, wanted = (
+            tlm.relax(model, graph, plan)(x, numbers)["label"],
+            model(x, numbers)["label"],
+        )
+    assert (found[0] - wanted).square().mean() < 0.5 * (bare - wanted).square().mean()
+    with pytest.raises(UsageError, match="takes 2 inputs"):
+        tlm.repair(tlm.relax(model, graph, plan), model, [x])
+
+
+def test_a_generator_of_several_inputs_is_refused() -> None:
+    example = (torch.zeros(1, 3, SIZE, SIZE), torch.zeros(1, 4))
+    session = tlm.Session(randomise(TwoInputs()), example, backend="fake", settings=FEW)
+    session.measure()
+    with pytest.raises(UsageError, match="a generator gives them once"):
+        session.score(batch for batch in [(images(8), torch.zeros(8, 4))])
 
 
 def test_whole_numbers_may_be_an_input() -> None:

@@ -161,11 +161,7 @@ class GivenBatches:
     """
 
     def __init__(self, batches: Iterable[Any]) -> None:
-        if isinstance(batches, Iterator):
-            raise UsageError(
-                "training needs its batches once an epoch, and a generator gives them once; give "
-                "a list, a DataLoader, or an object whose __iter__ starts anew"
-            )
+        _refuse_iterator(batches)
         self._batches = batches
         try:
             self._count = len(batches)  # type: ignore[arg-type]
@@ -234,12 +230,16 @@ def batch_of(item: Any) -> Batch:
 class SeveralInputs:
     """Batches of somebody's own loader for a network of several inputs, as often as it gives them.
 
-    Attributes:
+    Args:
         loader: Gives batches that ``core.inputs.parse`` reads.
         names: What the network's inputs are called.
+
+    Raises:
+        UsageError: If it can be iterated over only once.
     """
 
     def __init__(self, loader: Iterable[Any], names: Sequence[str]) -> None:
+        _refuse_iterator(loader)
         self.loader, self.names = loader, names
 
     def __len__(self) -> int:
@@ -276,6 +276,14 @@ def usual_workers(data: LabelledData, size: int, count: int, by_image: bool) -> 
             )
             return int(fitting)
     return wanted
+
+
+def _refuse_iterator(batches: Iterable[Any]) -> None:
+    if isinstance(batches, Iterator):
+        raise UsageError(
+            "training needs its batches once an epoch, and a generator gives them once; give "
+            "a list, a DataLoader, or an object whose __iter__ starts anew"
+        )
 
 
 def _told(item: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,15 +182,19 @@ def input_names_of(module: nn.Module, count: int) -> tuple[str, ...]:
     return tuple(found[:count])
 
 
-def output_names_of(module: nn.Module, output: Any) -> tuple[str, ...]:
+def output_names_of(
+    module: nn.Module, output: Any, inputs: Collection[str] = ()
+) -> tuple[str, ...]:
     """Returns what the tensors in an output are called: as in the file, or by ``core.outputs``.
 
     Args:
         module: The network.
         output: What it puts out.
+        inputs: What its inputs are called; an output of the same name is called another way.
     """
     read = getattr(module, "meta", {}).get("outputs", ())
-    return tuple(named(output, read if len(read) > 1 else ()))
+    found = named(output, read if len(read) > 1 else ())
+    return tuple(f"{name}_output" if name in inputs else name for name in found)
 
 
 def _exported(
@@ -214,10 +218,8 @@ def _exported(
     inputs = parts_of(example)
     with torch.no_grad():
         output = module(*(x.clone() for x in inputs))
-    names = Names(
-        wanted[0] or input_names_of(module, len(inputs)),
-        wanted[1] or output_names_of(module, output),
-    )
+    given = wanted[0] or input_names_of(module, len(inputs))
+    names = Names(given, wanted[1] or output_names_of(module, output, given))
     flat = module if isinstance(output, torch.Tensor) else Flat(module).eval()
     raw = export_raw(flat, example, names, dynamic_batch)
     model = clean(raw.model, names)

@@ -165,7 +165,7 @@ class State:
     def answers(self) -> dict[str, Tensor]:
         """What the network puts out for the example, by name."""
         output = evaluate(self.model, parts_of(self.example))
-        return named(output, output_names_of(self.model, output))
+        return named(output, output_names_of(self.model, output, self.input_names))
 
     @cached_property
     def outputs(self) -> Kinds:

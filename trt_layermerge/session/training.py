@@ -16,7 +16,7 @@ from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.inputs import mapped, parts_of
 from trt_layermerge.core.outputs import Kind, named
 from trt_layermerge.core.plan import MergePlan
-from trt_layermerge.data import LabelledData, batches, draw
+from trt_layermerge.data import LabelledData, Part, batches, draw
 from trt_layermerge.data.loader import Images, batch_of
 from trt_layermerge.errors import DivergedError
 from trt_layermerge.finetune import loop
@@ -262,7 +262,8 @@ class Racers:
             return self.teaching.metric
         judges = draw(self.judges, JUDGES, self.starts.settings.seed)
         kinds, model = self.teaching.kinds, self.starts.model
-        if self.teaching.val is not None and known_accuracy(model, judges, kinds=kinds) is not None:
+        first = Part(judges, torch.arange(1))
+        if self.teaching.val is not None and known_accuracy(model, first, kinds=kinds) is not None:
             return partial(accuracy, data=judges, kinds=kinds)
         with torch.no_grad():
             distance = Distance.to(

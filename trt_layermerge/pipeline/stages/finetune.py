@@ -64,8 +64,9 @@ def _note_what_to_expect(run: Run, recipe: FinetuneRecipe | None) -> None:
         note("neither repaired nor trained: expect a poor network")
     if recipe is not None and section.preset in DEVIATIONS:
         note(f"{section.preset}: {DEVIATIONS[section.preset]}")
-    if not run.train.labelled:
-        note("the training images have no labels: everything is learnt from the original network")
+    if not run.session.judged(run.train):
+        why = "labels that no output tells" if run.train.labelled else "no labels"
+        note(f"the training images have {why}: everything is learnt from the original network")
     val = run.data("val")
     if val is None or not val.labelled:
         note("no accuracy is reported before verify: there are no labelled images to choose by")
