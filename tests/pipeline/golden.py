@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-KEYED_BY_DATA = ("nodes", "ranges", "refused", "reads", "inputs", "outputs", "tensors")
+KEYED_BY_DATA = ("nodes", "ranges", "refused", "reads", "outputs", "tensors")
 """Mappings whose keys are names of operators, tensors or files."""
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from trt_layermerge.core.outputs import Kind, kind_of, named
 
 KL, RELATIVE = "KL", "relative MSE"
-SMALLEST_COLUMN = 1e-6
+SMALLEST_COLUMN = 1e-12
 """Of the largest column's power: what a column of ``(N, C)`` counts as at least."""
 
 

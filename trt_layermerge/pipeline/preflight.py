@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from trt_layermerge.data.names import parse_name
 from trt_layermerge.errors import MissingDependencyError, UsageError
 from trt_layermerge.pipeline.data_files import data_inputs, refuse_overlaps
-from trt_layermerge.pipeline.packaging import refuse_bundles
 from trt_layermerge.pipeline.run import Run
 
 UNTOLD = ", or none that tell the classes of an output"
@@ -26,6 +25,7 @@ def preflight(run: Run) -> None:
     from trt_layermerge.data.augment import parse_augment
     from trt_layermerge.finetune.device import device_named
     from trt_layermerge.finetune.loop import check_teaching
+    from trt_layermerge.pipeline.packaging import refuse_bundles
     from trt_layermerge.session.images import calibration_of
     from trt_layermerge.session.quantizing import preset_of
     from trt_layermerge.session.scoring import scoring_recipe
