@@ -195,6 +195,25 @@ def test_nested_outputs_and_several_inputs_keep_their_names(tmp_path, dynamic):
     assert (found["more_1"] == expected["more"][1].numpy()).mean() > 0.99
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_the_second_exporter_keeps_names_too(dynamic):
+    class Both(Antialiased):
+        def forward(self, x, y):
+            z = super().forward(x)
+            return {"sum": z + y, "parts": [z]}
+
+    net, x = Both().eval(), Several((example(batch=2), torch.rand(2, 4)))
+    data = export_bytes(net, x, dynamic_batch=dynamic)
+    assert [value.name for value in onnx.load_from_string(data).graph.input] == ["x", "y"]
+    check = Several((example(batch=4, seed=2), torch.rand(4, 4)))
+    found = outputs_of(data, check.map(lambda part: part.numpy()))
+    with torch.no_grad():
+        expected = net(*check.parts)
+    assert list(found) == ["sum", "parts_0"]
+    np.testing.assert_allclose(found["sum"], expected["sum"], atol=1e-5)
+    np.testing.assert_allclose(found["parts_0"], expected["parts"][0], atol=1e-5)
+
+
 def test_the_worst_output_is_told(tmp_path):
     net, x = Nested().eval(), Several((example(batch=2), torch.rand(2, 1, 1, 1)))
     data, other = export_bytes(net, x), Nested().eval()

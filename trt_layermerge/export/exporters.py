@@ -120,12 +120,15 @@ def _torchscript(
 def _torch_export(
     module: nn.Module, inputs: tuple[torch.Tensor, ...], names: Names, dynamic_batch: bool
 ) -> RawExport:
-    free = {0: torch.export.Dim("batch")}
-    shapes = tuple(free for _ in inputs) if dynamic_batch else None
+    free: Any = ({0: torch.export.Dim("batch")},) * len(inputs)
+    # ``*inputs`` is one argument to the exporter.
+    shapes = ((free,) if isinstance(module, Flat) else free) if dynamic_batch else None
     with warnings.catch_warnings():
         # torch's own use of what it deprecates; nothing in it concerns the network.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
+        # Several inputs have the one batch, which is what is wanted.
+        warnings.filterwarnings("ignore", "# The axis name: batch will not be used")
         program = torch.onnx.export(
             module,
             inputs,
