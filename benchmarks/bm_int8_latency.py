@@ -58,7 +58,9 @@ def measured(network: str) -> Json:
         ]
         timings = time_runners(runners[:3], rounds=ROUNDS)
         reference = unoptimised(half, images)
-        written, own = (moved(infer_all(runner, images), reference) for runner in runners[3:])
+        written, own = (
+            moved(infer_all(runner, images)["logits"], reference) for runner in runners[3:]
+        )
     names = ("fp32_ms", "int8_ms", "int8_own_ms")
     return {
         "network": network,

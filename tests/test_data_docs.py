@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 import yaml
 
+from trt_layermerge.core.outputs import Kind, Task
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.data import holdout
 from trt_layermerge.data.augment import BATCH_KINDS, IMAGE_KINDS, parse_augment
@@ -68,3 +70,23 @@ def test_augmentations_that_are_named_exist() -> None:
     data = ArrayData(torch.zeros(1, 3, 8, 8).byte(), None, (), Preprocess())
     assert parse_augment(named, data) is not None
     assert {name.partition(":")[0] for name in named} == {*BATCH_KINDS, *IMAGE_KINDS}
+
+
+OUTPUTS = (Path(__file__).parents[1] / "docs" / "outputs.md").read_text()
+
+
+def test_every_kind_of_output_is_in_its_table() -> None:
+    assert re.findall(r"^\| `([a-z]+)` \|", OUTPUTS, re.M) == list(get_args(Kind))
+    tasks = set(get_args(Task)) - {"auto"}
+    assert tasks <= set(re.findall(r"[a-z]+", OUTPUTS))
+
+
+def test_the_recipe_of_several_inputs_is_one(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", OUTPUTS, re.S)
+    (tmp_path / "recipe.yaml").write_text(block)
+    first, *more = load_recipe(tmp_path / "recipe.yaml", {}).model.example(2)
+    assert first.shape == (2, 3, 224, 224)
+    assert [(tuple(x.shape), x.dtype) for x in more] == [
+        ((2, 8), torch.float32),
+        ((2,), torch.int64),
+    ]

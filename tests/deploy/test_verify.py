@@ -11,6 +11,7 @@ from tests.nets import example, plain_chain
 from trt_layermerge.backends.base import Runner, check_inputs
 from trt_layermerge.backends.registry import get_backend
 from trt_layermerge.backends.tensorrt import build_engine
+from trt_layermerge.core.outputs import kinds_of
 from trt_layermerge.deploy.comparison import Subject, infer_all
 from trt_layermerge.deploy.machine import this_machine
 from trt_layermerge.deploy.sidecar import Origin, write_engine
@@ -55,10 +56,11 @@ def verify(images, labels, reference, subjects, size=3):
 
     def answer(table):
         where = {image.tobytes(): row for image, row in zip(images, table, strict=True)}
-        return lambda batch: np.stack([where[image.tobytes()] for image in batch])
+        return lambda batch: {"logits": np.stack([where[image.tobytes()] for image in batch])}
 
     networks = {name: answer(table) for name, table in reference.items()}
-    return verify_batches(batches, networks, subjects)
+    first = reference["original"]
+    return verify_batches(batches, networks, subjects, kinds_of({"logits": first}, first.shape))
 
 
 def subject(table, network="merged", tolerance=None, name="model.onnx"):
@@ -95,7 +97,7 @@ def test_relative_error_is_over_the_largest_reference():
 def test_images_beyond_the_batch_are_not_counted_twice():
     for batch in (1, 2, 3, 4, 7):
         table = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
-        np.testing.assert_array_equal(infer_all(Scripted(table, batch), IMAGES), table)
+        np.testing.assert_array_equal(infer_all(Scripted(table, batch), IMAGES)["logits"], table)
 
 
 def test_worst_of_everything_merged_decides_the_drop():
@@ -176,7 +178,7 @@ def test_labels_beyond_the_classes_are_no_wrong_answers():
 
 def test_there_must_be_images():
     with pytest.raises(UsageError, match="at least one"):
-        verify_batches(iter(()), {"original": None, "merged": None}, [])
+        verify_batches(iter(()), {"original": None, "merged": None}, [], {"logits": "classes"})
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
@@ -207,8 +209,8 @@ def test_no_batch_is_asked_for_before_the_last_one_was_compared():
             most[0] = max(most[0], alive[0])
             yield IMAGES[:2].copy().view(Counted), None
 
-    answer = {name: lambda images: EYE[:2] for name in ("original", "merged")}
-    assert verify_batches(batches(), answer, [subject(EYE)]).images == 10
+    answer = {name: lambda images: {"logits": EYE[:2]} for name in ("original", "merged")}
+    assert verify_batches(batches(), answer, [subject(EYE)], {"logits": "classes"}).images == 10
     assert most[0] <= 2  # the one that is compared, and the one that was compared before
 
 

@@ -9,12 +9,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.nets import FACTORIES, conv_bn, example, mobile, plain_chain, randomise
+from trt_layermerge.core.inputs import Several
 from trt_layermerge.core.jsonio import sha256_file
 from trt_layermerge.errors import UnsupportedModelError, UsageError
 from trt_layermerge.export.batch import with_batch
 from trt_layermerge.export.fp16 import rounded, to_precision
-from trt_layermerge.export.onnx import export_bytes, export_onnx
-from trt_layermerge.export.runtime import logits
+from trt_layermerge.export.onnx import difference, export_bytes, export_onnx
+from trt_layermerge.export.runtime import logits, outputs_of
 
 REL = 1e-5  # float32 in another order of summation, a few layers deep
 
@@ -164,13 +165,85 @@ def test_training_mode_is_refused_and_mode_is_kept(tmp_path):
     assert model[1].training and not model[0].training
 
 
-def test_two_outputs_are_refused():
-    class Two(nn.Module):
-        def forward(self, x):
-            return x + 1, x + 2
+class Nested(nn.Module):
+    """Two inputs; a dict of a map and of a list of a number and of whole numbers."""
 
-    with pytest.raises(UnsupportedModelError, match="2 outputs"):
-        export_bytes(Two().eval(), example())
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, image, depth):
+        y = self.conv(image) + depth
+        return {"map": y, "more": [y.mean((1, 2, 3)), y.argmax(1)]}
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_nested_outputs_and_several_inputs_keep_their_names(tmp_path, dynamic):
+    net, x = Nested().eval(), Several((example(batch=2), torch.rand(2, 1, 1, 1)))
+    check = Several((example(batch=5, seed=2), torch.rand(5, 1, 1, 1)))
+    path = tmp_path / "m.onnx"
+    report = export_onnx(net, x, path, check=check, dynamic_batch=dynamic)
+    size = "batch" if dynamic else 2
+    assert report.inputs == {"image": (size, 3, 16, 17), "depth": (size, 1, 1, 1)}
+    assert report.outputs == {"map": (size, 4, 16, 17), "more_0": (size,), "more_1": (size, 16, 17)}
+    assert report.max_rel_error < REL
+    found = outputs_of(path.read_bytes(), check.map(lambda part: part.numpy()))
+    with torch.no_grad():
+        expected = net(*check.parts)
+    np.testing.assert_allclose(found["map"], expected["map"], atol=1e-5)
+    np.testing.assert_allclose(found["more_0"], expected["more"][0], atol=1e-5)
+    assert (found["more_1"] == expected["more"][1].numpy()).mean() > 0.99
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_the_second_exporter_keeps_names_too(dynamic):
+    class Both(Antialiased):
+        def forward(self, x, y):
+            z = super().forward(x)
+            return {"sum": z + y, "parts": [z]}
+
+    net, x = Both().eval(), Several((example(batch=2), torch.rand(2, 4)))
+    data = export_bytes(net, x, dynamic_batch=dynamic)
+    assert [value.name for value in onnx.load_from_string(data).graph.input] == ["x", "y"]
+    check = Several((example(batch=4, seed=2), torch.rand(4, 4)))
+    found = outputs_of(data, check.map(lambda part: part.numpy()))
+    with torch.no_grad():
+        expected = net(*check.parts)
+    assert list(found) == ["sum", "parts_0"]
+    np.testing.assert_allclose(found["sum"], expected["sum"], atol=1e-5)
+    np.testing.assert_allclose(found["parts_0"], expected["parts"][0], atol=1e-5)
+
+
+def test_the_worst_output_is_told(tmp_path):
+    net, x = Nested().eval(), Several((example(batch=2), torch.rand(2, 1, 1, 1)))
+    data, other = export_bytes(net, x), Nested().eval()
+    other.load_state_dict(net.state_dict())
+    assert max(difference(data, other, x)) < 1e-5
+    forward = other.forward
+    other.forward = lambda *inputs: {
+        **(f := forward(*inputs)),
+        "more": [2 * f["more"][0], f["more"][1]],
+    }
+    assert difference(data, other, x)[1] == pytest.approx(0.5, rel=1e-4)
+
+
+def test_an_output_may_be_called_like_the_input():
+    class Same(nn.Module):
+        def forward(self, x):
+            return {"input": x + 1, "conv": x * 2}
+
+    found = outputs_of(export_bytes(Same().eval(), example()), example().numpy())
+    assert list(found) == ["input_output", "conv"]
+
+
+def test_a_value_that_is_put_out_twice_stands_twice():
+    class Twice(nn.Module):
+        def forward(self, x):
+            return {"a": x + 1, "b": x + 1, "c": (y := x * 2), "d": y}
+
+    found = outputs_of(export_bytes(Twice().eval(), example()), example().numpy())
+    assert list(found) == ["a", "b", "c", "d"]
+    np.testing.assert_array_equal(found["c"], found["d"])
 
 
 def test_empty_check_is_refused(tmp_path):

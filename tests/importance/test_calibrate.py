@@ -18,9 +18,10 @@ from tests.merge.repairing import repair_block
 from tests.plans import candidates_of
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.inputs import Several
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceEntry
-from trt_layermerge.errors import UnsupportedModelError, UsageError
+from trt_layermerge.errors import UsageError
 from trt_layermerge.importance.calibrate import WORST, CalibrateScorer
 from trt_layermerge.importance.distance import Distance
 from trt_layermerge.importance.table import candidate_seed
@@ -199,7 +200,7 @@ def test_other_outputs_are_compared_by_their_relative_error() -> None:
     model = nn.Sequential(*list(model.children())[:-1])  # without the head: a map comes out
     graph = trace(model, images(1, 0))
     candidate = next(candidates_of(graph, random.Random(0), ("compose",)))
-    found = scorer(model, graph, repairs=("none",))
+    found = scorer(model, graph, repairs=("none",), kinds=("values",))
     with torch.no_grad():
         y = model(images(10, 2))
         z = relax(model, graph, MergePlan.of(graph, [candidate]))(images(10, 2))
@@ -225,16 +226,25 @@ def test_a_graph_of_another_network_is_refused() -> None:
 class Sum(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 3, 1)
+        self.first, self.second = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.conv(x) + y
+        return self.second(torch.relu(self.first(x))) + y
 
 
-def test_two_inputs_are_refused() -> None:
+def test_two_inputs_are_scored_like_one() -> None:
+    """A candidate's score is the distance of the whole network with it in place."""
     model, both = Sum().double(), (images(1, 0), images(1, 1))
-    with pytest.raises(UnsupportedModelError):
-        scorer(model, trace(model, both))
+    graph = trace(model, both)
+    candidate = next(candidates_of(graph, random.Random(0), ("compose",)))
+    fit, score = (Several((images(8, s), images(8, s + 1))) for s in (3, 5))
+    found = CalibrateScorer(model, graph, fit, score, repairs=("none",), kinds=("values",))
+    with torch.no_grad():
+        y = model(*score.parts)
+        z = relax(model, graph, MergePlan.of(graph, [candidate]))(*score.parts)
+    expected = float((z - y).square().sum() / y.square().sum())
+    assert -found.entry(candidate).delta == pytest.approx(expected, rel=1e-9)
+    assert expected > 0
 
 
 def test_divergence_by_hand() -> None:
@@ -248,6 +258,28 @@ def test_divergence_by_hand() -> None:
     single = Distance.to([torch.tensor([[3.0], [4.0]])])
     assert single.name == "relative MSE"
     assert single.of(iter([torch.tensor([[3.0], [5.0]])])) == pytest.approx(1 / 25)
+
+
+def test_distances_of_every_kind_by_hand() -> None:
+    """Pixels are images; each quantity of a regression counts alike; yes and no have a KL too."""
+    maps, other = (
+        torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(s)) for s in (1, 2)
+    )
+    p, q = (v.double().permute(0, 2, 3, 1).reshape(8, 3).log_softmax(1) for v in (maps, other))
+    kl = float((p.exp() * (p - q)).sum(1).mean())
+    assert Distance.to([maps], ["classes"]).of(iter([other])) == pytest.approx(kl)
+    # The same by its shape, where the image is as large, and only there.
+    assert Distance.to([maps], None, (2, 1, 2, 2)).kinds == ("classes",)
+    assert Distance.to([maps], None, (2, 3, 2, 2)).kinds == ("values",)
+    sizes, wrong = torch.tensor([[0.1, 300.0], [0.1, 300.0]]), torch.tensor([[0.0, 300.0]] * 2)
+    assert Distance.to([sizes], ["values"]).of(iter([wrong])) == pytest.approx(0.5)
+    yes, no = torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 2.0]])
+    half = torch.tensor(1.0, dtype=torch.float64).sigmoid()
+    expected = 0.5 * (0.5 * (0.5 / half).log() + 0.5 * (0.5 / (1 - half)).log())
+    assert Distance.to([yes], ["labels"]).of(iter([no])) == pytest.approx(float(expected))
+    pair = Distance.to([(maps, sizes, sizes.long())], ["classes", "values", "indices"])
+    assert pair.name == "KL and relative MSE"
+    assert pair.of(iter([(other, wrong, sizes.long() + 1)])) == pytest.approx((kl + 0.5) / 2)
 
 
 def test_answers_that_are_not_finite_are_the_worst(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tests.plans import random_plan, removed
 from trt_layermerge.core.graph_file import graph_from_json, graph_to_json
 from trt_layermerge.core.plan import MergePlan
-from trt_layermerge.errors import UnsupportedModelError
+from trt_layermerge.errors import UnsupportedModelError, UsageError
 from trt_layermerge.importance.calibrate import CalibrateScorer
 from trt_layermerge.importance.distance import Distance
 from trt_layermerge.merge import RelaxedNet, certify, collapse, relax
@@ -161,7 +161,7 @@ def test_several_inputs() -> None:
     merged = collapse(relaxed)
     torch.testing.assert_close(merged(*inputs), relaxed(*inputs))
     assert certify(relaxed, merged, inputs).ok
-    with pytest.raises(UnsupportedModelError, match="more than one input"):
+    with pytest.raises(UsageError, match=r"takes 2 inputs .x, y."):
         CalibrateScorer(model, graph, X, X)
 
 

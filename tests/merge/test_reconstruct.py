@@ -25,7 +25,7 @@ from trt_layermerge.merge import (
 )
 from trt_layermerge.merge.matching import places
 from trt_layermerge.merge.relax import retrace
-from trt_layermerge.merge.surgery import between, output_of, tapped
+from trt_layermerge.merge.surgery import between, outputs_of, tapped
 from trt_layermerge.tracing import trace_network
 
 IMAGES = nets.example(size=12, batch=48)
@@ -92,7 +92,7 @@ def test_the_part_between_two_nodes_continues_the_network(seed: int) -> None:
         part, reads = between(relaxed.net, place.call, place.mine)
         inputs = tapped(relaxed.net, reads)(x)
         assert torch.equal(part(*inputs), tapped(relaxed.net, [place.mine])(x)[0])
-    part, reads = between(relaxed.net, place.call, output_of(relaxed.net))
+    part, reads = between(relaxed.net, place.call, outputs_of(relaxed.net)[0])
     assert torch.equal(part(*tapped(relaxed.net, reads)(x)), relaxed(x))
 
 

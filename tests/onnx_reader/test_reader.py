@@ -30,7 +30,7 @@ from trt_layermerge.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from trt_layermerge.export.exporters import export_raw
+from trt_layermerge.export.exporters import Names, export_raw
 from trt_layermerge.kinds import enumerate_candidates
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.merge import certify, collapse, relax
@@ -87,7 +87,7 @@ TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 
 def exported(model: nn.Module, path: Path, *, dynamic: bool = False) -> Path:
     """Writes what torch exports, uncleaned, as other people's files are."""
-    raw = export_raw(model, torch.zeros(SHAPE), ("images", "logits"), dynamic)
+    raw = export_raw(model, torch.zeros(SHAPE), Names(["images"], ["logits"]), dynamic)
     onnx.save(raw.model, path)
     return path
 
@@ -425,7 +425,9 @@ def test_weights_in_half_precision_and_beside_the_file(tmp_path: Path) -> None:
     (tmp_path / "w.bin").write_bytes(content)
     assert network_inputs(*named) != before
 
-    raw = export_raw(model.half().float(), torch.zeros(SHAPE), ("images", "logits"), False).model
+    raw = export_raw(
+        model.half().float(), torch.zeros(SHAPE), Names(["images"], ["logits"]), False
+    ).model
     for tensor in raw.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
             half = numpy_helper.to_array(tensor).astype(np.float16)
@@ -441,7 +443,7 @@ def test_a_whole_run_needs_nothing_but_the_file(tmp_path: Path) -> None:
     recipe = tiny.write_project(tmp_path)
     weights = str(tmp_path / "tiny.safetensors")
     model = load_network(f"{tmp_path / 'nets.py'}:tiny", weights)
-    raw = export_raw(model, torch.zeros(1, 3, 16, 16), ("images", "logits"), False)
+    raw = export_raw(model, torch.zeros(1, 3, 16, 16), Names(["images"], ["logits"]), False)
     onnx.save(raw.model, tmp_path / "tiny.onnx")
     text = recipe.read_text().replace(
         'name: "nets.py:tiny", weights: tiny.safetensors', "name: tiny.onnx"

@@ -171,7 +171,8 @@ def test_killed_between_two_files_it_ends_as_if_it_never_was(
 
 def test_judged_on_training_images_that_were_not_calibrated_on(runs: Path) -> None:
     run = opened(runs, **{**FEW, "data.val": None})
-    found = quantizing._images(run.train, None, quantizing.preset_of(run.recipe.calibrate))
+    preset = quantizing.preset_of(run.recipe.calibrate)
+    found = quantizing._images(run.train, None, preset, run.session.outputs)
     assert (found.judged_on, len(found.labels), len(found.fit)) == ("train", 80, 32)
     seen = {image.tobytes() for batch in found.batches for image in batch}
     assert seen.isdisjoint(image.tobytes() for image in found.pixels)

@@ -8,7 +8,7 @@ from onnx import helper
 
 from tests.quantize.graphs import RESIDUAL_RANGES, images, network, residual, rounded, run
 from trt_layermerge.quantize.qdq import quantizable, quantize_model
-from trt_layermerge.quantize.sensitivity import LayerError, kl_divergence, sensitivities
+from trt_layermerge.quantize.sensitivity import LayerError, divergence, sensitivities
 
 
 def test_the_ratio_of_a_pointwise_convolution():
@@ -39,7 +39,7 @@ def test_each_layer_is_judged_alone():
         clean, noisy = (run(m, x, [outputs[layer.name]])[0] for m in (model, alone))
         ratio = 10 * np.log10((clean**2).sum() / ((clean - noisy) ** 2).sum())
         assert layer.sqnr_db == pytest.approx(ratio, abs=1e-2)
-        expected = kl_divergence(run(model, x)[0], run(alone, x)[0])
+        expected = divergence(run(model, x)[0], run(alone, x)[0], "classes")
         assert layer.kl == pytest.approx(expected, rel=1e-3)
         assert layer.kl > 0
 
@@ -65,9 +65,9 @@ def test_divergence_by_hand():
     p, q = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.5, 0.25])
     reference, other = (np.log(v)[None].astype(np.float32) + 7 for v in (p, q))
     expected = 0.5 * math.log(2) - 0.25 * math.log(2)
-    assert kl_divergence(reference, other) == pytest.approx(expected, rel=1e-5)
-    assert kl_divergence(reference, reference - 3) == pytest.approx(0, abs=1e-6)
-    assert math.isfinite(kl_divergence(np.float32([[1e4, 0]]), np.float32([[0, 1e4]])))
+    assert divergence(reference, other, "classes") == pytest.approx(expected, rel=1e-5)
+    assert divergence(reference, reference - 3, "classes") == pytest.approx(0, abs=1e-6)
+    assert math.isfinite(divergence(np.float32([[1e4, 0]]), np.float32([[0, 1e4]]), "classes"))
 
 
 def test_no_noise_is_written_as_none():

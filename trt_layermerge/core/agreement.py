@@ -1,66 +1,108 @@
-"""Whether two networks give the same answer: one rule, by the shape of their outputs.
+"""Whether two networks give the same answer: one rule for every kind of output (``core.outputs``).
 
-================  ==================================================================================
-``(N, C)``        the same top-1 class
-``(N,)``,         one number: within a tenth of the scale, and of the same sign unless it is within
-``(N, 1)``        a thousandth of it; the scale is the root mean square of the reference
-``(N, C, …)``     dense, at every pixel: the same top-1 class, and a difference over all channels of
-                  at most half the root mean square of the reference; the share of such pixels
-``(N, 1, …)``     one number at every pixel; the share of the pixels that agree
-================  ==================================================================================
-
-Shapes do not tell several regressions or labels in ``(N, C)`` from classes: these are read as
-classes.
+============================  ======================================================================
+``classes``, ``(N, C)``       the same top-1 class
+``classes``, ``(N, C, …)``    dense, at every pixel: the same top-1 class, and a difference over all
+                              channels of at most half the root mean square of the reference; the
+                              share of such pixels
+``labels``                    the same sign; the share of such labels
+``indices``                   the same number; the share of such numbers
+``values``                    each within a tenth of the scale, and of the same sign unless it is
+                              within a thousandth of it; the share of such numbers. The scale is the
+                              root mean square of the reference: of each column of ``(N, C)``, whose
+                              quantities may be of different sizes, and of all else together
+============================  ======================================================================
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from trt_layermerge.core.outputs import Kind, Kinds
 
 Array: TypeAlias = NDArray[Any]
 
 NUMBER, SIGN, DENSE = 0.1, 1e-3, 0.5
 """Largest difference over the scale: of a number, of one whose sign changes, of a pixel."""
 
+VOID = 255
+"""Label of a pixel that belongs to no class, as data sets of segmentation have it."""
 
-def agreements(reference: Array, found: Array) -> NDArray[np.float64]:
+
+def agreements(reference: Array, found: Array, kind: Kind) -> NDArray[np.float64]:
     """Returns how far every image's answer is the reference's, ``(N,)``, from 0 to 1.
 
     Args:
         reference: Outputs of the one network, ``(N, ...)``.
         found: Those of the other, of the same shape; what is not finite agrees with nothing.
+        kind: What they are.
     """
     if len(reference) == 0:
         return np.zeros(0)
     expected, given = (np.asarray(a, np.float64) for a in (reference, found))
-    if not classes(expected):
-        expected, given = (a.reshape(len(a), -1) for a in (expected, given))
-        near = _within(np.abs(given - expected), expected, NUMBER)
-        tiny = _within(np.abs(given - expected), expected, SIGN)
-        same = near & (tiny | ((given > 0) == (expected > 0)))
+    if kind == "classes":
+        same = _same_classes(expected, given)
+    elif kind == "labels":
+        same = ((given > 0) == (expected > 0)) & np.isfinite(given)
+    elif kind == "indices":
+        same = given == expected
     else:
-        same = (given.argmax(1) == expected.argmax(1)) & np.isfinite(given).all(1)
-        if expected.ndim > 2:
-            distance = np.sqrt(((given - expected) ** 2).sum(1))
-            same &= _within(distance, np.sqrt((expected**2).sum(1)), DENSE)
+        same = _near(expected, given)
     shares: NDArray[np.float64] = same.reshape(len(same), -1).mean(1)
     return shares
 
 
-def agreement(reference: Array, found: Array) -> float:
-    """Returns the mean of ``agreements``: the share of the same answers."""
-    return float(agreements(reference, found).mean())
+def agreements_of(
+    reference: Mapping[str, Array], found: Mapping[str, Array], kinds: Kinds
+) -> NDArray[np.float64]:
+    """Returns the same of networks with several outputs, ``(N,)``: by the one that agrees least.
+
+    Args:
+        reference: Outputs of the one network by name.
+        found: Those of the other.
+        kinds: What they are.
+    """
+    each = [agreements(reference[name], found[name], kind) for name, kind in kinds.items()]
+    least: NDArray[np.float64] = np.min(each, axis=0)
+    return least
 
 
-def classes(outputs: Array) -> bool:
-    """Returns whether outputs tell classes apart, ``(N, C, ...)`` with C of at least 2."""
-    return outputs.ndim > 1 and outputs.shape[1] > 1
+def right(outputs: Array, labels: Array) -> NDArray[np.float64]:
+    """Returns whether the largest logit of every image is that of its label, ``(N,)``: 0 or 1.
+
+    Of labels for every pixel, the share of the pixels; those that ``VOID`` marks do not count.
+
+    Args:
+        outputs: Logits ``(N, C)``, or ``(N, C, H, W)``.
+        labels: ``(N,)``, or ``(N, H, W)``.
+    """
+    hits: NDArray[np.float64] = np.asarray(outputs.argmax(1) == labels, np.float64)
+    if labels.ndim == 1:
+        return hits
+    counted = labels != VOID
+    known = np.maximum(counted.reshape(len(labels), -1).sum(1), 1)
+    shares: NDArray[np.float64] = (hits * counted).reshape(len(labels), -1).sum(1) / known
+    return shares
 
 
-def _within(difference: Array, reference: Array, share: float) -> NDArray[np.bool_]:
-    scale = np.sqrt((reference**2).mean())
-    result: NDArray[np.bool_] = difference <= share * scale  # false for nan
-    return result
+def _same_classes(expected: Array, given: Array) -> NDArray[np.bool_]:
+    same: NDArray[np.bool_] = given.argmax(1) == expected.argmax(1)
+    same &= np.isfinite(given).all(1)
+    if expected.ndim > 2:
+        distance = np.sqrt(((given - expected) ** 2).sum(1))
+        same &= distance <= DENSE * np.sqrt((expected**2).sum(1).mean())
+    return same
+
+
+def _near(expected: Array, given: Array) -> NDArray[np.bool_]:
+    rows = 0 if expected.ndim == 2 else None
+    scale = np.sqrt((expected**2).mean(rows))
+    distance = np.abs(given - expected)
+    near = distance <= NUMBER * scale  # false for nan
+    same: NDArray[np.bool_] = (distance <= SIGN * scale) | ((given > 0) == (expected > 0))
+    same &= near
+    return same

@@ -34,6 +34,8 @@ class LayerGraph:
         head_pointwise: Index of a pointwise unit that feeds the global pooling, or None.
         further_shapes: Shapes of the example inputs after the first, where there are any.
         branches: Residual branches that may be left out whole, nested or apart.
+        input_types: Types of all of them as torch names them, such as ``int64``; none where all are
+            of the network's own.
     """
 
     units: tuple[Unit, ...]
@@ -44,6 +46,7 @@ class LayerGraph:
     head_pointwise: int | None = None
     further_shapes: tuple[tuple[int, ...], ...] = ()
     branches: tuple[Branch, ...] = ()
+    input_types: tuple[str, ...] = ()
 
     @property
     def refusals(self) -> tuple[Barrier, ...]:

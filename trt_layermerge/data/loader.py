@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from trt_layermerge.core.inputs import Several, parse
 from trt_layermerge.data.augment import Augmentation, seed_of
 from trt_layermerge.data.sets import LabelledData, Part, permutation, stored
 from trt_layermerge.data.sources import ArrayData, DatasetData
@@ -23,8 +24,9 @@ from trt_layermerge.errors import LayerMergeError, UsageError
 
 log = logging.getLogger(__name__)
 
-Batch: TypeAlias = tuple[Tensor, Tensor | None]
-"""Images ``(N, C, H, W)`` float, and labels ``(N,)`` int64 or None."""
+Batch: TypeAlias = tuple[Any, Tensor | None]
+"""Images ``(N, C, H, W)`` float, or several inputs (``core.inputs``), and labels int64 or None: of
+every image ``(N,)``, or of every pixel ``(N, H, W)``."""
 
 Images: TypeAlias = LabelledData | Iterable[Any]
 """A set, or anything that yields batches: images alone, or images and labels."""
@@ -159,11 +161,7 @@ class GivenBatches:
     """
 
     def __init__(self, batches: Iterable[Any]) -> None:
-        if isinstance(batches, Iterator):
-            raise UsageError(
-                "training needs its batches once an epoch, and a generator gives them once; give "
-                "a list, a DataLoader, or an object whose __iter__ starts anew"
-            )
+        _refuse_iterator(batches)
         self._batches = batches
         try:
             self._count = len(batches)  # type: ignore[arg-type]
@@ -216,7 +214,8 @@ def batch_of(item: Any) -> Batch:
         UsageError: If it is none.
     """
     images, labels, *_ = (*item, None, None) if isinstance(item, tuple | list) else (item, None)
-    if isinstance(images, Tensor) and images.is_floating_point() and images.ndim == 4:
+    single = isinstance(images, Tensor) and images.is_floating_point() and images.ndim == 4
+    if single or isinstance(images, Several):
         if labels is None:
             return images, None
         whole = isinstance(labels, Tensor) and not labels.is_floating_point()
@@ -226,6 +225,29 @@ def batch_of(item: Any) -> Batch:
         f"a loader gives {_told(item)} for a batch; give images, float tensors (N, C, H, W), "
         "or tuples of such images and their labels, integer tensors (N,)"
     )
+
+
+class SeveralInputs:
+    """Batches of somebody's own loader for a network of several inputs, as often as it gives them.
+
+    Args:
+        loader: Gives batches that ``core.inputs.parse`` reads.
+        names: What the network's inputs are called.
+
+    Raises:
+        UsageError: If it can be iterated over only once.
+    """
+
+    def __init__(self, loader: Iterable[Any], names: Sequence[str]) -> None:
+        _refuse_iterator(loader)
+        self.loader, self.names = loader, names
+
+    def __len__(self) -> int:
+        return len(self.loader)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[tuple[Several, Any]]:
+        """Yields inputs, and labels or None."""
+        return (parse(item, self.names) for item in self.loader)
 
 
 def usual_workers(data: LabelledData, size: int, count: int, by_image: bool) -> int:
@@ -254,6 +276,14 @@ def usual_workers(data: LabelledData, size: int, count: int, by_image: bool) -> 
             )
             return int(fitting)
     return wanted
+
+
+def _refuse_iterator(batches: Iterable[Any]) -> None:
+    if isinstance(batches, Iterator):
+        raise UsageError(
+            "training needs its batches once an epoch, and a generator gives them once; give "
+            "a list, a DataLoader, or an object whose __iter__ starts anew"
+        )
 
 
 def _told(item: Any) -> str:

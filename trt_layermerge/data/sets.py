@@ -35,8 +35,11 @@ class LabelledData(Protocol):
         """Whether there are labels."""
         ...
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Returns normalised images ``(n, C, H, W)`` float32 and labels ``(n,)`` int64, or None."""
+    def batch(self, indices: Tensor) -> tuple[Any, Tensor | None]:
+        """Returns normalised images ``(n, C, H, W)`` float32 and labels ``(n,)`` int64, or None.
+
+        Of a Dataset of the user's own, several inputs (``core.inputs``) and labels of pixels.
+        """
         ...
 
 
@@ -60,7 +63,7 @@ class Part:
         """Whether there are labels."""
         return self.data.labelled
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+    def batch(self, indices: Tensor) -> tuple[Any, Tensor | None]:
         """Returns images and labels at positions of this part."""
         return self.data.batch(self.indices[indices])
 
@@ -70,6 +73,7 @@ def open_data(
     preprocess: Preprocess,
     limit: int | None = None,
     framing: Framing | None = None,
+    inputs: tuple[str, ...] = ("input",),
 ) -> LabelledData:
     """Returns the images that a name stands for.
 
@@ -79,23 +83,33 @@ def open_data(
             ``imagefolder:DIR?list=FILE`` (only the images of a list) or ``?without=FILE`` (all
             others), ``images:DIR`` (all images below it, without labels), ``hf:DIR?split=NAME``
             (saved by Hugging Face's datasets) or ``FILE.py:FACTORY`` (called without arguments,
-            returns a torch Dataset of normalised float images ``(C, H, W)`` and labels).
+            returns a torch Dataset of normalised float images ``(C, H, W)`` and labels: integers,
+            or integers ``(H, W)`` for every pixel).
         preprocess: How 8-bit images become inputs; a Dataset's images are taken as they are.
         limit: Keep this many images, drawn without replacement with a fixed seed, in order.
         framing: How images of folders become those of one size; needed for these alone.
+        inputs: What the network's inputs are called; several come from a Dataset alone, whose
+            items are pairs of a tuple or dict of them, and a label or None.
 
     Raises:
-        UsageError: If the name is not understood, or nothing is there.
+        UsageError: If the name is not understood, nothing is there, or it feeds one input of
+            several.
         CorruptInputError: If the file is damaged or its arrays have the wrong form.
         UntrustedInputError: If reading it would execute code.
     """
     name = parse_name(source)
     data: LabelledData
+    if len(inputs) > 1 and name.kind != "python":
+        raise UsageError(
+            f"the network takes {len(inputs)} inputs ({', '.join(inputs)}), and {source} feeds "
+            "one; give a Dataset of your own (FILE.py:FACTORY), whose items are pairs of a tuple "
+            "or dict of these, and a label or None"
+        )
     # torchvision takes seconds to import, and arrays need none of it.
     if name.kind == "npz":
         data = read_npz(name.path, preprocess)
     elif name.kind == "python":
-        data = read_dataset(name.path, name.factory)
+        data = read_dataset(name.path, name.factory, inputs)
     elif name.kind == "hf":
         from trt_layermerge.data.hugging_face import read_saved
 

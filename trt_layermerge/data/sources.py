@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trt_layermerge.core.inputs import batch, split
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.errors import (
     CorruptInputError,
@@ -80,43 +81,66 @@ def normalised(pixels: Tensor, preprocess: Preprocess) -> Tensor:
 
 @dataclass(frozen=True)
 class DatasetData:
-    """A torch Dataset of normalised images and labels."""
+    """A torch Dataset of normalised images, or of several inputs, and labels."""
 
     dataset: Any
     name: str
     class_names: tuple[str, ...]
     numbers: tuple[int, ...] | None = None
     """What each of the Dataset's labels is called instead, or None: as it is."""
+    inputs: tuple[str, ...] = ("input",)
+    """What the network's inputs are called."""
+    has_labels: bool = True
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     @property
     def labelled(self) -> bool:
-        """Always: every item is a pair."""
-        return True
+        """Whether items are pairs of inputs and labels."""
+        return self.has_labels
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns images and labels.
+    def batch(self, indices: Tensor) -> tuple[Any, Tensor | None]:
+        """Returns images, or several inputs, and labels: ``(n,)``, of every pixel, or None.
 
         Raises:
-            CorruptInputError: If an item is no float image ``(C, H, W)`` with an integer label,
-                or the images differ in shape.
+            CorruptInputError: If an item's first input is no float image ``(C, H, W)``, its label
+                no integer or integers, an input is missing, or the items differ in shape.
         """
         try:
-            items = [self.dataset[i] for i in indices.tolist()]
-            images = torch.stack([torch.as_tensor(image) for image, _ in items])
-            labels = torch.tensor([int(label) for _, label in items])
+            items = [split(self.dataset[i], self.inputs) for i in indices.tolist()]
+            self._check_count([part for part in items[0][0] if part is not None])
+            columns = zip(*(parts for parts, _ in items), strict=True)
+            inputs = [torch.stack([torch.as_tensor(part) for part in c]) for c in columns]
+            labels = self._labels([label for _, label in items]) if self.has_labels else None
         except (TypeError, ValueError, RuntimeError) as error:
             raise CorruptInputError(
                 f"{self.name} must give pairs of an image tensor and a label, all images of one "
                 f"shape: {error}"
             ) from error
+        images = inputs[0]
         if images.ndim != 4 or not images.is_floating_point():
             raise CorruptInputError(
                 f"{self.name} gives images {tuple(images.shape[1:])} {images.dtype}; they must "
                 "be normalised float tensors (C, H, W)"
             )
+        return batch([x.float() if x.is_floating_point() else x for x in inputs]), labels
+
+    def _check_count(self, parts: list[Any]) -> None:
+        if len(parts) != len(self.inputs):
+            raise CorruptInputError(
+                f"{self.name} gives {len(parts)} of the {len(self.inputs)} inputs that the network "
+                f"takes ({', '.join(self.inputs)}); let an item be a pair of a tuple or dict of "
+                "these, and a label or None"
+            )
+
+    def _labels(self, given: list[Any]) -> Tensor:
+        labels = torch.stack([torch.as_tensor(label) for label in given])
+        if labels.ndim == 1:
+            labels = torch.tensor([int(label) for label in given])
+        elif labels.is_floating_point():
+            raise TypeError(f"labels {tuple(labels.shape[1:])} are {labels.dtype}, not integers")
+        labels = labels.long()
         if self.numbers is not None:
             if not 0 <= int(labels.min()) <= int(labels.max()) < len(self.numbers):
                 raise CorruptInputError(
@@ -124,7 +148,7 @@ class DatasetData:
                     f"{len(self.numbers)} classes; name every class"
                 )
             labels = torch.tensor(self.numbers)[labels]
-        return images.float(), labels
+        return labels
 
 
 def read_npz(path: Path, preprocess: Preprocess) -> ArrayData:
@@ -228,8 +252,13 @@ def _npz_errors(path: Path) -> Iterator[None]:
         raise _malformed(path, str(error) or type(error).__name__) from error
 
 
-def read_dataset(file: Path, factory: str) -> DatasetData:
+def read_dataset(file: Path, factory: str, inputs: tuple[str, ...] = ("input",)) -> DatasetData:
     """Returns the Dataset that a function in a Python file makes. Runs that file.
+
+    Args:
+        file: The Python file.
+        factory: Name of the function, which is called without arguments.
+        inputs: What the network's inputs are called.
 
     Raises:
         UsageError: If file or function is missing, or what it returns is no Dataset with a length.
@@ -245,6 +274,7 @@ def read_dataset(file: Path, factory: str) -> DatasetData:
         spec.loader.exec_module(module)
         dataset = getattr(module, factory)()
         count = len(dataset)
+        labelled = count > 0 and split(dataset[0], inputs)[1] is not None
     except Exception as error:
         raise UsageError(
             f"{name} gave no Dataset with a length ({type(error).__name__}: {error}); "
@@ -252,7 +282,8 @@ def read_dataset(file: Path, factory: str) -> DatasetData:
         ) from error
     if count < 1:
         raise UsageError(f"the Dataset of {name} is empty")
-    return DatasetData(dataset, name, tuple(str(c) for c in getattr(dataset, "classes", ())))
+    names = tuple(str(c) for c in getattr(dataset, "classes", ()))
+    return DatasetData(dataset, name, names, inputs=inputs, has_labels=labelled)
 
 
 def _malformed(path: Path, why: str) -> CorruptInputError:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from trt_layermerge.backends import Runner
 from trt_layermerge.backends.base import Array
-from trt_layermerge.core.agreement import agreements
+from trt_layermerge.core.agreement import agreements, right
+from trt_layermerge.core.inputs import chunks, mapped, parts_of
 from trt_layermerge.core.jsonio import Json
+from trt_layermerge.core.outputs import Kinds
 from trt_layermerge.deploy.sidecar import Network
 from trt_layermerge.errors import DeviceError
 
@@ -46,11 +50,13 @@ class Comparison:
         name: Name of the file.
         network: Which torch network it was compared with.
         reason: Why it could not be run, or None; the figures are then None.
-        max_abs: Largest difference; infinite if an output is not finite.
-        max_rel: Largest difference over the largest magnitude of the reference.
-        agreement: Share of images with the same answer (``core.agreement``).
+        max_abs: Largest difference of all outputs; infinite if an output is not finite.
+        max_rel: Largest difference over the largest magnitude of the output's reference.
+        agreement: Share of images with the same answer (``core.agreement``) in all outputs.
         accuracy: Share of right classes, or None without labels.
         tolerance: What ``max_rel`` may be, or None.
+        outputs: ``max_abs``, ``max_rel`` and ``agreement`` of each output by name, where there are
+            several. Whole numbers have an agreement alone.
     """
 
     name: str
@@ -61,6 +67,7 @@ class Comparison:
     agreement: float | None = None
     accuracy: float | None = None
     tolerance: float | None = None
+    outputs: Mapping[str, Json] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -72,71 +79,80 @@ class Comparison:
 
     def to_json(self) -> Json:
         """Returns a JSON-ready mapping; infinity becomes None, with ``finite`` false."""
-        body = {name: getattr(self, name) for name in self.__slots__}
+        body = {name: getattr(self, name) for name in self.__slots__ if name != "outputs"}
         body["finite"] = None if self.max_abs is None else math.isfinite(self.max_abs)
         for name in ("max_abs", "max_rel"):
             if not body["finite"]:
                 body[name] = None
-        return body
+        return {**body, "outputs": dict(self.outputs)} if self.outputs else body
 
 
 class Trial:
     """A subject while it is compared: opened once, shown one batch after the other, closed."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, kinds: Kinds) -> None:
         """Opens the subject; one that cannot be run is remembered with the reason.
+
+        Args:
+            subject: What is compared.
+            kinds: What its outputs are (``core.outputs``).
 
         Raises:
             UntrustedInputError: If it is an engine that is not to be trusted.
         """
-        self.subject = subject
+        self.subject, self._kinds = subject, kinds
         self._runner: Runner | None = None
         self._reason: str | None = None
-        self._max_abs = self._scale = 0.0
-        self._agreeing: list[Array] = []
+        self._counts = {name: _Count() for name in kinds}
         self._right: list[Array] = []
         try:
             self._runner = subject.open()
         except DeviceError as error:
             self._reason = str(error)
 
-    def add(self, images: Array, labels: Array | None, reference: Array) -> None:
-        """Runs a batch ``(n, C, H, W)`` and compares it with ``reference`` ``(n, classes)``.
+    def add(
+        self, images: Any, labels: Array | None, reference: Mapping[str, Array], told: str | None
+    ) -> None:
+        """Runs a batch and compares it with what the torch network answers.
 
         Args:
-            images: Inputs ``(n, C, H, W)``, float32.
-            labels: The right classes ``(n,)``, or None.
-            reference: What the torch network answers, ``(n, classes)``.
+            images: Inputs ``(n, C, H, W)``, or several (``core.inputs``).
+            labels: The right classes ``(n,)``, or ``(n, H, W)``, or None.
+            reference: What the torch network answers, by the outputs' names.
+            told: The output that the labels are about, or None.
         """
         if self._runner is None:
             return
         try:
-            outputs = infer_all(self._runner, images).astype(np.float64)
+            outputs = infer_all(self._runner, images)
         except DeviceError as error:
             self._reason = str(error)
             self.close()
             return
-        finite = bool(np.isfinite(outputs).all())
-        largest = float(np.abs(outputs - reference).max()) if finite else math.inf
-        self._max_abs = max(self._max_abs, largest)
-        self._scale = max(self._scale, float(np.abs(reference).max()))
-        self._agreeing.append(agreements(reference, outputs))
-        if labels is not None:
-            self._right.append(outputs.argmax(1) == labels)
+        for name, kind in self._kinds.items():
+            count, expected, found = self._counts[name], reference[name], outputs[name]
+            count.agreeing.append(agreements(expected, found, kind))
+            if kind != "indices":
+                count.add(expected, found.astype(np.float64))
+        if labels is not None and told is not None:
+            self._right.append(right(outputs[told], labels))
 
     def result(self) -> Comparison:
         """Returns what was found on all batches so far."""
         subject = self.subject
         if self._reason is not None:
             return Comparison(subject.name, subject.network, self._reason)
+        counts = self._counts
+        each = [np.concatenate(count.agreeing) for count in counts.values()]
         return Comparison(
             name=subject.name,
             network=subject.network,
-            max_abs=self._max_abs,
-            max_rel=self._max_abs / self._scale if self._scale else self._max_abs,
-            agreement=share(self._agreeing),
+            max_abs=max(count.max_abs for count in counts.values()),
+            max_rel=max(count.max_rel for count in counts.values()),
+            agreement=float(np.min(each, axis=0).mean()),
             accuracy=share(self._right),
             tolerance=subject.tolerance,
+            outputs={n: c.to_json() for n, c in counts.items()} if len(counts) > 1 else {},
         )
 
     def close(self) -> None:
@@ -146,19 +162,54 @@ class Trial:
             self._runner = None
 
 
+class _Count:
+    """What was found of one output."""
+
+    def __init__(self) -> None:
+        self.max_abs = self.scale = 0.0
+        self.agreeing: list[Array] = []
+
+    def add(self, expected: Array, found: Array) -> None:
+        finite = bool(np.isfinite(found).all())
+        largest = float(np.abs(found - expected).max()) if finite else math.inf
+        self.max_abs = max(self.max_abs, largest)
+        self.scale = max(self.scale, float(np.abs(expected).max()))
+
+    @property
+    def max_rel(self) -> float:
+        return self.max_abs / self.scale if self.scale else self.max_abs
+
+    def to_json(self) -> Json:
+        finite = math.isfinite(self.max_abs)
+        return {
+            "max_abs": self.max_abs if finite else None,
+            "max_rel": self.max_rel if finite else None,
+            "agreement": share(self.agreeing),
+        }
+
+
 def share(hits: Sequence[Array]) -> float | None:
     """Returns the mean of the hits, truth values or shares, of all batches, or None."""
     every = np.concatenate([np.empty(0), *hits])
     return float(every.mean()) if len(every) else None
 
 
-def infer_all(runner: Runner, images: Array) -> Array:
-    """Returns the first output for all images, run in batches of the network's own size."""
-    (name, (batch, *_)), *_ = runner.input_shapes.items()
-    output = runner.output_names[0]
-    rows = []
-    for start in range(0, len(images), batch):
-        chunk = images[start : start + batch]
-        filled = np.concatenate([chunk, chunk[-1:].repeat(batch - len(chunk), axis=0)])
-        rows.append(runner.infer({name: filled})[output][: len(chunk)])
-    return np.concatenate(rows)
+def infer_all(runner: Runner, images: Any) -> dict[str, Array]:
+    """Returns all outputs by name for all images, run in batches of the network's own size.
+
+    Args:
+        runner: The network.
+        images: Inputs ``(N, C, H, W)``, or several (``core.inputs``) in the order of its own.
+    """
+    names, (batch, *_) = list(runner.input_shapes), next(iter(runner.input_shapes.values()))
+    rows: dict[str, list[Array]] = {name: [] for name in runner.output_names}
+    for chunk in chunks(images, batch):
+        count = len(chunk)
+        filled = parts_of(mapped(partial(_filled, batch), chunk))
+        for name, output in runner.infer(dict(zip(names, filled, strict=True))).items():
+            rows[name].append(output[:count])
+    return {name: np.concatenate(found) for name, found in rows.items()}
+
+
+def _filled(batch: int, rows: Array) -> Array:
+    return np.concatenate([rows, rows[-1:].repeat(batch - len(rows), axis=0)])

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from trt_layermerge.backends import Backend
 from trt_layermerge.backends.base import Array
-from trt_layermerge.core.agreement import agreements
+from trt_layermerge.core.agreement import VOID, agreements_of, right
 from trt_layermerge.core.jsonio import Json
+from trt_layermerge.core.outputs import Kinds, judged_by
 from trt_layermerge.deploy.comparison import (
     EXPORT_AGAIN,
     Comparison,
@@ -23,11 +24,12 @@ from trt_layermerge.deploy.engines import open_engine
 from trt_layermerge.deploy.sidecar import Network
 from trt_layermerge.errors import AccuracyGateError, CorruptInputError, UsageError
 
-Answer: TypeAlias = Callable[[Array], Array]
-"""Network inputs ``(n, C, H, W)`` to outputs ``(n, classes)``."""
+Answer: TypeAlias = Callable[[Any], Mapping[str, Array]]
+"""Network inputs ``(n, C, H, W)``, or several, to outputs by name."""
 
-Batch: TypeAlias = tuple[Array, Array | None]
-"""Network inputs ``(n, C, H, W)``, float32, and the right classes ``(n,)``, or None."""
+Batch: TypeAlias = tuple[Any, Array | None]
+"""Network inputs, float32 ``(n, C, H, W)`` or several (``core.inputs``), and the right classes
+``(n,)``, of every pixel ``(n, H, W)``, or None."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,10 @@ def engine_subject(
 
 
 def verify(
-    batches: Iterable[Batch], networks: Mapping[str, Answer], subjects: Sequence[Subject]
+    batches: Iterable[Batch],
+    networks: Mapping[str, Answer],
+    subjects: Sequence[Subject],
+    kinds: Kinds,
 ) -> Verification:
     """Returns how far everything that was built is from torch; raises no gate (``gate`` does).
 
@@ -129,35 +134,40 @@ def verify(
         networks: The torch networks ``original`` and ``merged``, and any others whose accuracy is
             to be told.
         subjects: What to compare; one that cannot be run here is listed as unverified.
+        kinds: What the outputs are (``core.outputs``).
 
     Raises:
         UsageError: If there are no images.
         CorruptInputError: If a label is beyond the classes, which would count as a wrong answer.
         UntrustedInputError: If an engine is not to be trusted.
     """
-    right: dict[str, list[Array]] = {name: [] for name in networks}
+    hits: dict[str, list[Array]] = {name: [] for name in networks}
+    given = False
     same: list[Array] = []
     with ExitStack() as stack:
-        trials = [stack.enter_context(closing(Trial(subject))) for subject in subjects]
+        trials = [stack.enter_context(closing(Trial(subject, kinds))) for subject in subjects]
         for images, labels in batches:
             answers = {name: answer(images) for name, answer in networks.items()}
-            _check_labels(labels, answers["original"].shape[1])
-            same.append(agreements(answers["original"], answers["merged"]))
+            told = None if labels is None else judged_by(labels, answers["original"], kinds)
+            same.append(agreements_of(answers["original"], answers["merged"], kinds))
             for trial in trials:
-                trial.add(images, labels, answers[trial.subject.network])
-            if labels is not None:
+                trial.add(images, labels, answers[trial.subject.network], told)
+            given = given or labels is not None
+            if labels is not None and told is not None:
+                _check_labels(labels, answers["original"][told].shape[1])
                 for name, outputs in answers.items():
-                    right[name].append(outputs.argmax(1) == labels)
+                    hits[name].append(right(outputs[told], labels))
     agreement = share(same)
     if agreement is None:
         raise UsageError("there are no images to verify on; give at least one (data.test)")
     comparisons = tuple(trial.result() for trial in trials)
     unverified = [*not_run(comparisons)]
-    if not right["original"]:
-        unverified.append("accuracy was not measured: there are no labels")
+    if not hits["original"]:
+        why = "no output is logits of the classes that the labels tell (task)"
+        unverified.append(f"accuracy was not measured: {why if given else 'there are no labels'}")
     return Verification(
         images=sum(map(len, same)),
-        accuracies={name: share(hits) for name, hits in right.items()},
+        accuracies={name: share(found) for name, found in hits.items()},
         agreement=agreement,
         comparisons=comparisons,
         unverified=tuple(unverified),
@@ -210,9 +220,10 @@ def _allowed(found: Comparison) -> str:
     return f"{found.tolerance:.0e} is allowed"
 
 
-def _check_labels(labels: Array | None, classes: int) -> None:
-    if labels is not None and labels.max() >= classes:
+def _check_labels(labels: Array, classes: int) -> None:
+    known = labels if labels.ndim == 1 else labels[labels != VOID]
+    if known.size and known.max() >= classes:
         raise CorruptInputError(
-            f"an image has the label {labels.max()}, but the network tells {classes} classes "
+            f"an image has the label {known.max()}, but the network tells {classes} classes "
             "apart, counted from 0; number the labels as the network does"
         )

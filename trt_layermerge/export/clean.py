@@ -1,4 +1,4 @@
-"""Raw ONNX -> one clean model: constants folded, dead nodes gone, one input, one output."""
+"""Raw ONNX -> one clean model: constants folded, dead nodes gone, inputs and outputs named."""
 
 from __future__ import annotations
 
@@ -9,27 +9,36 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from trt_layermerge.errors import UnsupportedModelError
+from trt_layermerge.export.exporters import Names
 from trt_layermerge.export.graph import checked
 
 IR_VERSION = 8
 """What ONNX 1.12 wrote: TensorRT 8.6 and its contemporaries read it."""
 
 
-def clean(model: onnx.ModelProto) -> onnx.ModelProto:
+def clean(model: onnx.ModelProto, names: Names) -> onnx.ModelProto:
     """Returns an equivalent model, sorted, without ``Constant``, ``Identity`` and dead nodes.
 
+    Args:
+        model: What an exporter wrote.
+        names: What its inputs and outputs are called.
+
     Raises:
-        UnsupportedModelError: If it has not exactly one input and one output, or ONNX's own
-            checker with strict shape inference refuses it.
+        UnsupportedModelError: If it has other inputs or outputs, or ONNX's own checker with strict
+            shape inference refuses it.
     """
     with contextlib.redirect_stdout(sys.stderr):  # where graphsurgeon would print its warnings
         graph = _folded(model)
-    for kind, tensors in (("input", graph.inputs), ("output", graph.outputs)):
-        if len(tensors) != 1:
+    for kind, tensors, wanted in (
+        ("inputs", graph.inputs, names.inputs),
+        ("outputs", graph.outputs, names.outputs),
+    ):
+        found = [tensor.name for tensor in tensors]
+        if found != list(wanted):
             raise UnsupportedModelError(
-                f"the exported network has {len(tensors)} {kind}s "
-                f"({', '.join(t.name for t in tensors[:5])}); only networks with one image input "
-                "and one logits output are supported: wrap the model so that it has these"
+                f"the exported network has the {kind} {', '.join(found) or 'none'}, and not "
+                f"{', '.join(wanted)}: one of them does not depend on the others, or is given "
+                "twice; let forward take what it uses alone, and return each value once"
             )
     exported = gs.export_onnx(graph, do_type_check=False)
     cleaned = onnx.helper.make_model(

@@ -12,7 +12,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,20 @@ import torch
 from torch import nn
 from torch.jit._trace import TracerWarning
 
+from trt_layermerge.core.inputs import mapped, parts_of
+from trt_layermerge.core.outputs import named
 from trt_layermerge.errors import UnsupportedModelError
 
 TORCHSCRIPT_OPSET = 17
 TORCH_EXPORT_OPSET = 18
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the inputs and outputs of a model are called, in order."""
+
+    inputs: Sequence[str]
+    outputs: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -42,26 +52,37 @@ class RawExport:
     notes: tuple[str, ...] = ()
 
 
-def export_raw(
-    module: nn.Module, example: torch.Tensor, names: tuple[str, str], dynamic_batch: bool
-) -> RawExport:
+class Flat(nn.Module):
+    """A network that puts out its tensors one after the other, however it nests them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Any) -> tuple[Any, ...]:
+        """Maps what the network maps, to the tensors in what it maps it to."""
+        return tuple(named(self.network(*inputs)).values())
+
+
+def export_raw(module: nn.Module, example: Any, names: Names, dynamic_batch: bool) -> RawExport:
     """Returns the model as the first exporter that succeeds writes it.
 
     Args:
         module: The network in eval mode.
-        example: An input ``(N, C, H, W)``.
-        names: Names of input and output.
+        example: An input ``(N, C, H, W)``, or several (``core.inputs``).
+        names: Names of inputs and outputs.
         dynamic_batch: Whether N may be anything when the model runs.
 
     Raises:
         UnsupportedModelError: If both fail; the message carries both reasons.
     """
     if dynamic_batch and len(example) == 1:
-        example = torch.cat([example, example])  # a size of 1 would be traced as a constant
+        # a size of 1 would be traced as a constant
+        example = mapped(lambda part: torch.cat([part, part]), example)
     failures: list[str] = []
     for exporter in (_torchscript, _torch_export):
         try:
-            return exporter(module, example, names, dynamic_batch)
+            return exporter(module, parts_of(example), names, dynamic_batch)
         except Exception as error:  # exporters run arbitrary model code and raise anything
             failures.append(f"{exporter.__name__.strip('_')}: {_first_line(error)}")
     raise UnsupportedModelError(
@@ -71,10 +92,10 @@ def export_raw(
 
 
 def _torchscript(
-    module: nn.Module, example: torch.Tensor, names: tuple[str, str], dynamic_batch: bool
+    module: nn.Module, inputs: tuple[torch.Tensor, ...], names: Names, dynamic_batch: bool
 ) -> RawExport:
     buffer: Any = io.BytesIO()  # torch accepts it, its annotations do not say so
-    axes = {name: {0: "batch"} for name in names} if dynamic_batch else None
+    free = (*names.inputs, *names.outputs) if dynamic_batch else ()
     with warnings.catch_warnings(record=True) as caught, _stdout_to_stderr():
         warnings.simplefilter("always", TracerWarning)
         # The exporter announces its own end with every call.
@@ -84,12 +105,12 @@ def _torchscript(
         warnings.filterwarnings("ignore", "Constant folding")
         torch.onnx.export(
             module,
-            (example,),
+            inputs,
             buffer,
             opset_version=TORCHSCRIPT_OPSET,
-            input_names=[names[0]],
-            output_names=[names[1]],
-            dynamic_axes=axes,
+            input_names=list(names.inputs),
+            output_names=list(names.outputs),
+            dynamic_axes={name: {0: "batch"} for name in free},
             dynamo=False,
         )
     notes = tuple(dict.fromkeys(str(w.message).split("\n")[0] for w in caught))
@@ -97,19 +118,23 @@ def _torchscript(
 
 
 def _torch_export(
-    module: nn.Module, example: torch.Tensor, names: tuple[str, str], dynamic_batch: bool
+    module: nn.Module, inputs: tuple[torch.Tensor, ...], names: Names, dynamic_batch: bool
 ) -> RawExport:
-    shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
+    free: Any = ({0: torch.export.Dim("batch")},) * len(inputs)
+    # ``*inputs`` is one argument to the exporter.
+    shapes = ((free,) if isinstance(module, Flat) else free) if dynamic_batch else None
     with warnings.catch_warnings():
         # torch's own use of what it deprecates; nothing in it concerns the network.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
+        # Several inputs have the one batch, which is what is wanted.
+        warnings.filterwarnings("ignore", "# The axis name: batch will not be used")
         program = torch.onnx.export(
             module,
-            (example,),
+            inputs,
             opset_version=TORCH_EXPORT_OPSET,
-            input_names=[names[0]],
-            output_names=[names[1]],
+            input_names=list(names.inputs),
+            output_names=list(names.outputs),
             dynamic_shapes=shapes,
             dynamo=True,
             verbose=False,

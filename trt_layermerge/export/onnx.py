@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from trt_layermerge.core.codec import dump
+from trt_layermerge.core.inputs import chunks, mapped, parts_of
 from trt_layermerge.core.jsonio import Json, sha256_bytes, write_bytes
+from trt_layermerge.core.outputs import named
 from trt_layermerge.errors import UnsupportedModelError, UsageError
 from trt_layermerge.export.clean import clean
-from trt_layermerge.export.exporters import RawExport, export_raw
+from trt_layermerge.export.exporters import Flat, Names, RawExport, export_raw
 from trt_layermerge.export.fp16 import beyond_half, kept_in_float
 from trt_layermerge.export.graph import parse_model, shape_of
-from trt_layermerge.export.runtime import LARGEST_BATCH, batch_of, logits
+from trt_layermerge.export.runtime import LARGEST_BATCH, batch_of, outputs_of
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,13 @@ class ExportReport:
         exporter: ``torchscript`` or ``torch.export``.
         opset: Version of the ONNX operators.
         nodes: Number of nodes by operator.
-        input_shape: ``(N, C, H, W)``; N is ``batch`` where it is dynamic.
-        output_shape: ``(N, classes)``.
+        input_shape: Of the first input, ``(N, C, H, W)``; N is ``batch`` where it is dynamic.
+        output_shape: Of the first output, such as ``(N, classes)``.
+        inputs: Shape of every input by name, in order.
+        outputs: Shape of every output by name, in order.
         max_abs_error: Largest difference of ONNX Runtime from torch, None without images.
-        max_rel_error: Largest difference over the largest magnitude of torch's outputs, or None.
+        max_rel_error: Largest difference over the largest magnitude of torch's values for an
+            output, of all outputs the largest, or None.
         images_compared: Number of images that both ran.
         kept_in_float: Names of the nodes that stay float32 at fp16, because half precision cannot
             hold what they read or write on the images; none without images.
@@ -50,6 +57,8 @@ class ExportReport:
     nodes: Mapping[str, int]
     input_shape: tuple[int | str, ...]
     output_shape: tuple[int | str, ...]
+    inputs: Mapping[str, tuple[int | str, ...]]
+    outputs: Mapping[str, tuple[int | str, ...]]
     max_abs_error: float | None
     max_rel_error: float | None
     images_compared: int
@@ -63,26 +72,27 @@ class ExportReport:
 
 def export_onnx(
     module: nn.Module,
-    example: torch.Tensor,
+    example: Any,
     path: Path,
     *,
-    input_name: str = "input",
-    output_name: str = "logits",
+    input_names: Sequence[str] = (),
+    output_names: Sequence[str] = (),
     dynamic_batch: bool = False,
-    check: torch.Tensor | None = None,
+    check: Any = None,
     tolerance: float = 1e-4,
 ) -> ExportReport:
     """Writes a network as ONNX: batch norms folded, constants folded, checked by ONNX's checker.
 
     Args:
-        module: The network in eval mode, with one input and one output; left untouched.
-        example: An input ``(N, C, H, W)``; its N is the model's where the batch is static.
+        module: The network in eval mode; left untouched.
+        example: An input ``(N, C, H, W)``, or several (``core.inputs``); its N is the model's where
+            the batch is static.
         path: Where to write.
-        input_name: Name of the input.
-        output_name: Name of the output.
+        input_names: Names of the inputs; by default ``input``, or those of ``forward``.
+        output_names: Names of the outputs; by default those of ``core.outputs``.
         dynamic_batch: Whether N may be anything when the model runs.
-        check: Real images ``(M, C, H, W)`` on which ONNX Runtime is compared with torch, and the
-            values are found that half precision cannot hold; or None.
+        check: Real inputs, such as images ``(M, C, H, W)``, on which ONNX Runtime is compared with
+            torch, and the values are found that half precision cannot hold; or None.
         tolerance: Largest difference over largest output that passes; approximate because both
             compute in float32, in another order.
 
@@ -91,7 +101,7 @@ def export_onnx(
         UnsupportedModelError: If it cannot be exported, or ONNX Runtime computes something else.
         DeviceError: If the file cannot be written.
     """
-    raw, data = _exported(module, example, (input_name, output_name), dynamic_batch)
+    raw, data = _exported(module, example, (input_names, output_names), dynamic_batch)
     absolute = relative = None
     if check is not None:
         if len(check) == 0:
@@ -104,7 +114,7 @@ def export_onnx(
                 + (" ".join(raw.notes) or "an operation has another meaning there")
                 + ". Nothing was written"
             )
-        data = beyond_half(data, [check.cpu().float().numpy()])
+        data = beyond_half(data, [mapped(_array, check)])
     write_bytes(path, data)
     graph = raw.model.graph
     return ExportReport(
@@ -116,6 +126,8 @@ def export_onnx(
         nodes=dict(sorted(Counter(str(node.op_type) for node in graph.node).items())),
         input_shape=shape_of(graph.input[0]),
         output_shape=shape_of(graph.output[0]),
+        inputs={value.name: shape_of(value) for value in graph.input},
+        outputs={value.name: shape_of(value) for value in graph.output},
         max_abs_error=absolute,
         max_rel_error=relative,
         images_compared=0 if check is None else len(check),
@@ -126,30 +138,70 @@ def export_onnx(
 
 def export_bytes(
     module: nn.Module,
-    example: torch.Tensor,
+    example: Any,
     *,
-    input_name: str = "input",
-    output_name: str = "logits",
+    input_names: Sequence[str] = (),
+    output_names: Sequence[str] = (),
     dynamic_batch: bool = False,
 ) -> bytes:
     """Returns the clean ONNX model without comparing it: for timing finalists only.
 
     Args:
-        module: The network in eval mode, with one input and one output; left untouched.
-        example: An input ``(N, C, H, W)``; its N is the model's where the batch is static.
-        input_name: Name of the input.
-        output_name: Name of the output.
+        module: The network in eval mode; left untouched.
+        example: An input ``(N, C, H, W)``, or several (``core.inputs``); its N is the model's where
+            the batch is static.
+        input_names: Names of the inputs; by default ``input``, or those of ``forward``.
+        output_names: Names of the outputs; by default those of ``core.outputs``.
         dynamic_batch: Whether N may be anything when the model runs.
 
     Raises:
         UsageError: If the module is in training mode.
         UnsupportedModelError: If it cannot be exported.
     """
-    return _exported(module, example, (input_name, output_name), dynamic_batch)[1]
+    return _exported(module, example, (input_names, output_names), dynamic_batch)[1]
+
+
+def input_names_of(module: nn.Module, count: int) -> tuple[str, ...]:
+    """Returns what the inputs of a network are called: a single one ``input``.
+
+    Several have the names of the file that they were read from, or of ``forward``'s parameters.
+
+    Args:
+        module: The network.
+        count: How many inputs it takes.
+    """
+    if count == 1:
+        return ("input",)
+    read = getattr(module, "meta", {}).get("inputs", ())
+    if len(read) == count:
+        return tuple(read)
+    parameters = inspect.signature(module.forward).parameters.values()
+    found = [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_POSITIONAL]
+    if len(found) < count:
+        return tuple(f"input_{place}" for place in range(count))
+    return tuple(found[:count])
+
+
+def output_names_of(
+    module: nn.Module, output: Any, inputs: Collection[str] = ()
+) -> tuple[str, ...]:
+    """Returns what the tensors in an output are called: as in the file, or by ``core.outputs``.
+
+    Args:
+        module: The network.
+        output: What it puts out.
+        inputs: What its inputs are called; an output of the same name is called another way.
+    """
+    read = getattr(module, "meta", {}).get("outputs", ())
+    found = named(output, read if len(read) > 1 else ())
+    return tuple(f"{name}_output" if name in inputs else name for name in found)
 
 
 def _exported(
-    module: nn.Module, example: torch.Tensor, names: tuple[str, str], dynamic_batch: bool
+    module: nn.Module,
+    example: Any,
+    wanted: tuple[Sequence[str], Sequence[str]],
+    dynamic_batch: bool,
 ) -> tuple[RawExport, bytes]:
     """Returns the clean model in place of the raw one, and its bytes."""
     # A bare nn.Module is a container that torch.fx made; it has no behaviour of its own.
@@ -163,27 +215,51 @@ def _exported(
             f"{len(training)} modules are in training mode, {training[0]} first; "
             "call model.eval() before exporting"
         )
-    raw = export_raw(module, example, names, dynamic_batch)
-    model = clean(raw.model)
+    inputs = parts_of(example)
+    with torch.no_grad():
+        output = module(*(x.clone() for x in inputs))
+    given = wanted[0] or input_names_of(module, len(inputs))
+    names = Names(given, wanted[1] or output_names_of(module, output, given))
+    flat = module if isinstance(output, torch.Tensor) else Flat(module).eval()
+    raw = export_raw(flat, example, names, dynamic_batch)
+    model = clean(raw.model, names)
     return RawExport(model, raw.exporter, raw.notes), model.SerializeToString(deterministic=True)
 
 
-def difference(model: bytes, module: nn.Module, images: torch.Tensor) -> tuple[float, float]:
+def difference(model: bytes, module: nn.Module, images: Any) -> tuple[float, float]:
     """Returns how far ONNX Runtime is from torch at most: absolute, and over the largest output.
+
+    Of several outputs the largest of both. Whole numbers differ by the share that is another one.
 
     Args:
         model: The ONNX model.
         module: The network it came from, in eval mode.
-        images: Inputs ``(N, C, H, W)``, N of at least 1.
+        images: Inputs ``(N, C, H, W)``, or several, N of at least 1.
 
     Raises:
         MissingDependencyError: If ONNX Runtime is not installed.
         DeviceError: If it cannot load the model.
         CorruptInputError: If an image is not finite.
     """
-    actual, size = logits(model, images.cpu().numpy()), batch_of(model) or LARGEST_BATCH
+    actual = outputs_of(model, mapped(_array, images)).values()
     with torch.no_grad():
-        outputs = torch.cat([module(chunk) for chunk in torch.split(images, size)])
-    expected = outputs.float().cpu().numpy()
+        found = [
+            list(named(module(*parts_of(chunk))).values())
+            for chunk in chunks(images, batch_of(model) or LARGEST_BATCH)
+        ]
+    expected = (torch.cat(parts) for parts in zip(*found, strict=True))
+    pairs = [_differ(_array(e), a) for e, a in zip(expected, actual, strict=True)]
+    absolute, relative = zip(*pairs, strict=True)
+    return max(absolute), max(relative)
+
+
+def _differ(expected: Any, actual: Any) -> tuple[float, float]:
+    if expected.dtype.kind != "f":
+        share = float((expected != actual).mean())
+        return share, share
     largest, scale = float(np.abs(actual - expected).max()), float(np.abs(expected).max())
     return largest, largest / scale if scale else largest
+
+
+def _array(tensor: torch.Tensor) -> Any:
+    return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()

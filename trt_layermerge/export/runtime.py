@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from trt_layermerge.core.inputs import Several, chunks, joined, mapped, parts_of
 from trt_layermerge.errors import (
     CorruptInputError,
     DeviceError,
@@ -17,15 +18,15 @@ from trt_layermerge.errors import (
 )
 from trt_layermerge.export.graph import fresh_names
 
-Images: TypeAlias = NDArray[np.float32]
-"""Network inputs ``(N, C, H, W)``."""
+Images: TypeAlias = NDArray[np.float32] | Several
+"""Network inputs ``(N, C, H, W)``, or several of them."""
 
 LARGEST_BATCH = 32
 _ERRORS_ONLY = 3
 
 
 def open_model(model: bytes) -> Callable[[Images], list[NDArray[np.float32]]]:
-    """Returns a function from one batch of images to all outputs of a model.
+    """Returns a function from one batch of images, or of several inputs, to a model's outputs.
 
     Q/DQ pairs are computed as they are written, in float: integer kernels of a CPU may saturate
     where it lacks the instructions, which says nothing about a GPU.
@@ -43,14 +44,18 @@ def open_model(model: bytes) -> Callable[[Images], list[NDArray[np.float32]]]:
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library has no common class for its errors
         raise DeviceError(f"ONNX Runtime cannot load the model: {error}") from error
-    name = session.get_inputs()[0].name
+    names = [value.name for value in session.get_inputs()]
 
     def run(images: Images) -> list[NDArray[np.float32]]:
+        given = parts_of(images)
         try:
-            outputs: list[NDArray[np.float32]] = session.run(None, {name: images})
+            outputs: list[NDArray[np.float32]] = session.run(
+                None, dict(zip(names, given, strict=True))
+            )
         except Exception as error:  # no common class here either
+            shapes = ", ".join(str(part.shape) for part in given)
             raise DeviceError(
-                f"ONNX Runtime cannot run the model on images of shape {images.shape}: {error}"
+                f"ONNX Runtime cannot run the model on images of shape {shapes}: {error}"
             ) from error
         return outputs
 
@@ -68,11 +73,20 @@ def runtime() -> Any:
     return onnxruntime
 
 
-def logits(model: bytes, images: Images) -> NDArray[np.float32]:
-    """Returns the first output ``(N, classes)`` for any number of images, whatever the batch is."""
+def outputs_of(model: bytes, images: Images) -> dict[str, NDArray[np.float32]]:
+    """Returns all outputs by name for any number of images, whatever the batch is."""
     run = open_model(model)
-    parts = [run(batch)[0] for batch in rebatch([images], batch_of(model))]
-    return np.concatenate(parts)[: len(images)]
+    parts = [run(batch) for batch in rebatch([images], batch_of(model))]
+    names = (value.name for value in onnx.load_from_string(model).graph.output)
+    return {
+        name: np.concatenate(found)[: len(images)]
+        for name, found in zip(names, zip(*parts, strict=True), strict=True)
+    }
+
+
+def logits(model: bytes, images: Images) -> NDArray[np.float32]:
+    """Returns the first output ``(N, classes)`` for any number of images."""
+    return next(iter(outputs_of(model, images).values()))
 
 
 def with_outputs(model: bytes, values: Iterable[str]) -> bytes:
@@ -122,11 +136,10 @@ def batch_of(model: bytes) -> int | None:
     """Returns the batch that a model insists on, or None where it takes any.
 
     Raises:
-        CorruptInputError: If the bytes are no ONNX model with an input of four dimensions.
+        CorruptInputError: If the bytes are no ONNX model with an input that has a batch.
     """
     try:
-        dims = onnx.load_from_string(model).graph.input[0].type.tensor_type.shape.dim
-        first, _, _, _ = dims
+        first = onnx.load_from_string(model).graph.input[0].type.tensor_type.shape.dim[0]
     except Exception as error:  # protobuf's error class differs between its versions
         raise CorruptInputError(
             f"these bytes are no ONNX model of images ({error}); export it again"
@@ -146,7 +159,7 @@ def rebatch(batches: Iterable[Images], size: int | None) -> Iterator[Images]:
     rest: list[Images] = []
     count = 0
     for batch in batches:
-        if not np.isfinite(batch).all():
+        if not all(np.isfinite(part).all() for part in parts_of(batch)):
             raise CorruptInputError("an image is not finite; check the data and the preprocessing")
         count += len(batch)
         pieces = _pieces([*rest, batch], size or LARGEST_BATCH)
@@ -156,9 +169,10 @@ def rebatch(batches: Iterable[Images], size: int | None) -> Iterator[Images]:
         raise UsageError("no images were given to calibrate with; give at least one")
     if size and rest:
         missing = size - len(rest[0])
-        yield np.concatenate([rest[0], rest[0][-1:].repeat(missing, axis=0)])
+        yield mapped(
+            lambda part: np.concatenate([part, part[-1:].repeat(missing, axis=0)]), rest[0]
+        )
 
 
 def _pieces(parts: Sequence[Images], size: int) -> list[Images]:
-    joined = np.concatenate(parts)
-    return [joined[i : i + size] for i in range(0, len(joined), size)]
+    return list(chunks(joined(parts, np.concatenate), size))

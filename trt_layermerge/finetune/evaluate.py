@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from trt_layermerge.core.agreement import VOID, right
+from trt_layermerge.core.inputs import mapped, parts_of
+from trt_layermerge.core.outputs import Kind, Kinds, judged_by, kinds_of, named
 from trt_layermerge.data.loader import Images, pairs
 from trt_layermerge.data.sets import LabelledData
 from trt_layermerge.errors import CorruptInputError, UnsupportedModelError, UsageError
@@ -22,49 +26,69 @@ class NotANumberError(CorruptInputError):
     """A network whose answers or loss are not finite numbers from the start."""
 
 
-def accuracy(model: nn.Module, data: Images, batch: int = BATCH) -> float:
-    """Returns the fraction of images whose largest logit is that of the label.
+def accuracy(
+    model: nn.Module, data: Images, batch: int = BATCH, kinds: Sequence[Kind] | None = None
+) -> float:
+    """Returns the fraction of images, or of pixels, whose largest logit is that of the label.
 
     Args:
-        model: Gives logits ``(N, classes)``; it is evaluated where its parameters are.
+        model: It is evaluated where its parameters are.
         data: A set of images, or any iterable of batches ``(images, labels)``.
         batch: Images that are evaluated at once; a loader's batches stay as they are.
+        kinds: What each output is (``core.outputs``); by default what their shapes tell.
 
     Raises:
         UsageError: If the images have no labels, or there are none.
-        UnsupportedModelError: If the outputs are not ``(N, K)``.
+        UnsupportedModelError: If no output is logits of the classes that the labels tell.
         CorruptInputError: If an output is NaN, or a label is beyond the classes.
     """
-    found = known_accuracy(model, data, batch)
-    if found is None:
-        raise UsageError("accuracy needs labels, and these images have none; name some that do")
-    return found
+    found = known_accuracy(model, data, batch, kinds)
+    if found is not None:
+        return found
+    for inputs, labels in pairs(data, batch):
+        if labels is not None:
+            raise _no_classes(_outputs(model, inputs))
+        break
+    raise UsageError("accuracy needs labels, and these images have none; name some that do")
 
 
-def known_accuracy(model: nn.Module, data: Images | None, batch: int = BATCH) -> float | None:
-    """Returns the accuracy as a fraction, or None where there are no images or no labels.
+def known_accuracy(
+    model: nn.Module,
+    data: Images | None,
+    batch: int = BATCH,
+    kinds: Sequence[Kind] | None = None,
+) -> float | None:
+    """Returns the accuracy as a fraction, or None where nothing tells what is right.
+
+    That is where there are no images or no labels, or no output is logits of their classes.
 
     Args:
-        model: Gives logits ``(N, classes)``; it is evaluated where its parameters are.
+        model: It is evaluated where its parameters are.
         data: As for ``accuracy``; or None.
         batch: Images that are evaluated at once; a loader's batches stay as they are.
+        kinds: What each output is (``core.outputs``); by default what their shapes tell.
 
     Raises:
         UsageError: If a loader gives no images.
-        UnsupportedModelError: If the outputs are not ``(N, K)``.
         CorruptInputError: If an output is NaN, or a label is beyond the classes.
     """
     if data is None or (isinstance(data, LabelledData) and not data.labelled):
         return None
-    right, images = 0, 0
-    for guess, labels in _guesses(model, data, batch):
+    hits, images = 0.0, 0
+    for inputs, labels in pairs(data, batch):
         if labels is None:
             return None
-        right += int((guess == labels.to(guess.device)).sum())
-        images += len(guess)
+        outputs = _outputs(model, inputs)
+        known = _kinds(outputs, inputs, kinds)
+        told = judged_by(labels, outputs, known)
+        if told is None:
+            return None
+        check_labels(labels, outputs[told])
+        hits += float(right(outputs[told].numpy(), labels.cpu().numpy()).sum())
+        images += len(inputs)
     if not images:
         raise UsageError("accuracy needs images, and the loader gives none; give one anew")
-    return right / images
+    return hits / images
 
 
 def check_labels(labels: Tensor, logits: Tensor) -> None:
@@ -73,7 +97,8 @@ def check_labels(labels: Tensor, logits: Tensor) -> None:
     Raises:
         CorruptInputError: If one is not.
     """
-    classes, largest = logits.shape[1], int(labels.max())
+    known = labels if labels.ndim == 1 else labels[labels != VOID]
+    classes, largest = logits.shape[1], int(known.max()) if known.numel() else 0
     if largest >= classes:
         raise CorruptInputError(
             f"an image has the label {largest}, but the network tells {classes} classes apart, "
@@ -90,11 +115,18 @@ def predict(model: nn.Module, data: LabelledData, batch: int = BATCH) -> NDArray
         batch: Images that are evaluated at once.
 
     Raises:
-        UnsupportedModelError: If the outputs are not ``(N, K)``.
-        CorruptInputError: If an output is NaN, or a label is beyond the classes.
+        UnsupportedModelError: If no output is ``(N, K)``.
+        CorruptInputError: If an output is NaN.
     """
-    found = torch.cat([guess for guess, _ in _guesses(model, data, batch)])
-    return np.asarray(found.numpy(), dtype=np.int64)
+    found = []
+    for inputs, _ in pairs(data, batch):
+        outputs = _outputs(model, inputs)
+        known = _kinds(outputs, inputs, None)
+        logits = [outputs[n] for n, kind in known.items() if kind == "classes"]
+        if not logits or logits[0].ndim != 2:
+            raise _no_classes(outputs)
+        found.append(logits[0].argmax(1))
+    return np.asarray(torch.cat(found).numpy(), dtype=np.int64)
 
 
 @contextmanager
@@ -110,23 +142,28 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _guesses(model: nn.Module, data: Images, batch: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yields predicted and true labels, on the CPU."""
+def _outputs(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
+    """Returns the outputs for one batch by name, on the CPU; refuses what is not a number."""
     first = next(model.parameters(), None)
     device = torch.device("cpu") if first is None else first.device
-    for images, labels in pairs(data, batch):
-        with evaluating(model):
-            logits = model(images.to(device))
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise UnsupportedModelError(
-                f"accuracy needs outputs (N, classes), but the network gives {shape}; "
-                "only classifiers have one"
-            )
-        if torch.isnan(logits).any():
-            raise NotANumberError(
-                "the network's outputs are not numbers (NaN); its weights or the images are damaged"
-            )
-        if labels is not None:
-            check_labels(labels, logits)
-        yield logits.argmax(1).cpu(), labels
+    with evaluating(model):
+        found = named(model(*parts_of(mapped(lambda part: part.to(device), inputs))))
+    if any(torch.isnan(value).any() for value in found.values()):
+        raise NotANumberError(
+            "the network's outputs are not numbers (NaN); its weights or the images are damaged"
+        )
+    return {name: value.cpu() for name, value in found.items()}
+
+
+def _kinds(outputs: Mapping[str, Tensor], inputs: Any, kinds: Sequence[Kind] | None) -> Kinds:
+    if kinds is not None:
+        return dict(zip(outputs, kinds, strict=True))
+    return kinds_of(outputs, parts_of(inputs)[0].shape)
+
+
+def _no_classes(outputs: Mapping[str, Tensor]) -> UnsupportedModelError:
+    shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in outputs.items())
+    return UnsupportedModelError(
+        f"accuracy needs outputs (N, classes), or (N, classes, H, W) with a label for every pixel, "
+        f"but the network gives {shapes}; only classifiers have one"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -14,7 +14,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from trt_layermerge.core.inputs import mapped, parts_of
 from trt_layermerge.core.jsonio import damage
+from trt_layermerge.core.outputs import Kind, kinds_of
 from trt_layermerge.data.augment import parse_augment, seed_of
 from trt_layermerge.data.loader import Batch, Batches, GivenBatches, Images
 from trt_layermerge.data.sets import LabelledData, Part
@@ -22,11 +24,10 @@ from trt_layermerge.errors import DivergedError, UsageError
 from trt_layermerge.finetune.device import device_named, layout_of
 from trt_layermerge.finetune.evaluate import (
     NotANumberError,
-    check_labels,
     evaluating,
     known_accuracy,
 )
-from trt_layermerge.finetune.losses import checked, logits_of, taught, training_loss
+from trt_layermerge.finetune.losses import answers, checked, taught, training_loss
 from trt_layermerge.finetune.norms import batch_norms, reestimate
 from trt_layermerge.finetune.optimiser import make_optimiser, optimiser_tensors, restore_optimiser
 from trt_layermerge.finetune.processes import ProcessGroup
@@ -93,6 +94,7 @@ def finetune(
     group: ProcessGroup | None = None,
     stop_after: int | None = None,
     workers: int | None = None,
+    kinds: Sequence[Kind] | None = None,
 ) -> FinetuneResult:
     """Returns the history of a training; ``student`` is trained in place, on ``device``.
 
@@ -125,6 +127,7 @@ def finetune(
             and writes the state. A training may be continued by another number of processes.
         stop_after: Epochs after which it ends early, at a learning rate that is still high.
         workers: Processes that load the images of a set; None for the usual number.
+        kinds: What each output is (``core.outputs``); by default what their shapes tell.
 
     Raises:
         UsageError: If the recipe distils without a teacher or needs labels where there are none,
@@ -143,6 +146,7 @@ def finetune(
     group = group or ProcessGroup(device_named(device))
     feed = _feed(train, recipe, group, workers)
     training = _Training(student, feed, val, recipe, teacher, metric, group, identity, schedule)
+    training.kinds = None if kinds is None else tuple(kinds)
     done = training.resume(state_path) if state_path else 0
     last = recipe.epochs if stop_after is None else min(stop_after, recipe.epochs)
     for epoch in range(done, last):
@@ -239,6 +243,7 @@ class _Training:
         if teacher and recipe.distill_weight > 0:
             self.teacher = teacher.to(device).to(memory_format=self.layout)
         self.schedule = schedule
+        self.kinds: tuple[Kind, ...] | None = None
         self.recipe, self.device, self.group = recipe, device, group
         self.steps = len(feed.batches)
         self.optimiser = make_optimiser(student, recipe)
@@ -293,12 +298,17 @@ class _Training:
         self.history.append(row)
         return row
 
-    def _placed(self, images: Tensor, labels: Tensor | None) -> Batch:
+    def _placed(self, images: Any, labels: Tensor | None) -> Batch:
         """Returns a batch on the device."""
         labels = None if labels is None else labels.to(self.device, non_blocking=True)
-        return images.to(self.device, non_blocking=True, memory_format=self.layout), labels
 
-    def _step(self, step: int, images: Tensor, labels: Tensor | None) -> float:
+        def placed(part: Tensor) -> Tensor:
+            layout = self.layout if part.ndim == 4 else torch.preserve_format
+            return part.to(self.device, non_blocking=True, memory_format=layout)
+
+        return mapped(placed, images), labels
+
+    def _step(self, step: int, images: Any, labels: Tensor | None) -> float:
         """Makes one step of the optimiser; returns the loss before it."""
         self._tell(step / (self.recipe.epochs * self.steps))
         for settings in self.optimiser.param_groups:
@@ -306,16 +316,17 @@ class _Training:
         with torch.autocast(
             self.device.type, torch.bfloat16, self.recipe.amp and self.device.type == "cuda"
         ):
-            mine = logits_of(self.network(images))
+            mine = answers(self.network, images)
             theirs = None if self.teacher is None else taught(self.teacher, images)
-        if labels is not None:
-            check_labels(labels, mine)
-        elif self.recipe.distill_weight < 1:
+        if labels is None and self.recipe.distill_weight < 1:
             raise UsageError(
                 "the loader gives no labels, so only the original network can teach; set "
                 "distill_weight to 1, or let it give (images, labels)"
             )
-        loss = training_loss(mine, labels, theirs, self.recipe)
+        if self.kinds is None:
+            image = parts_of(images)[0].shape
+            self.kinds = tuple(kinds_of(mine, image).values())
+        loss = training_loss(mine, labels, theirs, self.recipe, self.kinds)
         weight = len(images) / (self.feed.size or len(images))  # of this process's part; 1 alone
         total = self.group.total(float(loss.detach()) * weight)
         value = checked(total, step, self.steps, self.recipe)
@@ -355,12 +366,12 @@ class _Training:
             with evaluating(self.student):
                 return self.group.share(self.metric(self.student))
         if self.group.count == 1 or not isinstance(self.val, LabelledData):
-            return known_accuracy(self.student, self.val)
+            return known_accuracy(self.student, self.val, kinds=self.kinds)
         if not self.val.labelled:
             return None
         part = Part(self.val, torch.arange(self.group.index, len(self.val), self.group.count))
-        found = known_accuracy(self.student, part) if len(part) else 0.0
-        return self.group.total(round((found or 0.0) * len(part))) / len(self.val)
+        found = known_accuracy(self.student, part, kinds=self.kinds) if len(part) else 0.0
+        return self.group.total(round((found or 0.0) * len(part), 6)) / len(self.val)
 
     def _level(self) -> None:
         """Makes the running statistics those of all processes."""
@@ -375,7 +386,8 @@ class _Training:
         self._tell(1.0)
         _assign(self.student, self.mean)
         if self.recipe.bn == "reestimate":
-            reestimate(self.student, (x.to(self.device) for x, _ in self.feed.plain()))
+            plain = (mapped(lambda part: part.to(self.device), x) for x, _ in self.feed.plain())
+            reestimate(self.student, plain)
             self._level()
         for network in (self.student, self.teacher):
             if network is not None:

@@ -3,58 +3,108 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trt_layermerge.errors import DivergedError, UnsupportedModelError
-from trt_layermerge.finetune.evaluate import NotANumberError, evaluating
+from trt_layermerge.core.agreement import VOID
+from trt_layermerge.core.inputs import parts_of
+from trt_layermerge.core.outputs import Kind, judged_by, named
+from trt_layermerge.errors import DivergedError, UnsupportedModelError, UsageError
+from trt_layermerge.finetune.evaluate import NotANumberError, check_labels, evaluating
 from trt_layermerge.finetune.recipe import FinetuneRecipe
 
 
-def taught(teacher: nn.Module, images: Tensor) -> Tensor:
-    """Returns the teacher's logits ``(N, K)``, in float32 at least."""
+def taught(teacher: nn.Module, images: Any) -> dict[str, Tensor]:
+    """Returns the teacher's outputs by name, in float32 at least."""
     with evaluating(teacher):
-        return _single(logits_of(teacher(images)))
+        return answers(teacher, images)
 
 
-def logits_of(output: object) -> Tensor:
-    """Returns what a network put out. Raises ``UnsupportedModelError`` if it is no logits."""
-    if isinstance(output, Tensor) and output.ndim > 1:
-        return output
-    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+def answers(network: nn.Module, images: Any) -> dict[str, Tensor]:
+    """Returns a network's outputs by name, in float32 at least.
+
+    Raises:
+        UnsupportedModelError: If it puts out no tensors.
+    """
+    found = {name: _single(value) for name, value in named(network(*parts_of(images))).items()}
+    if found:
+        return found
     raise UnsupportedModelError(
-        f"the network gives {shape}, and logits (N, classes) are trained here; train the relaxed "
-        "network in a loop of your own"
+        "the network gives no tensors that could be trained; train the relaxed network in a loop "
+        "of your own"
     )
 
 
 def training_loss(
-    mine: Tensor, labels: Tensor | None, theirs: Tensor | None, recipe: FinetuneRecipe
+    mine: Mapping[str, Tensor],
+    labels: Tensor | None,
+    theirs: Mapping[str, Tensor] | None,
+    recipe: FinetuneRecipe,
+    kinds: Sequence[Kind],
 ) -> Tensor:
-    """Returns (1 − w) · cross-entropy + w · T² · KL(teacher ‖ student).
+    """Returns (1 − w) · error against labels + w · distance from the teacher, w ``distill_weight``.
 
-    The divergence is taken at temperature T (Hinton et al., 2015), w is ``distill_weight``, 0
-    without a teacher. Cross-entropy is left out where w is 1.
+    Without a teacher w is 0. Against labels it is the cross-entropy of the first output that they
+    tell the classes of. The distance is the mean over the outputs: of classes, T² · KL(teacher ‖
+    student) at temperature T (Hinton et al., 2015), mean over images and pixels; of labels the
+    same of each; of values Σ (y' − y)² / Σ y². Whole numbers are not trained.
 
     Args:
-        mine: Logits ``(N, K)`` of the student.
-        labels: ``(N,)``; None where only the teacher counts.
-        theirs: Logits of the teacher; None without one.
+        mine: Outputs of the student by name.
+        labels: ``(N,)``, or of every pixel ``(N, H, W)``; None where only the teacher counts.
+        theirs: Outputs of the teacher; None without one.
         recipe: Weights and temperature.
+        kinds: What each output is (``core.outputs``).
+
+    Raises:
+        UsageError: If labels are to be learnt and no output tells their classes.
+        CorruptInputError: If a label is beyond the classes.
     """
-    logits, weight = _single(mine), 0.0 if theirs is None else recipe.distill_weight
-    loss = logits.new_zeros(())
-    if labels is not None and weight < 1:
-        smoothing = recipe.label_smoothing
-        loss = (1 - weight) * F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    weight = 0.0 if theirs is None else recipe.distill_weight
+    loss = next(iter(mine.values())).new_zeros(())
+    if labels is not None:
+        told = judged_by(labels, mine, dict(zip(mine, kinds, strict=True)))
+        if told is not None:
+            check_labels(labels, mine[told])
+        if weight < 1:
+            loss = (1 - weight) * _cross_entropy(mine, told, labels, recipe)
     if theirs is not None and weight > 0:
-        t = recipe.temperature
-        own, wanted = F.log_softmax(logits / t, 1), F.log_softmax(theirs / t, 1)
-        distance = F.kl_div(own, wanted, reduction="batchmean", log_target=True)
-        loss = loss + weight * t * t * distance
+        pairs = zip(kinds, mine.values(), theirs.values(), strict=True)
+        parts = [_distance(k, m, t, recipe.temperature) for k, m, t in pairs if k != "indices"]
+        loss = loss + weight * (parts[0] if len(parts) == 1 else torch.stack(parts).mean())
     return loss
+
+
+def _cross_entropy(
+    mine: Mapping[str, Tensor], told: str | None, labels: Tensor, recipe: FinetuneRecipe
+) -> Tensor:
+    if told is None:
+        raise UsageError(
+            f"labels {tuple(labels.shape)} are given, and none of the network's outputs is logits "
+            "of their classes; let the original network alone teach (distill_weight of 1), or say "
+            "what the outputs are for (task)"
+        )
+    ignored = VOID if labels.ndim > 1 else -100
+    return F.cross_entropy(
+        mine[told], labels, label_smoothing=recipe.label_smoothing, ignore_index=ignored
+    )
+
+
+def _distance(kind: Kind, mine: Tensor, theirs: Tensor, t: float) -> Tensor:
+    if kind == "values":
+        power = theirs.square().sum()
+        return (mine - theirs).square().sum() / power.clamp_min(torch.finfo(power.dtype).tiny)
+    if kind == "labels":
+        wanted = (theirs / t).sigmoid()
+        least = F.binary_cross_entropy_with_logits(theirs / t, wanted)
+        return t * t * (F.binary_cross_entropy_with_logits(mine / t, wanted) - least)
+    own, wanted = F.log_softmax(mine / t, 1), F.log_softmax(theirs / t, 1)
+    distance = F.kl_div(own, wanted, reduction="batchmean", log_target=True)
+    return t * t * distance / math.prod(mine.shape[2:])
 
 
 def checked(loss: float, step: int, steps: int, recipe: FinetuneRecipe) -> float:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from trt_layermerge.core.inputs import parts_of
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
@@ -14,7 +17,7 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
-def reestimate(model: nn.Module, images: Iterable[Tensor]) -> None:
+def reestimate(model: nn.Module, images: Iterable[Any]) -> None:
     """Replaces the running statistics of every BN by their plain mean over batches of images."""
     norms = batch_norms(model)
     kept = [norm.momentum for norm in norms]
@@ -25,7 +28,7 @@ def reestimate(model: nn.Module, images: Iterable[Tensor]) -> None:
         norm.train()
     with torch.no_grad():
         for batch in images:
-            model(batch)
+            model(*parts_of(batch))
     for norm, momentum in zip(norms, kept, strict=True):
         norm.momentum = momentum
         norm.eval()

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from trt_layermerge.blocks import RelaxedBlock
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.inputs import mapped, parts_of
+from trt_layermerge.core.outputs import Kind
 from trt_layermerge.core.tables import ImportanceEntry
-from trt_layermerge.errors import UnsupportedModelError
+from trt_layermerge.errors import UsageError
 from trt_layermerge.importance.distance import Distance
 from trt_layermerge.importance.segments import folded, folded_block, record, rest_of, segment
 from trt_layermerge.importance.table import candidate_seed
@@ -22,7 +24,7 @@ from trt_layermerge.importance.values import RecordedValues
 from trt_layermerge.kinds import kind_of
 from trt_layermerge.merge.relax import build_block, retrace
 from trt_layermerge.merge.repair import REPAIRS, Pairs, repair_in_turn
-from trt_layermerge.merge.surgery import Ports, block_ports
+from trt_layermerge.merge.surgery import Ports, block_ports, inputs_of
 from trt_layermerge.tracing import TracedNetwork
 from trt_layermerge.tracing.activations import activation_module
 
@@ -45,7 +47,7 @@ class CalibrateScorer:
     Args:
         model: The trained network; left untouched.
         graph: What was traced of it.
-        fit_images: Network inputs ``(N, C, H, W)`` to repair on.
+        fit_images: Network inputs to repair on, ``(N, C, H, W)`` or several (``core.inputs``).
         score_images: Network inputs to score on, disjoint from ``fit_images``.
         repairs: Names of the repairs to try.
         batch: Images a batch, or None for as many as a processor's cache holds of the largest
@@ -54,34 +56,36 @@ class CalibrateScorer:
             recomputed when another block is scored, and a repair uses as many of the first images
             as fit.
         seed: Combined with the candidate for whatever a repair draws.
+        kinds: What each output is (``core.outputs``); by default what their shapes tell.
 
     Attributes:
         notes: What the scores depend on besides model and data; ``distance`` says whether they
-            are KL divergences in nats or, where the output is not ``(N, K)``, relative errors.
+            are KL divergences in nats or, where the outputs are no logits, relative errors.
 
     Raises:
-        UsageError: If the graph is not the model's.
-        UnsupportedModelError: If the network takes more than one input.
+        UsageError: If the graph is not the model's, or the images are fewer inputs than it takes.
     """
 
     def __init__(
         self,
         model: nn.Module,
         graph: LayerGraph,
-        fit_images: Tensor,
-        score_images: Tensor,
+        fit_images: Any,
+        score_images: Any,
         *,
         repairs: Sequence[str] = REPAIRS,
         batch: int | None = None,
         limit_bytes: int = 2 << 30,
         seed: int = 0,
+        kinds: Sequence[Kind] | None = None,
     ) -> None:
         self._traced = retrace(model, graph)
         network = folded(self._traced.module).to(memory_format=torch.channels_last)
-        if len(network.graph.find_nodes(op="placeholder")) != 1:
-            raise UnsupportedModelError(
-                "the network takes more than one input, and candidates are scored on images alone; "
-                "wrap it in a module whose forward takes one tensor"
+        names = inputs_of(network)
+        if len(names) != len(parts_of(fit_images)) or len(names) != len(parts_of(score_images)):
+            raise UsageError(
+                f"the network takes {len(names)} inputs ({', '.join(names)}), and candidates are "
+                "scored on images of another number; give all of them (core.inputs.Several)"
             )
         self._repairs, self._seed, self._limit_bytes = tuple(repairs), seed, limit_bytes
         self._rest = lru_cache(partial(rest_of, network))
@@ -89,13 +93,12 @@ class CalibrateScorer:
         ends = _block_ends(self._traced)
         context = {name for unit in graph.units for name in self._rest(unit.nodes.out).needed}
         fit_images, score_images = (
-            images.contiguous(memory_format=torch.channels_last)
-            for images in (fit_images, score_images)
+            mapped(_by_pixel, images) for images in (fit_images, score_images)
         )
         self._fit = RecordedValues(network, fit_images, ends, batch, limit_bytes)
         self._score = RecordedValues(network, score_images, ends | context, batch, limit_bytes)
         answers = [record(network, part, ["output"])["output"] for part in self._score.parts]
-        self._distance = Distance.to(answers)
+        self._distance = Distance.to(answers, kinds, tuple(parts_of(score_images)[0].shape))
         self._screened = min(len(answers), math.ceil(SCREEN_IMAGES / len(self._score.parts[0])))
         self.notes: dict[str, Any] = {
             "method": "calibrate",
@@ -181,6 +184,11 @@ class CalibrateScorer:
             values[ports.out] = activation(z) if activation else z
             output = finish(values)["output"]
             yield from output.split(len(self._score.parts[0])) if together > 1 else [output]
+
+
+def _by_pixel(part: Tensor) -> Tensor:
+    layout = torch.channels_last if part.ndim == 4 else torch.contiguous_format
+    return part.contiguous(memory_format=layout)
 
 
 def _block_ends(traced: TracedNetwork) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.outputs import Kind
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceEntry
 from trt_layermerge.data import LabelledData
@@ -35,6 +37,7 @@ class FinetuneScorer:
         judge: Hold-out to take the accuracy on.
         recipe: How to train; the paper's by default. Its seed is combined with the candidate's.
         device: Name of a torch device.
+        kinds: What each output is (``core.outputs``); None for what their shapes tell.
 
     Attributes:
         base: Accuracy of the untouched network on ``judge``, as a fraction.
@@ -49,10 +52,12 @@ class FinetuneScorer:
         judge: LabelledData,
         recipe: FinetuneRecipe = PRESETS["importance"],
         device: str = "cpu",
+        kinds: Sequence[Kind] | None = None,
     ) -> None:
         self._model, self._graph, self._recipe = model, graph, recipe
         self._train, self._judge, self._device = train, judge, device
-        self.base = accuracy(model, judge)
+        self._kinds = kinds
+        self.base = accuracy(model, judge, kinds=kinds)
         self.notes: dict[str, Any] = {
             "method": "finetune",
             "recipe": recipe.to_json(),
@@ -75,10 +80,20 @@ class FinetuneScorer:
         teacher = self._model if self._recipe.distill_weight > 0 else None
         recipe = replace(self._recipe, seed=seed)
         try:
-            finetune(relaxed, self._train, None, recipe, teacher=teacher, device=self._device)
+            finetune(
+                relaxed,
+                self._train,
+                None,
+                recipe,
+                teacher=teacher,
+                device=self._device,
+                kinds=self._kinds,
+            )
         except DivergedError:
             return ImportanceEntry(-self.base, "finetune")
-        return ImportanceEntry(accuracy(relaxed, self._judge) - self.base, "finetune")
+        return ImportanceEntry(
+            accuracy(relaxed, self._judge, kinds=self._kinds) - self.base, "finetune"
+        )
 
 
 def reinitialise(relaxed: RelaxedNet, unit: int, seed: int) -> None:

@@ -15,6 +15,8 @@ from torch.fx.node import Argument, map_arg
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from trt_layermerge.blocks import ConvNorm
+from trt_layermerge.core.inputs import parts_of
+from trt_layermerge.merge.surgery import inputs_of
 from trt_layermerge.tracing.conv import is_plain_conv
 from trt_layermerge.tracing.reading import is_norm
 
@@ -111,19 +113,19 @@ def rest_of(network: fx.GraphModule, name: str) -> Rest:
     return Rest(tuple(node.name for node in changed)[1:], frozenset(needed))
 
 
-def record(network: fx.GraphModule, images: torch.Tensor, names: Iterable[str]) -> Values:
+def record(network: fx.GraphModule, images: Any, names: Iterable[str]) -> Values:
     """Returns the values of that name on a batch of images, the rest of the network not run.
 
     Args:
-        network: A traced network of one input, in eval mode.
-        images: Its input ``(N, C, H, W)``.
+        network: A traced network, in eval mode.
+        images: Its input ``(N, C, H, W)``, or several (``core.inputs``).
         names: Names of the values, ``output`` for what the network returns.
 
     Raises:
         KeyError: If the network has no such value.
     """
-    (source,) = network.graph.find_nodes(op="placeholder")
-    return segment(network, frozenset({source.name}), tuple(names))({source.name: images})
+    given = dict(zip(inputs_of(network), parts_of(images), strict=True))
+    return segment(network, frozenset(given), tuple(names))(given)
 
 
 def folded(network: fx.GraphModule) -> fx.GraphModule:

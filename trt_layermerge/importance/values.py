@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
+from trt_layermerge.core.inputs import chunks, parts_of
 from trt_layermerge.importance.segments import Values, record, segment
+from trt_layermerge.merge.surgery import inputs_of
 
 CACHE_BYTES = 16 << 20
 """Bytes of the largest value of a batch: more than a processor's cache only makes it wait."""
@@ -42,8 +44,8 @@ class Sizes:
     batched: frozenset[str]
 
     @staticmethod
-    def of(network: fx.GraphModule, images: Tensor) -> Sizes:
-        """Returns the sizes, found on the first two images ``(N, C, H, W)``."""
+    def of(network: fx.GraphModule, images: Any) -> Sizes:
+        """Returns the sizes, found on the first two images ``(N, C, H, W)``, or several inputs."""
         names = [node.name for node in network.graph.nodes]
         one, two = (record(network, images[:count], names) for count in (1, 2))
         return Sizes(
@@ -70,7 +72,7 @@ class RecordedValues:
 
     Args:
         network: The traced network, in eval mode.
-        images: Its inputs ``(N, C, H, W)``.
+        images: Its input ``(N, C, H, W)``, or several (``core.inputs``).
         names: Every value that may be asked for.
         batch: Images a batch, or None for as many as a processor's cache holds.
         limit_bytes: Bytes that kept values may take.
@@ -84,18 +86,20 @@ class RecordedValues:
     def __init__(
         self,
         network: fx.GraphModule,
-        images: Tensor,
+        images: Any,
         names: Iterable[str],
         batch: int | None,
         limit_bytes: int,
     ) -> None:
         self._limit_bytes = limit_bytes
         self._segment = lru_cache(SEGMENTS)(partial(segment, network))
-        (self._input,) = (node.name for node in network.graph.find_nodes(op="placeholder"))
         self.sizes = Sizes.of(network, images)
         self.bytes_an_image = {name: self.sizes.bytes_an_image[name] for name in names}
         self._images = len(images)
-        self.parts = torch.split(images, batch or cached_batch(self.bytes_an_image.values()))
+        size = batch or cached_batch(self.bytes_an_image.values())
+        self.parts = tuple(chunks(images, size))
+        columns = zip(*map(parts_of, self.parts), strict=True)
+        self._inputs: Columns = dict(zip(inputs_of(network), map(list, columns), strict=True))
         self._kept: Columns = {}
         if self.fits(self.bytes_an_image):
             self._keep(tuple(self.bytes_an_image), {})
@@ -174,7 +178,7 @@ class RecordedValues:
 
     def _recorded(self, names: Sequence[str], known: Columns) -> Iterator[Values]:
         """Yields the named values of every batch, computed from the nearest known ones."""
-        columns = {self._input: self.parts, **known}
+        columns = {**self._inputs, **known}
         found = self._segment(frozenset(columns), tuple(names))
         for number in range(len(self.parts)):
             yield found({name: columns[name][number] for name in found.given})

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trt_layermerge.blocks import ConvChain, Kernel, RelaxedBlock
 from trt_layermerge.core.candidate import original_candidate
+from trt_layermerge.core.inputs import parts_of
 from trt_layermerge.errors import UsageError
 from trt_layermerge.kinds import refusal
 from trt_layermerge.merge.relax import RelaxedNet, build_block
@@ -58,7 +60,7 @@ def collapse(relaxed: RelaxedNet) -> nn.Module:
 
 
 @torch.no_grad()
-def collapse_early(relaxed: RelaxedNet, images: Iterable[Tensor] | None) -> None:
+def collapse_early(relaxed: RelaxedNet, images: Iterable[Any] | None) -> None:
     """Makes every block of several parts the one convolution that it merges into, in place.
 
     A batch normalisation follows it that changes nothing at the start: its statistics are those of
@@ -67,7 +69,8 @@ def collapse_early(relaxed: RelaxedNet, images: Iterable[Tensor] | None) -> None
 
     Args:
         relaxed: What to change.
-        images: Batches ``(N, C, H, W)``; None where the values will be filled in from a file.
+        images: Batches ``(N, C, H, W)``, or of several inputs (``core.inputs``); None where the
+            values will be filled in from a file.
 
     Raises:
         UsageError: If there are no images.
@@ -93,7 +96,7 @@ def _fuses(traced: TracedNetwork, index: int) -> bool:
 
 
 def _set_statistics(
-    relaxed: RelaxedNet, changed: list[tuple[ConvChain, Kernel]], images: Iterable[Tensor]
+    relaxed: RelaxedNet, changed: list[tuple[ConvChain, Kernel]], images: Iterable[Any]
 ) -> None:
     """Gives the new normalisations the statistics of what reaches them."""
     sums = {block.last.conv: _Sums() for block, _ in changed}
@@ -101,7 +104,7 @@ def _set_statistics(
     training = relaxed.training
     relaxed.eval()
     for batch in images:
-        relaxed(batch)
+        relaxed(*parts_of(batch))
     relaxed.train(training)
     for handle in handles:
         handle.remove()

@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.merge.relax import RelaxedNet, retrace
-from trt_layermerge.merge.surgery import block_path, block_ports, output_of, tapped
+from trt_layermerge.merge.surgery import block_path, block_ports, outputs_of, tapped
 from trt_layermerge.tracing import TracedNetwork
 
 
@@ -50,9 +50,9 @@ def places(relaxed: RelaxedNet, traced: TracedNetwork) -> tuple[Place, ...]:
 
 
 def matched(relaxed: RelaxedNet, model: nn.Module) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """Returns the changed network and the original, each with more than its output.
+    """Returns the changed network and the original, each with more than its outputs.
 
-    Both return a tuple of equal length: the output, then the values at the changed blocks' ends.
+    Both return a tuple of equal length: the outputs, then the values at the changed blocks' ends.
     The first shares its modules with ``relaxed``, the second is a copy of the original.
 
     Raises:
@@ -60,5 +60,5 @@ def matched(relaxed: RelaxedNet, model: nn.Module) -> tuple[fx.GraphModule, fx.G
     """
     traced = retrace(model, relaxed.graph)
     ends = places(relaxed, traced)
-    mine = tapped(relaxed.net, [output_of(relaxed.net), *(p.mine for p in ends)])
-    return mine, tapped(traced.module, [output_of(traced.module), *(p.theirs for p in ends)])
+    mine = tapped(relaxed.net, [*outputs_of(relaxed.net), *(p.mine for p in ends)])
+    return mine, tapped(traced.module, [*outputs_of(traced.module), *(p.theirs for p in ends)])

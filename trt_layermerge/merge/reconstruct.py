@@ -13,11 +13,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from trt_layermerge.core.inputs import chunks, mapped, parts_of
 from trt_layermerge.errors import DivergedError, UsageError
 from trt_layermerge.merge.matching import Place, matched, places
 from trt_layermerge.merge.relax import RelaxedNet, retrace
@@ -56,7 +57,7 @@ class Reconstruction:
 def reconstruct(
     relaxed: RelaxedNet,
     model: nn.Module,
-    images: Tensor,
+    images: Any,
     how: Reconstruction,
     on_step: OnStep | None = None,
 ) -> None:
@@ -67,7 +68,7 @@ def reconstruct(
     Args:
         relaxed: What to train, best repaired before.
         model: The original network; left untouched.
-        images: Network inputs ``(N, C, H, W)``; no labels are needed.
+        images: Network inputs ``(N, C, H, W)``, or several (``core.inputs``), without labels.
         how: Steps, learning rate and scope.
         on_step: Called after every step.
 
@@ -76,7 +77,7 @@ def reconstruct(
     """
     if len(images) == 0:
         raise UsageError("reconstruction needs images and got none; give at least one batch")
-    images, training = images.to(next(relaxed.parameters())), relaxed.training
+    images, training = _placed(images, relaxed), relaxed.training
     # With weights laid out by pixel, depthwise convolutions train in half the time on a CPU.
     relaxed.eval().to(memory_format=torch.channels_last)
     if how.scope == "each":
@@ -87,18 +88,18 @@ def reconstruct(
 
 
 @torch.no_grad()
-def match_error(relaxed: RelaxedNet, model: nn.Module, images: Tensor) -> float:
+def match_error(relaxed: RelaxedNet, model: nn.Module, images: Any) -> float:
     """Returns the mean, over output and changed blocks' ends, of their error on some images.
 
     Args:
         relaxed: What is judged; put into eval mode.
         model: The original network; left untouched.
-        images: ``(N, C, H, W)``.
+        images: ``(N, C, H, W)``, or several inputs.
 
     Raises:
         UsageError: If the model is another one.
     """
-    images = images.to(next(relaxed.parameters()))
+    images = _placed(images, relaxed)
     mine, theirs = (_values(net, images) for net in matched(relaxed.eval(), model))
     errors = [_error(m, t, _spread(t)) for m, t in zip(mine, theirs, strict=True)]
     return float(torch.stack(errors).mean())
@@ -107,7 +108,7 @@ def match_error(relaxed: RelaxedNet, model: nn.Module, images: Tensor) -> float:
 def _together(
     relaxed: RelaxedNet,
     model: nn.Module,
-    images: Tensor,
+    images: Any,
     how: Reconstruction,
     on_step: OnStep | None,
 ) -> None:
@@ -116,7 +117,7 @@ def _together(
     spreads = [_spread(t) for t in targets]
 
     def loss(chosen: Tensor) -> Tensor:
-        values = zip(mine(images[chosen]), targets, spreads, strict=True)
+        values = zip(mine(*parts_of(images[chosen])), targets, spreads, strict=True)
         return torch.stack([_error(m, t[chosen], spread) for m, t, spread in values]).sum()
 
     owners = relaxed.blocks.values() if how.scope == "blocks" else [relaxed]
@@ -131,7 +132,7 @@ def _together(
 def _each(
     relaxed: RelaxedNet,
     model: nn.Module,
-    images: Tensor,
+    images: Any,
     how: Reconstruction,
     on_step: OnStep | None,
 ) -> None:
@@ -198,19 +199,29 @@ def _share(step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def _values(network: nn.Module, images: Tensor) -> list[Tensor]:
+def _values(network: nn.Module, images: Any) -> list[Tensor]:
     """Returns every value that a network puts out, over all images."""
-    found = [network(part) for part in torch.split(images, CHUNK_IMAGES)]
+    found = [network(*parts_of(part)) for part in chunks(images, CHUNK_IMAGES)]
     return [torch.cat(values) for values in zip(*found, strict=True)]
 
 
+def _placed(images: Any, relaxed: RelaxedNet) -> Any:
+    """Returns inputs where a network is, and in its type unless they are whole numbers."""
+    like = next(relaxed.parameters())
+    return mapped(lambda x: x.to(like) if x.is_floating_point() else x.to(like.device), images)
+
+
 def _spread(targets: Tensor) -> Tensor:
-    """Returns the variance of all values; 1 where they are all the same."""
+    """Returns the variance of all values; 1 where they are all the same, or whole numbers."""
+    if not targets.is_floating_point():
+        return torch.ones((), device=targets.device)
     variance = targets.var()
     return torch.where(variance > 0, variance, torch.ones_like(variance))
 
 
 def _error(values: Tensor, targets: Tensor, spread: Tensor) -> Tensor:
+    if not targets.is_floating_point():
+        return torch.zeros_like(spread)
     return (values - targets).square().mean() / spread
 
 

@@ -13,7 +13,7 @@ from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.unit import ConvUnit
-from trt_layermerge.errors import UnsupportedModelError, UsageError
+from trt_layermerge.errors import CorruptInputError, UnsupportedModelError, UsageError
 from trt_layermerge.kinds import kind_of
 from trt_layermerge.merge.surgery import block_key, block_path, copy_changed_inputs, splice, tidy
 from trt_layermerge.tracing import TracedNetwork, trace_network
@@ -113,9 +113,14 @@ def retrace(model: nn.Module, graph: LayerGraph) -> TracedNetwork:
     """
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     generator = torch.Generator().manual_seed(0)
-    inputs = tuple(
+    drawn = tuple(
         torch.randn(shape, generator=generator).to(like.device, like.dtype)
         for shape in (graph.input_shape, *graph.further_shapes)
+    )
+    # Whole numbers count or choose something: zero is one of them everywhere.
+    inputs = tuple(
+        x if name.startswith(("float", "bfloat")) else torch.zeros_like(x, dtype=_type(name))
+        for x, name in zip(drawn, graph.input_types or ["float"] * len(drawn), strict=True)
     )
     traced = trace_network(model, inputs)
     if _shape_of(traced.graph) != _shape_of(graph):
@@ -125,6 +130,17 @@ def retrace(model: nn.Module, graph: LayerGraph) -> TracedNetwork:
         )
     copy_changed_inputs(traced.module, inputs)
     return replace(traced, graph=graph)
+
+
+def _type(name: str) -> torch.dtype:
+    """Returns a type by its name. Raises ``CorruptInputError`` if torch has none."""
+    found = getattr(torch, name, None)
+    if isinstance(found, torch.dtype):
+        return found
+    raise CorruptInputError(
+        f"the graph names an input of the type {name!r}, which there is not; trace the model again "
+        "(the inspect stage)"
+    )
 
 
 def _shape_of(graph: LayerGraph) -> LayerGraph:

@@ -13,11 +13,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from trt_layermerge.blocks import ConvNorm, RelaxedBlock
 from trt_layermerge.core.candidate import CandidateKey
+from trt_layermerge.core.inputs import mapped, parse, parts_of
 from trt_layermerge.errors import UsageError
 from trt_layermerge.kinds import LEAST_SQUARES, fittable
 from trt_layermerge.merge.leastsq import Moments, sample_positions
 from trt_layermerge.merge.relax import RelaxedNet, retrace
-from trt_layermerge.merge.surgery import block_key, block_path, block_ports, truncated
+from trt_layermerge.merge.surgery import (
+    block_key,
+    block_path,
+    block_ports,
+    inputs_of,
+    truncated,
+)
 
 REPAIRS = ("none", "bn", *LEAST_SQUARES)
 
@@ -54,8 +61,9 @@ def repair(
     Args:
         relaxed: What to fit.
         model: The original network; left untouched.
-        calibration_batches: Images ``(N, C, H, W)``, or tuples that begin with them. They are
-            kept in memory and used several times.
+        calibration_batches: Images ``(N, C, H, W)``, or tuples that begin with them; for a network
+            of several inputs, tuples or dicts of them (``core.inputs.parse``). They are kept in
+            memory and used several times.
         methods: By ``Candidate.key``, one of ``REPAIRS`` (see ``repair_in_turn``); for what is
             not in it ``ls-zero``, and ``bn`` where there is no last convolution that can be fitted.
 
@@ -65,7 +73,12 @@ def repair(
             than ``kinds.limits.FIT_BYTES``.
     """
     like = next(relaxed.parameters())
-    batches = [_images(b).to(like.device, like.dtype) for b in calibration_batches]
+    names = inputs_of(relaxed.net)
+
+    def placed(part: Tensor) -> Tensor:
+        return part.to(like.device, like.dtype if part.is_floating_point() else part.dtype)
+
+    batches = [mapped(placed, _inputs(b, names)) for b in calibration_batches]
     if not batches:
         raise UsageError("repair needs calibration images and got none; pass at least one batch")
     images = sum(len(b) for b in batches)
@@ -177,11 +190,12 @@ def _gather(block: RelaxedBlock, last: ConvNorm, pairs: Pairs, seed: int) -> Mom
 
 
 def _run_both(
-    before: nn.Module, original: nn.Module, batches: Iterable[Tensor]
+    before: nn.Module, original: nn.Module, batches: Iterable[Any]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields what reaches a block, and the original's value at its target."""
     for images in batches:
-        yield before(images), original(images)
+        parts = parts_of(images)
+        yield before(*parts), original(*parts)
 
 
 def _observe(block: RelaxedBlock, last: ConvNorm, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -197,6 +211,11 @@ def _observe(block: RelaxedBlock, last: ConvNorm, inputs: Tensor) -> tuple[Tenso
     finally:
         handle.remove()
     return seen[0], seen[1], output
+
+
+def _inputs(batch: Any, names: Sequence[str]) -> Any:
+    """Returns the inputs in a batch."""
+    return _images(batch) if len(names) == 1 else parse(batch, names)[0]
 
 
 def _images(batch: Any) -> Tensor:

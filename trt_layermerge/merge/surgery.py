@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
 
 from trt_layermerge.blocks import RelaxedBlock
 from trt_layermerge.blocks.algebra import fold_bn
@@ -174,14 +175,17 @@ class _Watch(fx.Interpreter):
 
 
 def truncated(network: fx.GraphModule, name: str) -> fx.GraphModule:
-    """Returns the part of a network that computes one value; modules are shared with it."""
+    """Returns what computes one value of a network from its inputs; modules are shared with it."""
     graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
+    inputs = network.graph.find_nodes(op="placeholder")
+    copies: dict[fx.Node, fx.Node] = {node: graph.node_copy(node) for node in inputs}
+    wanted = node_named(network, name)
     for node in network.graph.nodes:
-        copies[node] = graph.node_copy(node, lambda n: copies[n])
-        if node.name == name:
-            graph.output(copies[node])
+        if wanted in copies:
             break
+        if node not in copies:
+            copies[node] = graph.node_copy(node, lambda n: copies[n])
+    graph.output(copies[wanted])
     return _compiled(network, graph)
 
 
@@ -227,10 +231,17 @@ def between(network: fx.GraphModule, start: str, end: str) -> tuple[fx.GraphModu
     return _compiled(network, graph), [n.name for n in reads if n.op != "get_attr"]
 
 
-def output_of(network: fx.GraphModule) -> str:
-    """Returns the name of the value that a network puts out."""
+def inputs_of(network: fx.GraphModule) -> tuple[str, ...]:
+    """Returns the names of a network's inputs, in order."""
+    return tuple(node.name for node in network.graph.find_nodes(op="placeholder"))
+
+
+def outputs_of(network: fx.GraphModule) -> list[str]:
+    """Returns the names of the values that a network puts out, in order, one as often as it is."""
     (output,) = network.graph.find_nodes(op="output")
-    return str(output.all_input_nodes[0].name)
+    found: list[str] = []
+    map_arg(output.args[0], lambda node: found.append(node.name))
+    return found
 
 
 def fold_batch_norms(network: fx.GraphModule) -> None:

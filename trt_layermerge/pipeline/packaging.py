@@ -11,7 +11,7 @@ import numpy as np
 from trt_layermerge.core.device import PRECISIONS, DeviceInfo, Precision
 from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_bytes, sha256_file
 from trt_layermerge.deploy.sidecar import STEMS
-from trt_layermerge.errors import CorruptInputError, DeviceError, UntrustedInputError
+from trt_layermerge.errors import CorruptInputError, DeviceError, UntrustedInputError, UsageError
 from trt_layermerge.pipeline.recipe import dump_recipe
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.session.built import Built, built_engines, identity_of, wanted_precisions
@@ -33,6 +33,31 @@ if TYPE_CHECKING:
 def packaged_precision(run: Run) -> Precision:
     """Returns the precision of the network that is bundled."""
     return run.recipe.package.precision or run.recipe.measure.precision
+
+
+def refuse_bundles(run: Run) -> None:
+    """Refuses the wanted bundles of a network that their servers would not know how to run.
+
+    Raises:
+        UsageError: If it has several inputs or outputs, or another one than ``(N, K)``; or if
+            DeepStream, which takes outputs for probabilities, would get something else.
+    """
+    session, targets = run.session, run.recipe.package.targets
+    if not targets:
+        return
+    shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in session.answers.items())
+    single = len(session.input_names) == len(session.outputs) == 1
+    if not single or any(value.ndim != 2 for value in session.answers.values()):
+        raise UsageError(
+            f"bundles ({', '.join(targets)}) are of networks that map one batch of images to one "
+            f"output (N, K), and this one maps {', '.join(session.input_names)} to {shapes}; leave "
+            "package.targets out, and take engines and ONNX models from the run's folder"
+        )
+    if "deepstream" in targets and list(session.outputs.values()) != ["classes"]:
+        raise UsageError(
+            f"a bundle for DeepStream gives probabilities of classes, and this network's output is "
+            f"{shapes}, no logits of classes; leave deepstream out of package.targets"
+        )
 
 
 def contents_of(run: Run, baked: Baked) -> Contents:
@@ -118,7 +143,7 @@ def _samples(run: Run, baked: Baked, face: Interface, models: dict[Precision, by
     for precision, model in models.items():
         fixed = with_batch(model, face.batch) if face.max_batch else model
         with backend.open(rounded(fixed)) as runner:
-            outputs[precision] = infer_all(runner, inputs)
+            (outputs[precision],) = infer_all(runner, inputs).values()
     return Samples(inputs, outputs, source)
 
 

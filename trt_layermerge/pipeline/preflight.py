@@ -9,6 +9,8 @@ from trt_layermerge.errors import MissingDependencyError, UsageError
 from trt_layermerge.pipeline.data_files import data_inputs, refuse_overlaps
 from trt_layermerge.pipeline.run import Run
 
+UNTOLD = ", or none that tell the classes of an output"
+
 
 def preflight(run: Run) -> None:
     """Looks at the device, the images, the training recipes and the calibration of a whole run.
@@ -23,6 +25,7 @@ def preflight(run: Run) -> None:
     from trt_layermerge.data.augment import parse_augment
     from trt_layermerge.finetune.device import device_named
     from trt_layermerge.finetune.loop import check_teaching
+    from trt_layermerge.pipeline.packaging import refuse_bundles
     from trt_layermerge.session.images import calibration_of
     from trt_layermerge.session.quantizing import preset_of
     from trt_layermerge.session.scoring import scoring_recipe
@@ -33,17 +36,18 @@ def preflight(run: Run) -> None:
     device_named(run.recipe.device)
     if run.recipe.scale.workers > 1 and find_spec("ray") is None:
         raise MissingDependencyError("ray", "scoring by several workers", "ray")
-    training = training_recipe(run.recipe.finetune, run.seed, run.train.labelled)
-    if run.recipe.importance.method == "finetune" and not run.train.labelled:
+    judged = run.session.judged(run.train)
+    training = training_recipe(run.recipe.finetune, run.seed, judged)
+    if run.recipe.importance.method == "finetune" and not judged:
         raise UsageError(
             "importance.method finetune scores by accuracy, and the training images have no "
-            "labels; choose calibrate, or give images with labels (data.train)"
+            f"labels{UNTOLD}; choose calibrate, or give images with labels (data.train)"
         )
     scoring_recipe(run.recipe.importance, run.seed)
-    if run.recipe.calibrate.qat_epochs and not run.train.labelled:
+    if run.recipe.calibrate.qat_epochs and not judged:
         raise UsageError(
             "calibrate.qat_epochs trains on labels and chooses by accuracy, and the training "
-            "images have no labels; set it to 0, or give images with labels (data.train)"
+            f"images have no labels{UNTOLD}; set it to 0, or give images with labels (data.train)"
         )
     preset_of(run.recipe.calibrate)
     wanted = run.recipe.importance
@@ -60,3 +64,4 @@ def preflight(run: Run) -> None:
             "labels to measure it on; give some (--test imagefolder:DIR or npz:FILE), or take the "
             "limit away (--set verify.max_accuracy_drop=null)"
         )
+    refuse_bundles(run)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.graph_file import load_graph
+from trt_layermerge.core.inputs import parts_of
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyTable
@@ -43,8 +44,6 @@ class Run:
     @cached_property
     def session(self) -> Session:
         """The network on its way; what earlier stages came to is read from the run's folder."""
-        import torch
-
         from trt_layermerge.models.networks import weight_note
         from trt_layermerge.session.session import Session
 
@@ -54,7 +53,7 @@ class Run:
             self.reporter.note(note)
         session = Session(
             recipe.model.build(),
-            torch.zeros(recipe.measure.batch, *recipe.model.input[1:]),
+            recipe.model.example(recipe.measure.batch),
             folder=self.folder.root,
             progress=self.reporter.progress,
             note=self.reporter.note,
@@ -98,14 +97,18 @@ class Run:
             return None
         channels, rows, columns = self.recipe.model.input[1:]
         framing = section.preprocess.framing(rows, columns)
-        data = open_data(source, section.preprocess.build(), framing=framing)
-        found = tuple(data.batch(torch.arange(1))[0].shape[1:])
-        if found != (channels, rows, columns):
-            raise CorruptInputError(
-                f"the images of {source} are inputs of shape {found}, but the network is traced "
-                f"and measured at {(channels, rows, columns)}; set model.input (--input) to the "
-                "shape of the images, or give images of that shape"
-            )
+        more = self.recipe.model.more_inputs
+        inputs = self.session.input_names if more else ("input",)
+        data = open_data(source, section.preprocess.build(), framing=framing, inputs=inputs)
+        parts = parts_of(data.batch(torch.arange(1))[0])
+        expected = [(channels, rows, columns), *(part.shape[1:] for part in more)]
+        for found, wanted in zip((tuple(p.shape[1:]) for p in parts), expected, strict=True):
+            if found != wanted:
+                raise CorruptInputError(
+                    f"the images of {source} are inputs of shape {found}, but the network is "
+                    f"traced and measured at {wanted}; set model.input (--input), and "
+                    "model.more_inputs, to the shapes of the data, or give data of that shape"
+                )
         if split != "train" and section.train is not None:
             return aligned(data, self.train.class_names)
         if split == "train" and (note := order_note(data.class_names)) is not None:

@@ -12,11 +12,19 @@ from trt_layermerge.data.images import Framing, Interpolation
 from trt_layermerge.session.settings import Count, Fraction, Positive, Section, Supported
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
-if TYPE_CHECKING:
-    from torch import nn
+class InputSection(Section):
+    """An input of a network that takes several.
+
+    Attributes:
+        shape: Its shape, ``[N, ...]``.
+        type: Of its numbers.
+    """
+
+    shape: tuple[Count, ...]
+    type: Literal["float32", "int64", "int32"] = "float32"
 
 
 class ModelSection(Section):
@@ -30,12 +38,24 @@ class ModelSection(Section):
         input: Shape of the input, ``[N, C, H, W]``.
         outputs: Names of tensors that an ONNX file is cut at, and which become its outputs; none
             for the file's own.
+        more_inputs: Shape and type of each input after the first, where there are any.
     """
 
     name: str
     weights: str | None = None
     input: tuple[Count, Count, Count, Count] = (1, 3, 224, 224)
     outputs: tuple[str, ...] = ()
+    more_inputs: tuple[InputSection, ...] = ()
+
+    def example(self, batch: int) -> tuple[Tensor, ...]:
+        """Returns inputs of zeros with a number of rows."""
+        import torch
+
+        first = torch.zeros(batch, *self.input[1:])
+        return first, *(
+            torch.zeros(batch, *more.shape[1:], dtype=getattr(torch, more.type))
+            for more in self.more_inputs
+        )
 
     def build(self) -> nn.Module:
         """Returns the network itself, in eval mode. Raises what ``load_network`` raises."""
@@ -47,7 +67,9 @@ class ModelSection(Section):
         """Returns what tells this network from another: its name, and hashes of its files."""
         from trt_layermerge.models.networks import network_inputs
 
-        return network_inputs(self.name, self.weights, self.input, self.outputs)
+        found = network_inputs(self.name, self.weights, self.input, self.outputs)
+        more = [section.model_dump(mode="json") for section in self.more_inputs]
+        return {**found, "more_inputs": more} if more else found
 
 
 class PreprocessSection(Section):

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_layermerge.core.agreement import agreement, classes
+from trt_layermerge.core.agreement import agreements_of
+from trt_layermerge.core.agreement import right as right_classes
+from trt_layermerge.core.inputs import parts_of
+from trt_layermerge.core.outputs import Kinds, judged_by, kinds_of
 from trt_layermerge.errors import AccuracyGateError, UsageError
-from trt_layermerge.export.runtime import Images, logits
+from trt_layermerge.export.runtime import Images, outputs_of
 from trt_layermerge.quantize.preset import Preset
 from trt_layermerge.quantize.qdq import Ranges, check_names, quantizable, quantize_model
 from trt_layermerge.quantize.ranges import calibrate_ranges
@@ -61,6 +64,7 @@ def quantize_within(
     images: Images,
     labels: NDArray[np.int64] | None,
     preset: Preset,
+    kinds: Kinds | None = None,
 ) -> Quantized:
     """Returns the model calibrated on ``batches`` and quantised as ``choose_layers`` does.
 
@@ -70,11 +74,13 @@ def quantize_within(
         images: What the loss is judged on ``(N, C, H, W)``; not the test set.
         labels: Their classes ``(N,)``, or None: then the share of changed answers is judged.
         preset: Method, gate, and the layers that stay in float.
+        kinds: What the outputs are (``core.outputs``); by default what their shapes tell.
 
     Raises:
         The errors of ``calibrate_ranges`` and ``choose_layers``.
     """
-    return choose_layers(model, calibrate_ranges(model, batches, preset), images, labels, preset)
+    ranges = calibrate_ranges(model, batches, preset)
+    return choose_layers(model, ranges, images, labels, preset, kinds)
 
 
 def choose_layers(
@@ -83,6 +89,7 @@ def choose_layers(
     images: Images,
     labels: NDArray[np.int64] | None,
     preset: Preset,
+    kinds: Kinds | None = None,
 ) -> Quantized:
     """Returns the int8 model with the fewest layers in float whose loss is within the preset's.
 
@@ -96,6 +103,7 @@ def choose_layers(
         images: What the loss is judged on ``(N, C, H, W)``; not the test set.
         labels: Classes ``(N,)``, or None: then the share of changed answers is judged.
         preset: ``max_accuracy_drop``, ``max_float_layers`` and ``keep_float``.
+        kinds: What the outputs are (``core.outputs``); by default what their shapes tell.
 
     Raises:
         UsageError: If there is no image, or ``keep_float`` names an unknown node.
@@ -106,27 +114,31 @@ def choose_layers(
         raise UsageError("no images were given to judge int8 on; give at least one")
     names = quantizable(model)
     check_names(preset.keep_float, names)
-    exact = logits(model, images)
-    if exact.ndim != 2 or not classes(exact):
-        labels = None  # there is no class to be right about
+    exact = outputs_of(model, images)
+    if kinds is None:
+        kinds = kinds_of(exact, parts_of(images)[0].shape)
+    # Where no output tells these classes apart, there is nothing to be right about.
+    told = None if labels is None else judged_by(labels, exact, kinds)
 
     def quantised(more: Collection[str]) -> Quantized:
         """Returns the model with these layers in float beside those that always are."""
         keep = tuple(name for name in names if name in preset.keep_float or name in more)
         made = quantize_model(model, ranges, keep)
-        found = logits(made, images)
+        found = outputs_of(made, images)
         right = [
-            None if labels is None else float((outputs.argmax(1) == labels).mean())
+            None
+            if told is None or labels is None
+            else float(right_classes(outputs[told], labels).mean())
             for outputs in (exact, found)
         ]
-        same = agreement(exact, found)
-        return Quantized(made, ranges, keep, (), len(found), same, *right)
+        same = float(agreements_of(exact, found, kinds).mean())
+        return Quantized(made, ranges, keep, (), len(images), same, *right)
 
     some = images[:SENSITIVITY_IMAGES]
     best = quantised(())
     if best.within(preset.max_accuracy_drop):
-        return replace(best, layers=sensitivities(model, ranges, some, kl_images=0))
-    layers = sensitivities(model, ranges, some)
+        return replace(best, layers=sensitivities(model, ranges, some, 0, kinds))
+    layers = sensitivities(model, ranges, some, kinds=kinds)
     order = [name for name in _worst_first(layers) if name not in preset.keep_float]
     most = min(preset.max_float_layers, len(order) - 1)
 

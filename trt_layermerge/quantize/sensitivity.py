@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from trt_layermerge.core.agreement import classes
+from trt_layermerge.core.inputs import parts_of
 from trt_layermerge.core.jsonio import Json
+from trt_layermerge.core.outputs import Kind, Kinds, kinds_of
 from trt_layermerge.export.graph import fresh_names
-from trt_layermerge.export.runtime import Images, batch_of, logits, open_model, rebatch
+from trt_layermerge.export.runtime import Images, batch_of, open_model, outputs_of, rebatch
 from trt_layermerge.quantize.layers import Layer, find_layers, parse
 from trt_layermerge.quantize.qdq import PairWriter, Ranges, at_opset, write_pairs
 
@@ -27,7 +29,8 @@ class LayerError:
         op: Its operator.
         sqnr_db: ``10 log10(Σ y² / Σ (y − ŷ)²)`` in dB, where ``y`` is the layer's float output and
             ``ŷ`` the output with quantised weight and inputs, over all images; infinite if equal.
-        kl: Mean ``KL(p ‖ p̂)`` in nats of the classes' probabilities, or None: not computed.
+        kl: How far the network's answers are moved (``divergence``), the mean over its outputs;
+            ``KL(p ‖ p̂)`` in nats of classes. None: not computed.
     """
 
     name: str
@@ -42,7 +45,11 @@ class LayerError:
 
 
 def sensitivities(
-    model: bytes, ranges: Ranges, images: Images, kl_images: int = 16
+    model: bytes,
+    ranges: Ranges,
+    images: Images,
+    kl_images: int = 16,
+    kinds: Kinds | None = None,
 ) -> tuple[LayerError, ...]:
     """Returns the cost of each quantisable layer, in the order of the graph.
 
@@ -54,6 +61,7 @@ def sensitivities(
         ranges: Largest magnitude of each activation.
         images: Preprocessed images ``(N, C, H, W)``.
         kl_images: How many of them ``kl`` is computed on.
+        kinds: What the outputs are (``core.outputs``); by default what their shapes tell.
 
     Raises:
         The errors of ``quantize_model``, and ``DeviceError`` if ONNX Runtime fails.
@@ -64,11 +72,15 @@ def sensitivities(
     losses: list[float | None] = [None] * len(layers)
     if kl_images:
         few = images[:kl_images]
-        reference = logits(model, few)
-        losses = [
-            kl_divergence(reference, logits(_with_one(proto, layer, ranges), few))
-            for layer in layers
-        ]
+        reference = outputs_of(model, few)
+        known = kinds or kinds_of(reference, parts_of(few)[0].shape)
+
+        def moved(layer: Layer) -> float:
+            other = outputs_of(_with_one(proto, layer, ranges), few)
+            each = [divergence(reference[name], other[name], kind) for name, kind in known.items()]
+            return sum(each) / len(each)
+
+        losses = [moved(layer) for layer in layers]
     return tuple(
         LayerError(layer.name, layer.op, ratio, loss)
         for layer, ratio, loss in zip(layers, ratios, losses, strict=True)
@@ -99,12 +111,23 @@ def signal_to_noise(
     ]
 
 
-def kl_divergence(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Returns the mean over images of ``Σ p (log p − log p̂)`` in nats, from logits ``(N, C)``.
+def divergence(reference: NDArray[Any], other: NDArray[Any], kind: Kind) -> float:
+    """Returns how far an output is moved: 0 where it is the same.
 
-    One output has no classes: of such, ``Σ (y − ŷ)² / Σ y²``.
+    Of ``classes``, the mean over images and pixels of ``Σ p (log p − log p̂)`` in nats, with p the
+    softmax over the classes; of ``labels`` and ``indices`` the share that is another one; of
+    ``values`` ``Σ (y − ŷ)² / Σ y²``.
+
+    Args:
+        reference: Logits ``(N, C, ...)``, or other outputs.
+        other: Those to compare, of the same shape.
+        kind: What they are.
     """
-    if not classes(reference):
+    if kind == "labels":
+        return float(((reference > 0) != (other > 0)).mean())
+    if kind == "indices":
+        return float((reference != other).mean())
+    if kind == "values":
         exact = reference.astype(np.float64)
         signal = float((exact**2).sum())
         noise = float(((exact - other) ** 2).sum())

@@ -15,7 +15,6 @@ from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.data.loader import Images
-from trt_layermerge.finetune.evaluate import known_accuracy
 from trt_layermerge.merge import Certificate
 from trt_layermerge.session.session import Session
 from trt_layermerge.session.training import Metric
@@ -130,10 +129,10 @@ def compress(
     Args:
         model: The trained network; left untouched.
         train_loader: Any iterable of batches that can be passed over again: images
-            ``(N, C, H, W)`` as the network takes them, or tuples of images and labels ``(N,)``.
-            Without labels the original network alone teaches.
-        example_inputs: An input ``(N, C, H, W)``, or a tuple of one, of the shape, batch included,
-            that latency counts at.
+            ``(N, C, H, W)`` as the network takes them, or tuples of images and labels ``(N,)``; of
+            several inputs as ``Session`` tells. Without labels the original network alone teaches.
+        example_inputs: An input ``(N, C, H, W)``, or a tuple of all inputs, of the shape, batch
+            included, that latency counts at.
         speedup: Latency of the original divided by the budget, above 1; 1.5 where neither this, nor
             ``budget_ms``, nor ``settings`` names one.
         budget_ms: Latency that the measured network must meet, in place of a speed-up.
@@ -194,11 +193,6 @@ def compress(
     session.export()
     judged = test_loader if test_loader is not None else val_loader
     merged, original = (
-        _quality(network, judged, metric) for network in (session.merged, session.model)
+        session.quality(network, judged, metric) for network in (session.merged, session.model)
     )
     return Result(session, session.bench(), merged, original)
-
-
-def _quality(network: nn.Module, images: Images | None, metric: Metric | None) -> float | None:
-    """Returns how good a network is: its metric, or its accuracy on labelled images, or None."""
-    return known_accuracy(network, images) if metric is None else metric(network)

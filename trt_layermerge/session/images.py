@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trt_layermerge.core.inputs import joined, mapped
 from trt_layermerge.data import LabelledData, split
 from trt_layermerge.data.loader import Batch, Images, batch_of
 from trt_layermerge.errors import UsageError
@@ -20,11 +21,11 @@ class TensorImages:
     """Images in memory.
 
     Attributes:
-        images: Network inputs ``(N, C, H, W)``.
-        labels: ``(N,)`` int64, or None.
+        images: Network inputs ``(N, C, H, W)``, or several (``core.inputs``).
+        labels: int64, ``(N,)`` or of every pixel ``(N, H, W)``, or None.
     """
 
-    images: Tensor
+    images: Any
     labels: Tensor | None = None
     class_names: tuple[str, ...] = ()
 
@@ -36,7 +37,7 @@ class TensorImages:
         """Whether there are labels."""
         return self.labels is not None
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+    def batch(self, indices: Tensor) -> tuple[Any, Tensor | None]:
         """Returns images ``(n, C, H, W)`` and their labels ``(n,)``, or None."""
         return self.images[indices], None if self.labels is None else self.labels[indices]
 
@@ -83,9 +84,33 @@ def in_memory(images: Images, count: int) -> LabelledData:
         raise UsageError("the loader gives no images; give one that can be iterated again")
     labels = [known for _, known in found if known is not None]
     return TensorImages(
-        torch.cat([image.detach().cpu().float() for image, _ in found])[:count],
+        joined([mapped(plain, inputs) for inputs, _ in found], torch.cat)[:count],
         torch.cat(labels).cpu()[:count] if len(labels) == len(found) else None,
     )
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Returns an input on the CPU, in float32 unless it holds whole numbers."""
+    here = tensor.detach().cpu()
+    return here.float() if here.is_floating_point() else here
+
+
+def random_like(example: Any, count: int, seed: int) -> Any:
+    """Returns random inputs of the kind of an example; whole numbers are the example's.
+
+    Args:
+        example: Inputs of the network.
+        count: How many rows.
+        seed: Of the random numbers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(part: Tensor) -> Tensor:
+        if part.is_floating_point():
+            return torch.randn(count, *part.shape[1:], generator=generator)
+        return part[torch.arange(count) % len(part)]
+
+    return mapped(drawn, example)
 
 
 def calibration_of(
@@ -112,6 +137,6 @@ def calibration_of(
     return fit, split(rest, score_images, seed)[0] if score_images < len(rest) else rest
 
 
-def images_of(data: LabelledData, count: int | None = None) -> Tensor:
-    """Returns the first images of a set, or all, as one tensor ``(N, C, H, W)``."""
+def images_of(data: LabelledData, count: int | None = None) -> Any:
+    """Returns the first inputs of a set, or all, as one batch ``(N, C, H, W)``."""
     return data.batch(torch.arange(len(data) if count is None else min(count, len(data))))[0]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import inf
 from statistics import median
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.device import Precision
@@ -25,13 +26,13 @@ from trt_layermerge.search.evaluator import Measured
 
 
 def onnx_of(
-    module: nn.Module, example: Tensor, precision: Precision, fallback: Precision = "fp32"
+    module: nn.Module, example: Any, precision: Precision, fallback: Precision = "fp32"
 ) -> bytes:
     """Returns a network as ONNX bytes at a precision, for timing only: int8 is not calibrated.
 
     Args:
         module: The network, in eval mode.
-        example: An input ``(N, C, H, W)``.
+        example: An input ``(N, C, H, W)``, or several (``core.inputs``).
         precision: What to type it for.
         fallback: The float type of what int8 does not quantise.
     """
@@ -48,7 +49,7 @@ class Networks:
     Attributes:
         model: The original network, in eval mode.
         graph: What was traced of it.
-        example: An input ``(N, C, H, W)`` of the batch that is measured.
+        example: An input ``(N, C, H, W)``, or several, of the batch that is measured.
         precision: Precision of all of them.
         fallback: The float type of what int8 does not quantise.
         meter: What measures.
@@ -57,7 +58,7 @@ class Networks:
 
     model: nn.Module
     graph: LayerGraph
-    example: Tensor
+    example: Any
     precision: Precision
     fallback: Precision
     meter: Meter

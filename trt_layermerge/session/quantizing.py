@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +18,16 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from trt_layermerge.core.agreement import right
 from trt_layermerge.core.callbacks import Callbacks
+from trt_layermerge.core.inputs import Several, mapped
 from trt_layermerge.core.jsonio import Json, sha256_bytes, write_bytes, write_json
+from trt_layermerge.core.outputs import Kinds, judged_by
 from trt_layermerge.data import LabelledData, Part, batches, draw, split
 from trt_layermerge.deploy.sidecar import Network
 from trt_layermerge.errors import AccuracyGateError, UsageError
 from trt_layermerge.export.onnx import export_bytes
-from trt_layermerge.export.runtime import logits
+from trt_layermerge.export.runtime import Images, outputs_of
 from trt_layermerge.quantize.choose import Quantized, choose_layers, quantize_within
 from trt_layermerge.quantize.preset import Preset, load_preset
 from trt_layermerge.quantize.qdq import Ranges, check_names, quantizable
@@ -56,11 +60,12 @@ def quantize_networks(
     folder: Path,
     original: nn.Module,
     merged: nn.Module,
-    example: Tensor,
+    example: Any,
     train: LabelledData,
     val: LabelledData | None,
     settings: Settings,
     tell: Callbacks,
+    kinds: Kinds,
 ) -> tuple[str, ...]:
     """Writes both exported networks in int8, and ``calibration.json``; returns the files' names.
 
@@ -68,18 +73,24 @@ def quantize_networks(
         folder: Where the float32 ONNX models are, and where the others go.
         original: The original network, which teaches where rounding is trained.
         merged: The merged network, which may be trained with int8's rounding; left untouched.
-        example: An input ``(N, C, H, W)`` of the exported batch.
+        example: An input ``(N, C, H, W)``, or several, of the exported batch.
         train: Images to calibrate on.
         val: Images to judge by, or None to judge on training images.
         settings: How to calibrate.
         tell: What is called meanwhile.
+        kinds: What the outputs are (``core.outputs``).
 
     Raises:
         UsageError: If rounding is to be trained without labels, or a name is unknown.
         AccuracyGateError: If int8 loses more than the preset allows.
     """
+    if settings.calibrate.qat_epochs and isinstance(example, Several):
+        raise UsageError(
+            "calibrate.qat_epochs trains with int8's rounding, and networks of several inputs are "
+            "not; set it to 0"
+        )
     preset = preset_of(settings.calibrate)
-    masters, images = masters_in(folder), _images(train, val, preset)
+    masters, images = masters_in(folder), _images(train, val, preset, kinds)
     presets = presets_of(preset, masters)
     networks: Json = {}
     qat = None
@@ -130,34 +141,44 @@ class _Images:
     Attributes:
         fit: Training images.
         judged_on: Where the others come from: ``val`` or ``train``.
-        pixels: The others ``(N, C, H, W)``.
+        pixels: The others ``(N, C, H, W)``, or several inputs (``core.inputs``).
         labels: Their classes; None where there are no labels.
+        kinds: What the network's outputs are.
     """
 
     fit: LabelledData
     judged_on: str
-    pixels: NDArray[np.float32]
+    pixels: Images
     labels: NDArray[np.int64] | None
+    kinds: Kinds
 
     def quantise(self, model: bytes, preset: Preset) -> Quantized:
         """Returns a float32 model in int8."""
-        return quantize_within(model, self.batches, self.pixels, self.labels, preset)
+        return quantize_within(model, self.batches, self.pixels, self.labels, preset, self.kinds)
 
     def attempt(
         self, model: bytes, ranges: Ranges, preset: Preset
     ) -> tuple[Quantized | None, AccuracyGateError | None]:
         """Returns a float32 model in int8 by known ranges, or why it loses too much."""
         try:
-            return choose_layers(model, ranges, self.pixels, self.labels, preset), None
+            found = choose_layers(model, ranges, self.pixels, self.labels, preset, self.kinds)
+            return found, None
         except AccuracyGateError as error:
             return None, error
 
     def right(self, model: bytes) -> float:
         """Returns the share of the judging images that a model is right on."""
-        return float(np.mean(logits(model, self.pixels).argmax(1) == self.labels))
+        outputs = outputs_of(model, self.pixels)
+        told = None if self.labels is None else judged_by(self.labels, outputs, self.kinds)
+        if told is None or self.labels is None:
+            raise UsageError(
+                "calibrate.qat_epochs chooses by accuracy, and no output is logits of the classes "
+                "that the labels tell; set it to 0, or say what the outputs are for (task)"
+            )
+        return float(right(outputs[told], self.labels).mean())
 
     @property
-    def batches(self) -> Iterable[NDArray[np.float32]]:
+    def batches(self) -> Iterable[Images]:
         """What to calibrate on, as often as it is gone through."""
         return _Batches(self.fit)
 
@@ -175,11 +196,11 @@ class _Batches:
 
     fit: LabelledData
 
-    def __iter__(self) -> Iterator[NDArray[np.float32]]:
-        return (images.numpy() for images, _ in batches(self.fit, BATCH))
+    def __iter__(self) -> Iterator[Images]:
+        return (mapped(Tensor.numpy, images) for images, _ in batches(self.fit, BATCH))
 
 
-def _images(train: LabelledData, val: LabelledData | None, preset: Preset) -> _Images:
+def _images(train: LabelledData, val: LabelledData | None, preset: Preset, kinds: Kinds) -> _Images:
     judge: LabelledData
     if val is None:
         judge, train = split(train, min(JUDGED_IMAGES, len(train) // 2), preset.seed)
@@ -188,7 +209,9 @@ def _images(train: LabelledData, val: LabelledData | None, preset: Preset) -> _I
     fit = Part(train, torch.from_numpy(preset.sample(len(train))))
     pixels, labels = judge.batch(torch.arange(len(judge)))
     known = None if labels is None else labels.numpy()
-    return _Images(fit, "train" if val is None else "val", pixels.numpy(), known)
+    return _Images(
+        fit, "train" if val is None else "val", mapped(Tensor.numpy, pixels), known, kinds
+    )
 
 
 @dataclass(frozen=True)
@@ -198,7 +221,7 @@ class _Rounding:
     folder: Path
     original: nn.Module
     merged: nn.Module
-    example: Tensor
+    example: Any
     train: LabelledData
     settings: Settings
     tell: Callbacks

@@ -11,6 +11,7 @@ from torch import nn
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json, read_lines, sha256_json
+from trt_layermerge.core.outputs import Kind
 from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.data import LabelledData, split
 from trt_layermerge.data.loader import Images
@@ -52,7 +53,13 @@ def scoring_recipe(section: ImportanceSection, seed: int) -> FinetuneRecipe:
     return FinetuneRecipe.from_json({**preset("importance").to_json(), **changes})
 
 
-def scorer_of(model: nn.Module, graph: LayerGraph, train: Images, settings: Settings) -> MakeScorer:
+def scorer_of(
+    model: nn.Module,
+    graph: LayerGraph,
+    train: Images,
+    settings: Settings,
+    kinds: tuple[Kind, ...] | None = None,
+) -> MakeScorer:
     """Returns what makes the scorer of the wanted method; all that it needs is loaded.
 
     Args:
@@ -60,16 +67,26 @@ def scorer_of(model: nn.Module, graph: LayerGraph, train: Images, settings: Sett
         graph: What was traced of it.
         train: The training images.
         settings: Method, numbers of images, device and seed.
+        kinds: What each output is (``core.outputs``); None for what their shapes tell.
     """
     section, seed = settings.importance, settings.seed
     if section.method == "finetune":
         data: LabelledData = in_memory(train, 1 << 20)
         held_out, rest = split(data, section.score_images, seed)
         recipe = scoring_recipe(section, seed)
-        return partial(FinetuneScorer, model, graph, rest, held_out, recipe, device=settings.device)
+        device = settings.device
+        return partial(
+            FinetuneScorer, model, graph, rest, held_out, recipe, device=device, kinds=kinds
+        )
     fit, score = calibration_of(train, section.fit_images, section.score_images, seed)
     return partial(
-        CalibrateScorer, model, graph, images_of(fit), images_of(score), seed=settings.seed
+        CalibrateScorer,
+        model,
+        graph,
+        images_of(fit),
+        images_of(score),
+        seed=settings.seed,
+        kinds=kinds,
     )
 
 

@@ -12,15 +12,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.inputs import Several, parse, parts_of
 from trt_layermerge.core.jsonio import Json, sha256_bytes, sha256_file, write_json
+from trt_layermerge.core.outputs import judged_by
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
 from trt_layermerge.data.loader import Images
 from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.export.onnx import ExportReport, export_onnx
+from trt_layermerge.finetune.evaluate import known_accuracy
 from trt_layermerge.finetune.loop import FinetuneResult
 from trt_layermerge.finetune.processes import ProcessGroup
 from trt_layermerge.importance.table import fill_table
@@ -31,7 +34,7 @@ from trt_layermerge.search.problem import Problem, uses_paper_protocol
 from trt_layermerge.session.benching import bench_networks
 from trt_layermerge.session.building import About, build_engines
 from trt_layermerge.session.deployed import MERGED
-from trt_layermerge.session.images import images_of, in_memory
+from trt_layermerge.session.images import images_of, in_memory, random_like
 from trt_layermerge.session.latency import measure_latency
 from trt_layermerge.session.quantizing import quantize_networks, save_weights
 from trt_layermerge.session.recorded import Recorded
@@ -46,9 +49,10 @@ from trt_layermerge.session.searching import (
     save_choice,
     save_frontier,
 )
+from trt_layermerge.session.settings import Settings
 from trt_layermerge.session.state import State, with_goal
-from trt_layermerge.session.training import Metric, Racers, Teaching
-from trt_layermerge.session.verifying import image_batches, verify_networks
+from trt_layermerge.session.training import Metric, Racers, Teaching, first_labels
+from trt_layermerge.session.verifying import UNLABELLED_IMAGES, image_batches, verify_networks
 
 REPAIRED = "repaired.safetensors"
 STATE = "finetune.state.safetensors"
@@ -62,12 +66,15 @@ class Session(State):
     (or a loop of one's own over the network that ``relax`` returned), ``merge``, ``export``,
     ``quantize``, ``build``, ``bench``, ``verify``. Each takes what the ones before it came to.
     Images may be any iterable of batches that can be passed over again: tensors ``(N, C, H, W)``,
-    or tuples of images and labels ``(N,)``. A verb without images takes those of an earlier one.
+    or tuples of images and labels: ``(N,)``, or of every pixel ``(N, H, W)``, where 255 is none.
+    For a network of several inputs, a batch is a tuple of them, a dict of them by the names of
+    ``forward``'s parameters, or a tuple of either and labels. A verb without images takes those of
+    an earlier one. Outputs may be nested (``outputs`` tells their names and kinds).
 
     Args:
         model: The trained network; left untouched.
-        example_inputs: An input ``(N, C, H, W)``, or a tuple of one; latency is measured at its
-            shape, N included.
+        example_inputs: An input ``(N, C, H, W)``, or a tuple of all inputs of a network that takes
+            several, images first; latency is measured at their shapes, N included.
         backend: What measures: ``onnxruntime``, ``torch``, ``tensorrt``, ``tensorrt_rtx``.
         precision: ``fp32``, ``fp16`` or ``int8``: what is measured and deployed.
         folder: Where tables, weights and engines go, and from where an interrupted session
@@ -77,8 +84,8 @@ class Session(State):
         note: Called with whatever is worth a line.
         settings: What else decides the outcome, as the sections of a recipe (``measure``,
             ``search``, ``importance``, ``finetune``, ``calibrate``, ``build``, ``scale``), with
-            ``device`` and ``seed``; what they say comes before ``backend``, ``precision`` and
-            ``seed``, and a ``Settings`` object says all.
+            ``task`` (what the outputs are for), ``device`` and ``seed``; what they say comes before
+            ``backend``, ``precision`` and ``seed``, and a ``Settings`` object says all.
         preprocess: How an image becomes an input, for the files beside an engine; None where
             pixels are inputs as they are.
         class_names: Names of the classes, for the same.
@@ -87,12 +94,13 @@ class Session(State):
             model is used itself then, not a copy.
 
     Raises:
-        UsageError: If a setting cannot be used, or the example is not one ``(N, C, H, W)``; in a
-            verb, if one before it that it needs was not called.
+        UsageError: If a setting cannot be used, or the example is no ``(N, C, H, W)``; in a verb,
+            if one before it that it needs was not called.
 
     Attributes:
         model: A copy of the network in eval mode, on the CPU.
-        example: The input.
+        example: The input, or several (``core.inputs``).
+        outputs: What the network puts out, by name, and of which kind it is (``core.outputs``).
         settings: Everything that decides what the verbs do.
         folder: Where the files are.
     """
@@ -139,10 +147,11 @@ class Session(State):
         wanted = to_score(self.graph, self.candidates, self.latencies.table, settings)
         path, told = self.folder / "importance.jsonl", dict(notes or self._score_notes())
         set_aside(path, told)
+        kinds = tuple(self.outputs.values())
         gpus = int(settings.importance.method == "finetune" and settings.device != "cpu")
 
         def missing(candidates: Sequence[Candidate]) -> Any:
-            make = lambda: scorer_of(self.model, self.graph, images, settings)  # noqa: E731
+            make = lambda: scorer_of(self.model, self.graph, images, settings, kinds)  # noqa: E731
             return scores(candidates, make, settings.scale, gpus)
 
         self._made["importance"] = fill_table(
@@ -166,6 +175,7 @@ class Session(State):
             "model": sha256_bytes(weights),
             "graph": sha256_file(self.folder / "graph.json"),
             "method": self.settings.importance.method,
+            "task": self.settings.task,
         }
 
     def search(
@@ -230,7 +240,7 @@ class Session(State):
         starts = self._starts(train)
         _, score = self._calibration(train)
         judges = score if val is None else in_memory(val, 1 << 20)
-        teaching = Teaching(self.model, train, val, metric, self.settings, self.tell)
+        teaching = self._teaching(train, val, metric, self.settings)
         return WholeNetworks(
             self.networks,
             starts,
@@ -338,7 +348,18 @@ class Session(State):
             merged = section.model_copy(update={"options": {**section.options, **options}})
             settings = settings.model_copy(update={"finetune": merged})
         judges = self._given("val", val)
-        return Teaching(self.model, images, judges, metric, settings, self.tell)
+        return self._teaching(images, judges, metric, settings)
+
+    def _teaching(
+        self, train: Images, val: Images | None, metric: Metric | None, settings: Settings
+    ) -> Teaching:
+        kinds, judged = tuple(self.outputs.values()), self.judged(train)
+        return Teaching(self.model, train, val, metric, settings, self.tell, kinds, judged)
+
+    def judged(self, images: Images) -> bool:
+        """Returns whether images have labels, and these tell the classes of an output."""
+        labels = first_labels(images)
+        return labels is not None and judged_by(labels, self.answers, self.outputs) is not None
 
     def teach(
         self, teaching: Teaching, *, identity: str = "", group: ProcessGroup | None = None
@@ -367,12 +388,12 @@ class Session(State):
         """Writes the weights of the relaxed network to a file of the folder (safetensors)."""
         save_weights(self.relaxed, self.folder / name)
 
-    def merge(self, images: Tensor | None = None) -> nn.Module:
+    def merge(self, images: Any = None) -> nn.Module:
         """Merges the trained network's blocks, and certifies that it computes the same.
 
         Args:
-            images: What both are compared on, ``(N, C, H, W)``; by default training images, and
-                random ones where there are none.
+            images: What both are compared on, a batch ``(N, C, H, W)`` or of several inputs; by
+                default training images, and random ones where there are none.
 
         Returns:
             A plain ``nn.Module`` in eval mode with fewer convolutions.
@@ -382,7 +403,8 @@ class Session(State):
         """
         relaxed = self.relaxed.eval()
         merged = collapse(relaxed)
-        certificate = certify(relaxed, merged, self._some_images(CERTIFIED_IMAGES, images))
+        inputs = self._some_images(CERTIFIED_IMAGES, images)
+        certificate = certify(relaxed, merged, parts_of(inputs))
         write_json(self.folder / "certificate.json", "certificate", certificate.to_json())
         if not certificate.ok:
             raise UnsupportedModelError(
@@ -394,25 +416,25 @@ class Session(State):
         self._made |= {"merged": merged, "certificate": certificate}
         return merged
 
-    def _some_images(self, count: int, images: Tensor | None = None) -> Tensor:
+    def _some_images(self, count: int, images: Any = None) -> Any:
         """Returns the images given, some training images, or random ones."""
         if images is not None:
-            return images
+            several = isinstance(self.example, Several)
+            return parse(images, self.input_names)[0] if several else images
         train = self._images.get("train")
         if train is not None:
             return images_of(in_memory(train, count), count)
-        generator = torch.Generator().manual_seed(self.settings.seed)
-        return torch.randn(count, *self.example.shape[1:], generator=generator)
+        return random_like(self.example, count, self.settings.seed)
 
     def export(
-        self, path: str | Path | None = None, *, check: Tensor | None = None
+        self, path: str | Path | None = None, *, check: Any = None
     ) -> dict[str, ExportReport]:
         """Writes both networks as ONNX, ``original.onnx`` and ``model.onnx``, compared with torch.
 
         Args:
             path: Where else the merged network's ONNX model goes, or None.
-            check: Images ``(N, C, H, W)`` to compare on; by default training images, and none
-                where there are none.
+            check: A batch of images ``(N, C, H, W)``, or of several inputs, to compare on; by
+                default training images, and none where there are none.
 
         Returns:
             What was written, by the file's name.
@@ -420,14 +442,20 @@ class Session(State):
         Raises:
             UnsupportedModelError: If ONNX cannot express it, or computes something else.
         """
-        if check is None and self._images.get("train") is not None:
-            check = self._some_images(COMPARED_IMAGES)
+        if check is not None or self._images.get("train") is not None:
+            check = self._some_images(COMPARED_IMAGES, check)
         if check is None:
             self.tell.note("no images to compare ONNX with torch on: exported unchecked")
         free = self.settings.build.max_batch is not None
         reports = {
             name: export_onnx(
-                network, self.example, self.folder / name, dynamic_batch=free, check=check
+                network,
+                self.example,
+                self.folder / name,
+                input_names=self.input_names,
+                output_names=list(self.outputs),
+                dynamic_batch=free,
+                check=check,
             )
             for name, network in (("original.onnx", self.model), ("model.onnx", self.merged))
         }
@@ -463,6 +491,7 @@ class Session(State):
             None if judges is None else in_memory(judges, 1 << 12),
             self.settings,
             self.tell,
+            self.outputs,
         )
 
     def build(self) -> tuple[str, ...]:
@@ -489,8 +518,7 @@ class Session(State):
             DeviceError: If a network cannot be built or run.
             UntrustedInputError: If an engine does not belong to its sidecar.
         """
-        if not (self.folder / "build.json").is_file():
-            write_json(self.folder / "build.json", "build", {"engines": []})
+        self._told_of_engines()
         backend = None if self.elsewhere else self.backend
         return bench_networks(
             self.folder,
@@ -531,17 +559,40 @@ class Session(State):
             "repaired": self._repaired(),
             "merged": self.merged,
         }
+        self._told_of_engines()
         train = self._given("train", train)
-        shape, seed = self.example.shape[1:], self.settings.seed
+        test = self._given("test", test)
+        drawn = random_like(self.example, UNLABELLED_IMAGES, self.settings.seed)
         return verify_networks(
             self.folder,
             networks,
-            image_batches(test, train, shape, seed, self.tell),
+            image_batches(test, train, drawn, self.tell),
             self.settings,
+            self.outputs,
             max_accuracy_drop=max_accuracy_drop,
             unseen=unseen,
             trust=self.trust_engine,
         )
+
+    def _told_of_engines(self) -> None:
+        """Says that there are no engines where ``build`` was not called."""
+        if not (self.folder / "build.json").is_file():
+            write_json(self.folder / "build.json", "build", {"engines": []})
+
+    def quality(
+        self, network: nn.Module, images: Images | None, metric: Metric | None = None
+    ) -> float | None:
+        """Returns how good a network is: its metric, or its accuracy on labelled images, or None.
+
+        Args:
+            network: One with the outputs of the session's.
+            images: Images with labels; None without.
+            metric: What tells instead; higher is better.
+        """
+        if metric is not None:
+            return metric(network)
+        judged = self._given("judges", images)
+        return known_accuracy(network, judged, kinds=tuple(self.outputs.values()))
 
     def _repaired(self) -> nn.Module:
         """Returns the network as training found it; the merged one where that was not kept."""

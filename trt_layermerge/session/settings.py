@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from trt_layermerge.core.device import Precision
+from trt_layermerge.core.outputs import Task
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -284,6 +285,9 @@ class Settings(Section):
         calibrate: How int8 is calibrated.
         build: Which engines are built.
         scale: Which processes score candidates.
+        task: What the outputs are for, which decides how answers are compared (``core.outputs``):
+            ``auto`` (by their shapes), ``classification``, ``segmentation``, ``multilabel`` or
+            ``regression``; or one of these for some outputs by name.
         device: Name of the torch device that trains.
         seed: Of everything random.
     """
@@ -295,6 +299,7 @@ class Settings(Section):
     calibrate: CalibrateSection = CalibrateSection()
     build: BuildSection = BuildSection()
     scale: ScaleSection = ScaleSection()
+    task: Task | dict[str, Task] = "auto"
     device: str = "cpu"
     seed: Seed = 0
 

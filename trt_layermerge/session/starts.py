@@ -10,7 +10,9 @@ import torch
 
 from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.inputs import chunks, parts_of
 from trt_layermerge.core.jsonio import Json
+from trt_layermerge.core.outputs import Kind
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable
 from trt_layermerge.data import LabelledData, draw, split
@@ -46,6 +48,7 @@ class Starts:
         train: Images to reconstruct on.
         settings: How to start.
         tell: What is called meanwhile.
+        kinds: What each output is (``core.outputs``); None for what their shapes tell.
     """
 
     model: torch.nn.Module
@@ -55,6 +58,7 @@ class Starts:
     train: LabelledData | None
     settings: Settings
     tell: Callbacks
+    kinds: tuple[Kind, ...] | None = None
 
     def bare(self, plan: MergePlan) -> RelaxedNet:
         """Returns a plan's network with the original weights, all blocks unmerged."""
@@ -78,7 +82,7 @@ class Starts:
         changed = network.plan.changed
         found = {c.key: self.importance[c].repair for c in changed if c in self.importance}
         methods = {key: name for key, name in found.items() if name is not None}
-        repair(network, self.model, torch.split(images_of(self._images), BATCH), methods)
+        repair(network, self.model, chunks(images_of(self._images), BATCH), methods)
 
     def start(self, plan: MergePlan) -> tuple[RelaxedNet, Json | None]:
         """Returns a plan's network before the training, and what reconstruction came to."""
@@ -92,7 +96,7 @@ class Starts:
             self.repair(network)
         told = self._reconstructed(network) if section.reconstruct.steps else None
         if section.collapsed:
-            collapse_early(network, torch.split(images_of(self._images), BATCH))
+            collapse_early(network, chunks(images_of(self._images), BATCH))
         return told
 
     @property
@@ -148,8 +152,8 @@ def joint_delta(starts: Starts, plan: MergePlan, score: LabelledData) -> float:
         plan: Which network.
         score: The images that single candidates are scored on, for a distance in the same unit.
     """
-    parts = torch.split(images_of(score), BATCH)
+    parts = list(chunks(images_of(score), BATCH))
     network = starts.repaired(plan)
     with torch.no_grad():
-        distance = Distance.to([starts.model(part) for part in parts])
-        return -distance.of(network(part) for part in parts)
+        distance = Distance.to([starts.model(*parts_of(part)) for part in parts], starts.kinds)
+        return -distance.of(network(*parts_of(part)) for part in parts)

@@ -21,24 +21,28 @@ from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.graph_file import load_graph, save_graph
+from trt_layermerge.core.inputs import Several, batch, parts_of
+from trt_layermerge.core.outputs import Kinds, described, kinds_of, named
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.core.tables import ImportanceTable
 from trt_layermerge.data import LabelledData
-from trt_layermerge.data.loader import Images
+from trt_layermerge.data.loader import Images, SeveralInputs
 from trt_layermerge.errors import UsageError
+from trt_layermerge.export.onnx import input_names_of, output_names_of
 from trt_layermerge.measure.meter import Meter
 from trt_layermerge.merge import Certificate, RelaxedNet, collapse
 from trt_layermerge.models.weights import fill
 from trt_layermerge.session.candidates import load_candidates, write_candidates
 from trt_layermerge.session.deployed import MERGED
-from trt_layermerge.session.images import calibration_of, in_memory
+from trt_layermerge.session.images import calibration_of, in_memory, plain
 from trt_layermerge.session.latency import Latencies
 from trt_layermerge.session.meters import meter_of
 from trt_layermerge.session.networks import Networks
 from trt_layermerge.session.settings import Settings
 from trt_layermerge.session.starts import Starts
 from trt_layermerge.tracing import trace
+from trt_layermerge.tracing.prepare import as_inputs, evaluate, shapes
 
 _T = TypeVar("_T")
 
@@ -73,13 +77,14 @@ class State:
         trust_engine: bool = False,
         stored: bool = False,
     ) -> None:
-        inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-        if len(inputs) != 1 or inputs[0].ndim != 4:
+        inputs = as_inputs(example_inputs)
+        if inputs[0].ndim != 4 or any(not x.ndim or len(x) != len(inputs[0]) for x in inputs):
             raise UsageError(
-                f"{len(inputs)} example inputs were given, and a session needs one batch of images "
-                "(N, C, H, W); wrap the network in a module whose forward takes one tensor"
+                f"the example inputs are of the shapes {shapes(inputs)}, and a session needs "
+                "images (N, C, H, W) first and, of every other input, N rows; wrap the network in "
+                "a module whose forward takes them so"
             )
-        self.example = inputs[0].detach().cpu().float()
+        self.example = batch(tuple(map(plain, inputs)))
         self.model = model if stored else copy.deepcopy(model).cpu().eval()
         if isinstance(settings, Settings):
             self.settings = settings
@@ -108,6 +113,8 @@ class State:
     def _given(self, name: str, images: Images | None) -> Images | None:
         """Returns images that a verb was given, or else those of an earlier one."""
         if images is not None:
+            if isinstance(self.example, Several) and not isinstance(images, LabelledData):
+                images = SeveralInputs(images, self.input_names)
             self._images[name] = images
         return self._images.get(name)
 
@@ -154,6 +161,34 @@ class State:
             self.tell,
         )
 
+    @cached_property
+    def answers(self) -> dict[str, Tensor]:
+        """What the network puts out for the example, by name."""
+        output = evaluate(self.model, parts_of(self.example))
+        return named(output, output_names_of(self.model, output, self.input_names))
+
+    @cached_property
+    def outputs(self) -> Kinds:
+        """What the network puts out, by name, and what kind of answer each is (``core.outputs``).
+
+        Raises:
+            UsageError: If ``task`` names an output that there is not.
+            UnsupportedModelError: If the network gives no tensors, or some not image by image.
+        """
+        tensors, image = self.answers, parts_of(self.example)[0].shape
+        kinds = kinds_of(tensors, image, self.settings.task)
+        if [(kinds[name], value.ndim) for name, value in tensors.items()] != [("classes", 2)]:
+            self.tell.note(
+                f"outputs are compared by what they are: {described(tensors, kinds)}; say what "
+                "they are for where that is not right (task)"
+            )
+        return kinds
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """What the network's inputs are called, in order."""
+        return input_names_of(self.model, len(parts_of(self.example)))
+
     # What the verbs came to.
 
     @property
@@ -180,7 +215,8 @@ class State:
             UnsupportedModelError: If the network cannot be traced.
             CorruptInputError: If a weight is not finite.
         """
-        graph = trace(self.model, self.example)
+        graph = trace(self.model, parts_of(self.example))
+        _ = self.outputs  # refused before anything is measured
         save_graph(graph, self.folder / "graph.json")
         self._made["graph"] = graph
         self._made["candidates"] = write_candidates(self.folder, graph, self.settings.search)
@@ -254,6 +290,7 @@ class State:
             None if train is None or not section.steps else in_memory(train, section.images),
             self.settings,
             self.tell,
+            tuple(self.outputs.values()),
         )
 
 

@@ -7,18 +7,25 @@ from collections.abc import Callable, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trt_layermerge.core.callbacks import Callbacks
+from trt_layermerge.core.inputs import mapped, parts_of
+from trt_layermerge.core.outputs import Kind, named
 from trt_layermerge.core.plan import MergePlan
-from trt_layermerge.data import LabelledData, batches, draw
+from trt_layermerge.data import LabelledData, Part, batches, draw
 from trt_layermerge.data.loader import Images, batch_of
 from trt_layermerge.errors import DivergedError
 from trt_layermerge.finetune import loop
-from trt_layermerge.finetune.evaluate import NotANumberError, accuracy, evaluating
+from trt_layermerge.finetune.evaluate import (
+    NotANumberError,
+    accuracy,
+    evaluating,
+    known_accuracy,
+)
 from trt_layermerge.finetune.recipe import FinetuneRecipe, preset
 from trt_layermerge.importance.distance import Distance
 from trt_layermerge.merge import RelaxedNet, hold_activations, set_linearity
@@ -49,12 +56,12 @@ JUDGES = 4096
 """Images that judge a rung at most."""
 
 
-def labelled(images: Images) -> bool:
-    """Whether images have labels; a loader's first batch tells."""
+def first_labels(images: Images) -> Tensor | None:
+    """Returns the labels of a set's first image or a loader's first batch, or None without."""
     if isinstance(images, LabelledData):
-        return images.labelled
+        return images.batch(torch.arange(1))[1] if images.labelled else None
     first = next(iter(images), None)
-    return first is not None and batch_of(first)[1] is not None
+    return None if first is None else batch_of(first)[1]
 
 
 def training_recipe(section: FinetuneSection, seed: int, has_labels: bool) -> FinetuneRecipe | None:
@@ -96,6 +103,9 @@ class Teaching:
         metric: How good a network is, in place of its accuracy on ``val``; None for that.
         settings: How to train.
         tell: What is called meanwhile.
+        kinds: What each output is (``core.outputs``); None for what their shapes tell.
+        judged: Whether labels of the images tell the classes of an output; without, the original
+            network alone teaches.
     """
 
     model: nn.Module
@@ -104,12 +114,13 @@ class Teaching:
     metric: Metric | None
     settings: Settings
     tell: Callbacks
+    kinds: tuple[Kind, ...] | None = None
+    judged: bool = True
 
     @property
     def recipe(self) -> FinetuneRecipe | None:
         """How to train, or None for no training."""
-        settings = self.settings
-        return training_recipe(settings.finetune, settings.seed, labelled(self.train))
+        return training_recipe(self.settings.finetune, self.settings.seed, self.judged)
 
     def __call__(
         self,
@@ -146,6 +157,7 @@ class Teaching:
             device=self.settings.device,
             group=group,
             metric=self.metric,
+            kinds=self.kinds,
         )
         network.cpu().eval()
         self.model.cpu()
@@ -170,6 +182,10 @@ class Teaching:
                 set_linearity(held, share, over)
 
         return follow
+
+
+def _on_cpu(output: Any) -> dict[str, Tensor]:
+    return {name: value.cpu() for name, value in named(output).items()}
 
 
 @dataclass(frozen=True)
@@ -210,6 +226,7 @@ class Racers:
                 on_epoch=lambda _: found.append(self.judge(network)),
                 device=settings.device,
                 stop_after=rungs,
+                kinds=self.teaching.kinds,
             )
         except (DivergedError, NotANumberError):
             found.append(-math.inf)
@@ -244,17 +261,21 @@ class Racers:
         if self.teaching.metric is not None:
             return self.teaching.metric
         judges = draw(self.judges, JUDGES, self.starts.settings.seed)
-        if self.teaching.val is not None and judges.labelled:
-            return partial(accuracy, data=judges)
-        model = self.starts.model
+        kinds, model = self.teaching.kinds, self.starts.model
+        first = Part(judges, torch.arange(1))
+        if self.teaching.val is not None and known_accuracy(model, first, kinds=kinds) is not None:
+            return partial(accuracy, data=judges, kinds=kinds)
         with torch.no_grad():
-            distance = Distance.to([model(part) for part, _ in batches(judges, BATCH)])
+            distance = Distance.to(
+                [model(*parts_of(part)) for part, _ in batches(judges, BATCH)], kinds
+            )
 
         def closeness(network: nn.Module) -> float:
             device = next(network.parameters()).device
             with evaluating(network):
                 return -distance.of(
-                    network(part.to(device)).cpu() for part, _ in batches(judges, BATCH)
+                    _on_cpu(network(*parts_of(mapped(lambda x: x.to(device), part))))
+                    for part, _ in batches(judges, BATCH)
                 )
 
         return closeness

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,9 @@ from trt_layermerge.backends import get_backend
 from trt_layermerge.backends.base import Array
 from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.device import Precision
+from trt_layermerge.core.inputs import mapped, parts_of
 from trt_layermerge.core.jsonio import Json, write_bytes, write_json
+from trt_layermerge.core.outputs import Kinds, named
 from trt_layermerge.data import LabelledData, pairs
 from trt_layermerge.data.loader import Images
 from trt_layermerge.deploy.comparison import Subject
@@ -35,7 +38,7 @@ from trt_layermerge.session.deployed import (
     RUNTIME_FALLBACK,
     deployed_model,
 )
-from trt_layermerge.session.images import images_of, in_memory
+from trt_layermerge.session.images import images_of, in_memory, plain
 from trt_layermerge.session.settings import Settings
 
 TOLERANCE: dict[Precision, float | None] = {"fp32": 1e-3, "fp16": 5e-2, "int8": None}
@@ -52,6 +55,7 @@ def verify_networks(
     networks: Mapping[str, nn.Module],
     batches: Iterable[Batch],
     settings: Settings,
+    kinds: Kinds,
     *,
     max_accuracy_drop: float | None,
     unseen: Sequence[str],
@@ -64,6 +68,7 @@ def verify_networks(
         networks: The torch networks ``original``, ``repaired`` and ``merged``, in eval mode.
         batches: Images ``(n, C, H, W)`` with labels ``(n,)`` or None (``image_batches``).
         settings: Which precisions and which batch.
+        kinds: What the outputs are, by name (``core.outputs``).
         max_accuracy_drop: Largest loss of accuracy, as a fraction; None for no gate.
         unseen: Reasons why the images are none that nothing else has seen.
         trust: Whether engines without a matching sidecar are loaded.
@@ -73,8 +78,8 @@ def verify_networks(
         CorruptInputError: If a label is beyond the classes.
         UntrustedInputError: If an engine is not to be trusted.
     """
-    answers = {name: _answer(network) for name, network in networks.items()}
-    result = verify(batches, answers, subjects(folder, settings, trust=trust))
+    answers = {name: _answer(network, kinds) for name, network in networks.items()}
+    result = verify(batches, answers, subjects(folder, settings, trust=trust), kinds)
     failed = None
     try:
         gate(result, max_accuracy_drop)
@@ -84,6 +89,7 @@ def verify_networks(
         leave_models(folder, wrong, settings.measure.batch)
     body = {
         **result.to_json(),
+        "outputs": dict(kinds),
         "repaired_accuracy": result.accuracies["repaired"],
         "unverified": [*result.unverified, *unseen],
         "failed_gate": failed,
@@ -93,38 +99,40 @@ def verify_networks(
 
 
 def image_batches(
-    test: Images | None, train: Images | None, shape: Sequence[int], seed: int, tell: Callbacks
+    test: Images | None, train: Images | None, drawn: Any, tell: Callbacks
 ) -> Iterator[Batch]:
     """Yields the test images with their labels, or others without where there are none.
 
     Args:
         test: Images for the final figures, or None.
         train: Training images, of which some serve without labels where there are no others.
-        shape: Shape of one input, ``(C, H, W)``, for random ones where there are no images at all.
-        seed: Of these.
+        drawn: Random inputs, where there are no images at all.
         tell: What is called meanwhile.
     """
     if test is not None:
         done, total = 0, len(test) if isinstance(test, LabelledData) else 0
         for images, labels in pairs(test, BATCH):
             tell.progress("verifying", done, max(total, done + len(images)))
-            yield images.cpu().float().numpy(), None if labels is None else labels.cpu().numpy()
+            yield mapped(_array, images), None if labels is None else labels.cpu().numpy()
             done += len(images)
         tell.progress("verifying", done, done)
         return
     if train is not None:
         few = in_memory(train, UNLABELLED_IMAGES)
-        yield images_of(few, UNLABELLED_IMAGES).numpy(), None
-        return
-    generator = torch.Generator().manual_seed(seed)
-    yield torch.randn((UNLABELLED_IMAGES, *shape), generator=generator).numpy(), None
+        drawn = images_of(few, UNLABELLED_IMAGES)
+    yield mapped(_array, drawn), None
 
 
-def _answer(network: nn.Module) -> Answer:
-    def answer(images: Array) -> Array:
+def _array(tensor: Tensor) -> Array:
+    found: Array = plain(tensor).numpy()
+    return found
+
+
+def _answer(network: nn.Module, kinds: Kinds) -> Answer:
+    def answer(images: Any) -> dict[str, Array]:
         with torch.no_grad():
-            outputs: Tensor = network(torch.from_numpy(images))
-        return outputs.numpy()
+            output = network(*(torch.from_numpy(part) for part in parts_of(images)))
+        return {name: value.numpy() for name, value in named(output, list(kinds)).items()}
 
     return answer
 

@@ -79,4 +79,8 @@ def trace_network(model: nn.Module, example_inputs: torch.Tensor | Inputs) -> Tr
         )
     reading = Reading(module, opaque)
     first, *others = (tuple(x.shape) for x in inputs)
-    return TracedNetwork(module, replace(build_graph(reading, first), further_shapes=tuple(others)))
+    types = tuple(str(x.dtype).removeprefix("torch.") for x in inputs)
+    if all(x.is_floating_point() for x in inputs):
+        types = ()
+    graph = build_graph(reading, first)
+    return TracedNetwork(module, replace(graph, further_shapes=tuple(others), input_types=types))

@@ -30,6 +30,7 @@ def _settings(run: Run) -> Json:
         "train": data_inputs(data.train),
         "val": data_inputs(data.val),
         "preprocess": run.preprocessing,
+        "task": run.recipe.task,
         "qat": {"epochs": epochs, "seed": run.seed} if epochs else None,
     }
 

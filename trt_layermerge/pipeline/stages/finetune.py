@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trt_layermerge.core.jsonio import Json, read_lines, sha256_json, write_lines
-from trt_layermerge.finetune.evaluate import known_accuracy
 from trt_layermerge.finetune.recipe import DEVIATIONS, FinetuneRecipe
 from trt_layermerge.pipeline.data_files import data_inputs
 from trt_layermerge.pipeline.run import Run
@@ -27,6 +26,7 @@ def _settings(run: Run) -> Json:
         "val": data_inputs(data.val),
         "preprocess": run.preprocessing,
         "seed": run.seed,
+        "task": run.recipe.task,
     }
 
 
@@ -37,7 +37,7 @@ def _run(run: Run) -> tuple[str, ...]:
     network = session.relax()
     reconstruction = session.repair(run.train)
     session.save("repaired.safetensors")
-    start = known_accuracy(network, val)
+    start = session.quality(network, val)
     rows: list[Json] = []
     if teaching.recipe is not None:
         result = session.teach(
@@ -50,7 +50,7 @@ def _run(run: Run) -> tuple[str, ...]:
     header = {
         "start": section.start,
         "start_val_accuracy": start,
-        "original_val_accuracy": known_accuracy(session.model, val),
+        "original_val_accuracy": session.quality(session.model, val),
         "reconstruction": reconstruction,
         "recipe": teaching.recipe.to_json() if teaching.recipe else None,
     }
@@ -64,8 +64,9 @@ def _note_what_to_expect(run: Run, recipe: FinetuneRecipe | None) -> None:
         note("neither repaired nor trained: expect a poor network")
     if recipe is not None and section.preset in DEVIATIONS:
         note(f"{section.preset}: {DEVIATIONS[section.preset]}")
-    if not run.train.labelled:
-        note("the training images have no labels: everything is learnt from the original network")
+    if not run.session.judged(run.train):
+        why = "labels that no output tells" if run.train.labelled else "no labels"
+        note(f"the training images have {why}: everything is learnt from the original network")
     val = run.data("val")
     if val is None or not val.labelled:
         note("no accuracy is reported before verify: there are no labelled images to choose by")

@@ -18,6 +18,7 @@ def _settings(run: Run) -> Json:
         "train": data_inputs(run.recipe.data.train),
         "preprocess": run.preprocessing,
         "seed": run.seed,
+        "task": run.recipe.task,
     }
 
 

@@ -17,6 +17,7 @@ def _settings(run: Run) -> Json:
         "batch": run.recipe.measure.batch,
         "rules": search.rules,
         "limits": search.limits.model_dump(mode="json"),
+        "task": run.recipe.task,
     }
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from trt_layermerge.core.jsonio import Json, read_json, write_json
 from trt_layermerge.errors import UsageError
 from trt_layermerge.pipeline.data_files import data_inputs
-from trt_layermerge.pipeline.packaging import contents_of, packaged_precision
+from trt_layermerge.pipeline.packaging import contents_of, packaged_precision, refuse_bundles
 from trt_layermerge.pipeline.recipe import dump_recipe
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
@@ -42,6 +42,7 @@ def _run(run: Run) -> tuple[str, ...]:
             "nothing says what the bundle is for; type --for plain, triton, deepstream or "
             "isaac-ros, or name package.targets in the recipe"
         )
+    refuse_bundles(run)
     for stage in (bench.STAGE, verify.STAGE):  # what fails a gate is not bundled
         stage.gate(run)
     made: dict[Baked, Contents] = {}

@@ -119,7 +119,7 @@ def _summary(run: Run) -> Json:
             "seed": run.seed,
             "preprocess": run.recipe.data.preprocess.build().to_json(),
             "input": {
-                "name": "input",
+                "name": next(iter(_read(run, "export")["models"]["model.onnx"]["inputs"])),
                 "shape": [bench["batch"], *run.recipe.model.input[1:]],
             },
             "speedup_low": bench["low"],

@@ -25,6 +25,7 @@ def _settings(run: Run) -> Json:
     return {
         "search": recipe.search.model_dump(mode="json", exclude={"rules", "limits"}),
         "seed": run.seed,
+        "task": run.recipe.task,
         **judges,
         **source,
     }

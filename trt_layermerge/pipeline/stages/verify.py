@@ -19,6 +19,7 @@ def _settings(run: Run) -> Json:
         "test": data_inputs(data.test),
         "seen": seen_before(data),
         "preprocess": run.preprocessing,
+        "task": run.recipe.task,
         "max_accuracy_drop": run.recipe.verify.max_accuracy_drop,
         "precisions": wanted_precisions(run.recipe),
         "engines": engine_hashes(run.folder.root),
