@@ -267,6 +267,29 @@ def test_a_plan_of_ones_own_takes_the_place_of_a_search(model: nn.Module, images
         session.quantize([images])
 
 
+@pytest.mark.parametrize("most", [None, 4])
+def test_a_network_with_tfs_padding_is_verified_as_exported(most: int | None) -> None:
+    """For one batch, and for any up to four: verify takes what export made, and so do bundles."""
+    torch.manual_seed(0)
+    network = timm.create_model("tf_mobilenetv3_small_minimal_100", num_classes=5)
+    settings = {"build": {"engine": "none", "max_batch": most}}
+    example = torch.zeros(1, 3, 32, 32)
+    session = tlm.Session(network, example, backend="fake", precision="fp16", settings=settings)
+    gone = next(c for c in session.candidates if c.kind == "identity")
+    session.use(tlm.MergePlan.of(session.graph, [gone]))
+    session.relax()
+    session.merge()
+    reports = session.export(check=torch.randn(3, 3, 32, 32))
+    for report in reports.values():
+        assert set(report.nodes) == {"Conv", "Relu", "Add", "GlobalAveragePool", "Flatten", "Gemm"}
+        assert report.input_shape == (1 if most is None else "batch", 3, 32, 32)
+    session.build()
+    body, _ = session.verify(torch.randn(6, 3, 32, 32).split(3))
+    found = [c["max_rel"] for c in body["comparisons"]]
+    assert body["failed_gate"] is None and len(found) == 4 and None not in found
+    assert max(found[:2]) < 1e-5
+
+
 @pytest.fixture
 def images() -> Tensor:
     return torch.randn(4, 3, 16, 16)

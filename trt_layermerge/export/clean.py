@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.export.graph import checked
+from trt_layermerge.export.padding import absorb_pads
 
 IR_VERSION = 8
 """What ONNX 1.12 wrote: TensorRT 8.6 and its contemporaries read it."""
@@ -18,12 +19,16 @@ IR_VERSION = 8
 def clean(model: onnx.ModelProto) -> onnx.ModelProto:
     """Returns an equivalent model, sorted, without ``Constant``, ``Identity`` and dead nodes.
 
+    Padding is part of the layer that it is for (``padding.absorb_pads``).
+
     Raises:
         UnsupportedModelError: If it has not exactly one input and one output, or ONNX's own
             checker with strict shape inference refuses it.
     """
     with contextlib.redirect_stdout(sys.stderr):  # where graphsurgeon would print its warnings
         graph = _folded(model)
+        absorb_pads(graph)
+        graph.cleanup(remove_unused_node_outputs=True)
     for kind, tensors in (("input", graph.inputs), ("output", graph.outputs)):
         if len(tensors) != 1:
             raise UnsupportedModelError(
