@@ -14,6 +14,7 @@ from torch import nn
 from trt_layermerge.core.codec import dump
 from trt_layermerge.core.jsonio import Json, sha256_bytes, write_bytes
 from trt_layermerge.errors import UnsupportedModelError, UsageError
+from trt_layermerge.export.batch import with_batch
 from trt_layermerge.export.clean import clean
 from trt_layermerge.export.exporters import RawExport, export_raw
 from trt_layermerge.export.fp16 import beyond_half, kept_in_float
@@ -165,7 +166,22 @@ def _exported(
         )
     raw = export_raw(module, example, names, dynamic_batch)
     model = clean(raw.model)
-    return RawExport(model, raw.exporter, raw.notes), model.SerializeToString(deterministic=True)
+    data: bytes = model.SerializeToString(deterministic=True)
+    if dynamic_batch:
+        _refuse_frozen(data)
+    return RawExport(model, raw.exporter, raw.notes), data
+
+
+def _refuse_frozen(model: bytes) -> None:
+    """Refuses a model of a dynamic batch that cannot take one image, before anything is built."""
+    try:
+        with_batch(model, 1)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(
+            "the network cannot be exported for any batch, since its own code keeps the batch of "
+            f"the example ({error}); leave build.max_batch out, so that it is exported for the "
+            "measured batch alone"
+        ) from error
 
 
 def difference(model: bytes, module: nn.Module, images: torch.Tensor) -> tuple[float, float]:
