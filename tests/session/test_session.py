@@ -267,6 +267,21 @@ def test_a_plan_of_ones_own_takes_the_place_of_a_search(model: nn.Module, images
         session.quantize([images])
 
 
+def test_random_weights_are_told_even_where_nobody_listens(
+    model: nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    example = torch.zeros(1, 3, 16, 16)
+    untrained = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+    session = tlm.Session(untrained, example, backend="fake")
+    assert "random weights" in caplog.text and len(session.notes) == 1
+    heard: list[str] = []
+    caplog.clear()
+    tlm.Session(untrained, example, backend="fake", note=heard.append)
+    assert heard == list(session.notes) and not caplog.text
+    assert tlm.Session(model, example, backend="fake").notes == ()
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("most", [None, 4])
 def test_a_network_with_tfs_padding_is_verified_as_exported(most: int | None) -> None:
     """For one batch, and for any up to four: verify takes what export made, and so do bundles."""
@@ -285,6 +300,7 @@ def test_a_network_with_tfs_padding_is_verified_as_exported(most: int | None) ->
         assert report.input_shape == (1 if most is None else "batch", 3, 32, 32)
     session.build()
     body, _ = session.verify(torch.randn(6, 3, 32, 32).split(3))
+    assert body["notes"] == list(session.notes) and "random weights" in body["notes"][0]
     found = [c["max_rel"] for c in body["comparisons"]]
     assert body["failed_gate"] is None and len(found) == 4 and None not in found
     assert max(found[:2]) < 1e-5

@@ -119,7 +119,8 @@ def summary_view(summary: Result) -> RenderableType:
         "largest_certificate_error": _scientific(summary.get("certificate_max_rel_error")),
         "seed": summary.get("seed"),
     }
-    return Group(table("Result", ("", "original", "merged"), rows), fields_view(facts))
+    notes = (Text(f"note: {note}") for note in summary.get("notes", ()))
+    return Group(table("Result", ("", "original", "merged"), rows), fields_view(facts), *notes)
 
 
 def calibrate_view(result: Result) -> RenderableType:

@@ -75,6 +75,8 @@ def load_recipe(
             _put(given, "search.budget_ms", None)
         if key == "measure.host" and "measure.recorded" not in overrides:
             _put(given, "measure.recorded", False)
+    if {"data.preprocess.mean", "data.preprocess.std"} <= overrides.keys():
+        _put(given, "data.preprocess.assumed", False)
     _anchor(given, Path.cwd())
     _merge(body, given)
     try:

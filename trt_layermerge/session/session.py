@@ -95,6 +95,7 @@ class Session(State):
         example: The input.
         settings: Everything that decides what the verbs do.
         folder: Where the files are.
+        notes: What was taken for lack of better, such as random weights, a sentence each.
     """
 
     def measure(self) -> LatencyTable:
@@ -540,6 +541,7 @@ class Session(State):
             self.settings,
             max_accuracy_drop=max_accuracy_drop,
             unseen=unseen,
+            notes=self.notes,
             trust=self.trust_engine,
         )
 

@@ -55,6 +55,7 @@ def verify_networks(
     *,
     max_accuracy_drop: float | None,
     unseen: Sequence[str],
+    notes: Sequence[str],
     trust: bool,
 ) -> tuple[Json, tuple[str, ...]]:
     """Writes ``verify.json``; returns it, and the names of the files that were written.
@@ -66,6 +67,7 @@ def verify_networks(
         settings: Which precisions and which batch.
         max_accuracy_drop: Largest loss of accuracy, as a fraction; None for no gate.
         unseen: Reasons why the images are none that nothing else has seen.
+        notes: What was taken for lack of better, a sentence each.
         trust: Whether engines without a matching sidecar are loaded.
 
     Raises:
@@ -86,6 +88,7 @@ def verify_networks(
         **result.to_json(),
         "repaired_accuracy": result.accuracies["repaired"],
         "unverified": [*result.unverified, *unseen],
+        "notes": [*notes],
         "failed_gate": failed,
     }
     write_json(folder / "verify.json", "verify", body)
