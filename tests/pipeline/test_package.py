@@ -21,9 +21,11 @@ from trt_layermerge.deploy.sidecar import sidecar_path
 from trt_layermerge.errors import (
     CorruptInputError,
     LatencyGateError,
+    UnsupportedModelError,
     UntrustedInputError,
     UsageError,
 )
+from trt_layermerge.pipeline import packaging
 from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.options import RunOptions
 from trt_layermerge.pipeline.packaging import sample_inputs
@@ -67,6 +69,25 @@ def test_all_targets_of_one_run(runs: Path) -> None:
     assert plain.models["fp32"] == (runs / "tiny" / "model.onnx").read_bytes()
     assert plain.weights_sha256 == sha256_file(runs / "tiny" / "merged.safetensors")
     assert any("RGB from 0 to 255" in note for note in reporter.notes)
+
+
+def test_a_precision_that_is_impossible_is_left_out_of_the_bundle(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = packaging.deployed_model
+
+    def deployed_model(folder: Path, network: Any, precision: Any, fallback: Any) -> bytes:
+        if precision == "fp16":
+            raise UnsupportedModelError("a constant is too large")
+        return real(folder, network, precision, fallback)
+
+    monkeypatch.setattr(packaging, "deployed_model", deployed_model)
+    monkeypatch.setattr(packaging, "wanted_precisions", lambda _: ("fp32", "fp16"))
+    _, reporter = package(runs, package__targets=["plain"])
+    assert read_bundle(runs / "tiny" / "deploy" / "plain")[1].models.keys() == {"fp32"}
+    assert "the bundle has no fp16 network: a constant is too large" in reporter.notes
+    with pytest.raises(UnsupportedModelError, match="too large"):
+        package(runs, package__targets=["plain"], package__precision="fp16")
 
 
 def test_a_bundle_is_made_again_only_if_it_must_be(runs: Path) -> None:

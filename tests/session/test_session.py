@@ -282,6 +282,30 @@ def test_random_weights_are_told_even_where_nobody_listens(
     assert not caplog.text
 
 
+def test_a_precision_that_is_impossible_is_noted_by_every_verb() -> None:
+    """All weights of a layer are zero in half precision; single precision is judged as ever."""
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+    nn.init.uniform_(second.weight, 1e-9, 2e-9)
+    network = nn.Sequential(first, nn.ReLU(), second, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    settings = {"build": {"engine": "auto", "precisions": ["fp32", "fp16"]}}
+    example = torch.zeros(1, 3, 8, 8)
+    session = tlm.Session(network, example, backend="fake", settings=settings)
+    session.use(tlm.MergePlan.of(session.graph, []))
+    session.relax()
+    session.merge(torch.randn(2, 3, 8, 8))
+    session.export()
+    bench = session.bench()
+    assert [pair["precision"] for pair in bench["precisions"]] == ["fp32"]
+    assert "is zero in float16" in {u["precision"]: u["reason"] for u in bench["untimed"]}["fp16"]
+    body, _ = session.verify([torch.randn(4, 3, 8, 8)])
+    reasons = {c["name"]: c["reason"] for c in body["comparisons"]}
+    assert reasons["original.onnx"] is None and reasons["model.onnx"] is None
+    assert body["failed_gate"] is None
+    (said,) = (s for s in body["unverified"] if "fp16" in s)
+    assert "original.fp16.onnx, model.fp16.onnx were not run" in said and "zero in float16" in said
+
+
 @pytest.mark.parametrize("most", [None, 4])
 def test_a_network_with_tfs_padding_is_verified_as_exported(most: int | None) -> None:
     """For one batch, and for any up to four: verify takes what export made, and so do bundles."""

@@ -11,7 +11,12 @@ import numpy as np
 from trt_layermerge.core.device import PRECISIONS, DeviceInfo, Precision
 from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_bytes, sha256_file
 from trt_layermerge.deploy.sidecar import STEMS
-from trt_layermerge.errors import CorruptInputError, DeviceError, UntrustedInputError
+from trt_layermerge.errors import (
+    CorruptInputError,
+    DeviceError,
+    UnsupportedModelError,
+    UntrustedInputError,
+)
 from trt_layermerge.pipeline.recipe import dump_recipe
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.session.built import Built, built_engines, identity_of, wanted_precisions
@@ -47,7 +52,14 @@ def contents_of(run: Run, baked: Baked) -> Contents:
 
     recipe, precision = run.recipe, packaged_precision(run)
     wanted = {precision, *wanted_precisions(recipe)}
-    models = {p: _model(run, baked, p, ENGINE_FALLBACK) for p in PRECISIONS if p in wanted}
+    models = {}
+    for other in (p for p in PRECISIONS if p in wanted):
+        try:
+            models[other] = _model(run, baked, other, ENGINE_FALLBACK)
+        except UnsupportedModelError as error:
+            if other in (precision, "fp32"):
+                raise
+            run.reporter.note(f"the bundle has no {other} network: {error}")
     portable = _model(run, baked, "int8", RUNTIME_FALLBACK) if "int8" in models else None
     face = _interface(run, models["fp32"])
     runnable = models if portable is None else {**models, "int8": portable}
