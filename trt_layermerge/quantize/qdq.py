@@ -111,7 +111,11 @@ def write_pairs(proto: ModelProto, chosen: Iterable[Layer], ranges: Mapping[str,
 
 
 class PairWriter:
-    """Makes the Q/DQ pairs of one graph: one for each activation or weight, made when asked for."""
+    """Makes the Q/DQ pairs of one graph: one for each activation or weight, made when asked for.
+
+    Attributes:
+        fresh: Makes a wanted name of a value one that neither the graph nor a pair has.
+    """
 
     def __init__(self, graph: GraphProto, ranges: Mapping[str, float]) -> None:
         self._graph = graph
@@ -119,7 +123,7 @@ class PairWriter:
         self._weights = {tensor.name: tensor for tensor in graph.initializer}
         self._made: dict[tuple[str, int | None], str] = {}
         self._nodes: list[NodeProto] = []
-        self._fresh = fresh_names(graph)
+        self.fresh = fresh_names(graph)
         self._constants: list[TensorProto] = []
 
     def inputs(self, node: NodeProto, layer: Layer) -> list[str]:
@@ -164,7 +168,7 @@ class PairWriter:
         if made is not None:
             return made
         zero = np.zeros(scale.shape, np.int8)
-        fresh = self._fresh
+        fresh = self.fresh
         extra = [fresh(f"{name}_scale"), fresh(f"{name}_zero_point")]
         self._constants.append(numpy_helper.from_array(scale, extra[0]))
         self._constants.append(numpy_helper.from_array(zero, extra[1]))
