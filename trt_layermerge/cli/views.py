@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -196,7 +197,8 @@ def agent_view(result: Result) -> RenderableType:
     lines = [f"{result['total'] - len(failed)} of {result['total']} jobs: {result['results']}"]
     lines += [f"failed: {label}" for label in failed]
     lines += result["notes"]
-    lines.append(f"→ trt-layermerge latency --run NAME --import {result['results']}")
+    typed = ["trt-layermerge", "latency", "--run", "NAME", "--import", str(result["results"])]
+    lines.append(f"→ {shlex.join(typed)}")
     return Text("\n".join(lines))
 
 

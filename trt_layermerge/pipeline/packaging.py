@@ -16,6 +16,7 @@ from trt_layermerge.errors import (
     DeviceError,
     UnsupportedModelError,
     UntrustedInputError,
+    command,
 )
 from trt_layermerge.pipeline.recipe import dump_recipe
 from trt_layermerge.pipeline.run import Run
@@ -232,9 +233,8 @@ def _read(run: Run, built: Built, contents: Contents) -> Engine:
     if sidecar is None:
         raise UntrustedInputError(f"the engine {built.plan} has no sidecar, and is not bundled")
     if built.onnx_sha256 != sha256_bytes(contents.models[built.precision]):
-        name = run.folder.root.name
         raise CorruptInputError(
             f"the engine {built.plan} was built from another network than the run has now; build "
-            f"it again: trt-layermerge run --run {name} --from build"
+            f"it again: {command('run', run.folder.root, '--from', 'build')}"
         )
     return Engine(plan, sidecar)

@@ -13,7 +13,7 @@ from trt_layermerge.core.device import PRECISIONS, DeviceInfo, Precision
 from trt_layermerge.core.jsonio import Json, read_json, write_json
 from trt_layermerge.deploy.engines import EngineFiles, fitting_engine
 from trt_layermerge.deploy.sidecar import amend_sidecar, check_engine
-from trt_layermerge.errors import DeviceError, UnsupportedModelError, UsageError
+from trt_layermerge.errors import DeviceError, UnsupportedModelError, UsageError, command
 from trt_layermerge.measure.agent.telemetry import power_w
 from trt_layermerge.measure.bench import ROUNDS, Bench, Pair, assemble, bench
 from trt_layermerge.measure.conditions import Conditions, clock_of
@@ -62,7 +62,7 @@ def bench_networks(
     if found != measure.batch and settings.build.max_batch is None:
         raise UsageError(
             f"the networks were exported for a batch of {found}, not {measure.batch}; measure, "
-            f"choose and export for that batch: trt-layermerge run --run {folder.name}"
+            f"choose and export for that batch: {command('run', folder)}"
         )
     wanted = timed_precisions(settings)
     if measure.recorded:
@@ -100,7 +100,7 @@ def _unmeasured(
     """Returns the body where latencies are imported and no device is at hand."""
     reason = (
         "latencies were imported, and the device they are of is not at hand; measure there: "
-        f"trt-layermerge bench --run {folder.name} --set measure.host=HOST"
+        f"{command('bench', folder, '--set', 'measure.host=HOST')}"
     )
     return {
         "precision": measure.precision,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -265,8 +266,9 @@ def bisect_command(model: str, tolerance: float | None, sidecar: Sidecar | None)
     allowed = tolerance or 0.1
     prefix = "POLYGRAPHY_USE_TENSORRT_RTX=1 " if library == "tensorrt_rtx" else ""
     return (
-        f"{prefix}polygraphy debug reduce {model} -o reduced.onnx --mode bisect --check polygraphy "
-        f"run polygraphy_debug.onnx --onnxrt --trt{typing} --atol {allowed:g} --rtol {allowed:g}"
+        f"{prefix}polygraphy debug reduce {shlex.quote(model)} -o reduced.onnx --mode bisect "
+        f"--check polygraphy run polygraphy_debug.onnx --onnxrt --trt{typing} --atol {allowed:g} "
+        f"--rtol {allowed:g}"
     )
 
 
