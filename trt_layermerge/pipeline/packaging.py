@@ -41,6 +41,15 @@ def packaged_precision(run: Run) -> Precision:
     return run.recipe.package.precision or run.recipe.measure.precision
 
 
+def server_name(run: str) -> str:
+    """Returns what servers call the network of a run: ASCII letters, digits, ``_``, ``.``, ``-``.
+
+    Where that is not the run's own name, its hash tells runs apart that would be called the same.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", run).lstrip(".-")
+    return plain if plain == run else f"{plain or 'model'}-{sha256_bytes(run.encode())[:8]}"
+
+
 def contents_of(run: Run, baked: Baked) -> Contents:
     """Returns what a bundle of this run holds, with an engine where there is or can be one.
 
@@ -66,7 +75,7 @@ def contents_of(run: Run, baked: Baked) -> Contents:
     runnable = models if portable is None else {**models, "int8": portable}
     train = run.data("train")
     contents = Contents(
-        name=re.sub(r"[^A-Za-z0-9_.-]", "_", run.folder.root.name).lstrip(".-") or "model",
+        name=server_name(run.folder.root.name),
         precision=precision,
         models=models,
         portable=portable,
