@@ -97,7 +97,8 @@ class UntrustedInputError(CorruptInputError):
 
 def command(verb: str, run: Path, *more: str) -> str:
     """Returns what to type to do a verb of the run in a folder, quoted for a shell."""
-    where = () if run.parent == Path("runs") else ("--runs-dir", str(run.parent))
+    usual = run.parent.absolute() == Path("runs").absolute()
+    where = () if usual else ("--runs-dir", str(run.parent))
     return shlex.join(["trt-layermerge", verb, "--run", run.name, *more, *where])
 
 

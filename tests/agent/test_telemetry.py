@@ -17,7 +17,7 @@ import pytest
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.measure.agent import sources as sources_module
 from trt_layermerge.measure.agent.facts import read_facts
-from trt_layermerge.measure.agent.jetson import hwmon_rails, tegrastats_rails
+from trt_layermerge.measure.agent.jetson import hwmon_rails, power_w, tegrastats_rails
 from trt_layermerge.measure.agent.sources import LOCAL, Answer, Sources
 from trt_layermerge.measure.agent.telemetry import DeviceState, gpu_clock, power_mode, read_state
 from trt_layermerge.measure.energy import PowerSampler
@@ -107,6 +107,40 @@ def machine(
     return Sources(root, ask)
 
 
+def ina238(**more: str) -> dict[str, str]:
+    """The monitor of a Thor's supply, 12 W, as its driver shows it: power in µW, and no label."""
+    files = {"name": "ina238", "power1_input": "12000000", "in1_input": "12000", **more}
+    return {f"sys/class/hwmon/hwmon5/{name}": f"{text}\n" for name, text in files.items()}
+
+
+def test_an_ina238_is_read_by_its_own_label(tmp_path: Path) -> None:
+    reading = power_w(machine(tmp_path, ina238(label="VIN")))
+    assert reading.value == (12.0, "INA power monitor: VIN")
+
+
+def test_an_ina238_without_a_label_is_reported_and_tegrastats_asked(tmp_path: Path) -> None:
+    silent = power_w(machine(tmp_path, ina238()))
+    assert silent.value is None
+    assert "['ina238 without a label, hwmon5 channel 1']" in silent.reason
+    assert "tegrastats" in silent.reason
+    asked = {"tegrastats": Answer(0, TEGRASTATS)}
+    assert power_w(machine(tmp_path, ina238(), asked)).value == (4.508, "tegrastats: VDD_IN")
+
+
+def test_channels_without_a_label_leave_the_others_as_they_are(tmp_path: Path) -> None:
+    more = {
+        "sys/class/hwmon/hwmon3/in4_input": "1000\n",
+        "sys/class/hwmon/hwmon3/curr4_input": "1000\n",
+        "sys/class/hwmon/hwmon3/label": "SUPPLY\n",
+    }
+    orin = machine(tmp_path, {**AGX_ORIN_JETPACK_5, **more})
+    assert hwmon_rails(orin)["ina3221 without a label, hwmon3 channel 4"] == 1.0
+    assert power_w(orin).value == (
+        pytest.approx(19 * 0.2 + 19 * 0.04 + 5 * 0.9),
+        "INA power monitor: VDD_GPU_SOC + VDD_CPU_CV + VIN_SYS_5V0",
+    )
+
+
 def test_an_agx_orin_of_jetpack_5(tmp_path: Path) -> None:
     orin = machine(tmp_path, AGX_ORIN_JETPACK_5, {"nvpmodel": Answer(0, "NV Power Mode: MAXN\n0")})
     assert read_state(orin) == DeviceState(
@@ -181,7 +215,8 @@ def test_rails_that_are_not_known_are_not_added_up(tmp_path: Path) -> None:
     unknown = machine(tmp_path, files)
     assert hwmon_rails(unknown) == {"NEW_RAIL": 2.5}  # µW, where the driver has them
     reason = read_state(unknown).missing["power_w"]
-    assert reason == "which rails make up the module is not known for ['NEW_RAIL']"
+    known = "which rails make up the module is not known for ['NEW_RAIL']"
+    assert reason == f"{known}; tegrastats: No such file or directory"
 
 
 def test_a_discrete_gpu(tmp_path: Path) -> None:

@@ -110,7 +110,12 @@ BEGUN = [
     ("--weights {bad}/nan.safetensors", CORRUPT, "head.bias has values that are not finite"),
     ("--weights {bad}/zipped.pt", CORRUPT, "could execute code; it was not read. Save"),
     ("--weights {bad}/plain.pt", CORRUPT, "could execute code; it was not read. Save"),
-    ("--input 1x4x16x16", UNSUPPORTED, "expected input.* to have 3 channels, but got 4"),
+    ("--input 1x4x16x16", USAGE, "mean has 3 values, and the input .* has 4 channels"),
+    (
+        "--input 1x1x16x16 --set data.preprocess.mean=[0.5] --set data.preprocess.std=[0.5]",
+        UNSUPPORTED,
+        "expected input.* to have 3 channels, but got 1",
+    ),
     ("--input 3x16x16", USAGE, "is not a shape; type it like --input 1x3x224x224"),
     ("--input 1x3x24x24", CORRUPT, "traced and measured at .3, 24, 24.; set model.input"),
     ("--train npz:{bad}/none.npz", USAGE, "none.npz.*; check its name"),

@@ -117,10 +117,11 @@ def test_logits_are_no_probabilities():
         render(contents(preprocess=UNIFORM), "deepstream")
 
 
-def test_gray_networks_do_not_fit_deepstream():
+@pytest.mark.parametrize("target", ["deepstream", "isaac-ros"])
+def test_networks_of_neither_colour_nor_grey_fit_no_camera(target):
     given = contents(normalise=True, softmax=True)
-    with pytest.raises(UsageError, match="takes 1 channels"):
-        render(replace(given, interface=replace(given.interface, image=(1, 8, 6))), "deepstream")
+    with pytest.raises(UsageError, match="takes 4 channels"):
+        render(replace(given, interface=replace(given.interface, image=(4, 8, 6))), target)
 
 
 @pytest.mark.parametrize("label", ["a;b", "a\nb"])

@@ -43,7 +43,9 @@ def test_an_engine_without_a_gpu_in_mind_is_handed_out(build, write):
 
 def test_an_engine_of_another_version(build, write):
     plan = write(replace(build, version="0.9"))
-    with pytest.raises(DeviceError, match=r"one version of TensorRT.*tensorrt_rtx 0\.9.*run mine$"):
+    with pytest.raises(
+        DeviceError, match=r"one version of TensorRT.*tensorrt_rtx 0\.9.*run mine --runs-dir "
+    ):
         fitting_engine(plan)
 
 

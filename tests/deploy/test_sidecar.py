@@ -280,7 +280,7 @@ def test_another_version_is_told_with_what_to_type(plan):
     assert mismatch(sidecar, "tensorrt", "10.16.0", ORIN, plan) == (
         "an engine belongs to one version of TensorRT: this one was built with tensorrt 10.3.0, "
         "and here is tensorrt 10.16.0; build it again on this machine: trt-layermerge build --run "
-        f"{plan.parents[2].name}"
+        f"{plan.parents[2].name} --runs-dir {plan.parents[3]}"
     )
     words = mismatch(sidecar, "tensorrt_rtx", "10.3.0", ORIN)
     assert "here is tensorrt_rtx 10.3.0" in words
@@ -292,7 +292,7 @@ def test_another_gpu_is_told_with_what_to_type(plan):
     assert mismatch(sidecar, "tensorrt", "10.3.0", Machine("Thor", "11.0"), plan) == (
         "an engine belongs to one kind of GPU: this one was built for Orin (nvgpu) (compute "
         "capability 8.7), and here is Thor (compute capability 11.0); build it again on this "
-        f"machine: trt-layermerge build --run {plan.parents[2].name}"
+        f"machine: trt-layermerge build --run {plan.parents[2].name} --runs-dir {plan.parents[3]}"
     )
     assert "and here is no GPU" in mismatch(sidecar, "tensorrt", "10.3.0", Machine())
     assert "and here is Orin (nvgpu);" in mismatch(
@@ -346,8 +346,8 @@ def test_tampered_engine_names_the_run_to_build_again(tmp_path, build, origin):
     assert str(refusal.value) == (
         f"the engine {plan} is not loaded, because its sidecar model.fp16.json describes another "
         "engine (one of the files was changed, damaged or mixed up), and an engine runs code of "
-        "its own; build it again (trt-layermerge build --run mine), or type --trust-engine, only "
-        "for engines that you built yourself"
+        f"its own; build it again (trt-layermerge build --run mine --runs-dir {tmp_path}/runs), or "
+        "type --trust-engine, only for engines that you built yourself"
     )
 
 

@@ -143,6 +143,36 @@ def test_a_batch_that_cannot_be_freed_is_refused(model):
         with_batch(model, 5)
 
 
+def test_a_batch_that_inference_cannot_tell_is_taken():
+    """Through floats, as networks work out sizes: ONNX's inference follows integers only."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["size"], end=1),
+        helper.make_node("Cast", ["size"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["float", "one"], ["times"]),
+        helper.make_node("Cast", ["times"], ["rows"], to=TensorProto.INT64),
+        helper.make_node("Concat", ["rows", "rest"], ["target"], axis=0),
+        helper.make_node("Reshape", ["x", "target"], ["y"]),
+    ]
+    fixed = with_batch(model_of(nodes, one=np.float32([1]), rest=[6]), 3)
+    x = np.arange(18, dtype=np.float32).reshape(3, 2, 3)
+    assert shapes(fixed) == [(3, 2, 3), (3, 6)]
+    np.testing.assert_array_equal(run(fixed, x), x.reshape(3, 6))
+
+
+class Mixed(torch.nn.Module):
+    """Two images make one row: no batch but the example's."""
+
+    def forward(self, x):
+        return x.reshape(2, -1)
+
+
+def test_an_export_that_cannot_keep_its_promise_is_refused_at_once():
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), Mixed()).eval()
+    with pytest.raises(UnsupportedModelError, match=r"keeps the batch.*leave build\.max_batch out"):
+        export_bytes(network, torch.zeros(2, 3, 4, 4), dynamic_batch=True)
+    assert shapes(export_bytes(network, torch.zeros(2, 3, 4, 4))) == [(2, 3, 4, 4), (2, 64)]
+
+
 def test_shapes_for_a_profile():
     free = free_batch(reshape([2, 6]))
     assert batch_shapes(free, 1, 4, 8) == {"x": ((1, 2, 3), (4, 2, 3), (8, 2, 3))}

@@ -20,7 +20,7 @@ from trt_layermerge.errors import (
     UsageError,
 )
 from trt_layermerge.models.networks import load_network, network_inputs, weight_note
-from trt_layermerge.models.weights import fill, read_weights
+from trt_layermerge.models.weights import fill, read_weights, untrained_note
 
 SHAPE = (1, 3, 224, 224)
 
@@ -162,6 +162,16 @@ def test_random_weights_are_told(name: str, weights: str | None, said: bool) -> 
     note = weight_note(name, weights)
     assert (note is not None) == said
     assert note is None or (name in note and "random" in note and "--weights pretrained" in note)
+
+
+def test_a_network_that_was_never_trained_is_known_by_its_norms() -> None:
+    fresh = nn.Sequential(small(), nn.SyncBatchNorm(4), nn.BatchNorm2d(4, affine=False))
+    note = untrained_note(fresh)
+    assert note is not None and "random weights: its 3 batch normalisations" in note
+    fresh.train()[0](torch.randn(2, 3, 8, 8))  # one step of any training moves them
+    assert untrained_note(fresh) is None
+    silent = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
+    assert untrained_note(silent) is None
 
 
 def test_random_weights_are_the_same_whenever_a_run_continues(nets: str) -> None:

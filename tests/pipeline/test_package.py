@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,12 +22,14 @@ from trt_layermerge.deploy.sidecar import sidecar_path
 from trt_layermerge.errors import (
     CorruptInputError,
     LatencyGateError,
+    UnsupportedModelError,
     UntrustedInputError,
     UsageError,
 )
+from trt_layermerge.pipeline import packaging
 from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.options import RunOptions
-from trt_layermerge.pipeline.packaging import sample_inputs
+from trt_layermerge.pipeline.packaging import sample_inputs, server_name
 from trt_layermerge.pipeline.recipe import load_recipe
 from trt_layermerge.pipeline.stages.package import baked_for
 
@@ -67,6 +70,34 @@ def test_all_targets_of_one_run(runs: Path) -> None:
     assert plain.models["fp32"] == (runs / "tiny" / "model.onnx").read_bytes()
     assert plain.weights_sha256 == sha256_file(runs / "tiny" / "merged.safetensors")
     assert any("RGB from 0 to 255" in note for note in reporter.notes)
+
+
+def test_runs_whose_names_servers_do_not_take_stay_apart() -> None:
+    runs = ["ñandú", "ñandu", "nandú", "网络", "網絡", "my net", "my_net", "...", "-net", "net"]
+    names = [server_name(run) for run in runs]
+    assert len(set(names)) == len(runs)
+    assert all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) for name in names)
+    assert (server_name("net-1.5x"), server_name("my_net")) == ("net-1.5x", "my_net")
+    assert server_name("ñandú") == server_name("ñandú")
+
+
+def test_a_precision_that_is_impossible_is_left_out_of_the_bundle(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = packaging.deployed_model
+
+    def deployed_model(folder: Path, network: Any, precision: Any, fallback: Any) -> bytes:
+        if precision == "fp16":
+            raise UnsupportedModelError("a constant is too large")
+        return real(folder, network, precision, fallback)
+
+    monkeypatch.setattr(packaging, "deployed_model", deployed_model)
+    monkeypatch.setattr(packaging, "wanted_precisions", lambda _: ("fp32", "fp16"))
+    _, reporter = package(runs, package__targets=["plain"])
+    assert read_bundle(runs / "tiny" / "deploy" / "plain")[1].models.keys() == {"fp32"}
+    assert "the bundle has no fp16 network: a constant is too large" in reporter.notes
+    with pytest.raises(UnsupportedModelError, match="too large"):
+        package(runs, package__targets=["plain"], package__precision="fp16")
 
 
 def test_a_bundle_is_made_again_only_if_it_must_be(runs: Path) -> None:

@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import yaml
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -300,6 +301,23 @@ def test_without_test_images_no_accuracy_is_claimed(runs: Path) -> None:
         assert sentence in (runs / "tiny" / page).read_text().lower()
 
 
+def test_what_was_guessed_is_told_and_stands_in_the_results(finished: Path, tmp_path: Path) -> None:
+    """Random weights, and the normalisation of a factory's network that says nothing of it."""
+    body = yaml.safe_load((finished / "tiny.yaml").read_text())
+    del body["model"]["weights"], body["data"]["preprocess"]
+    body |= {"finetune": {"preset": "none"}}
+    for name in ("nets.py", "train.npz", "val.npz", "test.npz"):
+        shutil.copy(finished / name, tmp_path)
+    (tmp_path / "guessed.yaml").write_text(yaml.safe_dump(body))
+    summary, told = tiny.run(tmp_path / "runs", tmp_path / "guessed.yaml")
+    random, normal = summary["notes"]
+    assert "random weights" in random and "ImageNet's mean [0.485, 0.456, 0.406]" in normal
+    assert told.notes[:2] == [random, normal]
+    assert summary["preprocess"]["std"] == [0.229, 0.224, 0.225]
+    page = (tmp_path / "runs" / "tiny" / "report.md").read_text()
+    assert "random weights" in page and "are assumed" in page
+
+
 def test_validation_images_are_optional(runs: Path) -> None:
     summary, told = tiny.run(runs, overrides={"data.val": None})
     assert "finetune" in told.stages("run")
@@ -345,7 +363,7 @@ def test_published_rules_and_modes_refuse_what_they_cannot(
 def test_files_have_the_keys_and_types_that_they_always_had(runs: Path) -> None:
     """``golden.json`` was made by the version before stages became calls of a session.
 
-    Since then ``feature_weight`` went and ``kept_in_float`` came.
+    Since then ``feature_weight`` went; ``kept_in_float`` and ``notes`` came.
     """
     wanted = {"build.engine": "auto", "build.precisions": ["fp32", "int8"]}
     tiny.run(runs, overrides={**wanted, "package.targets": ["plain"]})

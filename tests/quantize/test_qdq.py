@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper
 
 from tests.quantize.graphs import (
@@ -16,6 +17,7 @@ from tests.quantize.graphs import (
     run,
 )
 from trt_layermerge.errors import CorruptInputError, UnsupportedModelError, UsageError
+from trt_layermerge.finetune.qat import round_weight
 from trt_layermerge.quantize.qdq import (
     activations,
     check_names,
@@ -50,6 +52,24 @@ def test_scales_are_the_nearest_half():
     assert scale_of(0.0) == 1.0
     assert scale_of(1e-30) == 2**-24 > 0
     assert scale_of(1e9) == 1e9 / 127  # no half holds it; typing it as one is refused
+
+
+def test_scales_below_the_normal_range_cover_what_was_seen():
+    """The nearest half of 1.4 steps is 1 step, which would clip 29 %."""
+    step = 2.0**-24
+    assert scale_of(127 * 1.4 * step) == 2 * step
+    assert scale_of(127 * 3 * step) == 3 * step
+    assert scale_of(127 * 1023.5 * step) == 2.0**-14
+    magnitudes = np.geomspace(1e-9, 2e-3, 301)
+    scales = np.array([scale_of(float(m)) for m in magnitudes])
+    assert np.all(127 * scales >= magnitudes * (1 - 2.0**-11))
+    assert np.all(scales <= np.maximum(step, magnitudes / 127 * (1 + 2.0**-11) + step))
+    assert np.array_equal(scales, scales.astype(np.float16))
+    weight = torch.tensor(magnitudes, dtype=torch.float32)[:, None]
+    trained = round_weight(weight).abs().flatten()
+    held = weight_scales(weight.numpy(), 0)
+    expected = np.clip(np.rint(weight.numpy()[:, 0] / held), -128, 127) * held
+    np.testing.assert_allclose(trained.numpy(), expected, rtol=1e-6)
 
 
 def test_dead_channels_get_a_scale():

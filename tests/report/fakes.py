@@ -239,6 +239,7 @@ def resnet_run() -> RunReport:
             "speedup_low": 2.01,
             "speedup_high": 2.07,
             "device": str(DEVICE),
+            "notes": [],
         }
     )
     curve = [(0.30 + 0.45 * 0.01 * i, 19 - 14.0 / (1 + 0.35 * i)) for i in range(60)]

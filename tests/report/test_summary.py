@@ -31,6 +31,7 @@ GOOD: dict[str, Any] = {
     "speedup_low": 1.5,
     "speedup_high": 1.7,
     "device": "Example CPU",
+    "notes": [],
 }
 
 

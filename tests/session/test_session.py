@@ -267,6 +267,69 @@ def test_a_plan_of_ones_own_takes_the_place_of_a_search(model: nn.Module, images
         session.quantize([images])
 
 
+def test_random_weights_are_told_even_where_nobody_listens(
+    model: nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    example = torch.zeros(1, 3, 16, 16)
+    untrained = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+    session = tlm.Session(untrained, example, backend="fake")
+    assert "random weights" in caplog.text and len(session.notes) == 1
+    heard: list[str] = []
+    caplog.clear()
+    tlm.Session(untrained, example, backend="fake", note=heard.append)
+    assert heard == list(session.notes) and not caplog.text
+    assert tlm.Session(model, example, backend="fake").notes == ()
+    assert not caplog.text
+
+
+def test_a_precision_that_is_impossible_is_noted_by_every_verb() -> None:
+    """All weights of a layer are zero in half precision; single precision is judged as ever."""
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+    nn.init.uniform_(second.weight, 1e-9, 2e-9)
+    network = nn.Sequential(first, nn.ReLU(), second, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    settings = {"build": {"engine": "auto", "precisions": ["fp32", "fp16"]}}
+    example = torch.zeros(1, 3, 8, 8)
+    session = tlm.Session(network, example, backend="fake", settings=settings)
+    session.use(tlm.MergePlan.of(session.graph, []))
+    session.relax()
+    session.merge(torch.randn(2, 3, 8, 8))
+    session.export()
+    bench = session.bench()
+    assert [pair["precision"] for pair in bench["precisions"]] == ["fp32"]
+    assert "is zero in float16" in {u["precision"]: u["reason"] for u in bench["untimed"]}["fp16"]
+    body, _ = session.verify([torch.randn(4, 3, 8, 8)])
+    reasons = {c["name"]: c["reason"] for c in body["comparisons"]}
+    assert reasons["original.onnx"] is None and reasons["model.onnx"] is None
+    assert body["failed_gate"] is None
+    (said,) = (s for s in body["unverified"] if "fp16" in s)
+    assert "original.fp16.onnx, model.fp16.onnx were not run" in said and "zero in float16" in said
+
+
+@pytest.mark.parametrize("most", [None, 4])
+def test_a_network_with_tfs_padding_is_verified_as_exported(most: int | None) -> None:
+    """For one batch, and for any up to four: verify takes what export made, and so do bundles."""
+    torch.manual_seed(0)
+    network = timm.create_model("tf_mobilenetv3_small_minimal_100", num_classes=5)
+    settings = {"build": {"engine": "none", "max_batch": most}}
+    example = torch.zeros(1, 3, 32, 32)
+    session = tlm.Session(network, example, backend="fake", precision="fp16", settings=settings)
+    gone = next(c for c in session.candidates if c.kind == "identity")
+    session.use(tlm.MergePlan.of(session.graph, [gone]))
+    session.relax()
+    session.merge()
+    reports = session.export(check=torch.randn(3, 3, 32, 32))
+    for report in reports.values():
+        assert set(report.nodes) == {"Conv", "Relu", "Add", "GlobalAveragePool", "Flatten", "Gemm"}
+        assert report.input_shape == (1 if most is None else "batch", 3, 32, 32)
+    session.build()
+    body, _ = session.verify(torch.randn(6, 3, 32, 32).split(3))
+    assert body["notes"] == list(session.notes) and "random weights" in body["notes"][0]
+    found = [c["max_rel"] for c in body["comparisons"]]
+    assert body["failed_gate"] is None and len(found) == 4 and None not in found
+    assert max(found[:2]) < 1e-5
+
+
 @pytest.fixture
 def images() -> Tensor:
     return torch.randn(4, 3, 16, 16)

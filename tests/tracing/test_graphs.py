@@ -290,6 +290,18 @@ def test_conv2d_same_is_padded_for_the_traced_size() -> None:
     replay.assert_true(traced, nets.example())
 
 
+def test_pooling_that_is_padded_for_its_input_is_pooling() -> None:
+    pool = pytest.importorskip("timm.layers.pool2d_same")
+    convs = (nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3))
+    model = nn.Sequential(
+        convs[0], pool.MaxPool2dSame(3, 2), convs[1], pool.AvgPool2dSame(2, 1), convs[2]
+    )
+    traced = trace_network(nets.randomise(model), nets.example())
+    reasons = [barrier.reason for barrier in traced.graph.barriers]
+    assert len(reasons) == 2 and all("pooling" in reason for reason in reasons)
+    replay.assert_true(traced, nets.example())
+
+
 def test_one_path_of_two_terms_from_the_image() -> None:
     model = nets.randomise(nets.RepVgg(3, 3))
     graph = trace(model, nets.example())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
@@ -60,4 +61,5 @@ def rebuild_view(result: Result) -> RenderableType:
 
 
 def _check(bundle: Result) -> Text:
-    return Text(f"→ python3 {bundle['bundle']}/verify.py", overflow="fold")
+    typed = shlex.join(["python3", f"{bundle['bundle']}/verify.py"])
+    return Text(f"→ {typed}", overflow="fold")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -127,7 +128,8 @@ def summary_view(summary: Result) -> RenderableType:
         "largest_certificate_error": _scientific(summary.get("certificate_max_rel_error")),
         "seed": summary.get("seed"),
     }
-    return Group(table("Result", ("", "original", "merged"), rows), fields_view(facts))
+    notes = (Text(f"note: {note}") for note in summary.get("notes", ()))
+    return Group(table("Result", ("", "original", "merged"), rows), fields_view(facts), *notes)
 
 
 def calibrate_view(result: Result) -> RenderableType:
@@ -203,7 +205,8 @@ def agent_view(result: Result) -> RenderableType:
     lines = [f"{result['total'] - len(failed)} of {result['total']} jobs: {result['results']}"]
     lines += [f"failed: {label}" for label in failed]
     lines += result["notes"]
-    lines.append(f"→ trt-layermerge latency --run NAME --import {result['results']}")
+    typed = ["trt-layermerge", "latency", "--run", "NAME", "--import", str(result["results"])]
+    lines.append(f"→ {shlex.join(typed)}")
     return Text("\n".join(lines))
 
 

@@ -264,6 +264,11 @@ def parse_augment(names: Sequence[str], data: LabelledData) -> Augmentation | No
                 f"{kind} changes 8-bit images, and a Dataset of your own gives others; augment in "
                 "the Dataset itself, or give npz:FILE or imagefolder:DIR"
             )
+        channels = len(preprocess.mean)
+        if kind in ("jitter", "randaugment") and channels not in (1, 3):
+            raise UsageError(
+                f"{kind} is for grey or RGB images, and these have {channels} channels"
+            )
         framing = getattr(source, "framing", None) or Framing(source.size)
         made[kind] = IMAGE_KINDS[kind](amount, framing, preprocess)
     return Augmentation(

@@ -24,13 +24,16 @@ from trt_layermerge.errors import UsageError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+MODES = {1: "L", 3: "RGB"}
+"""What Pillow calls an image of so many channels."""
+
 DECODERS = 4
 """Threads that decode the images of one batch, where no worker processes do."""
 
 
 @dataclass(frozen=True)
 class EncodedData:
-    """Images that are decoded when asked for.
+    """Images that are decoded when asked for, in RGB, or in grey where there is one mean.
 
     Attributes:
         labels: Their classes, or None.
@@ -43,6 +46,14 @@ class EncodedData:
     class_names: tuple[str, ...]
     preprocess: Preprocess
     framing: Framing
+
+    def __post_init__(self) -> None:
+        """Refuses what no image file has."""
+        if (channels := len(self.preprocess.mean)) not in MODES:
+            raise UsageError(
+                f"image files have 3 channels or, in grey, 1; for a network of {channels} give "
+                "npz:FILE or FILE.py:FACTORY"
+            )
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -62,20 +73,24 @@ class EncodedData:
         return self.framing.size
 
     def image(self, index: int) -> Image:
-        """Returns an image in RGB as large as it is. Raises ``CorruptInputError``."""
-        return read_image(*self.content(index))
+        """Returns an image as large as it is. Raises ``CorruptInputError``."""
+        return self._decoded(index)
 
     def pixels(self, index: int) -> Tensor:
-        """Returns an image as evaluation sees it, bytes ``(3, H, W)``.
+        """Returns an image as evaluation sees it, bytes ``(C, H, W)``.
 
         Raises:
             CorruptInputError: If it cannot be decoded, or is not the one that was listed.
         """
-        needed = max(self.framing.covered)
-        return framed(read_image(*self.content(index), needed), self.framing)
+        return framed(self._decoded(index, max(self.framing.covered)), self.framing)
+
+    def _decoded(self, index: int, needed: int | None = None) -> Image:
+        image = read_image(*self.content(index), needed)
+        mode = MODES[len(self.preprocess.mean)]
+        return image if image.mode == mode else image.convert(mode)
 
     def inputs(self, pixels: Tensor) -> Tensor:
-        """Returns inputs of bytes ``(…, 3, H, W)``."""
+        """Returns inputs of bytes ``(…, C, H, W)``."""
         return normalised(pixels, self.preprocess)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -86,7 +101,7 @@ class EncodedData:
 
 
 def framed(image: Image, framing: Framing) -> Tensor:
-    """Returns the bytes ``(3, H, W)`` of an image of any size, as evaluation sees it."""
+    """Returns the bytes ``(C, H, W)`` of an image of any size, as evaluation sees it."""
     (rows, columns), (width, height) = framing.covered, image.size
     if rows * width >= columns * height:
         covering = [rows, max(columns, int(rows * width / height))]

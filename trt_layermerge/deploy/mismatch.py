@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trt_layermerge.deploy.machine import Machine
+from trt_layermerge.errors import command
 
 FORWARD = {("8", "10"), ("10", "11")}
 """Major versions between which a version-compatible engine may move."""
@@ -25,7 +26,7 @@ def rebuild_command(plan: Path) -> str:
     """Returns what builds an engine again; names its run where the path tells."""
     folders = plan.resolve().parents
     if len(folders) > 2 and folders[1].name == "engines":
-        return f"trt-layermerge build --run {folders[2].name}"
+        return command("build", folders[2])
     return "trt-layermerge build --run NAME"
 
 

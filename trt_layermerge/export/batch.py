@@ -127,7 +127,10 @@ def _copies_on_zero(node: NodeProto) -> bool:
 
 
 def _inferred(model: ModelProto, wanted: int) -> bytes:
-    """Returns the model with all shapes inferred again, where every output has the batch."""
+    """Returns the model with all shapes inferred again, where every output has the batch.
+
+    An output whose batch inference cannot tell is no frozen one: it is given the batch.
+    """
     kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
     del model.graph.value_info[:]
     for value in model.graph.output:
@@ -139,6 +142,8 @@ def _inferred(model: ModelProto, wanted: int) -> bytes:
         raise _frozen(wanted, first_line(error)) from error
     for value in found.graph.output:
         dimensions = value.type.tensor_type.shape.dim
+        if dimensions and not dimensions[0].HasField("dim_value"):
+            dimensions[0].dim_value = wanted
         batch = dimensions[0].dim_value if dimensions else None
         if batch != wanted or kinds[value.name] not in (
             TensorProto.UNDEFINED,

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.export.exporters import Names
 from trt_layermerge.export.graph import checked
+from trt_layermerge.export.padding import absorb_pads
 
 IR_VERSION = 8
 """What ONNX 1.12 wrote: TensorRT 8.6 and its contemporaries read it."""
@@ -18,6 +19,8 @@ IR_VERSION = 8
 
 def clean(model: onnx.ModelProto, names: Names) -> onnx.ModelProto:
     """Returns an equivalent model, sorted, without ``Constant``, ``Identity`` and dead nodes.
+
+    Padding is part of the layer that it is for (``padding.absorb_pads``).
 
     Args:
         model: What an exporter wrote.
@@ -29,6 +32,8 @@ def clean(model: onnx.ModelProto, names: Names) -> onnx.ModelProto:
     """
     with contextlib.redirect_stdout(sys.stderr):  # where graphsurgeon would print its warnings
         graph = _folded(model)
+        absorb_pads(graph)
+        graph.cleanup(remove_unused_node_outputs=True)
     for kind, tensors, wanted in (
         ("inputs", graph.inputs, names.inputs),
         ("outputs", graph.outputs, names.outputs),

@@ -18,6 +18,7 @@ from trt_layermerge.core.inputs import chunks, mapped, parts_of
 from trt_layermerge.core.jsonio import Json, sha256_bytes, write_bytes
 from trt_layermerge.core.outputs import named
 from trt_layermerge.errors import UnsupportedModelError, UsageError
+from trt_layermerge.export.batch import with_batch
 from trt_layermerge.export.clean import clean
 from trt_layermerge.export.exporters import Flat, Names, RawExport, export_raw
 from trt_layermerge.export.fp16 import beyond_half, kept_in_float
@@ -223,7 +224,22 @@ def _exported(
     flat = module if isinstance(output, torch.Tensor) else Flat(module).eval()
     raw = export_raw(flat, example, names, dynamic_batch)
     model = clean(raw.model, names)
-    return RawExport(model, raw.exporter, raw.notes), model.SerializeToString(deterministic=True)
+    data: bytes = model.SerializeToString(deterministic=True)
+    if dynamic_batch:
+        _refuse_frozen(data)
+    return RawExport(model, raw.exporter, raw.notes), data
+
+
+def _refuse_frozen(model: bytes) -> None:
+    """Refuses a model of a dynamic batch that cannot take one image, before anything is built."""
+    try:
+        with_batch(model, 1)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(
+            "the network cannot be exported for any batch, since its own code keeps the batch of "
+            f"the example ({error}); leave build.max_batch out, so that it is exported for the "
+            "measured batch alone"
+        ) from error
 
 
 def difference(model: bytes, module: nn.Module, images: Any) -> tuple[float, float]:

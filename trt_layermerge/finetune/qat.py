@@ -27,7 +27,9 @@ from trt_layermerge.finetune.evaluate import evaluating
 from trt_layermerge.finetune.recipe import FinetuneRecipe
 
 LOWEST, HIGHEST = -128, 127
-SMALLEST_SCALE = 2.0**-24
+SMALLEST_NORMAL, SMALLEST_SCALE = 2.0**-14, 2.0**-24
+"""Of float16, and what its numbers below the normal ones are multiples of."""
+
 TOLERANCE = 1e-3
 """Largest difference over the largest value at which two tensors count as the same."""
 
@@ -183,10 +185,13 @@ class _Round(_Calls):
 def round_weight(weight: Tensor) -> Tensor:
     """Returns a weight ``(C_out, …)`` rounded to int8 and back, a scale for each output channel.
 
-    The scale is ``max|w| / 127`` in float16, as in the Q/DQ model.
+    The scale is ``max|w| / 127`` in float16, rounded up below its normal range, as in the Q/DQ
+    model.
     """
     magnitudes = weight.detach().abs().flatten(1).amax(1)
-    scales = (magnitudes / HIGHEST).half().float().clamp_min(SMALLEST_SCALE)
+    exact = magnitudes.double() / HIGHEST
+    steps = (exact / SMALLEST_SCALE).ceil() * SMALLEST_SCALE
+    scales = torch.where(exact < SMALLEST_NORMAL, steps, (magnitudes / HIGHEST).half()).float()
     zeros = torch.zeros(len(scales), dtype=torch.int32, device=weight.device)
     scales = torch.where(magnitudes == 0, 1.0, scales)
     return torch.fake_quantize_per_channel_affine(weight, scales, zeros, 0, LOWEST, HIGHEST)

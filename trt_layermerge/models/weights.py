@@ -67,6 +67,25 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
+def untrained_note(model: nn.Module) -> str | None:
+    """Returns what a user must hear of a network that was never trained, or None.
+
+    It is known of one with batch normalisations: any training moves their mean and variance.
+    """
+    kept = [
+        (module.running_mean, module.running_var)
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
+    norms = [(m, v) for m, v in kept if m is not None and v is not None]
+    if not norms or any(m.any() or not v.eq(1).all() for m, v in norms):
+        return None
+    return (
+        f"the network has random weights: its {len(norms)} batch normalisations have mean 0 and "
+        "variance 1, as before any training; give it trained weights (--weights FILE)"
+    )
+
+
 def _refuse_unpacking(path: Path, file: BinaryIO) -> None:
     """Refuses an archive that unpacks to more than it holds: torch does not compress."""
     held = os.fstat(file.fileno()).st_size

@@ -11,7 +11,14 @@ import numpy as np
 from trt_layermerge.core.device import PRECISIONS, DeviceInfo, Precision
 from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_bytes, sha256_file
 from trt_layermerge.deploy.sidecar import STEMS
-from trt_layermerge.errors import CorruptInputError, DeviceError, UntrustedInputError, UsageError
+from trt_layermerge.errors import (
+    CorruptInputError,
+    DeviceError,
+    UnsupportedModelError,
+    UntrustedInputError,
+    UsageError,
+    command,
+)
 from trt_layermerge.pipeline.recipe import dump_recipe
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.session.built import Built, built_engines, identity_of, wanted_precisions
@@ -60,6 +67,15 @@ def refuse_bundles(run: Run) -> None:
         )
 
 
+def server_name(run: str) -> str:
+    """Returns what servers call the network of a run: ASCII letters, digits, ``_``, ``.``, ``-``.
+
+    Where that is not the run's own name, its hash tells runs apart that would be called the same.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", run).lstrip(".-")
+    return plain if plain == run else f"{plain or 'model'}-{sha256_bytes(run.encode())[:8]}"
+
+
 def contents_of(run: Run, baked: Baked) -> Contents:
     """Returns what a bundle of this run holds, with an engine where there is or can be one.
 
@@ -72,13 +88,20 @@ def contents_of(run: Run, baked: Baked) -> Contents:
 
     recipe, precision = run.recipe, packaged_precision(run)
     wanted = {precision, *wanted_precisions(recipe)}
-    models = {p: _model(run, baked, p, ENGINE_FALLBACK) for p in PRECISIONS if p in wanted}
+    models = {}
+    for other in (p for p in PRECISIONS if p in wanted):
+        try:
+            models[other] = _model(run, baked, other, ENGINE_FALLBACK)
+        except UnsupportedModelError as error:
+            if other in (precision, "fp32"):
+                raise
+            run.reporter.note(f"the bundle has no {other} network: {error}")
     portable = _model(run, baked, "int8", RUNTIME_FALLBACK) if "int8" in models else None
     face = _interface(run, models["fp32"])
     runnable = models if portable is None else {**models, "int8": portable}
     train = run.data("train")
     contents = Contents(
-        name=re.sub(r"[^A-Za-z0-9_.-]", "_", run.folder.root.name).lstrip(".-") or "model",
+        name=server_name(run.folder.root.name),
         precision=precision,
         models=models,
         portable=portable,
@@ -245,9 +268,8 @@ def _read(run: Run, built: Built, contents: Contents) -> Engine:
     if sidecar is None:
         raise UntrustedInputError(f"the engine {built.plan} has no sidecar, and is not bundled")
     if built.onnx_sha256 != sha256_bytes(contents.models[built.precision]):
-        name = run.folder.root.name
         raise CorruptInputError(
             f"the engine {built.plan} was built from another network than the run has now; build "
-            f"it again: trt-layermerge run --run {name} --from build"
+            f"it again: {command('run', run.folder.root, '--from', 'build')}"
         )
     return Engine(plan, sidecar)

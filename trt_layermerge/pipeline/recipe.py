@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from trt_layermerge.core.jsonio import Json, sha256_bytes
 from trt_layermerge.core.strict_yaml import load_yaml
@@ -38,6 +38,18 @@ class Recipe(Settings):
     data: DataSection = DataSection()
     verify: VerifySection = VerifySection()
     package: PackageSection = PackageSection()
+
+    @model_validator(mode="after")
+    def _one_value_a_channel(self) -> Recipe:
+        channels, preprocess = self.model.input[1], self.data.preprocess
+        for name in ("mean", "std"):
+            count = len(getattr(preprocess, name))
+            if name in preprocess.model_fields_set and count != channels:
+                raise ValueError(
+                    f"data.preprocess.{name} has {count} values, and the input (model.input) has "
+                    f"{channels} channels; give one for each"
+                )
+        return self
 
     @property
     def int8(self) -> bool:
@@ -75,6 +87,8 @@ def load_recipe(
             _put(given, "search.budget_ms", None)
         if key == "measure.host" and "measure.recorded" not in overrides:
             _put(given, "measure.recorded", False)
+    if {"data.preprocess.mean", "data.preprocess.std"} <= overrides.keys():
+        _put(given, "data.preprocess.assumed", False)
     _anchor(given, Path.cwd())
     _merge(body, given)
     try:

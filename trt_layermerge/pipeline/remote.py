@@ -6,6 +6,7 @@ second measures the plans around it, and ``search`` chooses among those.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from trt_layermerge.core.candidate import Candidate, original_candidate
 from trt_layermerge.core.conv import Spec
 from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_file, write_bytes
 from trt_layermerge.core.plan import MergePlan
-from trt_layermerge.errors import UsageError
+from trt_layermerge.errors import UsageError, command
 from trt_layermerge.measure.agent.jobs import Protocol
 from trt_layermerge.measure.agent.results import RESULTS
 from trt_layermerge.measure.agent.zipapp import NAME as AGENT
@@ -83,7 +84,7 @@ def _export(run: Run, options: RunOptions, directory: Path) -> Json:
     if not wanted.specs and not wanted.plans:
         raise UsageError(
             f"everything that the run {options.run!r} needs measured was imported; choose by it: "
-            f"trt-layermerge search --run {options.run}"
+            f"{command('search', run.folder.root)}"
         )
     measure, original = run.recipe.measure, run.session.networks.original_onnx
     protocol = Protocol(measure.backend, rounds=measure.rounds)
@@ -111,8 +112,10 @@ def _told(options: RunOptions, directory: Path, exported: Exported) -> Json:
         "blocks": len(exported.specs),
         "networks": len(exported.networks),
         "megabytes": round(sum(sizes) / 1e6, 1),
-        "on_the_device": f"python3 {directory.name}/{AGENT} {directory.name}",
-        "then_here": f"trt-layermerge latency --run {options.run} --import {directory}/{RESULTS}",
+        "on_the_device": shlex.join(["python3", f"{directory.name}/{AGENT}", directory.name]),
+        "then_here": command(
+            "latency", options.runs_dir / options.run, "--import", f"{directory}/{RESULTS}"
+        ),
     }
 
 
@@ -205,8 +208,8 @@ def _check(run: Run, found: Measurements, path: Path) -> None:
     if not meaning.is_file():
         raise UsageError(
             f"{path} answers the jobs {found.manifest[:12]}…, which the run {root.name!r} did not "
-            f"export; name the run that did (--run), or export: trt-layermerge latency --run "
-            f"{root.name} --export-jobs DIR"
+            "export; name the run that did (--run), or export: "
+            f"{command('latency', root, '--export-jobs', 'DIR')}"
         )
     known = Exported.load(meaning)
     asked = measure.backend, measure.precision, measure.batch
@@ -225,8 +228,7 @@ def _check(run: Run, found: Measurements, path: Path) -> None:
     if known.graph != sha256_file(run.folder / "graph.json"):
         raise UsageError(
             f"{path} was measured for another network or input than the run {root.name!r} has by "
-            f"now; export the jobs again: trt-layermerge latency --run {root.name} --export-jobs "
-            "DIR"
+            f"now; export the jobs again: {command('latency', root, '--export-jobs', 'DIR')}"
         )
     if missing := found.missing(known.keys):
         raise UsageError(

@@ -15,6 +15,7 @@ from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.errors import CorruptInputError, UsageError
 from trt_layermerge.pipeline.folder import RunFolder
 from trt_layermerge.pipeline.options import Reporter
+from trt_layermerge.pipeline.pretrained import preprocess_note
 from trt_layermerge.pipeline.recipe import Recipe, dump_recipe
 
 if TYPE_CHECKING:
@@ -45,14 +46,17 @@ class Run:
     def session(self) -> Session:
         """The network on its way; what earlier stages came to is read from the run's folder."""
         from trt_layermerge.models.networks import weight_note
+        from trt_layermerge.models.weights import untrained_note
         from trt_layermerge.session.session import Session
 
         recipe = self.recipe
-        note = weight_note(recipe.model.name, recipe.model.weights)
-        if note is not None:
+        model = recipe.model.build()
+        weights = weight_note(recipe.model.name, recipe.model.weights) or untrained_note(model)
+        notes = tuple(note for note in (weights, preprocess_note(recipe)) if note is not None)
+        for note in notes:
             self.reporter.note(note)
         session = Session(
-            recipe.model.build(),
+            model,
             recipe.model.example(recipe.measure.batch),
             folder=self.folder.root,
             progress=self.reporter.progress,
@@ -62,7 +66,7 @@ class Run:
             trust_engine=self.trust_engine,
             stored=True,
         )
-        session.recipe_text = dump_recipe(recipe)
+        session.recipe_text, session.notes = dump_recipe(recipe), notes
         return session
 
     @cached_property
@@ -134,4 +138,4 @@ class Run:
     @property
     def preprocessing(self) -> Json:
         """From pixels to the network's input, as a part of what decides a stage's outcome."""
-        return self.recipe.data.preprocess.model_dump(mode="json")
+        return self.recipe.data.preprocess.model_dump(mode="json", exclude={"assumed"})

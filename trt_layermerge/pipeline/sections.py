@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from trt_layermerge.core.jsonio import Json
-from trt_layermerge.core.preprocess import Preprocess
+from trt_layermerge.core.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from trt_layermerge.data.images import Framing, Interpolation
 from trt_layermerge.session.settings import Count, Fraction, Positive, Section, Supported
 
@@ -79,13 +79,16 @@ class PreprocessSection(Section):
         scale: Factor of the bytes.
         mean: Subtracted, per channel.
         std: Divides, per channel.
+        assumed: Whether mean and std are ImageNet's because nothing says what the network was
+            trained with.
         crop_pct: Share of a resized image that is kept, in each direction; its centre.
         interpolation: How images are resized.
     """
 
     scale: float = 1 / 255
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    mean: Annotated[tuple[float, ...], Field(min_length=1)] = IMAGENET_MEAN
+    std: Annotated[tuple[Positive, ...], Field(min_length=1)] = IMAGENET_STD
+    assumed: bool = False
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 1.0
     interpolation: Interpolation = "bilinear"
 

@@ -17,6 +17,7 @@ make them, which TensorRT accepts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import TypeAlias
@@ -39,8 +40,8 @@ OPSET = 19
 IR_VERSION = 9
 LEVELS = 127
 HALF_MAX = float(np.finfo(np.float16).max)
-SMALLEST_SCALE = 2.0**-24
-"""The smallest float16."""
+SMALLEST_NORMAL, SMALLEST_SCALE = 2.0**-14, 2.0**-24
+"""Where float16 begins to lose bits, and its smallest number, the step below there."""
 
 NAMES_SHOWN = 5
 
@@ -111,7 +112,11 @@ def write_pairs(proto: ModelProto, chosen: Iterable[Layer], ranges: Mapping[str,
 
 
 class PairWriter:
-    """Makes the Q/DQ pairs of one graph: one for each activation or weight, made when asked for."""
+    """Makes the Q/DQ pairs of one graph: one for each activation or weight, made when asked for.
+
+    Attributes:
+        fresh: Makes a wanted name of a value one that neither the graph nor a pair has.
+    """
 
     def __init__(self, graph: GraphProto, ranges: Mapping[str, float]) -> None:
         self._graph = graph
@@ -119,7 +124,7 @@ class PairWriter:
         self._weights = {tensor.name: tensor for tensor in graph.initializer}
         self._made: dict[tuple[str, int | None], str] = {}
         self._nodes: list[NodeProto] = []
-        self._fresh = fresh_names(graph)
+        self.fresh = fresh_names(graph)
         self._constants: list[TensorProto] = []
 
     def inputs(self, node: NodeProto, layer: Layer) -> list[str]:
@@ -164,7 +169,7 @@ class PairWriter:
         if made is not None:
             return made
         zero = np.zeros(scale.shape, np.int8)
-        fresh = self._fresh
+        fresh = self.fresh
         extra = [fresh(f"{name}_scale"), fresh(f"{name}_zero_point")]
         self._constants.append(numpy_helper.from_array(scale, extra[0]))
         self._constants.append(numpy_helper.from_array(zero, extra[1]))
@@ -182,8 +187,10 @@ class PairWriter:
 
 
 def scale_of(magnitude: float) -> float:
-    """Returns ``magnitude / 127`` rounded to float16, at least the smallest; 1 for zero.
+    """Returns ``magnitude / 127`` rounded to float16; 1 for zero.
 
+    Below float16's normal range, where steps are coarse, it is rounded up: down would clip up to a
+    third of what was seen.
     What is too large for float16 is not rounded; typing the model in float16 refuses it.
     """
     exact = magnitude / LEVELS
@@ -191,7 +198,9 @@ def scale_of(magnitude: float) -> float:
         return 1.0
     if exact > HALF_MAX:
         return exact
-    return max(float(np.float16(exact)), SMALLEST_SCALE)
+    if exact < SMALLEST_NORMAL:
+        return math.ceil(exact / SMALLEST_SCALE) * SMALLEST_SCALE
+    return float(np.float16(exact))
 
 
 def weight_scales(weight: NDArray[np.float32], axis: int) -> NDArray[np.float32]:

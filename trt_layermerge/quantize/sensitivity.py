@@ -14,7 +14,6 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from trt_layermerge.core.inputs import parts_of
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.outputs import Kind, Kinds, kinds_of
-from trt_layermerge.export.graph import fresh_names
 from trt_layermerge.export.runtime import Images, batch_of, open_model, outputs_of, rebatch
 from trt_layermerge.quantize.layers import Layer, find_layers, parse
 from trt_layermerge.quantize.qdq import PairWriter, Ranges, at_opset, write_pairs
@@ -156,7 +155,7 @@ def _with_twins(proto: ModelProto, layers: tuple[Layer, ...], ranges: Ranges) ->
     model = ModelProto()
     model.CopyFrom(proto)
     graph = model.graph
-    pairs, fresh = PairWriter(graph, ranges), fresh_names(graph)
+    pairs = PairWriter(graph, ranges)
     by_output = {layer.output: layer for layer in layers}
     nodes: list[NodeProto] = []
     del graph.output[:]
@@ -165,7 +164,7 @@ def _with_twins(proto: ModelProto, layers: tuple[Layer, ...], ranges: Ranges) ->
         layer = by_output.get(node.output[0])
         if layer is not None:
             inputs = pairs.inputs(node, layer)
-            nodes += [*pairs.take_nodes(), *_twin(node, inputs, fresh)]
+            nodes += [*pairs.take_nodes(), *_twin(node, inputs, pairs.fresh)]
             graph.output.extend(
                 helper.make_tensor_value_info(n.output[0], TensorProto.FLOAT, ())
                 for n in nodes[-2:]

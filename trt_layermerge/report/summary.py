@@ -56,6 +56,7 @@ class _Summary(BaseModel):
     speedup_low: Positive | None
     speedup_high: Positive | None
     device: str
+    notes: list[str]
 
 
 def checked_summary(body: Mapping[str, Any]) -> Json:

@@ -13,7 +13,7 @@ from trt_layermerge.core.device import PRECISIONS, DeviceInfo, Precision
 from trt_layermerge.core.jsonio import Json, read_json, write_json
 from trt_layermerge.deploy.engines import EngineFiles, fitting_engine
 from trt_layermerge.deploy.sidecar import amend_sidecar, check_engine
-from trt_layermerge.errors import DeviceError, UsageError
+from trt_layermerge.errors import DeviceError, UnsupportedModelError, UsageError, command
 from trt_layermerge.measure.agent.telemetry import power_w
 from trt_layermerge.measure.bench import ROUNDS, Bench, Pair, assemble, bench
 from trt_layermerge.measure.conditions import Conditions, clock_of
@@ -52,6 +52,7 @@ def bench_networks(
 
     Raises:
         UsageError: If the networks were exported for another batch.
+        UnsupportedModelError: If they cannot be typed for the measured precision.
         DeviceError: If a network cannot be built or run.
         UntrustedInputError: If an engine does not belong to its sidecar.
     """
@@ -61,12 +62,14 @@ def bench_networks(
     if found != measure.batch and settings.build.max_batch is None:
         raise UsageError(
             f"the networks were exported for a batch of {found}, not {measure.batch}; measure, "
-            f"choose and export for that batch: trt-layermerge run --run {folder.name}"
+            f"choose and export for that batch: {command('run', folder)}"
         )
     wanted = timed_precisions(settings)
     if measure.recorded:
         body = _unmeasured(folder, measure, meter.device(), wanted)
     else:
+        impossible = _impossible(folder, settings, wanted)
+        wanted = tuple(p for p in wanted if p not in impossible)
         if measure.host is not None or backend is None:
             result, wall = bench_elsewhere(folder, settings, wanted, meter), None
         else:
@@ -83,7 +86,8 @@ def bench_networks(
                 {"precision": p, "reason": _why_untimed(measure.backend, p)}
                 for p in wanted
                 if p not in timed
-            ],
+            ]
+            + [{"precision": p, "reason": reason} for p, reason in impossible.items()],
             "wall": wall,
         }
     write_json(folder / "bench.json", "bench", body)
@@ -96,7 +100,7 @@ def _unmeasured(
     """Returns the body where latencies are imported and no device is at hand."""
     reason = (
         "latencies were imported, and the device they are of is not at hand; measure there: "
-        f"trt-layermerge bench --run {folder.name} --set measure.host=HOST"
+        f"{command('bench', folder, '--set', 'measure.host=HOST')}"
     )
     return {
         "precision": measure.precision,
@@ -228,6 +232,21 @@ def _wall_clock(
     body, pairing = found.to_json(), found[precision].to_json()
     sides = {s: {p: pairing[s][p] for p in PERCENTILES} for s in ("original", "merged")}
     return {**sides, "comparable": body["comparable"], "reason": body["reason"]}
+
+
+def _impossible(
+    folder: Path, settings: Settings, precisions: Sequence[Precision]
+) -> dict[Precision, str]:
+    """Returns why networks cannot be typed for precisions beside the measured one, by precision."""
+    found: dict[Precision, str] = {}
+    for precision in precisions:
+        try:
+            _models_of(folder, settings, precision)
+        except UnsupportedModelError as error:
+            if precision == settings.measure.precision:
+                raise
+            found[precision] = str(error)
+    return found
 
 
 def _models_of(folder: Path, settings: Settings, precision: Precision) -> Pair:

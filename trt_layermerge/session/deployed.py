@@ -7,7 +7,7 @@ from pathlib import Path
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_bytes
 from trt_layermerge.deploy.sidecar import STEMS, Network
-from trt_layermerge.errors import CorruptInputError, UsageError
+from trt_layermerge.errors import CorruptInputError, UsageError, command
 from trt_layermerge.export.batch import with_batch
 from trt_layermerge.export.fp16 import to_precision
 
@@ -77,8 +77,7 @@ def _read(folder: Path, name: str, stage: str) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise UsageError(
-            f"the run {folder.name!r} has no {name}; make it first: "
-            f"trt-layermerge {stage} --run {folder.name}"
+            f"the run {folder.name!r} has no {name}; make it first: {command(stage, folder)}"
         ) from error
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
@@ -89,19 +88,19 @@ def _check_calibrated(folder: Path, network: Network, model: bytes) -> None:
     if sha256_bytes(model) != _calibrated(folder, network)["sha256"]:
         raise CorruptInputError(
             f"{folder / master_name(network, 'int8')} is not as calibrate left it; make it "
-            f"again: trt-layermerge calibrate --run {folder.name}"
+            f"again: {command('calibrate', folder)}"
         )
 
 
 def _calibrated(folder: Path, network: Network) -> Json:
     """Returns what ``calibration.json`` says of a network."""
-    path, run = folder / CALIBRATION, folder.name
+    path = folder / CALIBRATION
     body = read_json(path, "calibrations")
     with damage(path):
         found = body["networks"].get(network)
         if found is not None:
             return {"sha256": str(found["sha256"]), "weights": found["weights"]}
     raise UsageError(
-        f"the run {run!r} was not calibrated for int8; do that: "
-        f"trt-layermerge calibrate --run {run}"
+        f"the run {folder.name!r} was not calibrated for int8; do that: "
+        f"{command('calibrate', folder)}"
     )

@@ -19,7 +19,7 @@ from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_file, write_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyEntry, LatencyTable
-from trt_layermerge.errors import UsageError
+from trt_layermerge.errors import UsageError, command
 from trt_layermerge.measure.isolated import beside
 from trt_layermerge.measure.jobs import Measurements, read_measurements
 from trt_layermerge.measure.meter import Outcome, SpecRequest, silent
@@ -137,11 +137,11 @@ class Recorded:
     """All imported answers that belong to the network and the setting of a run.
 
     Attributes:
-        run: Name of the run.
+        root: Folder of the run.
         files: Meaning and answers, by falling age.
     """
 
-    run: str
+    root: Path
     files: Sequence[tuple[Exported, Measurements]]
 
     @staticmethod
@@ -163,7 +163,12 @@ class Recorded:
             known = Exported.load(exported_path(root, path.stem))
             if known.setting == setting and known.graph == graph:
                 files.append((known, read_measurements(path)))
-        return Recorded(root.name, files)
+        return Recorded(root, files)
+
+    @property
+    def run(self) -> str:
+        """Name of the run."""
+        return self.root.name
 
     @property
     def device(self) -> DeviceInfo:
@@ -175,10 +180,8 @@ class Recorded:
     @property
     def remedy(self) -> str:
         """What to type for more measurements."""
-        return (
-            f"export the jobs and measure them on the device: trt-layermerge latency --run "
-            f"{self.run} --export-jobs DIR"
-        )
+        typed = command("latency", self.root, "--export-jobs", "DIR")
+        return f"export the jobs and measure them on the device: {typed}"
 
     @cached_property
     def entries(self) -> dict[Spec, LatencyEntry]:

@@ -103,6 +103,7 @@ class Session(State):
         outputs: What the network puts out, by name, and of which kind it is (``core.outputs``).
         settings: Everything that decides what the verbs do.
         folder: Where the files are.
+        notes: What was taken for lack of better, such as random weights, a sentence each.
     """
 
     def measure(self) -> LatencyTable:
@@ -571,6 +572,7 @@ class Session(State):
             self.outputs,
             max_accuracy_drop=max_accuracy_drop,
             unseen=unseen,
+            notes=self.notes,
             trust=self.trust_engine,
         )
 

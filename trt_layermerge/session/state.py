@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 import weakref
 from collections.abc import Callable, Mapping
@@ -32,7 +33,7 @@ from trt_layermerge.errors import UsageError
 from trt_layermerge.export.onnx import input_names_of, output_names_of
 from trt_layermerge.measure.meter import Meter
 from trt_layermerge.merge import Certificate, RelaxedNet, collapse
-from trt_layermerge.models.weights import fill
+from trt_layermerge.models.weights import fill, untrained_note
 from trt_layermerge.session.candidates import load_candidates, write_candidates
 from trt_layermerge.session.deployed import MERGED
 from trt_layermerge.session.images import calibration_of, in_memory, plain
@@ -46,6 +47,8 @@ from trt_layermerge.tracing.prepare import as_inputs, evaluate, shapes
 
 _T = TypeVar("_T")
 
+log = logging.getLogger(__name__)
+
 RELAXED = "relaxed.safetensors"
 
 
@@ -58,6 +61,7 @@ class State:
         settings: Everything that decides what the verbs do.
         folder: Where the files are.
         tell: What is called meanwhile.
+        notes: What was taken for lack of better, such as random weights, a sentence each.
     """
 
     def __init__(
@@ -96,9 +100,14 @@ class State:
             weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         silent = Callbacks()
         self.tell = Callbacks(progress or silent.progress, note or silent.note)
-        self.preprocess = preprocess or Preprocess(1.0, (0.0,), (1.0,))
+        channels = self.example.shape[1]
+        self.preprocess = preprocess or Preprocess(1.0, (0.0,) * channels, (1.0,) * channels)
         self.class_names, self.trust_engine, self.stored = class_names, trust_engine, stored
         self.recipe_text, self.keep_frontier = "", False
+        self.notes: tuple[str, ...] = ()
+        if not stored and (untrained := untrained_note(self.model)) is not None:
+            self.notes = (untrained,)
+            (note or log.warning)(untrained)
         self._made: dict[str, Any] = {}
         self._images: dict[str, Images | None] = {}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trt_layermerge.backends import get_backend
+from trt_layermerge.backends import Runner, get_backend
 from trt_layermerge.backends.base import Array
 from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.device import Precision
@@ -20,7 +22,14 @@ from trt_layermerge.core.outputs import Kinds, named
 from trt_layermerge.data import LabelledData, pairs
 from trt_layermerge.data.loader import Images
 from trt_layermerge.deploy.comparison import Subject
-from trt_layermerge.deploy.sidecar import STEMS, Sidecar, amend_sidecar, check_engine, sidecar_path
+from trt_layermerge.deploy.sidecar import (
+    STEMS,
+    Network,
+    Sidecar,
+    amend_sidecar,
+    check_engine,
+    sidecar_path,
+)
 from trt_layermerge.deploy.verify import (
     Answer,
     Batch,
@@ -30,7 +39,7 @@ from trt_layermerge.deploy.verify import (
     onnx_subject,
     verify,
 )
-from trt_layermerge.errors import AccuracyGateError
+from trt_layermerge.errors import AccuracyGateError, DeviceError, UnsupportedModelError
 from trt_layermerge.export.fp16 import rounded
 from trt_layermerge.session.built import Built, built_engines, identity_of, wanted_precisions
 from trt_layermerge.session.deployed import (
@@ -59,6 +68,7 @@ def verify_networks(
     *,
     max_accuracy_drop: float | None,
     unseen: Sequence[str],
+    notes: Sequence[str],
     trust: bool,
 ) -> tuple[Json, tuple[str, ...]]:
     """Writes ``verify.json``; returns it, and the names of the files that were written.
@@ -71,6 +81,7 @@ def verify_networks(
         kinds: What the outputs are, by name (``core.outputs``).
         max_accuracy_drop: Largest loss of accuracy, as a fraction; None for no gate.
         unseen: Reasons why the images are none that nothing else has seen.
+        notes: What was taken for lack of better, a sentence each.
         trust: Whether engines without a matching sidecar are loaded.
 
     Raises:
@@ -92,6 +103,7 @@ def verify_networks(
         "outputs": dict(kinds),
         "repaired_accuracy": result.accuracies["repaired"],
         "unverified": [*result.unverified, *unseen],
+        "notes": [*notes],
         "failed_gate": failed,
     }
     write_json(folder / "verify.json", "verify", body)
@@ -170,21 +182,37 @@ def subjects(folder: Path, settings: Settings, *, trust: bool) -> list[Subject]:
         settings: Which precisions and which batch.
         trust: Whether engines without a matching sidecar are loaded.
     """
-    backend, batch = get_backend("onnxruntime"), settings.measure.batch
+    batch = settings.measure.batch
     found = [
-        onnx_subject(
-            onnx_name(stem, precision, fallback),
-            network,
-            rounded(deployed_model(folder, network, precision, fallback, batch=batch)),
-            backend,
-            TOLERANCE[precision],
-        )
+        _onnx(folder, network, precision, fallback, batch)
         for precision in wanted_precisions(settings)
         for fallback in fallbacks(precision)
-        for network, stem in STEMS.items()
+        for network in STEMS
     ]
     engines = (_engines(folder, built, trust) for built in built_engines(folder) if built.plan)
     return [*found, *chain.from_iterable(engines)]
+
+
+def _onnx(
+    folder: Path, network: Network, precision: Precision, fallback: Precision, batch: int
+) -> Subject:
+    """Returns an ONNX model for ONNX Runtime; one that cannot be typed so is not run, like engines.
+
+    Raises:
+        UnsupportedModelError: If the fp32 master itself cannot be used.
+    """
+    name, tolerance = onnx_name(STEMS[network], precision, fallback), TOLERANCE[precision]
+    try:
+        model = rounded(deployed_model(folder, network, precision, fallback, batch=batch))
+    except UnsupportedModelError as error:
+        if precision == "fp32":
+            raise
+        return Subject(name, network, partial(_refuse, str(error)), tolerance)
+    return onnx_subject(name, network, model, get_backend("onnxruntime"), tolerance)
+
+
+def _refuse(reason: str) -> Runner:
+    raise DeviceError(reason)
 
 
 def fallbacks(precision: Precision) -> tuple[Precision, ...]:
@@ -246,8 +274,9 @@ def bisect_command(model: str, tolerance: float | None, sidecar: Sidecar | None)
     allowed = tolerance or 0.1
     prefix = "POLYGRAPHY_USE_TENSORRT_RTX=1 " if library == "tensorrt_rtx" else ""
     return (
-        f"{prefix}polygraphy debug reduce {model} -o reduced.onnx --mode bisect --check polygraphy "
-        f"run polygraphy_debug.onnx --onnxrt --trt{typing} --atol {allowed:g} --rtol {allowed:g}"
+        f"{prefix}polygraphy debug reduce {shlex.quote(model)} -o reduced.onnx --mode bisect "
+        f"--check polygraphy run polygraphy_debug.onnx --onnxrt --trt{typing} --atol {allowed:g} "
+        f"--rtol {allowed:g}"
     )
 
 

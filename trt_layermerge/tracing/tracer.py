@@ -18,6 +18,9 @@ from trt_layermerge.tracing.norms import is_image_norm, is_library_norm
 from trt_layermerge.tracing.prepare import Inputs, cause_of, evaluate, has_hooks, same_values
 from trt_layermerge.tracing.transparent import is_transparent_module
 
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d)
+"""Subclasses too: timm's pad by the size of their input, in code that cannot be followed."""
+
 
 class LayerTracer(fx.Tracer):
     """Records layers as single calls, and walks through everything else.
@@ -66,6 +69,7 @@ class LayerTracer(fx.Tracer):
             or is_library_norm(m)
             or is_image_norm(m)
             or activation_of_module(m) is not None
+            or isinstance(m, _POOLS)
             or super().is_leaf_module(m, module_qualified_name)
         )
 

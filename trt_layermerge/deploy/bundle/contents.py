@@ -37,7 +37,7 @@ class Baked:
     """What of the work before and behind the network is part of its graph.
 
     Attributes:
-        normalise: The input is RGB from 0 to 255, not yet normalised.
+        normalise: The input is pixels from 0 to 255, not yet normalised.
         softmax: The output is probabilities, not logits.
     """
 
@@ -67,6 +67,12 @@ class Interface:
     classes: int
     batch: int
     max_batch: int | None = None
+
+    @property
+    def pixels(self) -> str:
+        """What an image is, in words."""
+        channels = self.image[0]
+        return {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
 
     @property
     def limit(self) -> int:
@@ -107,7 +113,7 @@ class Facts:
         why_no_engine: The reason where there is no engine.
         interface: Input and output.
         baked: What else the graphs do.
-        preprocess: From 8-bit RGB to what the network was trained on.
+        preprocess: From 8-bit pixels to what the network was trained on.
         labels: Class names in the order of the outputs, or None if they are not known.
         build: Library (``engine``) and options to build the engine with, JSON-ready.
         weights_sha256: Hash of the merged weights.

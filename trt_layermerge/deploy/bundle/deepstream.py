@@ -16,7 +16,8 @@ from trt_layermerge.deploy.bundle.layout import (
 from trt_layermerge.errors import UsageError
 
 NETWORK_MODES: Mapping[Precision, int] = {"fp32": 0, "int8": 1, "fp16": 2}
-RGB = 0
+COLOUR_FORMATS = {3: 0, 1: 2}
+"""``nvinfer``'s number for RGB and for grey, by channels."""
 CLASSIFIER = 1
 WHOLE_FRAMES = 1
 
@@ -45,9 +46,10 @@ def layout(contents: Contents) -> Layout:
 def config(contents: Contents) -> str:
     """Returns ``config_infer.txt``. Raises as ``layout`` does."""
     face = contents.interface
-    if face.image[0] != 3:
+    if face.image[0] not in COLOUR_FORMATS:
         raise UsageError(
-            f"DeepStream would give this network RGB images, but it takes {face.image[0]} channels"
+            f"DeepStream gives networks RGB or grey images, but this one takes {face.image[0]} "
+            "channels; package it for another target (--for plain or triton)"
         )
     if not contents.baked.softmax:
         raise UsageError(
@@ -66,7 +68,7 @@ def config(contents: Contents) -> str:
         "network-type": CLASSIFIER,
         "process-mode": WHOLE_FRAMES,
         "infer-dims": ";".join(map(str, face.image)),
-        "model-color-format": RGB,
+        "model-color-format": COLOUR_FORMATS[face.image[0]],
         "maintain-aspect-ratio": 0,
         "net-scale-factor": repr(factor),
         "offsets": ";".join(map(repr, offsets)),

@@ -6,6 +6,7 @@ import json
 
 from trt_layermerge.deploy.bundle.contents import Contents
 from trt_layermerge.deploy.bundle.layout import Layout, flat_places, lines, loadable
+from trt_layermerge.errors import UsageError
 
 FOLDER = "/models"
 
@@ -25,8 +26,14 @@ def layout(contents: Contents) -> Layout:
     """Returns ``params.yaml``, ``model.onnx``, ``model.plan`` and ``labels.txt``.
 
     Raises:
-        UsageError: If a label does not fit into one line.
+        UsageError: If a label does not fit into one line, or the network takes no RGB images.
     """
+    if contents.interface.image[0] != 3:
+        raise UsageError(
+            "Isaac ROS gives networks RGB images, but this one takes "
+            f"{contents.interface.image[0]} channels; package it for another target (--for plain "
+            "or triton)"
+        )
     files = {"params.yaml": params(contents).encode()}
     if contents.labels is not None:
         files["labels.txt"] = lines(contents.labels)

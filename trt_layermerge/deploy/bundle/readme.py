@@ -99,10 +99,11 @@ def _wrapped(block: str) -> str:
 
 
 def _input_meaning(contents: Contents) -> str:
+    image = contents.interface.pixels
     if contents.baked.normalise:
-        return "RGB from 0 to 255; the graph normalises"
+        return f"{image} from 0 to 255; the graph normalises"
     p = contents.preprocess
-    return f"RGB, (x · {p.scale:.9g} − {list(p.mean)}) / {list(p.std)}"
+    return f"{image}, (x · {p.scale:.9g} − {list(p.mean)}) / {list(p.std)}"
 
 
 def _engine(engine: Engine | None) -> str | None:

@@ -99,32 +99,51 @@ def throttle_events(sources: Sources) -> Reading[int]:
 def power_w(sources: Sources) -> Reading[tuple[float, str]]:
     """Returns watts of the whole module and the rails that were added up, in words.
 
-    The rails of the INA power monitors are read from ``hwmon``; where they cannot be, one line of
-    ``tegrastats`` is waited for, which takes a second.
+    The rails of the INA power monitors are read from ``hwmon``; where they do not make up the
+    module, one line of ``tegrastats`` is waited for, which takes a second.
     """
     rails = hwmon_rails(sources)
-    source = "INA power monitor"
-    if not rails:
-        answer = sources.ask(_TEGRASTATS)
-        rails, source = tegrastats_rails(answer.output), "tegrastats"
-        if not rails:
-            return Reading(None, f"no INA power monitor can be read; tegrastats: {answer.words}")
-    return _whole(rails, source)
+    found = _whole(rails, "INA power monitor")
+    if found.value is not None:
+        return found
+    answer = sources.ask(_TEGRASTATS)
+    told = tegrastats_rails(answer.output)
+    if told:
+        second = _whole(told, "tegrastats")
+        return second if second.value is not None or not rails else found
+    if rails:
+        return Reading(None, f"{found.reason}; tegrastats: {answer.words}")
+    return Reading(None, f"no INA power monitor can be read; tegrastats: {answer.words}")
 
 
 def hwmon_rails(sources: Sources) -> Rails:
-    """Returns watts by rail from every INA monitor: mV times mA, or µW where the driver has it."""
+    """Returns watts by rail from every INA monitor: mV times mA, or µW where the driver has it.
+
+    An INA238 has one channel, which its driver does not label: the label of the whole monitor
+    counts then, or else its place.
+    """
     rails: Rails = {}
     for path in sources.find("sys/class/hwmon/hwmon*/name"):
-        if not (sources.read(path) or "").startswith("ina"):
+        chip = sources.read(path) or ""
+        if not chip.startswith("ina"):
             continue
         folder = path[: -len("/name")]
-        for label in sources.find(f"{folder}/in*_label"):
-            number = label[len(f"{folder}/in") : -len("_label")]
+        channels = _channels(sources, folder)
+        whole = sources.read(f"{folder}/label") if len(channels) == 1 else None
+        for number in channels:
             watts = _watts(sources, folder, number)
             if watts is not None:
-                rails[sources.read(label) or ""] = watts
+                label = sources.read(f"{folder}/in{number}_label") or whole
+                place = f"{chip} without a label, {folder.rpartition('/')[2]} channel {number}"
+                rails[label or place] = watts
     return rails
+
+
+def _channels(sources: Sources, folder: str) -> list[str]:
+    """Returns the numbers of a monitor's channels that tell a current or a power."""
+    found = re.compile(rf"{re.escape(folder)}/(?:curr|power)(\d+)_input")
+    paths = (found.fullmatch(path) for path in sources.find(f"{folder}/*_input"))
+    return sorted({path[1] for path in paths if path is not None})
 
 
 def _watts(sources: Sources, folder: str, channel: str) -> float | None:

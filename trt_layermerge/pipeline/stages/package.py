@@ -79,7 +79,8 @@ def _tell(run: Run, target: Target, contents: Contents) -> None:
 
     parts = [f"{target}: {packaged_precision(run)}"]
     if contents.baked.normalise:
-        parts.append("the graph takes RGB from 0 to 255 and gives probabilities")
+        pixels = contents.interface.pixels
+        parts.append(f"the graph takes {pixels} from 0 to 255 and gives probabilities")
     elif contents.baked.softmax:
         parts.append("the graph gives probabilities")
     if (note := engine_note(contents, target)) is not None:

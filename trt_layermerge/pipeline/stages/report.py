@@ -125,6 +125,7 @@ def _summary(run: Run) -> Json:
             "speedup_low": bench["low"],
             "speedup_high": bench["high"],
             "device": str(DeviceInfo.from_json(bench["device"])),
+            "notes": verify.get("notes", []),
         }
     )
 
@@ -154,7 +155,7 @@ def _report(run: Run, summary: Json) -> RunReport:
         calibration=read_json(run.folder / CALIBRATION, "calibrations"),
         verify=verify,
         engine=_engine(run),
-        unverified=(*verify["unverified"], *_not_built(run)),
+        unverified=(*summary["notes"], *verify["unverified"], *_not_built(run)),
         versions=versions(),
         recipe=dump_recipe(run.recipe),
         stage_seconds=stage_seconds(run.folder),
