@@ -120,6 +120,27 @@ SIZES: dict[str, int] = {
 }
 """Pixels a side, where a network demands them."""
 
+_LARGE = (
+    "convmixer",
+    "dla",
+    "efficientvim",
+    "fasternet",
+    "focalnet",
+    "iformer",
+    "inception_resnet_v2",
+    "inception_v4",
+    "levit",
+    "maxxvit",
+    "metaformer",
+    "nextvit",
+    "rdnet",
+    "selecsls",
+    "swiftformer",
+    "tresnet",
+    "xception",
+    "xception_aligned",
+)
+
 CLASSIFIERS = (
     "alexnet",
     "convnext_tiny",
@@ -191,3 +212,8 @@ NETWORKS: tuple[Network, ...] = (
     ),
     Network("torchvision:ssdlite320 backbone", "detection", _detector_backbone, 320),
 )
+
+WALKED: tuple[str, ...] = tuple(
+    f"timm:{names[-1]}" for family, names in TIMM.items() if family not in _LARGE
+)
+"""Networks that walk the whole pipeline: one of every family but those whose smallest are large."""
