@@ -156,7 +156,9 @@ def piece(**settings: object) -> PieceSpec:
     torch.manual_seed(seed)
     size = settings.pop("size", 8)
     assert isinstance(size, int)
-    pool = nn.AvgPool2d(3, 1, 1, **settings)  # type: ignore[arg-type]
+    kernel = settings.pop("kernel", 3)
+    assert isinstance(kernel, int)
+    pool = nn.MaxPool2d(kernel, 1, kernel // 2, **settings)  # type: ignore[arg-type]
     net = Net(lambda m, x: m.d((y := m.a(x)) + m.b(m.pool(y)).relu()), pool=pool)
     (unit,) = opaque(trace(net.eval(), nets.example(size=size)))
     return unit.spec
@@ -166,9 +168,14 @@ def test_equal_pieces_are_equal_whatever_their_weights() -> None:
     assert piece() == piece(seed=1)
 
 
-@pytest.mark.parametrize(
-    "settings", [{"count_include_pad": False}, {"ceil_mode": True}, {"size": 10}], ids=str
-)
+def test_a_network_in_double_has_the_pieces_that_it_has_in_float() -> None:
+    model = nets.randomise(Net(lambda m, x: m.d(gated(m, m.a(x))), gate=gate()))
+    single = trace(model, nets.example(size=8))
+    assert trace(model.double(), nets.example(size=8).double()).branches == single.branches
+    assert opaque(trace(model, nets.example(size=8).double())) == opaque(single)
+
+
+@pytest.mark.parametrize("settings", [{"kernel": 5}, {"ceil_mode": True}, {"size": 10}], ids=str)
 def test_pieces_of_other_settings_differ(settings: dict[str, object]) -> None:
     assert piece(**settings) != piece()
 

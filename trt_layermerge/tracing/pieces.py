@@ -98,4 +98,8 @@ def _is_setting(name: str, value: Any) -> bool:
 
 
 def _tensor(value: Any) -> str:
-    return f"{value.dtype}{tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+    """Returns shape and type of a tensor; a network cast to another floating type stays itself."""
+    if not isinstance(value, torch.Tensor):
+        return repr(value)
+    kind = "float" if value.is_floating_point() else value.dtype
+    return f"{kind}{tuple(value.shape)}"
