@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict
 
-from trt_layermerge.errors import CorruptInputError, DeviceError, UsageError
+from trt_layermerge.errors import CorruptInputError, DeviceError, UsageError, foreign
 
 Json = Dict[str, Any]
 MAX_FILE_BYTES = 256 * 2**20
@@ -172,15 +172,13 @@ def _cut_partial_line(file: Any) -> None:
 
 @contextmanager
 def damage(path: Path, remedy: str = REDO) -> Iterator[None]:
-    """Turns the errors of reading malformed fields into one clear refusal, and says what to do.
+    """Turns what reading malformed fields raises into one clear refusal, and says what to do.
 
     Raises:
-        CorruptInputError: In place of the errors that a missing or malformed field causes.
+        CorruptInputError: In place of whatever a missing or malformed field causes.
     """
-    try:
+    with foreign(lambda why: _corrupt(path, f"a field is missing or malformed ({why})", remedy)):
         yield
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise _corrupt(path, f"a field is missing or malformed ({error})", remedy) from error
 
 
 def sha256_bytes(data: bytes) -> str:

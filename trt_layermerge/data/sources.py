@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import pickle
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from trt_layermerge.errors import (
     CorruptInputError,
     UntrustedInputError,
     UsageError,
+    foreign,
 )
 
 MOST_UNPACKED = 50
@@ -103,15 +103,15 @@ class DatasetData:
             CorruptInputError: If an item is no float image ``(C, H, W)`` with an integer label,
                 or the images differ in shape.
         """
-        try:
+        with foreign(
+            lambda why: CorruptInputError(
+                f"{self.name} must give pairs of an image tensor and a label, all images of one "
+                f"shape, for every number below its length: {why}"
+            )
+        ):
             items = [self.dataset[i] for i in indices.tolist()]
             images = torch.stack([torch.as_tensor(image) for image, _ in items])
             labels = torch.tensor([int(label) for _, label in items])
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise CorruptInputError(
-                f"{self.name} must give pairs of an image tensor and a label, all images of one "
-                f"shape: {error}"
-            ) from error
         if images.ndim != 4 or not images.is_floating_point():
             raise CorruptInputError(
                 f"{self.name} gives images {tuple(images.shape[1:])} {images.dtype}; they must "
@@ -168,7 +168,6 @@ def read_npz(path: Path, preprocess: Preprocess) -> ArrayData:
 def _bounded(file: IO[bytes]) -> Iterator[None]:
     """Passes an archive whose arrays are not far larger than its file; others are not unpacked."""
     held = file.seek(0, 2)
-    file.seek(0)
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             claimed = sum(member.file_size for member in archive.infolist())
@@ -177,6 +176,9 @@ def _bounded(file: IO[bytes]) -> Iterator[None]:
                 f"a file of {held:,} bytes says that it holds {claimed:,}, and up to {limit:,} are "
                 "read; save it without compression (numpy.savez)"
             )
+    file.seek(0)
+    if file.read(6) == b"\x93NUMPY":
+        raise ValueError("it is one array, not an archive of several; save it with numpy.savez")
     file.seek(0)
     yield
 
@@ -199,33 +201,20 @@ def _npz_errors(path: Path) -> Iterator[None]:
     """Turns what numpy and zipfile raise into our errors."""
     if not path.is_file():
         raise UsageError(f"there is no file {path}; check the name after npz:")
-    try:
-        yield
-    except KeyError as error:
-        raise _malformed(
-            path, f"it must hold the arrays images and labels, or images alone ({error})"
-        ) from error
-    except pickle.UnpicklingError as error:
-        raise _untrusted(path) from error
-    except ValueError as error:
-        # numpy tells its refusal of pickles from damage in words only.
-        if "allow_pickle" in str(error):
+    with foreign(lambda why: _malformed(path, why)):
+        try:
+            yield
+        except KeyError as error:
+            raise _malformed(
+                path, f"it must hold the arrays images and labels, or images alone ({error})"
+            ) from error
+        except pickle.UnpicklingError as error:
             raise _untrusted(path) from error
-        raise _malformed(path, str(error)) from error
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        OSError,
-        MemoryError,
-        OverflowError,
-        NotImplementedError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        SyntaxError,
-    ) as error:
-        raise _malformed(path, str(error) or type(error).__name__) from error
+        except ValueError as error:
+            # numpy tells its refusal of pickles from damage in words only.
+            if "allow_pickle" in str(error):
+                raise _untrusted(path) from error
+            raise
 
 
 def read_dataset(file: Path, factory: str) -> DatasetData:
@@ -241,18 +230,18 @@ def read_dataset(file: Path, factory: str) -> DatasetData:
     if spec is None or spec.loader is None:
         raise UsageError(f"{file} is no Python file; name one that defines {factory}")
     module = importlib.util.module_from_spec(spec)
-    try:
+    with foreign(
+        lambda why: UsageError(
+            f"{name} gave no Dataset with a length ({why}); {factory}() must return one"
+        )
+    ):
         spec.loader.exec_module(module)
         dataset = getattr(module, factory)()
         count = len(dataset)
-    except Exception as error:
-        raise UsageError(
-            f"{name} gave no Dataset with a length ({type(error).__name__}: {error}); "
-            f"{factory}() must return one"
-        ) from error
+        classes = tuple(str(c) for c in getattr(dataset, "classes", ()))
     if count < 1:
         raise UsageError(f"the Dataset of {name} is empty")
-    return DatasetData(dataset, name, tuple(str(c) for c in getattr(dataset, "classes", ())))
+    return DatasetData(dataset, name, classes)
 
 
 def _malformed(path: Path, why: str) -> CorruptInputError:

@@ -12,6 +12,7 @@ from trt_layermerge.backends import Backend
 from trt_layermerge.backends.base import Array
 from trt_layermerge.core.agreement import agreements
 from trt_layermerge.core.jsonio import Json
+from trt_layermerge.core.labels import check_labels
 from trt_layermerge.deploy.comparison import (
     EXPORT_AGAIN,
     Comparison,
@@ -21,7 +22,7 @@ from trt_layermerge.deploy.comparison import (
 )
 from trt_layermerge.deploy.engines import open_engine
 from trt_layermerge.deploy.sidecar import Network
-from trt_layermerge.errors import AccuracyGateError, CorruptInputError, UsageError
+from trt_layermerge.errors import AccuracyGateError, UsageError
 
 Answer: TypeAlias = Callable[[Array], Array]
 """Network inputs ``(n, C, H, W)`` to outputs ``(n, classes)``."""
@@ -141,7 +142,9 @@ def verify(
         trials = [stack.enter_context(closing(Trial(subject))) for subject in subjects]
         for images, labels in batches:
             answers = {name: answer(images) for name, answer in networks.items()}
-            _check_labels(labels, answers["original"].shape[1])
+            if labels is not None:
+                classes = answers["original"].shape[1]
+                check_labels(int(labels.min()), int(labels.max()), classes)
             same.append(agreements(answers["original"], answers["merged"]))
             for trial in trials:
                 trial.add(images, labels, answers[trial.subject.network])
@@ -208,11 +211,3 @@ def _allowed(found: Comparison) -> str:
     if found.tolerance is None:
         return "which is not finite"
     return f"{found.tolerance:.0e} is allowed"
-
-
-def _check_labels(labels: Array | None, classes: int) -> None:
-    if labels is not None and labels.max() >= classes:
-        raise CorruptInputError(
-            f"an image has the label {labels.max()}, but the network tells {classes} classes "
-            "apart, counted from 0; number the labels as the network does"
-        )

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from trt_layermerge.core.labels import check_labels
 from trt_layermerge.data.loader import Images, pairs
 from trt_layermerge.data.sets import LabelledData
 from trt_layermerge.errors import CorruptInputError, UnsupportedModelError, UsageError
@@ -67,20 +68,6 @@ def known_accuracy(model: nn.Module, data: Images | None, batch: int = BATCH) ->
     return right / images
 
 
-def check_labels(labels: Tensor, logits: Tensor) -> None:
-    """Checks that every label is one of the network's classes.
-
-    Raises:
-        CorruptInputError: If one is not.
-    """
-    classes, largest = logits.shape[1], int(labels.max())
-    if largest >= classes:
-        raise CorruptInputError(
-            f"an image has the label {largest}, but the network tells {classes} classes apart, "
-            "counted from 0; number the labels (or the class folders) as the network does"
-        )
-
-
 def predict(model: nn.Module, data: LabelledData, batch: int = BATCH) -> NDArray[np.int64]:
     """Returns the predicted label of every image, ``(N,)``, in order.
 
@@ -128,5 +115,5 @@ def _guesses(model: nn.Module, data: Images, batch: int) -> Iterator[tuple[Tenso
                 "the network's outputs are not numbers (NaN); its weights or the images are damaged"
             )
         if labels is not None:
-            check_labels(labels, logits)
+            check_labels(int(labels.min()), int(labels.max()), logits.shape[1])
         yield logits.argmax(1).cpu(), labels

@@ -15,17 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from trt_layermerge.core.jsonio import damage
+from trt_layermerge.core.labels import check_labels
 from trt_layermerge.data.augment import parse_augment, seed_of
 from trt_layermerge.data.loader import Batch, Batches, GivenBatches, Images
 from trt_layermerge.data.sets import LabelledData, Part
 from trt_layermerge.errors import DivergedError, UsageError
 from trt_layermerge.finetune.device import device_named, layout_of
-from trt_layermerge.finetune.evaluate import (
-    NotANumberError,
-    check_labels,
-    evaluating,
-    known_accuracy,
-)
+from trt_layermerge.finetune.evaluate import NotANumberError, evaluating, known_accuracy
 from trt_layermerge.finetune.losses import checked, logits_of, taught, training_loss
 from trt_layermerge.finetune.norms import batch_norms, reestimate
 from trt_layermerge.finetune.optimiser import make_optimiser, optimiser_tensors, restore_optimiser
@@ -309,7 +305,7 @@ class _Training:
             mine = logits_of(self.network(images))
             theirs = None if self.teacher is None else taught(self.teacher, images)
         if labels is not None:
-            check_labels(labels, mine)
+            check_labels(int(labels.min()), int(labels.max()), mine.shape[1])
         elif self.recipe.distill_weight < 1:
             raise UsageError(
                 "the loader gives no labels, so only the original network can teach; set "

@@ -12,11 +12,11 @@ from trt_layermerge.backends import Backend
 from trt_layermerge.core.conv import Spec
 from trt_layermerge.core.device import DeviceInfo, Precision
 from trt_layermerge.core.tables import LatencyTable
-from trt_layermerge.errors import DeviceError, StickyDeviceError, UsageError
+from trt_layermerge.errors import DeviceError, StickyDeviceError, UsageError, words_of
 from trt_layermerge.measure.bench import BURST_MS
 from trt_layermerge.measure.conditions import Conditions, device_here
 from trt_layermerge.measure.table import Progress, measure_specs
-from trt_layermerge.measure.timing import Timing, failure_words, speedup, time_models
+from trt_layermerge.measure.timing import Timing, speedup, time_models
 
 
 @dataclass(frozen=True)
@@ -177,8 +177,8 @@ class BackendMeter:
         except Exception as error:  # libraries raise anything, and MemoryError
             if len(others) == 1:
                 self.networks(original, [], 1)  # raises where it is the original that fails
-                return [Failed(failure_words(error))]
+                return [Failed(words_of(error))]
             if not others:
-                raise DeviceError(failure_words(error)) from error
+                raise DeviceError(words_of(error)) from error
             return [self.networks(original, [other], rounds)[0] for other in others]
         return [Beside(((first, timing),)) for timing in timings]

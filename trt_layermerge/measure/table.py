@@ -18,11 +18,11 @@ from trt_layermerge.backends import Backend
 from trt_layermerge.core.conv import ConvSpec, Spec
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.tables import LatencyEntry, LatencyTable
-from trt_layermerge.errors import StickyDeviceError, UsageError
+from trt_layermerge.errors import StickyDeviceError, UsageError, words_of
 from trt_layermerge.measure.conditions import device_here
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.measure.store import LatencyStore
-from trt_layermerge.measure.timing import Timing, failure_words, time_models
+from trt_layermerge.measure.timing import Timing, time_models
 
 ROUNDS = 12
 CHUNK_SPECS = 8
@@ -123,7 +123,7 @@ def _measure_chunk(
         raise  # nothing else would run in this process either, and be taken for broken
     except Exception as error:  # libraries raise anything, and MemoryError, over one bad network
         if len(specs) == 1:
-            return {specs[0]: LatencyEntry(math.inf, error=failure_words(error))}
+            return {specs[0]: LatencyEntry(math.inf, error=words_of(error))}
         alone = (_measure_chunk([spec], backend, precision, batch, rounds) for spec in specs)
         return {spec: entry for entries in alone for spec, entry in entries.items()}
     return {spec: entry_of(timing) for spec, timing in zip(specs, timings, strict=True)}

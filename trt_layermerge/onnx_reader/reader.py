@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from trt_layermerge.errors import (
     LayerMergeError,
     UnsupportedModelError,
     UsageError,
+    foreign,
 )
 from trt_layermerge.onnx_reader.converter import Converter
 from trt_layermerge.onnx_reader.operators import OPERATORS
@@ -58,15 +59,12 @@ def read_onnx(
     fixed.CopyFrom(parse_onnx(model, name) if isinstance(model, bytes) else model)
     _name_nodes(fixed)
     _fix_sizes(fixed, shape, name)
-    with contextlib.redirect_stdout(sys.stderr):  # where graphsurgeon would print its warnings
-        try:
-            graph = _fold(fixed)
-        except LayerMergeError:
-            raise
-        except Exception as error:  # graphsurgeon and protobuf raise anything over a damaged file
-            raise CorruptInputError(
-                f"{name} cannot be read: {type(error).__name__}: {error}; export it again"
-            ) from error
+    if not fixed.graph.output:
+        raise CorruptInputError(f"{name} has no output; export it again")
+    damaged = foreign(lambda why: CorruptInputError(f"{name} cannot be read: {why}; export again"))
+    # Where graphsurgeon would print its warnings.
+    with contextlib.redirect_stdout(sys.stderr), damaged:
+        graph = _fold(fixed)
         _refuse_unknown(graph, name)
         return _convert(graph, dtype)
 
@@ -221,18 +219,20 @@ def _refuse_unknown(graph: Any, name: str) -> None:
         )
 
 
+def _unread(node: Any) -> Callable[[str], LayerMergeError]:
+    return lambda why: UnsupportedModelError(
+        f"the ONNX node {node.name} ({node.op}) cannot be read: {why}; name the network of torch "
+        "that it was exported from"
+    )
+
+
 def _convert(graph: Any, dtype: torch.dtype | None) -> fx.GraphModule:
     converter = Converter(dtype)
     for i, value in enumerate(graph.inputs):
         converter.values[value.name] = converter.graph.placeholder(f"input_{i}" if i else "images")
     for node in graph.nodes:
-        try:
+        with foreign(_unread(node)):
             converter.values[node.outputs[0].name] = OPERATORS[node.op](converter, node)
-        except (KeyError, ValueError, RuntimeError, TypeError, IndexError) as error:
-            raise UnsupportedModelError(
-                f"the ONNX node {node.name} ({node.op}) cannot be read: {error}; name the network "
-                "of torch that it was exported from"
-            ) from error
     outputs = tuple(converter.value(value) for value in graph.outputs)
     converter.graph.output(outputs if len(outputs) > 1 else outputs[0])
     network = fx.GraphModule(converter.root, converter.graph, "OnnxNetwork")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from os.path import normpath
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,12 @@ def load_recipe(
             _put(given, "measure.recorded", False)
     _anchor(given, Path.cwd())
     _merge(body, given)
+    odd = next((text for text in _texts([body, added]) if not _writable(text)), None)
+    if odd is not None:
+        raise UsageError(
+            f"{odd!r:.60} is no text: a path or name of a recipe must be UTF-8 and without zero "
+            "bytes; rename the file"
+        )
     try:
         for key, value in added.items():
             _add(body, key, value)
@@ -126,6 +132,20 @@ def _read(path: Path, remembered: bool) -> Json:
     if not isinstance(body, dict):
         raise CorruptInputError(f"the recipe {path} is not a mapping of sections")
     return body
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yields every text in a value of plain ones."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for part in value.items() if isinstance(value, dict) else value:
+            yield from _texts(part)
+
+
+def _writable(text: str) -> bool:
+    """Whether a text can be written to a file, and name one."""
+    return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _put(body: Json, dotted: str, value: Any) -> None:

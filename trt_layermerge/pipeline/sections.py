@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, model_validator
 
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.preprocess import Preprocess
@@ -14,9 +16,8 @@ from trt_layermerge.session.settings import Count, Fraction, Positive, Section, 
 if TYPE_CHECKING:
     from torch import nn
 
-
-if TYPE_CHECKING:
-    from torch import nn
+MOST_VALUES = 2**28
+"""Values of one input: a gibibyte in single precision."""
 
 
 class ModelSection(Section):
@@ -33,6 +34,15 @@ class ModelSection(Section):
     name: str
     weights: str | None = None
     input: tuple[Count, Count, Count, Count] = (1, 3, 224, 224)
+
+    @model_validator(mode="after")
+    def _fits_memory(self) -> ModelSection:
+        if (count := prod(self.input)) > MOST_VALUES:
+            raise ValueError(
+                f"an input of {'x'.join(map(str, self.input))} has {count:.2g} values, and "
+                f"{MOST_VALUES:,} at most can be worked with; type a smaller one (--input)"
+            )
+        return self
 
     def build(self) -> nn.Module:
         """Returns the network itself, in eval mode. Raises what ``load_network`` raises."""
@@ -63,6 +73,18 @@ class PreprocessSection(Section):
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 1.0
     interpolation: Interpolation = "bilinear"
+
+    @model_validator(mode="after")
+    def _tells_pixels_apart(self) -> PreprocessSection:
+        with np.errstate(all="ignore"):
+            pixels = [[[[level] * len(self.mean)]] for level in (0, 255)]
+            dark, light = self.build()(np.array(pixels, np.uint8))
+        if not (np.isfinite(dark).all() and np.isfinite(light).all() and (dark != light).all()):
+            raise ValueError(
+                "black and white pixels do not become two different finite numbers in every "
+                "channel: (x · scale − mean) / std; give scale, mean and std as in the training"
+            )
+        return self
 
     def build(self) -> Preprocess:
         """Returns the preprocessing itself."""

@@ -43,6 +43,7 @@ from trt_layermerge.session.searching import (
     imported_of,
     loop_tools,
     problem_of,
+    refuse_hopeless,
     save_choice,
     save_frontier,
 )
@@ -118,6 +119,21 @@ class Session(State):
         found.save(self.folder)
         self._made["latencies"] = found
         return found.table
+
+    def check_goal(self, *, speedup: float | None = None, budget_ms: float | None = None) -> None:
+        """Refuses a budget that is far out of reach before anything is scored.
+
+        Args:
+            speedup: Latency of the original divided by the budget; by default the settings'.
+            budget_ms: Latency that the measured network must meet, in place of a speed-up.
+
+        Raises:
+            UsageError: If the budget is none.
+            InfeasibleBudgetError: If even the fastest plan is predicted to take twice as long.
+        """
+        if speedup is not None or budget_ms is not None:
+            self.settings = with_goal(self.settings, speedup, budget_ms)
+        refuse_hopeless(self.graph, self.candidates, self.latencies, self.settings)
 
     def score(
         self, train: Images | None = None, *, notes: Mapping[str, Any] | None = None

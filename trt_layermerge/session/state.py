@@ -7,6 +7,7 @@ import shutil
 import weakref
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, TypeVar, cast
@@ -286,7 +287,7 @@ def with_goal(settings: Settings, speedup: float | None, budget_ms: float | None
         UsageError: If it is no budget.
     """
     given = [budget for budget in (budget_ms, speedup and speedup - 1) if budget is not None]
-    if not given or min(given) <= 0:
+    if not given or not all(0 < budget < inf for budget in given):
         raise UsageError(
             f"speedup {speedup} and budget_ms {budget_ms} name no budget; give a speed-up above 1, "
             "or a latency above 0 ms"
