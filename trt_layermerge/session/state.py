@@ -126,8 +126,12 @@ class State:
     @cached_property
     def backend(self) -> Backend:
         """What runs networks in this process; torch runs them where torch computes."""
-        name = self.settings.measure.backend
-        return get_backend(name, **({"device": self.settings.device} if name == "torch" else {}))
+        return get_backend(self.settings.measure.backend, **self._backend_options)
+
+    @property
+    def _backend_options(self) -> dict[str, Any]:
+        torch = self.settings.measure.backend == "torch"
+        return {"device": self.settings.device} if torch else {}
 
     @property
     def elsewhere(self) -> bool:
@@ -139,7 +143,7 @@ class State:
         """What measures latency."""
         measure = self.settings.measure
         backend = None if self.elsewhere or measure.engines else self.backend
-        return meter_of(measure, backend, self.folder, self.tell)
+        return meter_of(measure, backend, self._backend_options, self.folder, self.tell)
 
     @cached_property
     def networks(self) -> Networks:
