@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -372,6 +374,84 @@ def test_odd_onnx_files_are_refused_by_name(
     given = ("--run", "x", "--runs-dir", str(tmp_path / "runs"), "--input", "1x3x16x16")
     code, said = typed(capsys, "inspect", "--model", str(path), *given)
     assert code in (UNSUPPORTED, CORRUPT) and (str(path) in said or "ONNX node" in said)
+
+
+@pytest.fixture
+def soon() -> Iterator[None]:
+    """Fails where something takes longer than ten seconds."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(10)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+PIPES = [
+    "run {pipe}.yaml",
+    "inspect --run x --recipe {pipe}.yaml",
+    "inspect --run x --weights {pipe}.pt --model {project}/nets.py:tiny --input 1x3x16x16",
+    "inspect --run x --model {pipe}.py:net",
+    "inspect --run x --model {pipe}.onnx",
+    "run {project}/tiny.yaml --train npz:{pipe}.npz",
+    "run {project}/tiny.yaml --test imagefolder:{project}?list={pipe}.txt",
+    "run {project}/tiny.yaml --set calibrate.preset={pipe}.yaml",
+    "run /dev/zero --run x",
+]
+
+
+@pytest.mark.parametrize("command", PIPES)
+def test_a_pipe_or_a_device_is_no_file_and_nothing_waits_for_it(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], soon: None, command: str
+) -> None:
+    for suffix in ("yaml", "pt", "py", "onnx", "npz", "txt"):
+        os.mkfifo(tmp_path / f"pipe.{suffix}")
+    words = command.format(pipe=tmp_path / "pipe", project=finished).split()
+    code, said = typed(capsys, *words, "--runs-dir", str(tmp_path))
+    assert code in (USAGE, CORRUPT)
+    assert "it is a pipe or a device" in said or "there is no " in said or "are no file" in said
+
+
+def test_a_record_of_stages_that_is_a_pipe_is_none(
+    runs: Path, capsys: pytest.CaptureFixture[str], soon: None
+) -> None:
+    (runs / "tiny" / "state.json").unlink()
+    os.mkfifo(runs / "tiny" / "state.json")
+    code, said = typed(capsys, "report", "--run", "tiny", "--runs-dir", str(runs))
+    assert code == USAGE and "state.json: it is a pipe" in said
+
+
+KILLED = """
+import os, signal, sys
+from trt_layermerge.cli.main import main
+right, left = os.fsync, [int(sys.argv[1])]
+def fsync(handle):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    right(handle)
+os.fsync = fsync
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("writes", [4, 60])
+def test_what_a_killed_run_leaves_of_files_is_cleared_by_the_next(
+    finished: Path, tmp_path: Path, writes: int
+) -> None:
+    typed = ["run", str(finished / "tiny.yaml"), "--runs-dir", str(tmp_path), "-q"]
+    arguments = [sys.executable, "-c", KILLED, str(writes), *typed]
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(arguments, env={**os.environ, "PYTHONPATH": root})
+    assert done.returncode == -signal.SIGKILL
+    assert list(tmp_path.rglob(".*"))  # a lock at least
+    tiny.run(tmp_path, finished / "tiny.yaml")
+    assert not list(tmp_path.rglob(".*"))
+    plans = [folder / "tiny" / "plan.json" for folder in (tmp_path, finished / "runs")]
+    assert plans[0].read_bytes() == plans[1].read_bytes()
 
 
 def test_lack_of_memory_is_told_whoever_says_it(

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from trt_layermerge.core.jsonio import Json, sha256_bytes
+from trt_layermerge.core.jsonio import Json, read_small, sha256_bytes
 from trt_layermerge.core.strict_yaml import load_yaml
 from trt_layermerge.data.names import parse_name
 from trt_layermerge.errors import CorruptInputError, UsageError
@@ -109,7 +109,7 @@ def remembered(recipe: Recipe) -> str:
 
 def _read(path: Path, remembered: bool) -> Json:
     try:
-        text = path.read_bytes().decode()
+        text = read_small(path).decode()
         seal, _, rest = text.partition("\n")
         if (
             remembered

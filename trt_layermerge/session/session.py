@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.jsonio import Json, sha256_bytes, sha256_file, write_json
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.scratch import scratch
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
 from trt_layermerge.data.loader import Images
 from trt_layermerge.errors import UnsupportedModelError
@@ -220,8 +220,8 @@ class Session(State):
         images, judges = self._training_images(train), self._given("val", val)
         problem, goal = self.problem, goal_of(self.settings, self.latencies.original_ms)
         try:
-            with TemporaryDirectory() as racing:
-                whole = self.whole_networks(images, judges, metric, Path(racing))
+            with scratch() as racing:
+                whole = self.whole_networks(images, judges, metric, racing)
                 choice = self._choose(problem, goal, whole)
         except BudgetMissedError as missed:
             if not self.keep_frontier:

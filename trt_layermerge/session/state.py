@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from math import inf
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
@@ -24,6 +23,7 @@ from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.graph_file import load_graph, save_graph
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.preprocess import Preprocess
+from trt_layermerge.core.scratch import scratch_folder
 from trt_layermerge.core.tables import ImportanceTable
 from trt_layermerge.data import LabelledData
 from trt_layermerge.data.loader import Images
@@ -87,7 +87,7 @@ class State:
         else:
             measure = {"backend": backend, "precision": precision, "batch": len(self.example)}
             self.settings = _settings_of(settings or {}, measure, seed)
-        self.folder = Path(folder or mkdtemp(prefix="trt-layermerge-"))
+        self.folder = scratch_folder() if folder is None else Path(folder)
         if folder is None:
             weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         silent = Callbacks()
