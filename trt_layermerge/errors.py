@@ -19,7 +19,9 @@ A message is one short paragraph: what happened, why, and what to type.
 from __future__ import annotations
 
 import shlex
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Callable, Iterator
 
 
 class LayerMergeError(Exception):
@@ -93,6 +95,42 @@ class CorruptInputError(LayerMergeError):
 
 class UntrustedInputError(CorruptInputError):
     """Input that could execute code when loaded."""
+
+
+@contextmanager
+def foreign(refusal: Callable[[str], LayerMergeError]) -> Iterator[None]:
+    """Turns whatever input from outside makes fail into one paragraph: the only place that does.
+
+    Files, networks and sets of users, and the libraries that read them, raise anything: even
+    ``SystemExit``, which would end a command silently. What is an error of ours already, and
+    Ctrl-C, pass.
+
+    Args:
+        refusal: Makes the error, given in words what was raised.
+
+    Raises:
+        LayerMergeError: What ``refusal`` returns, in place of anything that was raised.
+    """
+    try:
+        yield
+    except (LayerMergeError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise refusal(words_of(error)) from error
+
+
+def words_of(error: BaseException) -> str:
+    """Returns on one line what was raised: its text, with its type where that says more."""
+    name = type(error).__name__
+    if isinstance(error, SystemExit):
+        return f"it ends the program ({name}: {error})"
+    try:
+        text = " ".join(str(error).split())[:500]
+    except Exception:  # an error of somebody's own may even fail to say what it is
+        text = ""
+    if isinstance(error, LayerMergeError) or (type(error) is ValueError and text):
+        return text
+    return f"{name}: {text}" if text else name
 
 
 def command(verb: str, run: Path, *more: str) -> str:

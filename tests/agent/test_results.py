@@ -140,7 +140,9 @@ def test_a_row_of_another_power_mode_is_not_appended(tmp_path: Path) -> None:
     results.append(row("k2", before=None, after=None, models=None, error="it died"))
 
 
-@pytest.mark.parametrize("name", ["results.jsonl", "attempts.jsonl", ".agent.lock"])
+@pytest.mark.parametrize(
+    "name", ["results.jsonl", "attempts.jsonl", ".agent.lock", "agent.log", "timing"]
+)
 @pytest.mark.parametrize("kind", ["link", "pipe"])
 def test_the_agent_writes_to_files_of_its_folder_only(tmp_path: Path, name: str, kind: str) -> None:
     folder, dear = tmp_path / "jobs", tmp_path / "dear"

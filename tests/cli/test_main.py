@@ -52,7 +52,16 @@ def test_an_error_for_users_is_its_text_and_its_code(
         (MemoryError(), 4, "out of memory"),
         (OSError(errno.ENOSPC, "full", "/some/file"), 4, "the disk is full at /some/file"),
         (PermissionError(errno.EACCES, "denied", "/some/file"), 2, "/some/file: denied"),
-        (ZeroDivisionError("by zero"), 1, "ZeroDivisionError: by zero. This is a bug"),
+        (
+            FileNotFoundError(errno.ENOENT, "none", "/some/file"),
+            4,
+            "/some/file cannot be used: none",
+        ),
+        (OSError("odd"), 4, "cannot be used: OSError: odd"),
+        (RuntimeError("can't allocate memory: 9 bytes"), 4, "out of memory"),
+        (SystemExit(0), 2, "failed: it ends the program (SystemExit: 0); this is no code of"),
+        (GeneratorExit(), 2, "failed: GeneratorExit; this is no code of"),
+        (ZeroDivisionError("by zero"), 2, "failed: ZeroDivisionError: by zero; this is no code of"),
     ],
 )
 def test_other_failures_are_explained(
@@ -67,6 +76,14 @@ def test_other_failures_are_explained(
     err = capsys.readouterr().err
     assert text in err
     assert "Traceback" not in err
+
+
+def test_what_fails_in_the_package_itself_is_a_bug(
+    fake: FakePipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.result = {"incomplete": None}
+    assert main(["bench", "--run", "x"]) == 1
+    assert "KeyError: 'comparable'. This is a bug" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags", [["-vv"], ["-v", "-v"], ["--verbose", "-v"]])

@@ -20,7 +20,7 @@ import numpy as np
 from trt_layermerge.backends.base import Array, Runner, check_inputs, random_inputs
 from trt_layermerge.backends.host import cpu_name
 from trt_layermerge.core.device import DeviceInfo, Precision
-from trt_layermerge.errors import DeviceError, MissingDependencyError
+from trt_layermerge.errors import DeviceError, MissingDependencyError, words_of
 
 try:
     import onnxruntime as ort
@@ -72,7 +72,7 @@ class OnnxRuntimeBackend:
             clock = time.perf_counter_ns if self._wall else time.thread_time_ns
             return OnnxRuntimeRunner(session, seed, clock)
         except Exception as error:  # the library has no common class for its errors
-            raise DeviceError(f"ONNX Runtime cannot load the model: {error}") from error
+            raise DeviceError(f"ONNX Runtime cannot load the model: {words_of(error)}") from error
 
 
 class OnnxRuntimeRunner(Runner):
@@ -102,7 +102,7 @@ class OnnxRuntimeRunner(Runner):
         try:
             outputs = _THREAD.submit(self._session.run, names, dict(inputs)).result()
         except Exception as error:
-            raise DeviceError(f"ONNX Runtime failed: {error}") from error
+            raise DeviceError(f"ONNX Runtime failed: {words_of(error)}") from error
         return dict(zip(self.output_names, outputs, strict=True))
 
     def time_burst(self, count: int) -> list[float]:
@@ -118,7 +118,7 @@ class OnnxRuntimeRunner(Runner):
                     run(binding)
                     times.append(clock())
         except Exception as error:
-            raise DeviceError(f"ONNX Runtime failed: {error}") from error
+            raise DeviceError(f"ONNX Runtime failed: {words_of(error)}") from error
         return [(after - before) / 1e6 for before, after in pairwise(times)]
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from trt_layermerge.backends.base import Array, Runner, check_inputs, random_inputs
 from trt_layermerge.backends.host import cpu_name, with_board
 from trt_layermerge.core.device import DeviceInfo, Precision
-from trt_layermerge.errors import DeviceError, UsageError
+from trt_layermerge.errors import DeviceError, UsageError, words_of
 from trt_layermerge.onnx_reader import model_inputs, parse_onnx, read_onnx
 
 
@@ -131,7 +131,7 @@ def _failures() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, TypeError) as error:
-        raise DeviceError(f"torch cannot run the model: {error}") from error
+        raise DeviceError(f"torch cannot run the model: {words_of(error)}") from error
 
 
 @contextmanager

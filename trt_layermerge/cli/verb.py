@@ -15,7 +15,7 @@ import typer
 import yaml
 
 from trt_layermerge.core.strict_yaml import load_yaml
-from trt_layermerge.errors import UsageError
+from trt_layermerge.errors import UsageError, words_of
 
 SETTINGS = "*"
 """Key of the option that holds keys of the recipe with their values, each as ``KEY=VALUE``."""
@@ -23,6 +23,10 @@ SETTINGS = "*"
 
 class Interrupted(Exception):
     """Ctrl-C while a verb worked."""
+
+
+class Ended(Exception):
+    """``SystemExit`` while a verb worked: not ours, so it came from a user's own code."""
 
 
 def option(
@@ -103,6 +107,8 @@ def add_verb(app: typer.Typer, verb: Callable[[Any], None]) -> None:
         except KeyboardInterrupt as error:
             # Typer would end silently, or with another code, depending on its version.
             raise Interrupted from error
+        except SystemExit as end:  # Typer would take it for the end of its own
+            raise Ended(words_of(end)) from end
 
     command.__doc__ = inspect.getdoc(verb)
     command.__annotations__ = {each.name: each.annotation for each in parameters}

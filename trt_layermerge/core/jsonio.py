@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,10 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict
 
-from trt_layermerge.errors import CorruptInputError, DeviceError, UsageError
+from trt_layermerge.core.scratch import file_prefix
+from trt_layermerge.errors import CorruptInputError, DeviceError, UsageError, foreign
 
 Json = Dict[str, Any]
 MAX_FILE_BYTES = 256 * 2**20
+SMALL_BYTES = 2**20
 REDO = "delete the file and run the same command again to redo it"
 
 
@@ -32,7 +35,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=file_prefix(path.name))
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -172,15 +175,42 @@ def _cut_partial_line(file: Any) -> None:
 
 @contextmanager
 def damage(path: Path, remedy: str = REDO) -> Iterator[None]:
-    """Turns the errors of reading malformed fields into one clear refusal, and says what to do.
+    """Turns what reading malformed fields raises into one clear refusal, and says what to do.
 
     Raises:
-        CorruptInputError: In place of the errors that a missing or malformed field causes.
+        CorruptInputError: In place of whatever a missing or malformed field causes.
     """
-    try:
+    with foreign(lambda why: _corrupt(path, f"a field is missing or malformed ({why})", remedy)):
         yield
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise _corrupt(path, f"a field is missing or malformed ({error})", remedy) from error
+
+
+def regular(path: Path) -> Path:
+    """Returns the path of a file that ends: nobody may write to a pipe, and a device goes on.
+
+    Raises:
+        OSError: If it is a pipe, a device or a socket; what is missing shows when it is opened.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+    return path
+
+
+def read_small(path: Path, most: int = SMALL_BYTES) -> bytes:
+    """Returns the content of a file that people write, such as a recipe.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have.
+
+    Raises:
+        OSError: If it is missing, no file, or larger.
+    """
+    size = regular(path).stat().st_size
+    if size > most:
+        raise OSError(
+            errno.EFBIG, f"it has {size:,} bytes, and {most:,} at most are read", str(path)
+        )
+    return path.read_bytes()
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -192,7 +222,7 @@ def sha256_file(path: Path) -> str:
     """Returns the SHA-256 of a file, in hex. Raises ``UsageError`` if it cannot be read."""
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             for chunk in _chunks(file):
                 digest.update(chunk)
     except OSError as error:
@@ -214,7 +244,7 @@ def sha256_json(value: Any) -> str:
 
 def _read_text(path: Path, remedy: str = REDO) -> str:
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        if regular(path).stat().st_size > MAX_FILE_BYTES:
             raise CorruptInputError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB; not read")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:

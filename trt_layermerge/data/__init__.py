@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trt_layermerge.data.sets import Part as Part
     from trt_layermerge.data.sets import aligned as aligned
     from trt_layermerge.data.sets import draw as draw
+    from trt_layermerge.data.sets import held_labels as held_labels
     from trt_layermerge.data.sets import open_data as open_data
     from trt_layermerge.data.sets import order_note as order_note
     from trt_layermerge.data.sets import preprocess_of as preprocess_of
@@ -29,6 +30,7 @@ _HOMES = {
     "aligned": "sets",
     "batches": "loader",
     "draw": "sets",
+    "held_labels": "sets",
     "open_data": "sets",
     "order_note": "sets",
     "pairs": "loader",

@@ -12,7 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from trt_layermerge.core.jsonio import schema_name, sha256_bytes, write_text
+from trt_layermerge.core.jsonio import (
+    MAX_FILE_BYTES,
+    read_small,
+    schema_name,
+    sha256_bytes,
+    write_text,
+)
 from trt_layermerge.errors import CorruptInputError, UsageError
 
 KIND = "images"
@@ -65,7 +71,7 @@ def read_list(path: Path) -> ImageList:
         CorruptInputError: If it is no list, or a path leads out of the folder.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_small(path, MAX_FILE_BYTES).decode().splitlines()
     except FileNotFoundError as error:
         raise UsageError(
             f"there is no list {path}; check the name after ?list= or ?without="

@@ -231,6 +231,13 @@ def stored(data: LabelledData) -> LabelledData:
     return data
 
 
+def held_labels(data: LabelledData) -> Tensor | None:
+    """Returns the labels of a set that holds them apart from its images, or None."""
+    whole: Any = stored(data)
+    found = getattr(whole, "labels", None)
+    return found if isinstance(found, Tensor) else None
+
+
 def preprocess_of(data: LabelledData) -> Preprocess | None:
     """Returns what makes inputs of a set's bytes, also of parts of it; None where nobody knows."""
     found = getattr(stored(data), "preprocess", None)

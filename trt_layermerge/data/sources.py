@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import pickle
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from trt_layermerge.errors import (
     CorruptInputError,
     UntrustedInputError,
     UsageError,
+    foreign,
 )
 
 MOST_UNPACKED = 50
@@ -107,17 +107,17 @@ class DatasetData:
             CorruptInputError: If an item's first input is no float image ``(C, H, W)``, its label
                 no integer or integers, an input is missing, or the items differ in shape.
         """
-        try:
+        with foreign(
+            lambda why: CorruptInputError(
+                f"{self.name} must give pairs of an image tensor and a label, all images of one "
+                f"shape, for every number below its length: {why}"
+            )
+        ):
             items = [split(self.dataset[i], self.inputs) for i in indices.tolist()]
             self._check_count([part for part in items[0][0] if part is not None])
             columns = zip(*(parts for parts, _ in items), strict=True)
             inputs = [torch.stack([torch.as_tensor(part) for part in c]) for c in columns]
             labels = self._labels([label for _, label in items]) if self.has_labels else None
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise CorruptInputError(
-                f"{self.name} must give pairs of an image tensor and a label, all images of one "
-                f"shape: {error}"
-            ) from error
         images = inputs[0]
         if images.ndim != 4 or not images.is_floating_point():
             raise CorruptInputError(
@@ -192,7 +192,6 @@ def read_npz(path: Path, preprocess: Preprocess) -> ArrayData:
 def _bounded(file: IO[bytes]) -> Iterator[None]:
     """Passes an archive whose arrays are not far larger than its file; others are not unpacked."""
     held = file.seek(0, 2)
-    file.seek(0)
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             claimed = sum(member.file_size for member in archive.infolist())
@@ -201,6 +200,9 @@ def _bounded(file: IO[bytes]) -> Iterator[None]:
                 f"a file of {held:,} bytes says that it holds {claimed:,}, and up to {limit:,} are "
                 "read; save it without compression (numpy.savez)"
             )
+    file.seek(0)
+    if file.read(6) == b"\x93NUMPY":
+        raise ValueError("it is one array, not an archive of several; save it with numpy.savez")
     file.seek(0)
     yield
 
@@ -223,33 +225,20 @@ def _npz_errors(path: Path) -> Iterator[None]:
     """Turns what numpy and zipfile raise into our errors."""
     if not path.is_file():
         raise UsageError(f"there is no file {path}; check the name after npz:")
-    try:
-        yield
-    except KeyError as error:
-        raise _malformed(
-            path, f"it must hold the arrays images and labels, or images alone ({error})"
-        ) from error
-    except pickle.UnpicklingError as error:
-        raise _untrusted(path) from error
-    except ValueError as error:
-        # numpy tells its refusal of pickles from damage in words only.
-        if "allow_pickle" in str(error):
+    with foreign(lambda why: _malformed(path, why)):
+        try:
+            yield
+        except KeyError as error:
+            raise _malformed(
+                path, f"it must hold the arrays images and labels, or images alone ({error})"
+            ) from error
+        except pickle.UnpicklingError as error:
             raise _untrusted(path) from error
-        raise _malformed(path, str(error)) from error
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        OSError,
-        MemoryError,
-        OverflowError,
-        NotImplementedError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        SyntaxError,
-    ) as error:
-        raise _malformed(path, str(error) or type(error).__name__) from error
+        except ValueError as error:
+            # numpy tells its refusal of pickles from damage in words only.
+            if "allow_pickle" in str(error):
+                raise _untrusted(path) from error
+            raise
 
 
 def read_dataset(file: Path, factory: str, inputs: tuple[str, ...] = ("input",)) -> DatasetData:
@@ -270,20 +259,19 @@ def read_dataset(file: Path, factory: str, inputs: tuple[str, ...] = ("input",))
     if spec is None or spec.loader is None:
         raise UsageError(f"{file} is no Python file; name one that defines {factory}")
     module = importlib.util.module_from_spec(spec)
-    try:
+    with foreign(
+        lambda why: UsageError(
+            f"{name} gave no Dataset with a length ({why}); {factory}() must return one"
+        )
+    ):
         spec.loader.exec_module(module)
         dataset = getattr(module, factory)()
         count = len(dataset)
         labelled = count > 0 and split(dataset[0], inputs)[1] is not None
-    except Exception as error:
-        raise UsageError(
-            f"{name} gave no Dataset with a length ({type(error).__name__}: {error}); "
-            f"{factory}() must return one"
-        ) from error
+        classes = tuple(str(c) for c in getattr(dataset, "classes", ()))
     if count < 1:
         raise UsageError(f"the Dataset of {name} is empty")
-    names = tuple(str(c) for c in getattr(dataset, "classes", ()))
-    return DatasetData(dataset, name, names, inputs=inputs, has_labels=labelled)
+    return DatasetData(dataset, name, classes, inputs=inputs, has_labels=labelled)
 
 
 def _malformed(path: Path, why: str) -> CorruptInputError:

@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 
 from trt_layermerge.backends import Backend
 from trt_layermerge.backends.base import Array
-from trt_layermerge.core.agreement import VOID, agreements_of, right
+from trt_layermerge.core.agreement import agreements_of, right
 from trt_layermerge.core.jsonio import Json
+from trt_layermerge.core.labels import check_labels
 from trt_layermerge.core.outputs import Kinds, judged_by
 from trt_layermerge.deploy.comparison import (
     EXPORT_AGAIN,
@@ -22,7 +23,7 @@ from trt_layermerge.deploy.comparison import (
 )
 from trt_layermerge.deploy.engines import open_engine
 from trt_layermerge.deploy.sidecar import Network
-from trt_layermerge.errors import AccuracyGateError, CorruptInputError, UsageError
+from trt_layermerge.errors import AccuracyGateError, UsageError
 
 Answer: TypeAlias = Callable[[Any], Mapping[str, Array]]
 """Network inputs ``(n, C, H, W)``, or several, to outputs by name."""
@@ -154,7 +155,7 @@ def verify(
                 trial.add(images, labels, answers[trial.subject.network], told)
             given = given or labels is not None
             if labels is not None and told is not None:
-                _check_labels(labels, answers["original"][told].shape[1])
+                check_labels(labels, answers["original"][told].shape[1])
                 for name, outputs in answers.items():
                     hits[name].append(right(outputs[told], labels))
     agreement = share(same)
@@ -218,12 +219,3 @@ def _allowed(found: Comparison) -> str:
     if found.tolerance is None:
         return "which is not finite"
     return f"{found.tolerance:.0e} is allowed"
-
-
-def _check_labels(labels: Array, classes: int) -> None:
-    known = labels if labels.ndim == 1 else labels[labels != VOID]
-    if known.size and known.max() >= classes:
-        raise CorruptInputError(
-            f"an image has the label {known.max()}, but the network tells {classes} classes "
-            "apart, counted from 0; number the labels as the network does"
-        )

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trt_layermerge.core.agreement import VOID, right
+from trt_layermerge.core.agreement import right
 from trt_layermerge.core.inputs import mapped, parts_of
+from trt_layermerge.core.labels import check_labels
 from trt_layermerge.core.outputs import Kind, Kinds, judged_by, kinds_of, named
 from trt_layermerge.data.loader import Images, pairs
 from trt_layermerge.data.sets import LabelledData
@@ -83,27 +84,12 @@ def known_accuracy(
         told = judged_by(labels, outputs, known)
         if told is None:
             return None
-        check_labels(labels, outputs[told])
+        check_labels(labels, outputs[told].shape[1])
         hits += float(right(outputs[told].numpy(), labels.cpu().numpy()).sum())
         images += len(inputs)
     if not images:
         raise UsageError("accuracy needs images, and the loader gives none; give one anew")
     return hits / images
-
-
-def check_labels(labels: Tensor, logits: Tensor) -> None:
-    """Checks that every label is one of the network's classes.
-
-    Raises:
-        CorruptInputError: If one is not.
-    """
-    known = labels if labels.ndim == 1 else labels[labels != VOID]
-    classes, largest = logits.shape[1], int(known.max()) if known.numel() else 0
-    if largest >= classes:
-        raise CorruptInputError(
-            f"an image has the label {largest}, but the network tells {classes} classes apart, "
-            "counted from 0; number the labels (or the class folders) as the network does"
-        )
 
 
 def predict(model: nn.Module, data: LabelledData, batch: int = BATCH) -> NDArray[np.int64]:

@@ -22,11 +22,7 @@ from trt_layermerge.data.loader import Batch, Batches, GivenBatches, Images
 from trt_layermerge.data.sets import LabelledData, Part
 from trt_layermerge.errors import DivergedError, UsageError
 from trt_layermerge.finetune.device import device_named, layout_of
-from trt_layermerge.finetune.evaluate import (
-    NotANumberError,
-    evaluating,
-    known_accuracy,
-)
+from trt_layermerge.finetune.evaluate import NotANumberError, evaluating, known_accuracy
 from trt_layermerge.finetune.losses import answers, checked, taught, training_loss
 from trt_layermerge.finetune.norms import batch_norms, reestimate
 from trt_layermerge.finetune.optimiser import make_optimiser, optimiser_tensors, restore_optimiser

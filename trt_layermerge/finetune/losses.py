@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 from trt_layermerge.core.agreement import VOID
 from trt_layermerge.core.inputs import parts_of
+from trt_layermerge.core.labels import check_labels
 from trt_layermerge.core.outputs import Kind, judged_by, named
 from trt_layermerge.errors import DivergedError, UnsupportedModelError, UsageError
-from trt_layermerge.finetune.evaluate import NotANumberError, check_labels, evaluating
+from trt_layermerge.finetune.evaluate import NotANumberError, evaluating
 from trt_layermerge.finetune.recipe import FinetuneRecipe
 
 
@@ -69,7 +70,7 @@ def training_loss(
     if labels is not None:
         told = judged_by(labels, mine, dict(zip(mine, kinds, strict=True)))
         if told is not None:
-            check_labels(labels, mine[told])
+            check_labels(labels, mine[told].shape[1])
         if weight < 1:
             loss = (1 - weight) * _cross_entropy(mine, told, labels, recipe)
     if theirs is not None and weight > 0:

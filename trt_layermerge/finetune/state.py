@@ -13,7 +13,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from trt_layermerge.core.jsonio import damage, schema_name, sha256_bytes, sha256_json, write_bytes
+from trt_layermerge.core.jsonio import (
+    damage,
+    regular,
+    schema_name,
+    sha256_bytes,
+    sha256_json,
+    write_bytes,
+)
 from trt_layermerge.errors import CorruptInputError, DeviceError
 from trt_layermerge.finetune.recipe import FinetuneRecipe
 
@@ -96,7 +103,7 @@ def load_state(path: Path, run: str) -> TrainState | None:
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(regular(path), framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:

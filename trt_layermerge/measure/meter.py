@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Protocol, TypeAlias
@@ -12,11 +14,12 @@ from trt_layermerge.backends import Backend
 from trt_layermerge.core.conv import Spec
 from trt_layermerge.core.device import DeviceInfo, Precision
 from trt_layermerge.core.tables import LatencyTable
-from trt_layermerge.errors import DeviceError, StickyDeviceError, UsageError
+from trt_layermerge.errors import DeviceError, StickyDeviceError, UsageError, words_of
+from trt_layermerge.measure.apart import Timer
 from trt_layermerge.measure.bench import BURST_MS
 from trt_layermerge.measure.conditions import Conditions, device_here
 from trt_layermerge.measure.table import ModelOf, Progress, measure_specs
-from trt_layermerge.measure.timing import Timing, failure_words, speedup, time_models
+from trt_layermerge.measure.timing import Timing, speedup, time_models
 
 
 @dataclass(frozen=True)
@@ -130,17 +133,24 @@ class Meter(Protocol):
 
 
 class BackendMeter:
-    """Measures in this process.
+    """Measures with a backend of this process, or with the same one in a child of it.
 
     Where a network fails, whatever is raised, each is timed alone beside the original. What ends
-    or hangs the process cannot be caught here (``isolated.AgentMeter`` has a worker for that).
+    or hangs a process can be caught only where that is a child.
 
     All networks are timed in one interleaved run, and one build of each is enough: none of the
     libraries that are used like this tries out kernels while it builds.
+
+    Args:
+        backend: What runs networks, and tells the device.
+        apart: Opens the child that times; None to time in this process.
     """
 
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
+    def __init__(
+        self, backend: Backend, apart: Callable[[], AbstractContextManager[Timer]] | None = None
+    ) -> None:
+        here: Timer = partial(time_models, backend=backend)
+        self.backend, self._opened = backend, apart or (lambda: nullcontext(here))
 
     def device(self) -> DeviceInfo:
         """Returns the device of the backend, in its power mode."""
@@ -148,16 +158,18 @@ class BackendMeter:
 
     def specs(self, asked: SpecRequest, on_progress: Progress = silent) -> LatencyTable:
         """Returns the latency of every spec (``measure.table``)."""
-        return measure_specs(
-            asked.specs,
-            self.backend,
-            asked.precision,
-            asked.batch,
-            asked.store,
-            on_progress=on_progress,
-            rounds=asked.rounds,
-            model_of=asked.model_of,
-        )
+        with self._opened() as timer:
+            return measure_specs(
+                asked.specs,
+                self.backend,
+                asked.precision,
+                asked.batch,
+                asked.store,
+                on_progress=on_progress,
+                rounds=asked.rounds,
+                model_of=asked.model_of,
+                timer=timer,
+            )
 
     def networks(
         self,
@@ -172,16 +184,20 @@ class BackendMeter:
         Raises:
             DeviceError: If the original cannot be built or run.
         """
-        models = [original, *others]
-        try:
-            first, *timings = time_models(models, self.backend, rounds=rounds, burst_ms=BURST_MS)
-        except (StickyDeviceError, UsageError):
-            raise
-        except Exception as error:  # libraries raise anything, and MemoryError
-            if len(others) == 1:
-                self.networks(original, [], 1)  # raises where it is the original that fails
-                return [Failed(failure_words(error))]
-            if not others:
-                raise DeviceError(failure_words(error)) from error
-            return [self.networks(original, [other], rounds)[0] for other in others]
-        return [Beside(((first, timing),)) for timing in timings]
+        with self._opened() as timer:
+            return _beside(timer, original, others, rounds)
+
+
+def _beside(timer: Timer, original: bytes, others: Sequence[bytes], rounds: int) -> list[Outcome]:
+    try:
+        first, *timings = timer([original, *others], rounds=rounds, burst_ms=BURST_MS)
+    except (StickyDeviceError, UsageError):
+        raise
+    except Exception as error:  # libraries raise anything, and MemoryError
+        if len(others) == 1:
+            _beside(timer, original, [], 1)  # raises where it is the original that fails
+            return [Failed(words_of(error))]
+        if not others:
+            raise DeviceError(words_of(error)) from error
+        return [_beside(timer, original, [other], rounds)[0] for other in others]
+    return [Beside(((first, timing),)) for timing in timings]

@@ -4,6 +4,10 @@ Specs take turns run by run, not burst by burst: a spec then finds its weights i
 memory, as it does inside a network, rather than where its own last run left them. That its maps are
 cold too, and in the outside world's layout, is what ``measure.fit`` corrects.
 
+So the specs of a chunk are done at the same time, and are stored then: a row each. What a kill
+costs is the work on one chunk, never a finished row: about a second (eight of ResNet-18's layers at
+224 pixels on one core take 1.1 s), and 4 s where runs take up to 33 ms (``LIMIT_MS``).
+
 A sentinel network in each chunk, to divide out a drifting clock, was tried and left out: even on a
 busy host, repeated tables hardly came closer to each other.
 """
@@ -12,17 +16,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from trt_layermerge.backends import Backend
 from trt_layermerge.core.conv import ConvSpec, PieceSpec, Spec
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.tables import LatencyEntry, LatencyTable
-from trt_layermerge.errors import StickyDeviceError, UsageError
+from trt_layermerge.errors import StickyDeviceError, UsageError, words_of
+from trt_layermerge.measure.apart import Timer
 from trt_layermerge.measure.conditions import device_here
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.measure.store import LatencyStore
-from trt_layermerge.measure.timing import Timing, failure_words, time_models
+from trt_layermerge.measure.timing import Timing, time_models
 
 ROUNDS = 12
 CHUNK_SPECS = 8
@@ -45,13 +51,14 @@ def measure_specs(
     on_progress: Progress | None = None,
     rounds: int = ROUNDS,
     model_of: ModelOf | None = None,
+    timer: Timer | None = None,
 ) -> LatencyTable:
     """Returns the latency of every spec, measuring what the store does not have yet.
 
-    Specs are measured a chunk at a time, the chunk's networks interleaved, and stored when the
-    chunk is done: a killed run continues and has lost one chunk at most. A spec that fails to
-    build or to run gets an infinite latency with the reason; it is not stored, so the next run
-    tries it again.
+    Specs are measured a chunk at a time, the chunk's networks interleaved, and a row of each is
+    stored when the chunk is done: a killed run continues and has lost what one chunk took, which
+    ``LIMIT_MS`` bounds. A spec that fails to build or to run gets an infinite latency with the
+    reason; it is not stored, so the next run tries it again.
 
     Args:
         specs: What to measure; repetitions are ignored.
@@ -62,6 +69,7 @@ def measure_specs(
         on_progress: Called with the numbers of finished and of all specs after each chunk.
         rounds: Rounds of five runs of each spec; slow specs get fewer, but three at least.
         model_of: Makes the ONNX model of a spec; None where all are layers.
+        timer: Times them, where that is not to be done in this process.
 
     Raises:
         CorruptInputError: If the store is damaged.
@@ -72,17 +80,18 @@ def measure_specs(
     model_of = model_of or layer_models(precision, batch, backend.int8_fallback)
     entries: dict[Spec, LatencyEntry] = {}
     device = device_here(backend)
+    timer = timer or partial(time_models, backend=backend)
     with LatencyStore(store_path, device) as store:
         for spec in unique:
             known = store.get(spec, precision, batch)
             if known is not None:
                 entries[spec] = known
         for chunk in chunks([s for s in unique if s not in entries]):
-            measured = _measure_chunk(chunk, backend, model_of, rounds)
-            store.put([(s, e) for s, e in measured.items() if e.error is None], precision, batch)
-            entries.update(measured)
-            if on_progress is not None:
-                on_progress(len(entries), len(unique))
+            for measured in _measure_chunk(chunk, timer, model_of, rounds):
+                store.put([(s, e) for s, e in measured.items() if not e.error], precision, batch)
+                entries.update(measured)
+                if on_progress is not None:
+                    on_progress(len(entries), len(unique))
     table = {(spec, precision, batch): entries[spec] for spec in unique}
     return LatencyTable(device, table, notes={"rounds": rounds})
 
@@ -120,29 +129,29 @@ def _weight_bytes(spec: Spec) -> int:
 
 
 def _measure_chunk(
-    specs: Sequence[Spec], backend: Backend, model_of: ModelOf, rounds: int
-) -> dict[Spec, LatencyEntry]:
-    """Returns the entries of some specs, timed in turns.
+    specs: Sequence[Spec], timer: Timer, model_of: ModelOf, rounds: int
+) -> Iterator[dict[Spec, LatencyEntry]]:
+    """Yields the entries of some specs, timed in turns: all at once.
 
-    Where one fails, each is tried alone, so that the others are spared, and so is one that failed
-    only because the others held the memory.
+    Where one fails, each is tried alone, and yielded when it is known, so that the others are
+    spared, and so is one that failed only because the others held the memory.
 
     Raises:
         StickyDeviceError: If this process can no longer use the GPU.
     """
     try:
         models = [model_of(spec) for spec in specs]
-        timings = time_models(
-            models, backend, rounds=rounds, burst_ms=0, passes=PASSES, limit_ms=LIMIT_MS
-        )
+        timings = timer(models, rounds=rounds, burst_ms=0, passes=PASSES, limit_ms=LIMIT_MS)
     except (StickyDeviceError, UsageError):
         raise  # nothing else would run in this process either, and be taken for broken
     except Exception as error:  # libraries raise anything, and MemoryError, over one bad network
         if len(specs) == 1:
-            return {specs[0]: LatencyEntry(math.inf, error=failure_words(error))}
-        alone = (_measure_chunk([spec], backend, model_of, rounds) for spec in specs)
-        return {spec: entry for entries in alone for spec, entry in entries.items()}
-    return {spec: entry_of(timing) for spec, timing in zip(specs, timings, strict=True)}
+            yield {specs[0]: LatencyEntry(math.inf, error=words_of(error))}
+        else:
+            for spec in specs:
+                yield from _measure_chunk([spec], timer, model_of, rounds)
+        return
+    yield {spec: entry_of(timing) for spec, timing in zip(specs, timings, strict=True)}
 
 
 def entry_of(timing: Timing) -> LatencyEntry:

@@ -13,7 +13,7 @@ from typing import Callable
 import numpy as np
 
 from trt_layermerge.backends import Backend, Runner
-from trt_layermerge.errors import DeviceError, LayerMergeError
+from trt_layermerge.errors import DeviceError
 
 BURST_MS = 2.0
 ROUNDS = 20
@@ -235,12 +235,6 @@ def checked(times: list[float]) -> list[float]:
             "measure again, and check its driver if that does not help"
         )
     return times
-
-
-def failure_words(error: Exception) -> str:
-    """Returns in words why one network could not be built or run, whatever was raised."""
-    text = " ".join(str(error).split())[:500]
-    return text if isinstance(error, LayerMergeError) else f"{type(error).__name__}: {text}"
 
 
 def drift(first: Timing, again: Timing) -> float:

@@ -14,10 +14,10 @@ from torch import nn
 from trt_layermerge.core.jsonio import Json, sha256_file
 from trt_layermerge.errors import (
     DeviceError,
-    LayerMergeError,
     MissingDependencyError,
     UnsupportedModelError,
     UsageError,
+    foreign,
 )
 from trt_layermerge.models import ONNX, PRETRAINED
 from trt_layermerge.models.weights import fill
@@ -78,7 +78,7 @@ def load_network(
         raise UsageError(f"{name!r} names no network; type {FORMS}")
     if weights and not pretrained:
         fill(model, Path(weights))
-    return model.eval()
+    return model
 
 
 def weight_note(name: str, weights: str | None) -> str | None:
@@ -175,15 +175,11 @@ def _factory(source: str, name: str) -> Callable[[], Any]:
         if spec is None or spec.loader is None:
             raise UsageError(f"{path} is not a Python file")
         module = importlib.util.module_from_spec(spec)
-        try:
+        with foreign(lambda why: UsageError(f"{path} cannot be run: {why}")):
             spec.loader.exec_module(module)
-        except Exception as error:  # the user's own code may raise anything
-            raise UsageError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     else:
-        try:
+        with foreign(lambda why: UsageError(f"cannot import {source}: {why}; type {FORMS}")):
             module = importlib.import_module(source)
-        except ImportError as error:
-            raise UsageError(f"cannot import {source}: {error}; type {FORMS}") from error
     factory = getattr(module, name, None)
     if not callable(factory):
         raise UsageError(f"{source} has no factory {name!r}")
@@ -191,16 +187,13 @@ def _factory(source: str, name: str) -> Callable[[], Any]:
 
 
 def _call(factory: Callable[[], Any], name: str) -> nn.Module:
-    try:
-        with torch.random.fork_rng([]):
-            torch.manual_seed(0)
-            model = factory()
-    except LayerMergeError:
-        raise
-    except OSError as error:
-        raise DeviceError(f"cannot make {name}: {error}; give a file with --weights") from error
-    except Exception as error:  # the factory's own code may raise anything
-        raise UsageError(f"cannot make {name}: {type(error).__name__}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise UnsupportedModelError(f"{name} returned a {type(model).__name__}, not a network")
-    return model
+    with foreign(lambda why: UsageError(f"cannot make {name}: {why}")):
+        try:
+            with torch.random.fork_rng([]):
+                torch.manual_seed(0)
+                model = factory()
+        except OSError as error:
+            raise DeviceError(f"cannot make {name}: {error}; give a file with --weights") from error
+        if not isinstance(model, nn.Module):
+            raise UnsupportedModelError(f"{name} returned a {type(model).__name__}, not a network")
+        return model.eval()

@@ -8,15 +8,15 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
-from trt_layermerge.errors import CorruptInputError, UntrustedInputError, UsageError
+from trt_layermerge.errors import CorruptInputError, UntrustedInputError, UsageError, foreign
 
 T = TypeVar("T")
 
@@ -59,12 +59,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"cannot read the weights {path}: {error.strerror or error}") from error
     if path.suffix != ".safetensors":
         return _unwrapped(_read_checkpoint(path))
-    try:
+    with _damage(f"the weights {path} are"):
         return _unwrapped(load_safetensors(data))
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise CorruptInputError(
-            f"the weights {path} are damaged: {error}; make the file again"
-        ) from error
+
+
+def _damage(what: str) -> AbstractContextManager[None]:
+    """Returns what turns anything raised over a file into the word that it is damaged."""
+    return foreign(lambda why: CorruptInputError(f"{what} damaged: {why}; make the file again"))
 
 
 def untrained_note(model: nn.Module) -> str | None:
@@ -106,21 +107,18 @@ def _refuse_claim(path: Path, claimed: int, held: int) -> None:
 
 
 def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-            warnings.filterwarnings("ignore", "Validating sparse tensor", UserWarning)
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UntrustedInputError(
-            f"the checkpoint {path} is damaged or holds more than tensors, and reading the rest "
-            "could execute code; it was not read. Save its state_dict with safetensors and give "
-            "that file"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        raise CorruptInputError(
-            f"the checkpoint {path} is damaged: {error}; make the file again"
-        ) from error
+    with _damage(f"the checkpoint {path} is"):
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+                warnings.filterwarnings("ignore", "Validating sparse tensor", UserWarning)
+                content = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise UntrustedInputError(
+                f"the checkpoint {path} is damaged or holds more than tensors, and reading the "
+                "rest could execute code; it was not read. Save its state_dict with safetensors "
+                "and give that file"
+            ) from error
     found = content
     for _ in range(DEPTH):
         if not isinstance(found, dict) or _is_state(found):
@@ -215,11 +213,12 @@ def fill(model: nn.Module, path: Path) -> None:
 
 def _fault(name: str, value: Tensor, wanted: Tensor) -> str | None:
     """Returns why a tensor cannot stand for that of the network, or None."""
+    if value.is_meta or not _plainly_stored(value):
+        layout = "nested" if value.is_nested else str(value.layout)
+        kind = "on the meta device" if value.is_meta else layout
+        return f"{name} has no plain values ({kind}); give dense weights"
     if value.shape != wanted.shape:
         return f"{name} is {tuple(value.shape)}, not {tuple(wanted.shape)}"
-    if value.is_meta or not _plainly_stored(value):
-        kind = "on the meta device" if value.is_meta else str(value.layout)
-        return f"{name} has no plain values ({kind}); give dense weights"
     if not _converts(value.dtype, wanted.dtype):
         kind, own = (str(t.dtype).removeprefix("torch.") for t in (value, wanted))
         return f"{name} is {kind} and cannot become {own}; give weights that are not quantised"

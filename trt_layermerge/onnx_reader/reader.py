@@ -15,8 +15,8 @@ from torch import fx
 
 from trt_layermerge.errors import (
     CorruptInputError,
-    LayerMergeError,
     UnsupportedModelError,
+    foreign,
 )
 from trt_layermerge.onnx_reader.converter import Converter, title
 from trt_layermerge.onnx_reader.cutting import PartlyReadError, last_readable
@@ -53,15 +53,12 @@ def read_onnx(
     fixed = with_sizes(parse_onnx(model, name) if isinstance(model, bytes) else model, shape, name)
     name_nodes(fixed)
     _refuse_quantised(fixed, name)
-    with contextlib.redirect_stdout(sys.stderr):  # where graphsurgeon would print its warnings
-        try:
-            graph = folded(fixed)
-        except LayerMergeError:
-            raise
-        except Exception as error:  # graphsurgeon and protobuf raise anything over a damaged file
-            raise CorruptInputError(
-                f"{name} cannot be read: {type(error).__name__}: {error}; export it again"
-            ) from error
+    if not fixed.graph.output:
+        raise CorruptInputError(f"{name} has no output; export it again")
+    damaged = foreign(lambda why: CorruptInputError(f"{name} cannot be read: {why}; export again"))
+    # Where graphsurgeon would print its warnings.
+    with contextlib.redirect_stdout(sys.stderr), damaged:
+        graph = folded(fixed)
         return _network(graph, _converted(graph, dtype, name))
 
 

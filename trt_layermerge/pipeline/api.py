@@ -58,11 +58,16 @@ def _whole(run: Run, options: RunOptions) -> Json:
         preflight(run)
         remember(run)
 
+    def check_goal() -> None:
+        check()
+        run.session.check_goal()
+
+    # Inspecting takes seconds, and tells best what is wrong with a network or its input.
+    checks = {"inspect": None, "importance": check_goal}
     again = False
     for name in STAGES:
         again = again or name == options.from_stage
-        # Inspecting takes seconds, and tells best what is wrong with a network or its input.
-        perform(stage(name), run, again=again, before=None if name == "inspect" else check)
+        perform(stage(name), run, again=again, before=checks.get(name, check))
     remember(run)
     for name in STAGES:
         stage(name).gate(run)

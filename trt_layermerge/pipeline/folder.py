@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trt_layermerge.core.jsonio import Json, read_json, sha256_file, write_json
+from trt_layermerge.core.scratch import clear_files
 from trt_layermerge.errors import CorruptInputError, DeviceError, command
 
 
@@ -32,7 +33,8 @@ class RunFolder:
 def locked(folder: RunFolder) -> Iterator[None]:
     """Keeps other processes out of a run. The lock goes with the process, however that ends.
 
-    Where files cannot be locked, or the folder cannot be written, there is no lock.
+    What killed processes have left of unfinished files is cleared. Where files cannot be locked, or
+    the folder cannot be written, there is no lock.
 
     Raises:
         DeviceError: If another process works on the run.
@@ -42,6 +44,7 @@ def locked(folder: RunFolder) -> Iterator[None]:
         handle = _lock(path)
         os.ftruncate(handle, 0)
         os.write(handle, f"number {os.getpid()} on {platform.node()}".encode())
+        clear_files(folder.root)
     except BlockingIOError as error:
         owner = ""
         with suppress(OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,9 @@ STAGES: tuple[str, ...] = (
 
 PACKAGE = "package"
 """The stage that ``run`` ends with where the recipe names targets (``package.targets``)."""
+
+LONGEST_NAME = 200
+"""Bytes of a run's name: file systems allow 255, and files beside it have longer ones."""
 
 StageState: TypeAlias = Literal["run", "skip", "done"]
 
@@ -63,6 +67,12 @@ class RunOptions:
             raise UsageError(
                 f"{self.run!r} cannot be the name of a run, which is one folder below "
                 f"{self.runs_dir}; use a plain name (--run NAME) and --runs-dir DIR"
+            )
+        # It goes into files, messages and bundles, so it has to be text.
+        if not self.run.isprintable() or len(os.fsencode(self.run)) > LONGEST_NAME:
+            raise UsageError(
+                f"{self.run!r:.60} cannot be the name of a run, which is text of "
+                f"{LONGEST_NAME} bytes at most; use another one (--run NAME)"
             )
         for stage in (self.from_stage, self.only_stage):
             if stage not in (None, PACKAGE, *STAGES):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from trt_layermerge.core.labels import check_labels
 from trt_layermerge.data.names import parse_name
 from trt_layermerge.errors import MissingDependencyError, UsageError
 from trt_layermerge.pipeline.data_files import data_inputs, refuse_overlaps
@@ -15,7 +16,8 @@ UNTOLD = ", or none that tell the classes of an output"
 def preflight(run: Run) -> None:
     """Looks at the device, the images, the training recipes and the calibration of a whole run.
 
-    The test images are only looked for: ``verify`` opens them, and nothing else.
+    Of the test images only the labels are looked at, and of a Dataset nothing: ``verify`` shows
+    them to networks, and nothing else does.
 
     Raises:
         UsageError: If a name or an option cannot be used, or training images are missing.
@@ -57,6 +59,7 @@ def preflight(run: Run) -> None:
         parse_augment(training.augment, run.train)
     run.data("val")
     data_inputs(data.test)
+    _check_labels(run)
     test = None if data.test is None else parse_name(data.test).kind
     if run.recipe.verify.max_accuracy_drop is not None and test in (None, "images"):
         raise UsageError(
@@ -65,3 +68,25 @@ def preflight(run: Run) -> None:
             "limit away (--set verify.max_accuracy_drop=null)"
         )
     refuse_bundles(run)
+
+
+def _check_labels(run: Run) -> None:
+    """Checks the labels that are known without their images against the network's classes.
+
+    Raises:
+        CorruptInputError: If one is none of these.
+    """
+    from trt_layermerge.data import held_labels
+
+    session = run.session
+    if list(session.outputs.values()) != ["classes"]:
+        return
+    (answers,) = session.answers.values()
+    for split in ("train", "val", "test"):
+        source: str | None = getattr(run.recipe.data, split)
+        if source is None or parse_name(source).kind == "python":
+            continue
+        data = run.data(split)
+        labels = None if data is None else held_labels(data)
+        if labels is not None:
+            check_labels(labels, answers.shape[1])

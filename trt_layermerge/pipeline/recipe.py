@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from os.path import normpath
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError, model_validator
 
-from trt_layermerge.core.jsonio import Json, sha256_bytes
+from trt_layermerge.core.jsonio import Json, read_small, sha256_bytes
 from trt_layermerge.core.strict_yaml import load_yaml
 from trt_layermerge.data.names import parse_name
 from trt_layermerge.errors import CorruptInputError, UsageError
@@ -91,6 +91,12 @@ def load_recipe(
         _put(given, "data.preprocess.assumed", False)
     _anchor(given, Path.cwd())
     _merge(body, given)
+    odd = next((text for text in _texts([body, added]) if not _writable(text)), None)
+    if odd is not None:
+        raise UsageError(
+            f"{odd!r:.60} is no text: a path or name of a recipe must be UTF-8 and without zero "
+            "bytes; rename the file"
+        )
     try:
         for key, value in added.items():
             _add(body, key, value)
@@ -117,7 +123,7 @@ def remembered(recipe: Recipe) -> str:
 
 def _read(path: Path, remembered: bool) -> Json:
     try:
-        text = path.read_bytes().decode()
+        text = read_small(path).decode()
         seal, _, rest = text.partition("\n")
         if (
             remembered
@@ -140,6 +146,20 @@ def _read(path: Path, remembered: bool) -> Json:
     if not isinstance(body, dict):
         raise CorruptInputError(f"the recipe {path} is not a mapping of sections")
     return body
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yields every text in a value of plain ones."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for part in value.items() if isinstance(value, dict) else value:
+            yield from _texts(part)
+
+
+def _writable(text: str) -> bool:
+    """Whether a text can be written to a file, and name one."""
+    return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _put(body: Json, dotted: str, value: Any) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, model_validator
 
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
@@ -13,6 +15,9 @@ from trt_layermerge.session.settings import Count, Fraction, Positive, Section, 
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+MOST_VALUES = 2**28
+"""Values of one input: a gibibyte in single precision."""
 
 
 class InputSection(Section):
@@ -57,6 +62,15 @@ class ModelSection(Section):
             for more in self.more_inputs
         )
 
+    @model_validator(mode="after")
+    def _fits_memory(self) -> ModelSection:
+        if (count := prod(self.input)) > MOST_VALUES:
+            raise ValueError(
+                f"an input of {'x'.join(map(str, self.input))} has {count:.2g} values, and "
+                f"{MOST_VALUES:,} at most can be worked with; type a smaller one (--input)"
+            )
+        return self
+
     def build(self) -> nn.Module:
         """Returns the network itself, in eval mode. Raises what ``load_network`` raises."""
         from trt_layermerge.models.networks import load_network
@@ -91,6 +105,18 @@ class PreprocessSection(Section):
     assumed: bool = False
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 1.0
     interpolation: Interpolation = "bilinear"
+
+    @model_validator(mode="after")
+    def _tells_pixels_apart(self) -> PreprocessSection:
+        with np.errstate(all="ignore"):
+            pixels = [[[[level] * len(self.mean)]] for level in (0, 255)]
+            dark, light = self.build()(np.array(pixels, np.uint8))
+        if not (np.isfinite(dark).all() and np.isfinite(light).all() and (dark != light).all()):
+            raise ValueError(
+                "black and white pixels do not become two different finite numbers in every "
+                "channel: (x · scale − mean) / std; give scale, mean and std as in the training"
+            )
+        return self
 
     def build(self) -> Preprocess:
         """Returns the preprocessing itself."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from trt_layermerge.core.codec import adapter, dump
-from trt_layermerge.core.jsonio import Json
+from trt_layermerge.core.jsonio import Json, read_small
 from trt_layermerge.core.strict_yaml import load_yaml
 from trt_layermerge.errors import CorruptInputError, UsageError
 
@@ -93,7 +93,7 @@ def load_preset(path: Path | None, overrides: Mapping[str, Any]) -> Preset:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        body = load_yaml(path.read_text(encoding="utf-8"))
+        body = load_yaml(read_small(path).decode())
     except OSError as error:
         raise UsageError(
             f"cannot read the calibration preset {path}: {error.strerror or error}; "

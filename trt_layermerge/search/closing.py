@@ -220,9 +220,13 @@ def missed(closed: Closed, budget_ms: float) -> BudgetMissedError | DeviceError:
         )
     if measured:
         fastest = min(measured, key=lambda m: m.ms)
+        factor = fastest.ms / budget_ms
+        excess = (
+            f"{100 * (factor - 1):.1f} % too slow" if factor < 1e4 else f"{factor:.1e} times it"
+        )
         fact = (
             f"the fastest of {len(measured)} that were built and measured takes {fastest.ms:.4g} "
-            f"ms ({fastest.ratio:.2f}x), {100 * (fastest.ms / budget_ms - 1):.1f} % too slow"
+            f"ms ({fastest.ratio:.2f}x), {excess}"
         )
     else:
         fact = f"the fastest is predicted to take {closed.fastest_ms:.4g} ms"

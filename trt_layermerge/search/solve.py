@@ -98,6 +98,37 @@ def frontier(
     return chain_frontier(len(graph.units), options)
 
 
+def fastest_ms(
+    graph: LayerGraph,
+    candidates: Iterable[Candidate],
+    latency: LatencyTable,
+    *,
+    precision: Precision = "fp32",
+    batch: int = 1,
+    mode: Mode = "layermerge",
+) -> float:
+    """Returns the predicted latency of the fastest plan in ms, whatever it does to the network.
+
+    Args:
+        graph: The traced network.
+        candidates: What may replace its blocks.
+        latency: Latencies of all of them and of every untouched unit, in ms.
+        precision: Precision of the latencies.
+        batch: Images per run.
+        mode: Which candidates count (``allowed``).
+
+    Raises:
+        UsageError: If a candidate was never measured, or nothing that could be covers the chain.
+    """
+    scored = [*candidates, *(original_candidate(graph, i) for i in range(len(graph.units)))]
+    options = [
+        Option(c.block.start, c.block.end, latency.cost_ms(c, precision, batch), 0.0)
+        for c in scored
+        if allowed(c, mode)
+    ]
+    return float(chain_frontier(len(graph.units), options).latency_ms[0]) + latency.overhead_ms
+
+
 def plan_of(solution: Solution, overhead_ms: float, budget_ms: float | None = None) -> MergePlan:
     """Returns the plan behind a solution; its latency includes the table's overhead.
 

@@ -184,6 +184,7 @@ def compress(
         settings=given,
     )
     session.measure()
+    session.check_goal(speedup=speedup, budget_ms=budget_ms)
     session.score(train_loader)
     session.search(speedup=speedup, budget_ms=budget_ms, val=val_loader, metric=metric)
     session.relax()

@@ -14,6 +14,7 @@ from trt_layermerge.core.jsonio import Json, write_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
 from trt_layermerge.data import LabelledData
+from trt_layermerge.errors import InfeasibleBudgetError
 from trt_layermerge.measure.fit import Observation, fit_latency
 from trt_layermerge.search import Objective
 from trt_layermerge.search.choosing import Choice, Goal, Imported, Ranked
@@ -21,6 +22,7 @@ from trt_layermerge.search.closing import Closed, Tools
 from trt_layermerge.search.evaluator import Measured
 from trt_layermerge.search.problem import Problem, uses_paper_protocol
 from trt_layermerge.search.sampling import inside_of, specs_of
+from trt_layermerge.search.solve import fastest_ms
 from trt_layermerge.session.latency import Latencies
 from trt_layermerge.session.networks import Networks
 from trt_layermerge.session.recorded import Recorded
@@ -30,6 +32,10 @@ from trt_layermerge.session.training import Racers, races
 
 BUILDS = 3
 """How often the engine of the chosen network is built: builders choose kernels by chance too."""
+
+
+HOPELESS = 2.0
+"""How often the budget the fastest plan is predicted to take before nothing needs to be scored."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,39 @@ def goal_of(settings: Settings, original_ms: float) -> Goal:
         search.samples,
         settings.seed,
     )
+
+
+def refuse_hopeless(
+    graph: LayerGraph, candidates: Sequence[Candidate], latencies: Latencies, settings: Settings
+) -> None:
+    """Checks, before candidates are scored for hours, that a budget is not out of all reach.
+
+    Args:
+        graph: The traced network.
+        candidates: What may stand in its blocks' places.
+        latencies: What was measured of them.
+        settings: The budget, and which candidates count.
+
+    Raises:
+        InfeasibleBudgetError: If even the fastest plan is predicted to take ``HOPELESS`` times it.
+    """
+    measure, budget_ms = settings.measure, goal_of(settings, latencies.original_ms).budget_ms
+    table = latencies.table
+    fastest = fastest_ms(
+        graph,
+        candidates,
+        table,
+        precision=measure.precision,
+        batch=measure.batch,
+        mode=settings.search.mode,
+    )
+    if fastest > HOPELESS * budget_ms:
+        raise InfeasibleBudgetError(
+            f"no network meets {budget_ms:.4g} ms on {table.device}: the original takes "
+            f"{latencies.original_ms:.4g} ms, and the fastest is predicted to take {fastest:.4g} "
+            "ms, whatever it answers; raise --budget-ms, lower --speedup, or allow more candidates "
+            "(--rules full)"
+        )
 
 
 def loop_tools(

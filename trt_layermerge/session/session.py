@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from trt_layermerge.core.inputs import Several, parse, parts_of
 from trt_layermerge.core.jsonio import Json, sha256_bytes, sha256_file, write_json
 from trt_layermerge.core.outputs import judged_by
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.scratch import scratch
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
 from trt_layermerge.data.loader import Images
 from trt_layermerge.errors import UnsupportedModelError
@@ -46,6 +46,7 @@ from trt_layermerge.session.searching import (
     imported_of,
     loop_tools,
     problem_of,
+    refuse_hopeless,
     save_choice,
     save_frontier,
 )
@@ -127,6 +128,21 @@ class Session(State):
         found.save(self.folder)
         self._made["latencies"] = found
         return found.table
+
+    def check_goal(self, *, speedup: float | None = None, budget_ms: float | None = None) -> None:
+        """Refuses a budget that is far out of reach before anything is scored.
+
+        Args:
+            speedup: Latency of the original divided by the budget; by default the settings'.
+            budget_ms: Latency that the measured network must meet, in place of a speed-up.
+
+        Raises:
+            UsageError: If the budget is none.
+            InfeasibleBudgetError: If even the fastest plan is predicted to take twice as long.
+        """
+        if speedup is not None or budget_ms is not None:
+            self.settings = with_goal(self.settings, speedup, budget_ms)
+        refuse_hopeless(self.graph, self.candidates, self.latencies, self.settings)
 
     def score(
         self, train: Images | None = None, *, notes: Mapping[str, Any] | None = None
@@ -215,8 +231,8 @@ class Session(State):
         images, judges = self._training_images(train), self._given("val", val)
         problem, goal = self.problem, goal_of(self.settings, self.latencies.original_ms)
         try:
-            with TemporaryDirectory() as racing:
-                whole = self.whole_networks(images, judges, metric, Path(racing))
+            with scratch() as racing:
+                whole = self.whole_networks(images, judges, metric, racing)
                 choice = self._choose(problem, goal, whole)
         except BudgetMissedError as missed:
             if not self.keep_frontier:

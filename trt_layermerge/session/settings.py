@@ -36,9 +36,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Section(BaseModel):
-    """A part of a recipe: frozen, and without unknown keys."""
+    """A part of a recipe: frozen, without unknown keys, and without NaN and infinity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 ISOLATED = ("tensorrt", "tensorrt_rtx")

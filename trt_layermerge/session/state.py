@@ -8,8 +8,8 @@ import shutil
 import weakref
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from math import inf
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
@@ -26,6 +26,7 @@ from trt_layermerge.core.inputs import Several, batch, parts_of
 from trt_layermerge.core.outputs import Kinds, described, kinds_of, named
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.preprocess import Preprocess
+from trt_layermerge.core.scratch import scratch_folder
 from trt_layermerge.core.tables import ImportanceTable
 from trt_layermerge.data import LabelledData
 from trt_layermerge.data.loader import Images, SeveralInputs
@@ -95,7 +96,7 @@ class State:
         else:
             measure = {"backend": backend, "precision": precision, "batch": len(self.example)}
             self.settings = _settings_of(settings or {}, measure, seed)
-        self.folder = Path(folder or mkdtemp(prefix="trt-layermerge-"))
+        self.folder = scratch_folder() if folder is None else Path(folder)
         if folder is None:
             weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         silent = Callbacks()
@@ -141,8 +142,12 @@ class State:
     @cached_property
     def backend(self) -> Backend:
         """What runs networks in this process; torch runs them where torch computes."""
-        name = self.settings.measure.backend
-        return get_backend(name, **({"device": self.settings.device} if name == "torch" else {}))
+        return get_backend(self.settings.measure.backend, **self._backend_options)
+
+    @property
+    def _backend_options(self) -> dict[str, Any]:
+        torch = self.settings.measure.backend == "torch"
+        return {"device": self.settings.device} if torch else {}
 
     @property
     def elsewhere(self) -> bool:
@@ -154,7 +159,7 @@ class State:
         """What measures latency."""
         measure = self.settings.measure
         backend = None if self.elsewhere or measure.engines else self.backend
-        return meter_of(measure, backend, self.folder, self.tell)
+        return meter_of(measure, backend, self._backend_options, self.folder, self.tell)
 
     @cached_property
     def networks(self) -> Networks:
@@ -332,7 +337,7 @@ def with_goal(settings: Settings, speedup: float | None, budget_ms: float | None
         UsageError: If it is no budget.
     """
     given = [budget for budget in (budget_ms, speedup and speedup - 1) if budget is not None]
-    if not given or min(given) <= 0:
+    if not given or not all(0 < budget < inf for budget in given):
         raise UsageError(
             f"speedup {speedup} and budget_ms {budget_ms} name no budget; give a speed-up above 1, "
             "or a latency above 0 ms"

@@ -7,7 +7,8 @@ import re
 import shutil
 from pathlib import Path, PurePosixPath
 
-from trt_layermerge.core.jsonio import damage, read_json, sha256_bytes, write_bytes
+from trt_layermerge.core.jsonio import damage, read_json, regular, sha256_bytes, write_bytes
+from trt_layermerge.core.scratch import running
 from trt_layermerge.deploy.bundle import manifest
 from trt_layermerge.deploy.bundle.contents import Contents, Files, Target
 from trt_layermerge.errors import CorruptInputError, DeviceError, UntrustedInputError, UsageError
@@ -55,25 +56,12 @@ def _clear(folder: Path) -> None:
     name = re.compile(rf"\.{re.escape(folder.name)}\.trt-layermerge-(new|old)-(\d+)")
     for left in sorted(folder.parent.iterdir()):
         found = name.fullmatch(left.name)
-        if found is None or left.is_symlink() or _running(int(found[2])):
+        if found is None or left.is_symlink() or running(int(found[2])):
             continue
         if found[1] == "old" and not folder.exists():
             left.rename(folder)
         else:
             shutil.rmtree(left)
-
-
-def _running(pid: int) -> bool:
-    """Whether another process of this number is running."""
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _strangers(folder: Path) -> list[str]:
@@ -143,7 +131,7 @@ def _checked(folder: Path, name: str, digest: str, engine: str | None) -> bytes:
             "bundle again from where it was made"
         )
     try:
-        data = (folder / name).read_bytes()
+        data = regular(folder / name).read_bytes()
     except OSError as error:
         raise _changed(folder, name, f"it cannot be read ({error.strerror or error})") from error
     if sha256_bytes(data) == digest:

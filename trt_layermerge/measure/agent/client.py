@@ -1,4 +1,4 @@
-"""The worker as its parent sees it: started, asked, watched, and ended with all its children."""
+"""Processes that measure, as their parent sees them: started, asked, watched, and ended."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import IO, Sequence, TypeVar
 
 import trt_layermerge
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import DeviceError, error_of
 from trt_layermerge.measure.agent.jobs import Job, Manifest
+from trt_layermerge.measure.agent.results import own_file
 
 START_SECONDS = 180.0
 """How long the libraries may take to load."""
@@ -25,13 +27,130 @@ LOG = "agent.log"
 _END_SECONDS = 10.0
 _MOST_ANSWER_BYTES = 256 << 20
 
+T = TypeVar("T")
+
 
 class WorkerLost(Exception):
     """A worker that died, hung or answered nonsense; another one can be started."""
 
 
-class Worker:
-    """A running worker. A context manager that ends it.
+class Child:
+    """A process of ours that answers requests with lines of JSON. A context manager that ends it.
+
+    Args:
+        command: What starts it.
+        log: Open file that takes what it prints besides, for its last words.
+        pass_fds: Descriptors that it keeps open while it lives.
+    """
+
+    def __init__(
+        self, command: Sequence[str], log: IO[bytes], pass_fds: Sequence[int] = ()
+    ) -> None:
+        self._pending, self._log = b"", log
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            bufsize=0,
+            env=_environment(),
+            start_new_session=True,  # Ctrl-C is for the parent alone
+            pass_fds=tuple(pass_fds),
+        )
+
+    def __enter__(self: T) -> T:
+        """Returns the process."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends it."""
+        self.close()
+
+    def send(self, data: bytes) -> None:
+        """Hands data to its standard input. Raises ``WorkerLost`` if it is gone."""
+        assert self._process.stdin is not None
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[self._process.stdin.write(left) :]
+        except OSError:
+            raise self._lost() from None
+
+    def receive(self, seconds: float) -> Json:
+        """Returns the next answer; each sign of life (``alive``) gives it the time anew.
+
+        Raises:
+            WorkerLost: If it dies, answers nonsense, or says nothing for so long.
+            LayerMergeError: If it says why it cannot work.
+        """
+        answer: Json = {"alive": True}
+        while "alive" in answer:
+            answer = self._next(seconds)
+        if "fatal" in answer:
+            raise error_of(answer["code"], answer["fatal"])
+        return answer
+
+    def close(self) -> None:
+        """Ends the process and its children at once.
+
+        Raises:
+            DeviceError: If the driver does not let go of it.
+        """
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise DeviceError(
+                f"process {self._process.pid} hangs in the driver and cannot be ended; reboot the "
+                "device, then type the same command to continue"
+            ) from None
+        finally:
+            for stream in (self._process.stdin, self._process.stdout, self._log):
+                if stream is not None:
+                    stream.close()
+
+    def _next(self, seconds: float) -> Json:
+        """Returns the next line of its output, within some time."""
+        assert self._process.stdout is not None
+        output, until = self._process.stdout.fileno(), time.monotonic() + seconds
+        while b"\n" not in self._pending:
+            left = until - time.monotonic()
+            if left <= 0 or not select.select([output], [], [], left)[0]:
+                raise WorkerLost(f"it took longer than {seconds:g} s and was ended")
+            piece = os.read(output, 1 << 16)
+            if not piece or len(self._pending) > _MOST_ANSWER_BYTES:
+                raise self._lost()
+            self._pending += piece
+        line, _, self._pending = self._pending.partition(b"\n")
+        try:
+            answer: Json = json.loads(line)
+        except ValueError:
+            raise WorkerLost("the measuring process answered nonsense") from None
+        return answer
+
+    def _lost(self) -> WorkerLost:
+        """Returns how the process ended, with the last words of its log."""
+        try:
+            code = self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            return WorkerLost("the measuring process stopped to answer and was ended")
+        how = f"ended with code {code}" if code >= 0 else f"was ended by {_signal_name(-code)}"
+        hint = " (often the system, for lack of memory)" if code == -signal.SIGKILL else ""
+        return WorkerLost(f"the measuring process {how}{hint}{self._last_words()}")
+
+    def _last_words(self) -> str:
+        try:
+            self._log.seek(max(0, os.fstat(self._log.fileno()).st_size - 2000))
+            lines = self._log.read().decode(errors="replace").split("\n")
+        except (OSError, ValueError):
+            return ""
+        said = " | ".join(line.strip() for line in lines if line.strip())[-500:]
+        return f"; it said: {said}" if said else ""
+
+
+class Worker(Child):
+    """A running worker of a folder of jobs.
 
     Attributes:
         device: What it measures on.
@@ -50,34 +169,15 @@ class Worker:
             WorkerLost: If it dies or hangs.
             LayerMergeError: If it says why it cannot work.
         """
-        self._pending = b""
-        self._log = folder / LOG
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                worker_command(folder, backend),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                bufsize=0,
-                env=_environment(),
-                start_new_session=True,  # Ctrl-C is for the parent alone
-                pass_fds=(lock,),
-            )
+        log = own_file(folder / LOG).open("w+b")
+        super().__init__(worker_command(folder, backend), log, (lock,))
         try:
-            hello = self._receive(START_SECONDS)
+            hello = self.receive(START_SECONDS)
             self.device = DeviceInfo.from_json(hello["device"])
             self.facts: Json = hello["facts"]
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Worker:
-        """Returns the worker."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Ends it."""
-        self.close()
 
     def measure(self, job: Job, manifest: Manifest) -> Json:
         """Returns the worker's answer for a job.
@@ -93,71 +193,8 @@ class Worker:
             "rounds": manifest.rounds,
             "burst_ms": manifest.burst_ms,
         }
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-        except OSError:
-            raise self._lost() from None
-        return self._receive(manifest.timeout_s * len(job.models))
-
-    def close(self) -> None:
-        """Ends the worker and its children at once.
-
-        Raises:
-            DeviceError: If the driver does not let go of it.
-        """
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        try:
-            self._process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise DeviceError(
-                f"process {self._process.pid} hangs in the driver and cannot be ended; reboot the "
-                "device, then type the same command to continue"
-            ) from None
-        finally:
-            for stream in (self._process.stdin, self._process.stdout):
-                if stream is not None:
-                    stream.close()
-
-    def _receive(self, seconds: float) -> Json:
-        """Returns the next answer, within some time."""
-        assert self._process.stdout is not None
-        output, until = self._process.stdout.fileno(), time.monotonic() + seconds
-        while b"\n" not in self._pending:
-            left = until - time.monotonic()
-            if left <= 0 or not select.select([output], [], [], left)[0]:
-                raise WorkerLost(f"it took longer than {seconds:g} s and was ended")
-            piece = os.read(output, 1 << 16)
-            if not piece or len(self._pending) > _MOST_ANSWER_BYTES:
-                raise self._lost()
-            self._pending += piece
-        line, _, self._pending = self._pending.partition(b"\n")
-        try:
-            answer: Json = json.loads(line)
-        except ValueError:
-            raise WorkerLost("the measuring process answered nonsense") from None
-        if "fatal" in answer:
-            raise error_of(answer["code"], answer["fatal"])
-        return answer
-
-    def _lost(self) -> WorkerLost:
-        """Returns how the worker ended, with the last words of its log."""
-        try:
-            code = self._process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            return WorkerLost("the measuring process stopped to answer and was ended")
-        how = f"ended with code {code}" if code >= 0 else f"was ended by {_signal_name(-code)}"
-        hint = " (often the system, for lack of memory)" if code == -signal.SIGKILL else ""
-        return WorkerLost(f"the measuring process {how}{hint}{self._last_words()}")
-
-    def _last_words(self) -> str:
-        try:
-            lines = self._log.read_bytes()[-2000:].decode(errors="replace").split("\n")
-        except OSError:
-            return ""
-        said = " | ".join(line.strip() for line in lines if line.strip())[-500:]
-        return f"; it said: {said}" if said else ""
+        self.send(json.dumps(request).encode() + b"\n")
+        return self.receive(manifest.timeout_s * len(job.models))
 
 
 def worker_command(folder: Path, backend: str) -> list[str]:

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 from trt_layermerge.core.jsonio import Json
+from trt_layermerge.core.scratch import clear_files
 from trt_layermerge.errors import DeviceError, UsageError
 from trt_layermerge.measure.agent.client import Worker, WorkerLost
 from trt_layermerge.measure.agent.jobs import Job, Manifest, load_manifest, read_model
 from trt_layermerge.measure.agent.results import Results, own_file
 from trt_layermerge.measure.agent.schedule import Schedule, Task, counts
+from trt_layermerge.measure.agent.worker import TIMING_CACHE
 
 LOCK = ".agent.lock"
 LOCK_SECONDS = 5.0
@@ -101,6 +103,8 @@ def run_jobs(
     if backend is not None:
         manifest = replace(manifest, backend=backend)
     with only_agent(folder) as lock:
+        clear_files(folder)
+        own_file(folder / TIMING_CACHE)
         results = Results(folder, manifest)
         results.check_backend()
         schedule = Schedule(manifest, results.rows)

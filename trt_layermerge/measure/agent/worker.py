@@ -49,8 +49,8 @@ def serve(folder: Path, backend_name: str, parent: int, sources: Sources = LOCAL
         parent: Process that this one belongs to.
         sources: What tells of the machine.
     """
-    _die_with(parent)
-    answers = _own_output()
+    die_with(parent)
+    answers = own_output()
     try:
         usual = open_backend(backend_name, folder / TIMING_CACHE)
         anew = open_backend(backend_name, None)
@@ -183,14 +183,16 @@ def _row(timing: Timing, build_s: float) -> Json:
     return {**asdict(timing), **rounded, "build_s": build_s}
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Has the kernel end this process when its parent ends, however that ends."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PARENT_DEATH_SIGNAL, int(signal.SIGKILL))
+    prctl = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)
+    if prctl is not None:  # Linux alone has it
+        prctl(_PARENT_DEATH_SIGNAL, int(signal.SIGKILL))
     if os.getppid() != parent:  # it had ended before
         os._exit(1)
 
 
-def _own_output() -> IO[str]:
+def own_output() -> IO[str]:
     """Returns the standard output, and turns whatever else is printed to standard error."""
     own = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

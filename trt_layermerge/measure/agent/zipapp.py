@@ -20,6 +20,7 @@ MODULES = (
     "core/__init__.py",
     "core/device.py",
     "core/jsonio.py",
+    "core/scratch.py",
     "backends/__init__.py",
     "backends/base.py",
     "backends/registry.py",
