@@ -6,7 +6,7 @@ import importlib.util
 import pickle
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -107,12 +107,7 @@ class DatasetData:
             CorruptInputError: If an item's first input is no float image ``(C, H, W)``, its label
                 no integer or integers, an input is missing, or the items differ in shape.
         """
-        with foreign(
-            lambda why: CorruptInputError(
-                f"{self.name} must give pairs of an image tensor and a label, all images of one "
-                f"shape, for every number below its length: {why}"
-            )
-        ):
+        with _items_of(self.name):
             items = [split(self.dataset[i], self.inputs) for i in indices.tolist()]
             self._check_count([part for part in items[0][0] if part is not None])
             columns = zip(*(parts for parts, _ in items), strict=True)
@@ -241,6 +236,16 @@ def _npz_errors(path: Path) -> Iterator[None]:
             raise
 
 
+def _items_of(name: str) -> AbstractContextManager[None]:
+    """Turns what reading items of a Dataset raises into our error."""
+    return foreign(
+        lambda why: CorruptInputError(
+            f"{name} must give pairs of an image tensor and a label, all images of one shape, for "
+            f"every number below its length: {why}"
+        )
+    )
+
+
 def read_dataset(file: Path, factory: str, inputs: tuple[str, ...] = ("input",)) -> DatasetData:
     """Returns the Dataset that a function in a Python file makes. Runs that file.
 
@@ -267,10 +272,11 @@ def read_dataset(file: Path, factory: str, inputs: tuple[str, ...] = ("input",))
         spec.loader.exec_module(module)
         dataset = getattr(module, factory)()
         count = len(dataset)
-        labelled = count > 0 and split(dataset[0], inputs)[1] is not None
         classes = tuple(str(c) for c in getattr(dataset, "classes", ()))
     if count < 1:
         raise UsageError(f"the Dataset of {name} is empty")
+    with _items_of(name):
+        labelled = split(dataset[0], inputs)[1] is not None
     return DatasetData(dataset, name, classes, inputs=inputs, has_labels=labelled)
 
 

@@ -15,6 +15,7 @@ from torch import fx
 
 from trt_layermerge.errors import (
     CorruptInputError,
+    LayerMergeError,
     UnsupportedModelError,
     foreign,
 )
@@ -147,7 +148,9 @@ def _converted(graph: Any, dtype: torch.dtype | None, name: str) -> Converter:
                 made.meta.setdefault("onnx", title(node))
                 converter.values[node.outputs[0].name] = made
                 continue
-            except (KeyError, ValueError, RuntimeError, TypeError, IndexError) as error:
+            except LayerMergeError:
+                raise
+            except Exception as error:  # damaged attributes make torch and numpy raise anything
                 reasons.append(f"the {title(node)} cannot be read: {error}")
         unread.update(output.name for output in node.outputs if output.name)
     if unknown:
