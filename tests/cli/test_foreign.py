@@ -35,9 +35,11 @@ from trt_layermerge.pipeline.stages import report
 USAGE, UNSUPPORTED, DEVICE, LATENCY, CORRUPT = 2, 3, 4, 6, 7
 
 NETS = '''"""Networks and sets whose own code fails."""
+import runpy
 import sys
+from pathlib import Path
 import torch
-from nets import Tiny
+Tiny = runpy.run_path(str(Path(__file__).parent / "nets.py"))["Tiny"]
 class Odd(BaseException):
     pass
 class Speechless(Exception):
@@ -82,8 +84,8 @@ def typed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
 def odd(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns a folder with a Python file whose networks and sets fail."""
     folder = tmp_path_factory.mktemp("odd")
-    text = f"import sys\nsys.path.insert(0, {str(finished)!r})\n{NETS}"
-    (folder / "odd.py").write_text(text)
+    (folder / "nets.py").write_text((finished / "nets.py").read_text())
+    (folder / "odd.py").write_text(NETS)
     (folder / "leaves.py").write_text("raise SystemExit(0)\n")
     return folder
 
