@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import damage, read_json, write_json
 from trt_layermerge.errors import UsageError
+
+FIGURES = ("measured_ms", "measured_speedup", "original_ms")
+"""Notes that are numbers, or None."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,17 @@ class MergePlan:
         with damage(path):
             return MergePlan(
                 candidates=tuple(Candidate.from_json(c) for c in body["candidates"]),
-                latency_ms=body["predicted_ms"],
-                score=body["score"],
-                budget_ms=body["budget_ms"],
-                notes=dict(body["notes"]),
+                latency_ms=_number(body["predicted_ms"]),
+                score=_number(body["score"]),
+                budget_ms=_number(body["budget_ms"]),
+                notes={k: _number(v) if k in FIGURES else v for k, v in body["notes"].items()},
             )
+
+
+def _number(value: Any) -> float | None:
+    """Returns a finite number, or None. Raises ``ValueError``."""
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and isfinite(value):
+        return float(value)
+    raise ValueError(f"{value!r:.60} is no number")

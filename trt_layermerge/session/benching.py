@@ -10,7 +10,7 @@ from trt_layermerge.backends import Backend, get_backend
 from trt_layermerge.backends.registry import int8_fallback
 from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.device import PRECISIONS, DeviceInfo, Precision
-from trt_layermerge.core.jsonio import Json, read_json, write_json
+from trt_layermerge.core.jsonio import Json, damage, read_json, write_json
 from trt_layermerge.deploy.engines import EngineFiles, fitting_engine
 from trt_layermerge.deploy.sidecar import amend_sidecar, check_engine
 from trt_layermerge.errors import DeviceError, UnsupportedModelError, UsageError, command
@@ -57,8 +57,10 @@ def bench_networks(
         UntrustedInputError: If an engine does not belong to its sidecar.
     """
     measure = settings.measure
-    exported = read_json(folder / "export.json", "export")["models"]["model.onnx"]
-    found = exported["input_shape"][0]
+    path = folder / "export.json"
+    exported = read_json(path, "export")
+    with damage(path):
+        found = exported["models"]["model.onnx"]["input_shape"][0]
     if found != measure.batch and settings.build.max_batch is None:
         raise UsageError(
             f"the networks were exported for a batch of {found}, not {measure.batch}; measure, "

@@ -28,6 +28,9 @@ from trt_layermerge.session.pieces import SpecModels
 from trt_layermerge.session.recorded import Recorded
 from trt_layermerge.session.settings import MeasureSection
 
+LONGEST_MS = 1e9
+"""No network takes eleven days."""
+
 FILES = ("latency_bare.jsonl", "networks.jsonl", "latency.jsonl")
 
 
@@ -97,6 +100,9 @@ class Latencies:
                 for row in rows
             )
             original_ms = float(header["original_ms"])
+            figures = [original_ms, *(figure for s in samples for figure in (s.ms, s.ratio))]
+            if not all(0 < figure < LONGEST_MS for figure in figures):
+                raise ValueError("a latency or a speed-up is not a positive number")
             device = DeviceInfo.from_json(header["device"])
         bare, table = (LatencyTable.load(folder / name) for name in (FILES[0], FILES[2]))
         found = Latencies(bare, table, original_ms, samples)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from trt_layermerge.core.jsonio import Json, read_json
+from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import LatencyGateError
 from trt_layermerge.measure.conditions import device_here
+from trt_layermerge.pipeline.files import read_body
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.session.benching import timed_precisions
@@ -41,7 +42,7 @@ def _gate(run: Run) -> None:
             beyond the spread of the rounds, or slower than allowed; also if a limit is set and
             nothing was measured.
     """
-    body, limits = read_json(run.folder / "bench.json", "bench"), run.recipe.verify
+    body, limits = read_body(run.folder / "bench.json", "bench"), run.recipe.verify
     if limits.never_slower:
         for pair in body["precisions"]:
             if pair["high"] < 1:
@@ -70,7 +71,7 @@ def _slower(body: Json, pair: Json) -> str:
 
 
 def _result(run: Run) -> Json:
-    return read_json(run.folder / "bench.json", "bench")
+    return read_body(run.folder / "bench.json", "bench")
 
 
 READS = (CALIBRATION, "build.json", "original.onnx", "model.onnx", "export.json")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from trt_layermerge.core.jsonio import Json, read_json
+from trt_layermerge.core.jsonio import Json
 from trt_layermerge.deploy.machine import this_machine
 from trt_layermerge.pipeline.data_files import data_inputs
+from trt_layermerge.pipeline.files import read_body
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.pipeline.versions import versions
@@ -31,7 +32,7 @@ def _run(run: Run) -> tuple[str, ...]:
 
 
 def _result(run: Run) -> Json:
-    return read_json(run.folder / "build.json", "build")
+    return read_body(run.folder / "build.json", "build")
 
 
 def _settled(run: Run) -> bool:

@@ -5,8 +5,9 @@ Where nothing is int8, ``calibration.json`` says so.
 
 from __future__ import annotations
 
-from trt_layermerge.core.jsonio import Json, read_json, write_json
+from trt_layermerge.core.jsonio import Json, write_json
 from trt_layermerge.pipeline.data_files import data_inputs
+from trt_layermerge.pipeline.files import read_body
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.session.deployed import CALIBRATION, MERGED
@@ -44,7 +45,7 @@ def _run(run: Run) -> tuple[str, ...]:
 
 
 def _result(run: Run) -> Json:
-    body = read_json(run.folder / CALIBRATION, "calibrations")
+    body = read_body(run.folder / CALIBRATION, "calibrations")
     if not body["networks"]:
         return {"reason": body["reason"]}
     kept = ("file", "accuracy_fp32", "accuracy_int8", "agreement", "keep_float", "layers")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from trt_layermerge.core.jsonio import Json, read_json
+from trt_layermerge.core.jsonio import Json
 from trt_layermerge.pipeline.data_files import data_inputs
+from trt_layermerge.pipeline.files import read_body
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.session.images import images_of
@@ -27,7 +28,7 @@ def _run(run: Run) -> tuple[str, ...]:
 
 
 def _result(run: Run) -> Json:
-    return read_json(run.folder / "export.json", "export")
+    return read_body(run.folder / "export.json", "export")
 
 
 STAGE = Stage("export", ("graph.json", "plan.json", "merged.safetensors"), _settings, _run, _result)

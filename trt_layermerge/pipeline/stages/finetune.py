@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trt_layermerge.core.jsonio import Json, read_lines, sha256_json, write_lines
+from trt_layermerge.core.jsonio import Json, sha256_json, write_lines
 from trt_layermerge.finetune.recipe import DEVIATIONS, FinetuneRecipe
 from trt_layermerge.pipeline.data_files import data_inputs
+from trt_layermerge.pipeline.files import read_history
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
 
@@ -82,7 +83,8 @@ def train_with(run: Run, group: ProcessGroup) -> None:
 
 
 def _result(run: Run) -> Json:
-    header, rows = read_lines(run.folder / "finetune.jsonl", "finetune")
+    header = read_history(run.folder / "finetune.jsonl")
+    rows = header["rows"]
     return {
         "original_val_accuracy": header["original_val_accuracy"],
         "start": header["start"],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from trt_layermerge.core.jsonio import Json, read_json
+from trt_layermerge.core.jsonio import Json
+from trt_layermerge.pipeline.files import read_body
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.session.images import images_of
@@ -20,7 +21,7 @@ def _run(run: Run) -> tuple[str, ...]:
 
 
 def _result(run: Run) -> Json:
-    return read_json(run.folder / "certificate.json", "certificate")
+    return read_body(run.folder / "certificate.json", "certificate")
 
 
 STAGE = Stage("merge", ("graph.json", "plan.json", "relaxed.safetensors"), _settings, _run, _result)

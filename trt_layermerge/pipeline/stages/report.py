@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.jsonio import Json, read_json, read_lines, write_json
+from trt_layermerge.core.jsonio import Json, damage, read_json, write_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.pipeline.bench_page import bench_of
+from trt_layermerge.pipeline.files import read_body, read_history
 from trt_layermerge.pipeline.folder import stage_seconds
 from trt_layermerge.pipeline.recipe import dump_recipe
 from trt_layermerge.pipeline.run import Run
@@ -46,7 +47,7 @@ def _run(run: Run) -> tuple[str, ...]:
 
 
 def _read(run: Run, kind: str) -> Json:
-    return read_json(run.folder / f"{kind}.json", kind)
+    return read_body(run.folder / f"{kind}.json", kind)
 
 
 def _clock(run: Run, bench: Json) -> float:
@@ -57,7 +58,8 @@ def _clock(run: Run, bench: Json) -> float:
     """
     if bench["original"] is None:
         return 1.0
-    return float(bench["original"]["p50_ms"] / run.plan.notes["original_ms"])
+    with damage(run.folder / "plan.json"):
+        return float(bench["original"]["p50_ms"] / run.plan.notes["original_ms"])
 
 
 def _predicted_ms(run: Run, bench: Json) -> float | None:
@@ -94,7 +96,7 @@ def _summary(run: Run) -> Json:
 
     def network(side: str, version: LayerGraph | MergePlan) -> Json:
         searched = "original_ms" if side == "original" else "measured_ms"
-        times = bench[side] or {"p50_ms": notes[searched], "p10_ms": None, "p90_ms": None}
+        times = bench[side] or {"p50_ms": notes.get(searched), "p10_ms": None, "p90_ms": None}
         return {
             "accuracy": verify["accuracy"][side],
             "latency_ms": times["p50_ms"],
@@ -109,7 +111,7 @@ def _summary(run: Run) -> Json:
             "original": network("original", run.graph),
             "repaired": {"accuracy": verify["repaired_accuracy"]},
             "merged": network("merged", plan),
-            "speedup": bench["speedup"] if timed else notes["measured_speedup"],
+            "speedup": bench["speedup"] if timed else notes.get("measured_speedup"),
             "predicted_ms": _predicted_ms(run, bench),
             "budget_ms": _budget_ms(run, bench),
             "certificate_max_rel_error": _read(run, "certificate")["max_rel_error"],
@@ -152,7 +154,7 @@ def _report(run: Run, summary: Json) -> RunReport:
         history=_history(run),
         certificate=_read(run, "certificate"),
         bench=bench_of(bench),
-        calibration=read_json(run.folder / CALIBRATION, "calibrations"),
+        calibration=read_body(run.folder / CALIBRATION, "calibrations"),
         verify=verify,
         engine=_engine(run),
         unverified=(*summary["notes"], *verify["unverified"], *_not_built(run)),
@@ -193,7 +195,7 @@ def _accuracies(verify: Json) -> dict[str, Accuracy]:
 
 
 def _history(run: Run) -> tuple[Epoch, ...]:
-    _, rows = read_lines(run.folder / "finetune.jsonl", "finetune")
+    rows = read_history(run.folder / "finetune.jsonl")["rows"]
     return tuple(Epoch(row["epoch"], row["loss"], row["val_accuracy"]) for row in rows)
 
 
@@ -213,7 +215,9 @@ def _not_built(run: Run) -> list[str]:
 
 
 def _result(run: Run) -> Json:
-    return _read(run, "summary")
+    path = run.folder / "summary.json"
+    body = read_json(path, "summary")
+    return {"schema": body.pop("schema"), **checked_summary(body)}
 
 
 STAGE = Stage("report", READS, _settings, _run, _result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trt_layermerge.core.jsonio import Json, read_json
 from trt_layermerge.pipeline.data_files import data_inputs
+from trt_layermerge.pipeline.files import read_body
 from trt_layermerge.pipeline.folder import outdated, unfinished
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
@@ -46,7 +47,7 @@ def _run(run: Run) -> tuple[str, ...]:
 
 def _result(run: Run) -> Json:
     body = read_json(run.folder / "plan.json", "plan")
-    points = read_json(run.folder / "frontier.json", "frontier")["points"]
+    points = read_body(run.folder / "frontier.json", "frontier")["points"]
     return {**body, **body["notes"], "frontier_points": len(points)}
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from trt_layermerge.core.jsonio import Json, read_json
+from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import AccuracyGateError
 from trt_layermerge.pipeline.data_files import data_inputs, same_files
+from trt_layermerge.pipeline.files import read_body
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.sections import DataSection
 from trt_layermerge.pipeline.stage import Stage
@@ -39,7 +40,7 @@ def _run(run: Run) -> tuple[str, ...]:
 
 
 def _gate(run: Run) -> None:
-    failed = read_json(run.folder / "verify.json", "verify")["failed_gate"]
+    failed = read_body(run.folder / "verify.json", "verify")["failed_gate"]
     if failed is not None:
         raise AccuracyGateError(failed)
 
@@ -54,7 +55,7 @@ def seen_before(data: DataSection) -> list[str]:
 
 
 def _result(run: Run) -> Json:
-    return read_json(run.folder / "verify.json", "verify")
+    return read_body(run.folder / "verify.json", "verify")
 
 
 READS = (

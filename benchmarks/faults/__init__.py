@@ -1,0 +1,1 @@
+"""Damaged files of every kind, and what the product makes of them."""

@@ -1,0 +1,180 @@
+"""The campaign: thousands of damaged files, each read by whatever reads it.
+
+Every damage must come to the same result or to a clear refusal. What does not is one of
+
+=======  ===========================================================================================
+raw      an error that is no paragraph of ours, or one that says ``This is a bug``
+other    another result, from a file that a hash would have told, or by a verb that ended with 0
+hang     more than ten seconds
+=======  ===========================================================================================
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from benchmarks.faults.doors import Door, doors
+from benchmarks.faults.mutations import mutated
+from benchmarks.faults.verbs import READS, SAME, command, content, copied, note
+from trt_layermerge.core.jsonio import Json
+from trt_layermerge.errors import LayerMergeError, words_of
+
+PATIENCE_S = 10
+BAD = ("raw", "other", "hang")
+
+
+class Late(BaseException):
+    """Something hangs. No ``Exception``: nobody may take it for damage."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One damage.
+
+    Attributes:
+        name: Which file, and what read it.
+        number: Which of the damages of that file.
+        work: Does it; returns the outcome and what was said.
+    """
+
+    name: str
+    number: int
+    work: Callable[[Random], tuple[str, str]]
+
+    def row(self, seed: int) -> Json:
+        """Does it, and returns a row for the journal."""
+        started = time.monotonic()
+        rng = Random(f"{seed} {self.name} {self.number}")
+        try:
+            with _patience():
+                outcome, said = self.work(rng)
+        except Late:
+            outcome, said = "hang", f"longer than {PATIENCE_S} s"
+        took = round(time.monotonic() - started, 2)
+        return {
+            "trial": self.name,
+            "number": self.number,
+            "outcome": outcome,
+            "said": said[:300],
+            "seconds": took,
+        }
+
+
+def reader_trials(work: Path, each: int) -> Iterator[Trial]:
+    """Yields damages of every reader's file, in the process itself.
+
+    Args:
+        work: Folder of the sound files.
+        each: How many for each reader.
+    """
+    for door in doors(work):
+        sound, data = _value(door), door.path.read_bytes()
+        for number in range(each):
+            yield Trial(f"reader of {door.name}", number, _reading(door, data, sound))
+
+
+def verb_trials(work: Path, each: int) -> Iterator[Trial]:
+    """Yields damages of a finished run's files, each with a verb after it.
+
+    Once more, the run's own record says that they are as they were written: so an attacker leaves
+    them, or another version of the program. No hash can tell then, but nothing may be raw.
+
+    Args:
+        work: Folder with the finished run.
+        each: How many for each file and verb.
+    """
+    finished = work / "runs" / "tiny"
+    sound = content(finished)
+    for sealed, words in ((False, ""), (True, ", noted as right")):
+        for file, verb in READS:
+            for number in range(each):
+                trial = _typing(finished, work / "copies", file, verb, sound, sealed)
+                yield Trial(f"{verb} over {file}{words}", number, trial)
+
+
+def _reading(door: Door, data: bytes, sound: str) -> Callable[[Random], tuple[str, str]]:
+    def work(rng: Random) -> tuple[str, str]:
+        how, damaged = mutated(data, rng)
+        try:
+            door.path.write_bytes(damaged)
+            found = _value(door)
+        except LayerMergeError as error:
+            return "refused", f"{how}: {error}"
+        except Late:
+            raise
+        except BaseException as error:
+            return "raw", f"{how}: {words_of(error)}"
+        finally:
+            door.path.write_bytes(data)
+        if found == sound:
+            return "same", how
+        return ("other" if door.sealed else "another value"), how
+
+    return work
+
+
+def _typing(
+    finished: Path, copies: Path, file: str, verb: str, sound: dict[str, bytes], sealed: bool
+) -> Callable[[Random], tuple[str, str]]:
+    def work(rng: Random) -> tuple[str, str]:
+        run = copied(finished, copies)
+        how, damaged = mutated((run / file).read_bytes(), rng)
+        (run / file).write_bytes(damaged)
+        if sealed:
+            note(run, file)
+        code, said = command(verb, copies)
+        if "This is a bug" in said or "Traceback" in said or code == 1:
+            return "raw", f"{how}: {said}"
+        if code != 0:
+            return "refused", f"{how}: {said}"
+        if sealed:
+            return "another value", how
+        # A file that the verb neither reads nor writes is left as it is; what it writes is not.
+        judged = tuple(name for name in SAME if name != file or _written(verb, file))
+        found = content(run, judged)
+        other = [name for name in judged if found[name] != sound[name]]
+        return ("other", f"{how}: {', '.join(other)}") if other else ("same", how)
+
+    return work
+
+
+def _written(verb: str, file: str) -> bool:
+    return file.partition(".")[0] == verb or (verb, file) == ("report", "summary.json")
+
+
+def _value(door: Door) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return str(door.read(door.path))
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Raises ``Late`` where something takes too long."""
+
+    def late(*_: object) -> None:
+        raise Late
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(PATIENCE_S)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def counted(rows: list[Json]) -> dict[str, Counter[str]]:
+    """Returns the outcomes of all trials by name."""
+    found: dict[str, Counter[str]] = {}
+    for row in rows:
+        found.setdefault(row["trial"], Counter())[row["outcome"]] += 1
+    return found
