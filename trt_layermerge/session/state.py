@@ -101,7 +101,7 @@ class State:
             weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         silent = Callbacks()
         self.tell = Callbacks(progress or silent.progress, note or silent.note)
-        channels = self.example.shape[1]
+        channels = inputs[0].shape[1]
         self.preprocess = preprocess or Preprocess(1.0, (0.0,) * channels, (1.0,) * channels)
         self.class_names, self.trust_engine, self.stored = class_names, trust_engine, stored
         self.recipe_text, self.keep_frontier = "", False
