@@ -41,7 +41,8 @@ class Fit(Kind):
         else:
             whole = _span(graph, block)
         _, (_, out_size) = graph.ends(block)
-        depthwise = whole.in_channels == whole.out_channels and any(u.spec.depthwise for u in units)
+        filters = any(u.spec.depthwise and not u.spec.pointwise for u in units)  # no mere scaling
+        depthwise = whole.in_channels == whole.out_channels and filters
         for size in limits.kernels:
             if size > max(whole.extent):
                 continue
