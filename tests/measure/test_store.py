@@ -158,7 +158,7 @@ def test_damage_that_is_no_text_is_damage(tmp_path: Path) -> None:
     with LatencyStore(path, DEVICE) as store:
         store.put([(SPEC, ENTRY)], "fp32", 1)
     content = path.read_bytes()
-    assert content.count(b"TEXT PRIMARY") == 1
-    path.write_bytes(content.replace(b"TEXT PRIMARY", b"TEXT PRIM\xfaRY"))
+    assert content.count(b"WITHOUT ROWID") == 1
+    path.write_bytes(content.replace(b"WITHOUT ROWID", b"WITHOUT ROWI\xfa"))
     with pytest.raises(CorruptInputError, match="damaged"), LatencyStore(path, DEVICE) as store:
         store.get(SPEC, "fp32", 1)
