@@ -407,3 +407,10 @@ def test_a_damaged_manifest_says_how_to_get_the_bundle_again(bundle, text):
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path):
     with pytest.raises(UsageError, match="is no bundle"):
         read_bundle(tmp_path)
+
+
+def test_a_part_that_is_a_pipe_is_refused_and_not_waited_for(bundle):
+    (bundle / "recipe.yaml").unlink()
+    os.mkfifo(bundle / "recipe.yaml")
+    with pytest.raises(CorruptInputError, match=r"cannot be read \(it is a pipe"):
+        read_bundle(bundle)

@@ -150,3 +150,15 @@ def test_a_killed_writer_loses_nothing_that_was_written(tmp_path: Path) -> None:
         process.communicate(timeout=60)
         count = int(written[-1]) + 1
         assert read_all(path, count) == [ENTRY] * count
+
+
+def test_damage_that_is_no_text_is_damage(tmp_path: Path) -> None:
+    """Python fails to decode what SQLite says of it."""
+    path = tmp_path / "latency.sqlite"
+    with LatencyStore(path, DEVICE) as store:
+        store.put([(SPEC, ENTRY)], "fp32", 1)
+    content = path.read_bytes()
+    assert content.count(b"WITHOUT ROWID") == 1
+    path.write_bytes(content.replace(b"WITHOUT ROWID", b"WITHOUT ROWI\xfa"))
+    with pytest.raises(CorruptInputError, match="damaged"), LatencyStore(path, DEVICE) as store:
+        store.get(SPEC, "fp32", 1)

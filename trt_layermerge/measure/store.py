@@ -13,7 +13,7 @@ from trt_layermerge.core.conv import Spec
 from trt_layermerge.core.device import DeviceInfo, Precision
 from trt_layermerge.core.jsonio import damage, sha256_json
 from trt_layermerge.core.tables import LatencyEntry
-from trt_layermerge.errors import CorruptInputError, DeviceError
+from trt_layermerge.errors import CorruptInputError, DeviceError, foreign
 
 PROTOCOL = 2
 """How a latency is measured in process; rows of another way are not found."""
@@ -123,18 +123,22 @@ class LatencyStore:
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         """Turns SQLite's errors into ours: the disk refuses, or else the file is damaged."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            if any(words in str(error).lower() for words in _REFUSALS):
-                raise DeviceError(
-                    f"cannot use the latency store {self.path}: {error}; free space, wait for the "
-                    "other process, or choose another file"
-                ) from error
-            raise CorruptInputError(
-                f"the latency store {self.path} is damaged ({error}); delete the file and run the "
-                "same command again to measure anew"
-            ) from error
+        with foreign(self._damaged):  # damaged text is no error of SQLite's
+            try:
+                yield
+            except sqlite3.Error as error:
+                if any(words in str(error).lower() for words in _REFUSALS):
+                    raise DeviceError(
+                        f"cannot use the latency store {self.path}: {error}; free space, wait for "
+                        "the other process, or choose another file"
+                    ) from error
+                raise self._damaged(str(error)) from error
+
+    def _damaged(self, why: str) -> CorruptInputError:
+        return CorruptInputError(
+            f"the latency store {self.path} is damaged ({why}); delete the file and run the same "
+            "command again to measure anew"
+        )
 
 
 def _body(entry: LatencyEntry) -> dict[str, Any]:
