@@ -34,6 +34,7 @@ from benchmarks.studies.journal import Journal, machine, session
 from benchmarks.studies.settings import ROOT
 from benchmarks.walk import walk
 from tests import nets
+from tests.plans import disjoint
 from trt_layermerge.backends import get_backend
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.graph import LayerGraph
@@ -94,28 +95,15 @@ def _plans(
 ) -> Json:
     """Returns the largest error of a few random plans in float64, and how many are uncertified."""
     model, image = model.double(), image.double()
+    changing = [c for c in candidates if not c.original]
     errors, uncertified = [], 0
     for seed in range(PLANS):
-        relaxed = relax(model, graph, random_plan(graph, candidates, seed))
+        relaxed = relax(model, graph, disjoint(graph, changing, random.Random(seed)))
         certificate = certify(relaxed, collapse(relaxed), image)
         errors.append(max(c.max_rel_error for c in certificate.checks if c.block != "weights"))
         uncertified += not certificate.ok
     model.float()
     return {"error": max(errors), "uncertified": uncertified}
-
-
-def random_plan(graph: LayerGraph, candidates: Sequence[Candidate], seed: int) -> MergePlan:
-    """Returns as many candidates, drawn one by one, as stand beside each other."""
-    changing = [c for c in candidates if not c.original]
-    random.Random(seed).shuffle(changing)
-    taken: set[int] = set()
-    chosen = []
-    for candidate in changing:
-        units = set(range(candidate.block.start, candidate.block.end))
-        if not units & taken:
-            taken |= units
-            chosen.append(candidate)
-    return MergePlan.of(graph, chosen)
 
 
 def _exported(merged: nn.Module, image: Tensor) -> Json:

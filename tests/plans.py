@@ -97,10 +97,16 @@ def random_plan(
     """
     rng = random.Random(seed)
     candidates = list(candidates_of(graph, rng, kinds, longest, kernels))
-    rng.shuffle(candidates)
+    return disjoint(graph, candidates, rng)
+
+
+def disjoint(graph: LayerGraph, candidates: Sequence[Candidate], rng: random.Random) -> MergePlan:
+    """Returns as many candidates, drawn one by one, as stand beside each other."""
+    shuffled = list(candidates)
+    rng.shuffle(shuffled)
     taken: set[int] = set()
     chosen = []
-    for candidate in candidates:
+    for candidate in shuffled:
         units = set(range(candidate.block.start, candidate.block.end))
         if not units & taken:
             taken |= units
