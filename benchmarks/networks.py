@@ -105,7 +105,7 @@ network has eight convolutions or more, and at least half of its weights in them
 
 SIZES: dict[str, int] = {
     "eca_botnext26ts_256": 256,
-    "levit_conv_192": 192,
+    "levit_conv_192": 224,
     "coatnet_pico_rw_224": 224,
     "efficientvit_m0": 224,
     "efficientformer_l1": 224,
