@@ -152,9 +152,9 @@ float64, merged against relaxed, and *ONNX* that of ONNX Runtime against torch.
 
 ## The whole way
 
-One network of every family, with random weights and images, so that nothing here tells of \
-quality: every stage from `inspect` to `package` by one recipe, to a plan 1.05 times as fast. \
-*Seconds* are those of one core. {walked}
+One network of each of {families} families, with random weights and images, so that nothing here \
+tells of quality: every stage from `inspect` to `package` by one recipe, to a plan 1.05 times as \
+fast. *Seconds* are those of one core. {walked}
 
 | network | family | stages | seconds | measured | certificate |
 |---|---|---|---|---|---|
@@ -177,6 +177,7 @@ def text(header: Json, rows: list[Json]) -> str:
         summary=_summary(rows, good),
         rows="\n".join(map(_line, good)),
         refused="\n".join(_refusal(r) for r in rows if "reached" not in r) or "None.",
+        families=len({r["family"] for r in walks}),
         walked=(
             f"{len(arrived)} of {len(walks)} arrive, "
             f"{sum('refused' in r for r in walks)} are refused and "
