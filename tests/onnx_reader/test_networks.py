@@ -148,4 +148,5 @@ def test_a_plan_of_a_file_goes_to_its_certificate(tmp_path: Path, name: str) -> 
     unchanged = relax(network, graph, MergePlan.of(graph, []))
     with torch.no_grad():
         for own, other in zip(tuples(unchanged(x)), tuples(network(x)), strict=True):
-            assert torch.equal(own, other)
+            # bit by bit but where a constant was folded into a weight
+            assert (own - other).abs().max() <= 1e-6 * other.abs().max()

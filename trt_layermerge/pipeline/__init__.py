@@ -8,6 +8,7 @@ is what a folder and a recipe add to it.
   their preprocessing; ``launched`` is for launched processes.
 - A ``run`` has a ``folder`` and a session; a ``stage`` knows when it is up to date; ``data_files``
   and ``versions`` are among the reasons.
+- What a stage reads of an earlier one's ``files`` is checked there.
 - On a device out of reach ``remote`` hands out jobs, and ``agent`` answers them.
 - ``bench_page`` is for ``report``, and ``packaging`` for ``package``.
 """
