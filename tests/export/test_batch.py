@@ -10,6 +10,7 @@ import pytest
 import torch
 import torchvision
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 from tests import nets
 from tests.export.free import free_batch
@@ -200,3 +201,20 @@ def test_junk(junk):
 def test_a_batch_of_nothing():
     with pytest.raises(UsageError, match="--batch"):
         with_batch(reshape([2, 6]), 0)
+
+
+def test_a_network_of_windows_is_left_alone_at_its_own_batch() -> None:
+    """Windows are put into the batch and taken out again: 4 · N maps in between."""
+
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x).reshape(-1, 4, 2, 4, 2, 4).permute(0, 2, 4, 1, 3, 5)
+            y = y.reshape(-1, 4, 4, 4).relu()
+            return y.reshape(1, 4, 4, 4, 4).mean((1, 3, 4))
+
+    model = export_bytes(Windows().eval(), torch.zeros(1, 3, 8, 8))
+    assert with_batch(model, 1) == model

@@ -39,6 +39,8 @@ def with_batch(model: bytes, batch: int) -> bytes:
     if batch < 1:
         raise UsageError(f"a batch of {batch} is no batch; give 1 or more (--batch)")
     parsed = parse_model(model)
+    if all(_first(value).dim_value == batch for value in _inputs(parsed)):
+        return model  # whatever its code does with the batch, it does with this one
     _thaw(parsed)
     for value in _inputs(parsed):
         _first(value).dim_value = batch
