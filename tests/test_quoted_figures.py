@@ -6,13 +6,17 @@ import re
 
 import pytest
 
+from benchmarks.pages import MODULES, page_of
 from benchmarks.quotes import Quote, quotes
 from benchmarks.studies.settings import ROOT
 
 QUOTES = list(quotes())
+MADE = [page_of(module).path for module in MODULES]
+"""Pages that are made of recorded figures alone (``test_result_pages``)."""
+
 DOCUMENTS = (
     *("README.md", "calib/README.md", "engines/README.md", "examples/glyphs/README.md"),
-    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+    *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")) if p not in MADE),
 )
 
 FIGURE = re.compile(
