@@ -444,6 +444,17 @@ def test_outputs_that_do_not_follow_the_images_are_refused_at_once() -> None:
         tlm.Session(TwoInputs(), (torch.zeros(2, 3, SIZE, SIZE), torch.zeros(1, 4)))
 
 
+def merged_without_one(model: nn.Module, x: Tensor) -> tlm.Session:
+    """Returns a session whose merged network lacks the first thing that may be left out."""
+    session = tlm.Session(model, x[:1], backend="fake", settings=FEW)
+    gone = [c for c in session.candidates if c.kind == "identity"]
+    session.use(tlm.MergePlan.of(session.graph, gone[:1]))
+    session.relax()
+    session.repair([x, x])
+    session.merge(x)
+    return session
+
+
 @pytest.mark.parametrize(
     "name", ["fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"]
 )
@@ -453,12 +464,7 @@ def test_segmentation_networks_of_torchvision_keep_their_outputs(name: str) -> N
     build = getattr(segmentation, name)
     model = build(weights=None, weights_backbone=None, num_classes=5, **options).eval()
     x = torch.randn(2, 3, 64, 64)
-    session = tlm.Session(model, x[:1], backend="fake", settings=FEW)
-    gone = [c for c in session.candidates if c.kind == "identity"]
-    session.use(tlm.MergePlan.of(session.graph, gone[:1]))
-    session.relax()
-    session.repair([x, x])
-    session.merge(x)
+    session = merged_without_one(model, x)
     assert session.outputs == dict.fromkeys(model(x), "classes")
     assert "out" in session.outputs and session.certificate.ok
     if name.startswith("fcn"):  # exporting 140 MB twice takes most of a minute
@@ -473,12 +479,7 @@ def test_features_of_timm_keep_their_places() -> None:
     torch.manual_seed(0)
     model = timm.create_model("resnet18", features_only=True).eval()
     x = torch.randn(2, 3, 64, 64)
-    session = tlm.Session(model, x[:1], backend="fake", settings=FEW)
-    gone = [c for c in session.candidates if c.kind == "identity"]
-    session.use(tlm.MergePlan.of(session.graph, gone[:1]))
-    session.relax()
-    session.repair([x, x])
-    session.merge(x)
+    session = merged_without_one(model, x)
     session.export(check=x)
     session.verify([x])
     assert session.outputs == {f"output_{i}": "values" for i in range(5)}
