@@ -141,8 +141,8 @@ def _cores_before(reading: Reading, assembly: Assembly, node: fx.Node) -> int:
 def _shortcut(reading: Reading, source: fx.Node, terms: Iterable[fx.Node]) -> fx.Node | None:
     """Returns the term that remains without the branch.
 
-    The source itself, or what comes of it by at most one convolution and nothing nonlinear, as a
-    projection does.
+    The source itself, or what comes of it by pooling, normalising and at most one convolution, as
+    in a projection.
     """
     for term in terms:
         if reading.value(term) is reading.value(source):
