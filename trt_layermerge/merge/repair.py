@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,17 +14,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from trt_layermerge.blocks import ConvNorm, RelaxedBlock
 from trt_layermerge.core.candidate import CandidateKey
-from trt_layermerge.core.inputs import mapped, parse, parts_of
+from trt_layermerge.core.inputs import mapped, parse
 from trt_layermerge.errors import UsageError
 from trt_layermerge.kinds import LEAST_SQUARES, fittable
 from trt_layermerge.merge.leastsq import Moments, sample_positions
 from trt_layermerge.merge.relax import RelaxedNet, retrace
+from trt_layermerge.merge.segments import Walk
 from trt_layermerge.merge.surgery import (
     block_key,
     block_path,
     block_ports,
     inputs_of,
-    truncated,
 )
 
 REPAIRS = ("none", "bn", *LEAST_SQUARES)
@@ -84,14 +85,14 @@ def repair(
     images = sum(len(b) for b in batches)
     traced = retrace(model, relaxed.graph)
     training = relaxed.training
-    relaxed.eval()
+    mine, theirs = Walk(relaxed.eval().net, batches), Walk(traced.module, batches)
     for candidate in relaxed.plan.changed:
         block = relaxed.blocks[block_key(candidate.block)]
         method = (methods or {}).get(candidate.key, "ls-zero" if fittable(block) else "bn")
         (call,) = relaxed.net.graph.find_nodes(op="call_module", target=block_path(candidate.block))
-        before = truncated(relaxed.net, call.all_input_nodes[0].name)
-        original = truncated(traced.module, block_ports(traced, candidate).target)
-        pairs = Pairs(images, partial(_run_both, before, original, batches))
+        inputs = [*mine.at(call.all_input_nodes[0].name)]
+        targets = [*theirs.at(block_ports(traced, candidate).target)]
+        pairs = Pairs(images, partial(zip, inputs, targets, strict=True))
         _fit(block, pairs, method, 0, [])
     relaxed.train(training)
 
@@ -177,25 +178,16 @@ def _gather(block: RelaxedBlock, last: ConvNorm, pairs: Pairs, seed: int) -> Mom
     """Returns the moments of the last convolution's inputs and wanted outputs.
 
     Its target is the block's target minus what shortcuts add behind it. 16 positions an image
-    are drawn, borders included, or all where that gives fewer than 5 equations per unknown.
+    are drawn, borders included, or as many more as make 5 equations per unknown.
     """
     moments = Moments(last.conv)
-    enough = pairs.images * POSITIONS >= EQUATIONS_PER_UNKNOWN * (moments.size + 1)
+    needed = math.ceil(EQUATIONS_PER_UNKNOWN * (moments.size + 1) / pairs.images)
     generator = torch.Generator().manual_seed(seed)
     for inputs, targets in pairs.batches():
         seen, produced, output = _observe(block, last, inputs)
-        positions = sample_positions(targets, POSITIONS if enough else None, generator)
+        positions = sample_positions(targets, max(POSITIONS, needed), generator)
         moments.add(seen, targets - (output - produced), positions)
     return moments
-
-
-def _run_both(
-    before: nn.Module, original: nn.Module, batches: Iterable[Any]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields what reaches a block, and the original's value at its target."""
-    for images in batches:
-        parts = parts_of(images)
-        yield before(*parts), original(*parts)
 
 
 def _observe(block: RelaxedBlock, last: ConvNorm, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -174,21 +174,6 @@ class _Watch(fx.Interpreter):
         return value
 
 
-def truncated(network: fx.GraphModule, name: str) -> fx.GraphModule:
-    """Returns what computes one value of a network from its inputs; modules are shared with it."""
-    graph = fx.Graph()
-    inputs = network.graph.find_nodes(op="placeholder")
-    copies: dict[fx.Node, fx.Node] = {node: graph.node_copy(node) for node in inputs}
-    wanted = node_named(network, name)
-    for node in network.graph.nodes:
-        if wanted in copies:
-            break
-        if node not in copies:
-            copies[node] = graph.node_copy(node, lambda n: copies[n])
-    graph.output(copies[wanted])
-    return _compiled(network, graph)
-
-
 def tapped(network: fx.GraphModule, names: Sequence[str]) -> fx.GraphModule:
     """Returns what computes several values of a network, as a tuple; modules are shared with it."""
     graph = fx.Graph()

@@ -7,6 +7,7 @@ calls of these verbs; what another process left in the folder is read from there
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from trt_layermerge.importance.table import fill_table
 from trt_layermerge.merge import RelaxedNet, certify, collapse
 from trt_layermerge.search.choosing import Choice, Goal, choose, choose_imported
 from trt_layermerge.search.closing import BudgetMissedError
+from trt_layermerge.search.lazy import refine
 from trt_layermerge.search.problem import Problem, uses_paper_protocol
 from trt_layermerge.session.benching import bench_networks
 from trt_layermerge.session.building import About, build_engines
@@ -38,7 +40,7 @@ from trt_layermerge.session.images import images_of, in_memory, random_like
 from trt_layermerge.session.latency import measure_latency
 from trt_layermerge.session.quantizing import quantize_networks, save_weights
 from trt_layermerge.session.recorded import Recorded
-from trt_layermerge.session.scoring import scorer_of, scores, set_aside, to_score
+from trt_layermerge.session.scoring import Scoring, amounts_of, scorer_of, set_aside, to_score
 from trt_layermerge.session.searching import (
     BUILDS,
     WholeNetworks,
@@ -166,18 +168,28 @@ class Session(State):
         set_aside(path, told)
         kinds = tuple(self.outputs.values())
         gpus = int(settings.importance.method == "finetune" and settings.device != "cpu")
-
-        def missing(candidates: Sequence[Candidate]) -> Any:
-            make = lambda: scorer_of(self.model, self.graph, images, settings, kinds)  # noqa: E731
-            return scores(candidates, make, settings.scale, gpus)
-
-        self._made["importance"] = fill_table(
-            wanted,
-            missing,
-            path,
-            told,
-            on_progress=lambda done, total: self.tell.progress("scoring", done, total),
+        amounts = amounts_of(self.model, self.example, len(wanted), settings)
+        scoring = Scoring(
+            lambda: scorer_of(self.model, self.graph, images, settings, kinds, amounts),
+            settings.scale,
+            gpus,
         )
+
+        def filled(candidates: Sequence[Candidate], label: str, first: bool) -> ImportanceTable:
+            self._made["importance"] = fill_table(
+                candidates,
+                lambda missing: scoring.scores(missing, first),
+                path,
+                told,
+                on_progress=lambda done, total: self.tell.progress(label, done, total),
+                first=first,
+            )
+            return self.importance
+
+        filled(wanted, "scoring", amounts.first is not None)
+        if amounts.first is not None:
+            exactly = partial(filled, label="scoring what may be chosen", first=False)
+            refine(self.problem, self.latencies.table, exactly)
         return self.importance
 
     def _score_notes(self) -> Json:
