@@ -152,7 +152,7 @@ def test_few_images_are_fitted_to_where_their_positions_suffice() -> None:
         if candidate.kind == "fit":
             last = candidate.convs[-1]
             unknowns = last.in_channels // last.groups * math.prod(last.kernel) + 1
-            enough = 4 * min(64, math.prod(last.out_size)) >= 5 * unknowns
+            enough = 4 * min(256, math.prod(last.out_size)) >= 5 * unknowns
             used.add(enough)
             expected = (few if enough else all_of_them).entry(candidate)
             assert sparing.entry(candidate) == expected

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 Effort: TypeAlias = Literal["quick", "normal", "thorough"]
 
-WORK: dict[Effort, float] = {"quick": 2e12, "normal": 6e12, "thorough": float("inf")}
+WORK: dict[Effort, float] = {"quick": 1.5e12, "normal": 4e12, "thorough": float("inf")}
 """Multiply-accumulates that scoring a table may take. A core does about 2e10 a second."""
 
 TRIED = 3
@@ -16,7 +16,7 @@ TRIED = 3
 REFINED = 0.4
 """Share of the candidates that are refined, about."""
 
-SAMPLED_POSITIONS = 64
+SAMPLED_POSITIONS = 256
 """Positions of one image at most that few images are worth; neighbours tell much the same."""
 
 
@@ -42,10 +42,12 @@ STEPS = (
     Amounts(256, 32, 32, 128),
     Amounts(128, 16, 16, 64),
     Amounts(64, 16, 16, 64),
-    Amounts(64, 8, 16, 64),
+    Amounts(64, 8, 8, 64),
     Amounts(32, 8, 8, 32),
+    Amounts(32, 4, 4, 32),
 )
-"""From many images to few; what scores on the last of them ranks candidates alike still."""
+"""From many images to few. Of 169 candidates of EfficientNet-Lite0, 64 images rank like 256 with a
+Spearman correlation of .993, 32 with .990 and 8 with .962."""
 
 
 def amounts_for(entries: int, macs: float, score_images: int, effort: Effort) -> Amounts:

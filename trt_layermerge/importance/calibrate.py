@@ -31,8 +31,7 @@ from trt_layermerge.merge.repair import (
     repair_in_turn,
 )
 from trt_layermerge.merge.segments import record, rest_of, segment
-from trt_layermerge.merge.surgery import Ports, block_ports, inputs_of
-from trt_layermerge.tracing import TracedNetwork
+from trt_layermerge.merge.surgery import Ports, block_ends, block_ports, inputs_of
 from trt_layermerge.tracing.activations import activation_module
 
 FIRST_REPAIR = "ls-variance"
@@ -99,7 +98,7 @@ class CalibrateScorer:
         self._repairs, self._seed, self._limit_bytes = tuple(repairs), seed, limit_bytes
         self._rest = lru_cache(partial(rest_of, network))
         self._segment = lru_cache(partial(segment, network))
-        ends = _block_ends(self._traced)
+        ends = block_ends(self._traced)
         context = {name for unit in graph.units for name in self._rest(unit.nodes.out).needed}
         fit_images, score_images = (
             mapped(_by_pixel, images) for images in (fit_images, score_images)
@@ -231,12 +230,3 @@ class CalibrateScorer:
 def _by_pixel(part: Tensor) -> Tensor:
     layout = torch.channels_last if part.ndim == 4 else torch.contiguous_format
     return part.contiguous(memory_format=layout)
-
-
-def _block_ends(traced: TracedNetwork) -> frozenset[str]:
-    """Returns the names of all values that a block may read, or whose place it may take."""
-    nodes = {node.name: node for node in traced.module.graph.nodes}
-    units = [unit.nodes for unit in traced.graph.units]
-    sources = {nodes[unit.nodes.conv].all_input_nodes[0].name for unit in traced.graph.conv_units}
-    sources |= {name for b in traced.graph.branches for name in (b.source, b.shortcut)}
-    return frozenset(sources | {unit.branch for unit in units} | {unit.sum for unit in units})

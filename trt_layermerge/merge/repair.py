@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,10 @@ POSITIONS = 16
 EQUATIONS_PER_UNKNOWN = 5
 
 
+Targets: TypeAlias = Callable[[str], Iterable[Tensor]]
+"""Name of a value of the original network → that value of every batch."""
+
+
 @dataclass(frozen=True)
 class Pairs:
     """What reaches a block and what it should put out, batch by batch.
@@ -53,6 +57,7 @@ def repair(
     model: nn.Module,
     calibration_batches: Iterable[Any],
     methods: Mapping[CandidateKey, str] | None = None,
+    targets: Targets | None = None,
 ) -> None:
     """Fits the changed blocks in place, each behind the already fitted ones before it.
 
@@ -67,6 +72,8 @@ def repair(
             memory and used several times.
         methods: By ``Candidate.key``, one of ``REPAIRS`` (see ``repair_in_turn``); for what is
             not in it ``ls-zero``, and ``bn`` where there is no last convolution that can be fitted.
+        targets: Gives the original's values by name, batch by batch, where somebody has them; by
+            default the model is run.
 
     Raises:
         UsageError: If there are no images, a method is unknown, or the model is another one.
@@ -85,14 +92,18 @@ def repair(
     images = sum(len(b) for b in batches)
     traced = retrace(model, relaxed.graph)
     training = relaxed.training
-    mine, theirs = Walk(relaxed.eval().net, batches), Walk(traced.module, batches)
+    mine = Walk(relaxed.eval().net, batches)
+    target_of = targets or Walk(traced.module, batches).at
     for candidate in relaxed.plan.changed:
         block = relaxed.blocks[block_key(candidate.block)]
         method = (methods or {}).get(candidate.key, "ls-zero" if fittable(block) else "bn")
+        nothing_to_fit = next(block.parameters(), None) is None
+        if method == "none" or (method in REPAIRS and nothing_to_fit):
+            continue
         (call,) = relaxed.net.graph.find_nodes(op="call_module", target=block_path(candidate.block))
         inputs = [*mine.at(call.all_input_nodes[0].name)]
-        targets = [*theirs.at(block_ports(traced, candidate).target)]
-        pairs = Pairs(images, partial(zip, inputs, targets, strict=True))
+        wanted = [*target_of(block_ports(traced, candidate).target)]
+        pairs = Pairs(images, partial(zip, inputs, wanted, strict=True))
         _fit(block, pairs, method, 0, [])
     relaxed.train(training)
 

@@ -174,6 +174,15 @@ class _Watch(fx.Interpreter):
         return value
 
 
+def block_ends(traced: TracedNetwork) -> frozenset[str]:
+    """Returns the names of all values that a block may read, or whose place it may take."""
+    nodes = {node.name: node for node in traced.module.graph.nodes}
+    units = [unit.nodes for unit in traced.graph.units]
+    sources = {nodes[unit.nodes.conv].all_input_nodes[0].name for unit in traced.graph.conv_units}
+    sources |= {name for b in traced.graph.branches for name in (b.source, b.shortcut)}
+    return frozenset(sources | {unit.branch for unit in units} | {unit.sum for unit in units})
+
+
 def tapped(network: fx.GraphModule, names: Sequence[str]) -> fx.GraphModule:
     """Returns what computes several values of a network, as a tuple; modules are shared with it."""
     graph = fx.Graph()

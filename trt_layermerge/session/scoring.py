@@ -6,15 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.inputs import parts_of
 from trt_layermerge.core.jsonio import Json, read_lines, sha256_json
 from trt_layermerge.core.outputs import Kind
 from trt_layermerge.core.tables import LatencyTable
@@ -136,30 +132,16 @@ class Scoring:
         return self._loaded()
 
 
-def amounts_of(model: nn.Module, example: Any, entries: int, settings: Settings) -> Amounts:
+def amounts_of(macs: float, entries: int, settings: Settings) -> Amounts:
     """Returns how many images score each of some candidates.
 
     Args:
-        model: The original network, in eval mode.
-        example: Inputs of it, ``(N, C, H, W)`` or several (``core.inputs``).
+        macs: Multiply-accumulates of the original for one image.
         entries: How many candidates.
         settings: How much work it may be.
     """
     section = settings.importance
-    return amounts_for(entries, macs_of(model, example), section.score_images, section.effort)
-
-
-@torch.no_grad()
-def macs_of(model: nn.Module, example: Any) -> float:
-    """Returns the multiply-accumulates of a network for one image.
-
-    Args:
-        model: The network, in eval mode.
-        example: Inputs of it, ``(N, C, H, W)`` or several (``core.inputs``).
-    """
-    with FlopCounterMode(display=False) as counter:
-        model(*parts_of(example))
-    return float(counter.get_total_flops()) / 2 / len(example)
+    return amounts_for(entries, macs, section.score_images, section.effort)
 
 
 def set_aside(path: Path, notes: Json) -> None:
