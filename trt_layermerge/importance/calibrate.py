@@ -59,9 +59,9 @@ class CalibrateScorer:
         repairs: Names of the repairs to try.
         batch: Images a batch, or None for as many as a processor's cache holds of the largest
             value. Where all values are smaller, more are computed at a time.
-        limit_bytes: Memory for recorded values, on each of the two sets. Above it, values are
-            recomputed when another block is scored, and a repair uses as many of the first images
-            as fit.
+        limit_bytes: Memory for recorded values, of images to fit on and to score on. Above, values
+            are recomputed when another block is scored, and a repair uses as many of the first
+            images as fit.
         seed: Combined with the candidate for whatever a repair draws.
         kinds: What each output is (``core.outputs``); by default what their shapes tell.
 
@@ -108,7 +108,7 @@ class CalibrateScorer:
             {min(self._amounts.few or len(fit_images), len(fit_images)), len(fit_images)}
         )
         self._fits = [
-            RecordedValues(network, fit_images[:count], ends, batch, limit_bytes)
+            RecordedValues(network, fit_images[:count], ends, batch, limit_bytes // len(counts))
             for count in counts
         ]
         self._score = RecordedValues(network, score_images, ends | context, batch, limit_bytes)

@@ -19,7 +19,7 @@ from trt_layermerge.search.joint import offers_of
 from trt_layermerge.search.problem import Problem
 
 BOUND = 0.8
-"""Share of the loss in a first look that the true loss is at least, mostly: one repair was 1.15
+"""Share of the loss in a first look that the true loss is at least, mostly: one repair was 1.1
 times as bad as the best at the 90th percentile, and 16 images a tenth off 256."""
 
 FASTEST = 4.0
