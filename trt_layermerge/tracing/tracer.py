@@ -37,6 +37,21 @@ class LayerTracer(fx.Tracer):
         self.known = KnownValues(root, inputs, self.opaque.__contains__)
         self.failed: tuple[str, BaseException] | None = None
 
+    def trace(
+        self, root: nn.Module | Callable[..., Any], concrete_args: dict[str, Any] | None = None
+    ) -> fx.Graph:
+        """Returns the graph of a module; ``torch.is_tensor`` answers for known values meanwhile."""
+        plain = torch.is_tensor
+
+        def is_tensor(obj: Any) -> bool:
+            return self.known.is_tensor(obj.node) if isinstance(obj, fx.Proxy) else plain(obj)
+
+        torch.is_tensor = is_tensor
+        try:
+            return super().trace(root, concrete_args)
+        finally:
+            torch.is_tensor = plain
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Returns a proxy that answers from what is known."""
         return KnownProxy(node, self)

@@ -26,6 +26,7 @@ _MODULES_BY_NAME = {
 }
 _METHODS = {"contiguous", "clone", "detach"}
 _DROPOUTS = {functional.dropout, functional.dropout2d, functional.alpha_dropout}
+_SCALINGS = {operator.mul, operator.truediv, torch.mul, torch.div}
 ADDITIONS = {operator.add, operator.iadd, torch.add}
 """Functions that add two values."""
 
@@ -58,6 +59,8 @@ def transparent_input(node: fx.Node, module: nn.Module | None) -> fx.Node | None
         # sum([a, b]) and similar loops start with 0 + a.
         source = next((a for a in node.args if isinstance(a, fx.Node)), None)
         known = any(type(a) in (int, float) and a == 0 for a in node.args)
+    elif node.target in _SCALINGS and len(node.args) == 2 and not node.kwargs:
+        known = type(node.args[1]) in (int, float) and node.args[1] == 1  # a scale left at one
     else:
         known = False
     return source if known and isinstance(source, fx.Node) else None
