@@ -6,6 +6,7 @@ import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import fx, nn
@@ -46,11 +47,8 @@ class LayerTracer(fx.Tracer):
         def is_tensor(obj: Any) -> bool:
             return self.known.is_tensor(obj.node) if isinstance(obj, fx.Proxy) else plain(obj)
 
-        torch.is_tensor = is_tensor
-        try:
+        with patch.object(torch, "is_tensor", is_tensor):
             return super().trace(root, concrete_args)
-        finally:
-            torch.is_tensor = plain
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Returns a proxy that answers from what is known."""

@@ -60,7 +60,8 @@ def transparent_input(node: fx.Node, module: nn.Module | None) -> fx.Node | None
         source = next((a for a in node.args if isinstance(a, fx.Node)), None)
         known = any(type(a) in (int, float) and a == 0 for a in node.args)
     elif node.target in _SCALINGS and len(node.args) == 2 and not node.kwargs:
-        known = type(node.args[1]) in (int, float) and node.args[1] == 1  # a scale left at one
+        scale = node.args[1]  # a setting left at one
+        known = isinstance(scale, int | float) and scale == 1
     else:
         known = False
     return source if known and isinstance(source, fx.Node) else None
