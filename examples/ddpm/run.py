@@ -10,6 +10,7 @@ pictures to ``samples.png``. An interrupted run continues with the trained U-Net
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -28,7 +29,7 @@ from unet import UNet
 import trt_layermerge as tlm
 
 EXAMPLE = torch.zeros(1, 1, 16, 16), torch.zeros(1, dtype=torch.long)
-SHOWN, SAMPLING_STEPS = 24, 50
+SHOWN, SAMPLING_STEPS, FURTHER_LR = 24, 50, 4e-4
 
 
 def trained(path: Path, steps: int) -> UNet:
@@ -41,6 +42,17 @@ def trained(path: Path, steps: int) -> UNet:
         diffusion.train(network.train(), diffusion.glyphs("train"), steps, 2e-3, seed=0)
         save_file(network.state_dict(), path)
     return network.eval()
+
+
+def trained_on(network: UNet, steps: int, seeds: Sequence[int]) -> list[float]:
+    """Returns the test losses of the U-Net itself after as much further training as plans get."""
+    losses = []
+    for seed in seeds:
+        longer = copy.deepcopy(network).train()
+        diffusion.train(longer, diffusion.glyphs("train"), steps, FURTHER_LR, seed)
+        losses.append(diffusion.held_out_loss(longer, diffusion.glyphs("test")))
+        print(f"original, seed {seed}: loss {losses[-1]:.4f}", flush=True)
+    return losses
 
 
 def shown(network: nn.Module) -> Tensor:
@@ -65,6 +77,7 @@ def sampling_ms(files: Sequence[Path], rounds: int = 11) -> list[list[float]]:
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
     sessions = [ort.InferenceSession(file, options, ["CPUExecutionProvider"]) for file in files]
     start, found = torch.zeros(1, 1, 16, 16), [[] for _ in files]
     for number in range(rounds + 1):
@@ -117,7 +130,7 @@ def compressed(
         before = diffusion.held_out_loss(network, test)
         if not pictures:
             pictures.append(shown(network))
-        diffusion.train(network.train(), images, steps, 4e-4, seed)
+        diffusion.train(network.train(), images, steps, FURTHER_LR, seed)
         merged = session.merge((test[:8], torch.linspace(0, 999, 8).long()))
         losses.append(diffusion.held_out_loss(merged, test))
         errors.append(session.certificate.max_rel_error)
@@ -147,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--rules", nargs="+", default=["paper", "full"])
     parser.add_argument("--speedup", type=float, default=1.25)
     parser.add_argument("--base-steps", type=int, default=1500)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -155,6 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     original = trained(given.out / "unet.safetensors", given.base_steps)
     test = diffusion.glyphs("test")
     rows, found = [test[:SHOWN], shown(original)], []
+    longer = trained_on(original, given.steps, given.seeds)
     for rules in given.rules:
         figures, pictures = compressed(
             original, rules, given.speedup, given.steps, given.seeds, given.out / rules
@@ -168,6 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             "speedup": given.speedup,
             "test_images": len(test),
             "original_loss": diffusion.held_out_loss(original, test),
+            "original_losses": longer,
             "plans": found,
         }
         (given.out / "figures.json").write_text(json.dumps(told, indent=1))
