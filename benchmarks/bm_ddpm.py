@@ -30,10 +30,10 @@ HEAD = """\
 The U-Net of [examples/ddpm](../../examples/ddpm/README.md) (DDPM's, with 32 and 64 channels, on
 grey 16x16 glyphs) was trained to predict noise for {base_steps:,} steps with seed 0. Its plans
 are for a measured {speedup:.2f}x of one run; each was trained on from there for {steps} steps
-with the seeds {seeds}. Loss is the mean squared error of the noise on {test_images:,} test images that
-nothing else has seen, each at one time step, the same for all. Sampling is the whole loop of 50
-steps of DDIM for one image, in ONNX Runtime on one thread, original and merged in turns: medians,
-and smallest and largest ratio.
+with the seeds {seeds}. Loss is the mean squared error of the noise on {test_images:,} test images
+that nothing else has seen, each at one time step, the same for all. Sampling is the whole loop of
+50 steps of DDIM for one image, in ONNX Runtime on one thread, original and merged in turns:
+medians, and smallest and largest ratio.
 
 | network | loss, untrained | loss, trained on (each seed) | merge error | sampling | ratio |
 |---|---|---|---|---|---|
