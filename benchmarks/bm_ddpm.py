@@ -40,7 +40,9 @@ medians, and smallest and largest ratio.
 """
 
 TAIL = """
-The original was trained on in the same way.
+The original was trained on in the same way, with the first seed only. Here the new normalisations
+of `rules: paper` cost more than this training brings back; leaving whole convolutions out keeps the
+old ones.
 
 ![samples](ddpm.png)
 
