@@ -14,6 +14,7 @@ from trt_layermerge.core.jsonio import write_text
 
 MODULES: tuple[str, ...] = (
     "bm_coverage",
+    "bm_ddpm",
     "bm_demo",
     "bm_engines",
     "bm_int8_latency",

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from trt_layermerge.backends import Backend, Runner, get_backend
+from trt_layermerge.backends.base import random_inputs
 from trt_layermerge.core.conv import AddSpec, ConvSpec
 from trt_layermerge.core.device import PRECISIONS, DeviceInfo
 from trt_layermerge.errors import (
@@ -146,3 +147,11 @@ def test_unknown_backends_and_options_are_refused() -> None:
         get_backend("fake", colour="red")
     with pytest.raises(LayerMergeError, match="tpu"):
         get_backend("torch", device="tpu")
+
+
+def test_whole_numbers_are_timed_at_zero_and_change_no_other_input() -> None:
+    shapes, floats = {"t": (2,), "x": (2, 3)}, np.dtype(np.float32)
+    drawn = random_inputs(shapes, {"t": np.dtype(np.int64), "x": floats}, 0)
+    assert drawn["t"].dtype == np.int64 and not drawn["t"].any()
+    alone = random_inputs({"x": (2, 3)}, {"x": floats}, 0)
+    assert np.array_equal(drawn["x"], alone["x"]) and alone["x"].any()

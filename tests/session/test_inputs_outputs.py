@@ -5,6 +5,7 @@ Every step's figures are taken anew here, from the untouched network, by other m
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -369,6 +370,38 @@ def test_whole_numbers_may_be_an_input() -> None:
     assert whole_way(session, data, 1.05)["outputs"] == {"logits": "values"}
     assert session.certificate.ok
     check_file(session, (images(3, 2), torch.tensor([0, 5, 9])))
+
+
+def test_a_diffusion_model_goes_the_whole_way_on_onnx_runtime() -> None:
+    torch.manual_seed(0)
+    example = Path(__file__).parents[2] / "examples" / "ddpm" / "unet.py"
+    model = runpy.run_path(str(example))["UNet"](1, (8,), (), 1, 4).eval()
+    settings = {**FEW, "search": {**FEW["search"], "rules": "paper", "race_steps": 0}}
+    inputs = torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.long)
+    session = tlm.Session(model, inputs, settings=settings)
+    steps = torch.arange(0, 1000, 64)
+    batches = [(torch.randn(16, 1, 8, 8), steps)]
+    session.measure()
+    table = session.score(batches)
+    bridged = [c for c in session.candidates if len(c.block) == 2 and c in table]
+    assert bridged and all(table[c].delta < 0 for c in bridged)
+    one = next(c for c in bridged if len(c.kept) == 1)
+    session.use(tlm.MergePlan.of(session.graph, [one]))
+    network = session.relax()
+    session.repair(batches)
+    optimiser = torch.optim.SGD(network.train().parameters(), 0.1)
+    F.mse_loss(network(*batches[0]), batches[0][0]).backward()
+    optimiser.step()
+    merged = session.merge()
+    session.export()
+    x, t = torch.randn(1, 1, 8, 8), torch.tensor([500])
+    run = onnxruntime.InferenceSession(session.folder / "model.onnx")
+    names = [value.name for value in run.get_inputs()]
+    (found,) = run.run(None, dict(zip(names, (x.numpy(), t.numpy()), strict=True)))
+    with torch.no_grad():
+        np.testing.assert_allclose(found, merged(x, t).numpy(), atol=1e-4)
+        np.testing.assert_allclose(found, network.eval()(x, t).numpy(), atol=1e-4)
+    assert not np.allclose(found, model(x, t).detach().numpy(), atol=1e-2)
 
 
 def test_an_image_to_an_image_is_judged_by_its_error() -> None:

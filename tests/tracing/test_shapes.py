@@ -145,3 +145,38 @@ def test_asking_leaves_opaque_modules_as_they_are() -> None:
     ]
     seen = traced.module.get_submodule("block").seen
     assert "Tensor" in seen and "FakeTensor" not in seen
+
+
+class Timed(nn.Module):
+    """Takes a time step as a number or as a tensor, as diffusion networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor, step: Tensor | int) -> Tensor:
+        if not torch.is_tensor(step):
+            step = torch.tensor([step], device=x.device)
+        return self.conv(x) * step.to(x.dtype).reshape(-1, 1, 1, 1)
+
+
+@torch.no_grad()
+def test_an_input_is_known_to_be_a_tensor() -> None:
+    plain, model = torch.is_tensor, Timed().eval()
+    traced = trace_network(model, (torch.zeros(1, 3, 8, 8), torch.tensor([2])))
+    assert torch.is_tensor is plain
+    batch = torch.randn(2, 3, 8, 8), torch.tensor([3, 5])
+    assert torch.equal(traced.module(*batch), model(*batch))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("scale", "units"), [(1.0, 3), (1, 3), (2.0, 4)])
+def test_a_scale_of_one_is_nothing(scale: float, units: int) -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        y = m.a(x)
+        z = (y + m.b(m.norm(y))) / scale
+        return m.c(z) + z
+
+    model = nets.randomise(Net(forward, norm=nn.GroupNorm(2, 4))).eval()
+    graph = trace_network(model, nets.example(size=8)).graph
+    assert len(graph.conv_units) == units

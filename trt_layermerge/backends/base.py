@@ -99,6 +99,8 @@ def random_inputs(
 ) -> dict[str, Array]:
     """Returns standard normal inputs by name; the same seed gives the same values everywhere.
 
+    Whole numbers count or choose something, and zero is one of them everywhere: they are zero.
+
     Args:
         shapes: Shape by name, every dimension known.
         dtypes: Type by the same names.
@@ -107,6 +109,8 @@ def random_inputs(
     rng = np.random.default_rng(seed)
     return {
         name: rng.standard_normal(shape, dtype=np.float32).astype(dtypes[name])
+        if np.issubdtype(dtypes[name], np.floating)
+        else np.zeros(shape, dtypes[name])
         for name, shape in shapes.items()
     }
 

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from trt_layermerge.blocks.algebra import Kernel
+from trt_layermerge.blocks.bridged import BridgedBlock
 from trt_layermerge.blocks.chain import ConvChain
 from trt_layermerge.blocks.composed import ComposedBlock
 from trt_layermerge.blocks.layers import ConvNorm, Start
 from trt_layermerge.blocks.relaxed import RelaxedBlock
 
-__all__ = ["ComposedBlock", "ConvChain", "ConvNorm", "Kernel", "RelaxedBlock", "Start"]
+__all__ = [
+    "BridgedBlock",
+    "ComposedBlock",
+    "ConvChain",
+    "ConvNorm",
+    "Kernel",
+    "RelaxedBlock",
+    "Start",
+]

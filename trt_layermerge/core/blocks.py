@@ -7,9 +7,10 @@ an end that reaches the source of a skip jumps to its target (LayerMerge, ICML 2
 A branch that is not understood is a block as a whole, and no other block crosses its ends.
 
 ``paper`` knows no such branches, and adds the limits of the published experiments, stated without
-architecture names: the stem and a pointwise convolution that feeds the global pooling stay outside,
-and blocks end after a strided convolution, or after the pointwise one that follows it where it is
-depthwise.
+architecture names: the stem, a pointwise convolution that feeds the global pooling and projections
+beside what is no understood branch stay outside, and blocks end after a strided convolution, or
+after the pointwise one that follows it where it is depthwise. Across a group normalisation
+(``Bridge``) two units are a block.
 """
 
 from __future__ import annotations
@@ -17,7 +18,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from trt_layermerge.core.unit import Block, Branch, ConvUnit, Residual, Rules, Segment, Unit
+from trt_layermerge.core.unit import (
+    Block,
+    Branch,
+    Bridge,
+    ConvUnit,
+    Residual,
+    Rules,
+    Segment,
+    Unit,
+)
 
 
 class Chain(Protocol):
@@ -48,6 +58,16 @@ class Chain(Protocol):
         """Index of a pointwise unit that feeds the global pooling, or None."""
         ...
 
+    @property
+    def bridges(self) -> tuple[Bridge, ...]:
+        """Group normalisations that the published rules merge across."""
+        ...
+
+    @property
+    def projections(self) -> tuple[int, ...]:
+        """Units beside branches that are no understood residuals."""
+        ...
+
 
 def enumerate_blocks(graph: Chain, rules: Rules) -> tuple[Block, ...]:
     """Returns every block that the rules allow, ordered by start, then end."""
@@ -60,7 +80,18 @@ def enumerate_blocks(graph: Chain, rules: Rules) -> tuple[Block, ...]:
     }
     if rules == "full":
         found |= {Block(branch.start, branch.end) for branch in graph.branches}
+    else:
+        bridged = (Block(b.start, b.start + 2) for b in graph.bridges)
+        alone = {Block(start, end) for start, end in runs if end == start + 1}
+        found |= {b for b in bridged if _is_paper_bridge(graph, b, alone)}
     return tuple(sorted(found))
+
+
+def _is_paper_bridge(graph: Chain, block: Block, alone: set[Block]) -> bool:
+    """Whether both units of a bridge may be in blocks, and no stride ends one between them."""
+    first, second = Block(block.start, block.start + 1), Block(block.start + 1, block.end)
+    unit = graph.units[block.start]
+    return {first, second} <= alone and isinstance(unit, ConvUnit) and not _strided(unit)
 
 
 def _ends(graph: Chain, start: int, limit: int) -> Iterator[int]:
@@ -82,7 +113,7 @@ def _paper_runs(graph: Chain) -> list[tuple[int, int]]:
         start = segment.start
         units = [u for u in graph.units[start : segment.end] if isinstance(u, ConvUnit)]
         for before, unit, after in zip([None, *units], units, [*units[1:], None], strict=False):
-            if unit.index in (0, graph.head_pointwise):  # the stem, and the head
+            if unit.index in (0, graph.head_pointwise, *graph.projections):  # 0 is the stem
                 if start < unit.index:
                     runs.append((start, unit.index))
                 start = unit.index + 1

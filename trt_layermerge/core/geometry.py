@@ -133,7 +133,7 @@ def _refusal(
 def _check_block(graph: LayerGraph, block: Block) -> None:
     """Refuses a block that leaves its segment or overlaps a residual in part."""
     start, end = block.start, block.end
-    if graph.branch_at(block):
+    if graph.branch_at(block) or graph.bridge_at(block):
         return
     if not any(s.start <= start < end <= s.end for s in graph.segments):
         raise _Refusal("it is not within one segment")

@@ -11,6 +11,7 @@ from trt_layermerge.core.unit import (
     Barrier,
     Block,
     Branch,
+    Bridge,
     ConvUnit,
     OpaqueUnit,
     Residual,
@@ -36,6 +37,9 @@ class LayerGraph:
         branches: Residual branches that may be left out whole, nested or apart.
         input_types: Types of all of them as torch names them, such as ``int64``; none where all are
             of the network's own.
+        bridges: Group normalisations that the published rules merge across.
+        projections: Indices of units that stand beside a branch that is no understood residual;
+            the published rules leave them alone.
     """
 
     units: tuple[Unit, ...]
@@ -47,6 +51,8 @@ class LayerGraph:
     further_shapes: tuple[tuple[int, ...], ...] = ()
     branches: tuple[Branch, ...] = ()
     input_types: tuple[str, ...] = ()
+    bridges: tuple[Bridge, ...] = ()
+    projections: tuple[int, ...] = ()
 
     @property
     def refusals(self) -> tuple[Barrier, ...]:
@@ -83,6 +89,11 @@ class LayerGraph:
         """Returns the branch that a block is as a whole, or None."""
         branch = self.branch_ending_at.get(block.end)
         return branch if branch is not None and branch.start == block.start else None
+
+    def bridge_at(self, block: Block) -> Bridge | None:
+        """Returns the bridge whose two units a block is, or None."""
+        found = (b for b in self.bridges if Block(b.start, b.start + 2) == block)
+        return next(found, None)
 
     def conv_unit(self, index: int) -> ConvUnit:
         """Returns a unit that is a convolution. Raises ``TypeError`` for an opaque one."""

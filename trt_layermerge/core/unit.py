@@ -105,6 +105,28 @@ class Branch:
 
 
 @dataclass(frozen=True, slots=True)
+class Bridge:
+    """A group normalisation between two units, which goes where the two become one convolution.
+
+    The published method merges so in the residual blocks of a diffusion model: normalisation and
+    activation between the units go, a new normalisation stands behind them, and what was added to
+    every position between them goes through the second convolution with everything else.
+
+    Attributes:
+        start: The first unit; the second is ``start + 1``.
+        norm: Qualified name of the normalisation.
+        linear: Qualified name of the linear layer whose output, one number a channel, is added
+            before the normalisation; None where nothing is.
+        features: Name of the value ``(N, F)`` that this layer reads; None likewise.
+    """
+
+    start: int
+    norm: str
+    linear: str | None = None
+    features: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Shortcut:
     """One path beside a residual branch: identity, batch normalisation, or a projection.
 

@@ -184,7 +184,8 @@ DEVIATIONS: Mapping[str, str] = MappingProxyType(
 UNSUPPORTED: Mapping[str, str] = MappingProxyType(
     {
         "ddpm": "the published recipe trains a diffusion model (100,000 steps of Adam on a noise "
-        "prediction loss, GroupNorm), and only classifiers are trained here",
+        "prediction loss), and these recipes train by labels and a teacher; examples/ddpm has a "
+        "loop of its own between relax and merge",
     }
 )
 """Published recipes that cannot be expressed, and why."""

@@ -215,11 +215,11 @@ class CalibrateScorer:
         finish = self._segment(needed | {ports.out}, ("output",))
         block_ends = candidate.block.start, candidate.block.end
         shortcut = self._traced.graph.open_residual(*block_ends) is not None
-        names = {ports.source} | needed | ({ports.total, ports.target} if shortcut else set())
+        names = {*ports.reads} | needed | ({ports.total, ports.target} if shortcut else set())
         activation = activation_module(candidate.activation) if candidate.activation else None
         together = self._score.batches_at_a_time(names | {"output"}, self._computed(ports, names))
         for values in self._score.joined_batches(sorted(names), together, parts):
-            z = block(values[ports.source])
+            z = block(*(values[name] for name in ports.reads))
             if shortcut:
                 z = z + (values[ports.total] - values[ports.target])
             values[ports.out] = activation(z) if activation else z

@@ -14,7 +14,7 @@ from itertools import product
 from trt_layermerge.core.candidate import Candidate, finish, merged_spec, original_candidate
 from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.unit import Block, ConvUnit, Rules
+from trt_layermerge.core.unit import Block, ConvUnit, Rules, Segment
 from trt_layermerge.kinds.kind import KeepingKind
 from trt_layermerge.kinds.limits import Limits
 
@@ -31,10 +31,13 @@ class Compose(KeepingKind):
     def candidates(self, graph: LayerGraph, block: Block, limits: Limits) -> Iterator[Candidate]:
         """Yields one candidate for every convolution that the block can merge into.
 
-        A single unit yields itself, unchanged. At least one convolution is kept.
+        A single unit yields itself, unchanged. At least one convolution is kept, but for what
+        ``limits.lone`` allows.
         """
         if len(block) == 1:
             yield original_candidate(graph, block.start)
+            if limits.lone and _stands_alone(graph, block):
+                yield finish(graph, block, self.name, (), ())
         if len(block) == 1 or graph.branch_at(block):
             return
         best: dict[ConvSpec, tuple[bool, float, Candidate]] = {}
@@ -48,6 +51,19 @@ class Compose(KeepingKind):
             if spec not in best or best[spec][:2] < (usable, weight):
                 best[spec] = usable, weight, candidate
         yield from sorted((c for _, _, c in best.values()), key=lambda c: c.kept)
+
+
+def _stands_alone(graph: LayerGraph, block: Block) -> bool:
+    """Whether a unit that could be dropped is a segment of its own, in no residual block."""
+    unit, segment = graph.units[block.start], Segment(block.start, block.end)
+    bridged = any(block.start - 1 <= b.start <= block.start for b in graph.bridges)
+    return (
+        isinstance(unit, ConvUnit)
+        and not unit.irreducible
+        and segment in graph.segments
+        and not bridged
+        and not graph.residuals_inside(block.start, block.end)
+    )
 
 
 def _kept_sets(graph: LayerGraph, block: Block) -> Iterator[tuple[int, ...]]:

@@ -112,9 +112,10 @@ class KeepingKind(Kind):
 
     def replacement(self, traced: TracedNetwork, candidate: Candidate) -> RelaxedBlock:
         """Returns the kept units with copies of their weights."""
-        from trt_layermerge.blocks import ComposedBlock
+        from trt_layermerge.blocks import BridgedBlock, ComposedBlock
 
-        return ComposedBlock(traced, candidate)
+        bridged = traced.graph.bridge_at(candidate.block)
+        return (BridgedBlock if bridged else ComposedBlock)(traced, candidate)
 
 
 def fittable(block: RelaxedBlock) -> bool:

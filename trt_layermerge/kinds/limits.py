@@ -13,14 +13,17 @@ class Limits:
         max_units: Longest block, in units; a branch that is not understood may be longer.
         max_kernel: Largest kernel of a merged convolution, per axis, in taps it spans.
         kernels: Square kernels that are fitted.
+        lone: Whether ``compose`` also leaves out a convolution that stands alone between walls, as
+            the published rules do with that of an upsampler. (Otherwise ``identity`` does.)
     """
 
     max_units: int = 6
     max_kernel: int = 7
     kernels: tuple[int, ...] = (1, 3, 5, 7)
+    lone: bool = False
 
 
-PAPER = Limits(max_units=10**6, max_kernel=10**6, kernels=())
+PAPER = Limits(max_units=10**6, max_kernel=10**6, kernels=(), lone=True)
 """The published method merges as far as its blocks allow, and fits nothing."""
 
 FIT_BYTES = 1 << 30

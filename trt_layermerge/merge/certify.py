@@ -181,7 +181,7 @@ def _compare(
         assert isinstance(block, RelaxedBlock)
         place = block.candidate.block
         counterpart = modules.get(block_path(place), nn.Identity())
-        found = counterpart(args[0].clone())
+        found = counterpart(*(x.clone() for x in args))
         checks.append(_check(block_key(place), block.candidate.kind, output, found, dtype))
 
     handles = [b.register_forward_hook(compare) for b in relaxed.blocks.values()]

@@ -36,12 +36,19 @@ class Ports:
         target: The value that the block's output replaces.
         total: The value after the residual addition that ends with the block, if one does.
         out: The value after the activation at the block's end.
+        features: A second value that the block reads, where it has one (``Bridge``).
     """
 
     source: str
     target: str
     total: str
     out: str
+    features: str | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the values that the block is called with."""
+        return (self.source,) if self.features is None else (self.source, self.features)
 
 
 def block_ports(traced: TracedNetwork, candidate: Candidate) -> Ports:
@@ -64,7 +71,9 @@ def block_ports(traced: TracedNetwork, candidate: Candidate) -> Ports:
         target = last.branch
     else:
         target = last.sum if candidate.convs else last.out
-    return Ports(source.name, target, last.sum, last.out)
+    bridge = graph.bridge_at(block)
+    features = None if bridge is None else bridge.features
+    return Ports(source.name, target, last.sum, last.out, features)
 
 
 def block_key(block: Block) -> str:
@@ -91,10 +100,11 @@ def splice(traced: TracedNetwork, block: RelaxedBlock) -> None:
     """
     network, candidate = traced.module, block.candidate
     ports, path = block_ports(traced, candidate), block_path(candidate.block)
-    source, target = node_named(network, ports.source), node_named(network, ports.target)
+    target = node_named(network, ports.target)
     network.add_submodule(path, block)
     with network.graph.inserting_before(target):
-        inserted = network.graph.call_module(path, (source,))
+        reads = tuple(node_named(network, name) for name in ports.reads)
+        inserted = network.graph.call_module(path, reads)
     target.replace_all_uses_with(inserted)
     if candidate.activation is None or traced.graph.units[candidate.block.end - 1].activation:
         return
@@ -180,6 +190,7 @@ def block_ends(traced: TracedNetwork) -> frozenset[str]:
     units = [unit.nodes for unit in traced.graph.units]
     sources = {nodes[unit.nodes.conv].all_input_nodes[0].name for unit in traced.graph.conv_units}
     sources |= {name for b in traced.graph.branches for name in (b.source, b.shortcut)}
+    sources |= {b.features for b in traced.graph.bridges if b.features is not None}
     return frozenset(sources | {unit.branch for unit in units} | {unit.sum for unit in units})
 
 

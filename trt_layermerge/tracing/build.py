@@ -23,6 +23,7 @@ from trt_layermerge.core.unit import (
 from trt_layermerge.tracing.assemble import Assembly, assemble
 from trt_layermerge.tracing.barriers import find_barriers
 from trt_layermerge.tracing.branches import OpaqueBranch, opaque_branches
+from trt_layermerge.tracing.bridges import find_bridges, find_projections
 from trt_layermerge.tracing.forms import weight_of
 from trt_layermerge.tracing.reading import Reading, shape_of
 from trt_layermerge.tracing.residuals import Core, Path
@@ -54,6 +55,8 @@ def build_graph(reading: Reading, input_shape: tuple[int, ...]) -> LayerGraph:
         input_shape=input_shape,
         head_pointwise=_head_pointwise(reading, assembly, convs, residuals),
         branches=_branches(found, opaque, numbers),
+        bridges=find_bridges(reading, assembly, numbers),
+        projections=find_projections(reading, assembly, numbers),
     )
 
 

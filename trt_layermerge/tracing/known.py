@@ -45,14 +45,21 @@ class KnownValues:
 
     def of(self, node: fx.Node) -> Any:
         """Returns a number, a type, or a sequence. Raises ``TraceError`` if it is not known."""
-        for earlier in node.graph.nodes:
-            if earlier not in self._values:
-                self._values[earlier] = self._computed(earlier)
-        value = self._values[node]
+        value = self._value(node)
         if not isinstance(value, _PLAIN):
             raise TraceError("symbolically traced variables cannot be used in control flow")
         self.asked = True
         return value
+
+    def is_tensor(self, node: fx.Node) -> bool:
+        """Whether a value is a tensor, as far as it is known."""
+        return isinstance(self._value(node), torch.Tensor)
+
+    def _value(self, node: fx.Node) -> Any:
+        for earlier in node.graph.nodes:
+            if earlier not in self._values:
+                self._values[earlier] = self._computed(earlier)
+        return self._values[node]
 
     def _computed(self, node: fx.Node) -> Any:
         if node.op == "placeholder":

@@ -201,12 +201,12 @@ def _walled(
         core: Core | None = branch
         while core is not None and core.source not in starts:
             wall, core = core.source, tails.get(core.source)
-            if core is None and not _behind(wall).isdisjoint(starts):
+            if core is None and not behind(wall).isdisjoint(starts):
                 return f"its branch goes through {phrase(reading, wall)}, which no merge crosses"
     return "the paths that are added here do not start from one and the same value"
 
 
-def _behind(node: fx.Node) -> set[fx.Node]:
+def behind(node: fx.Node) -> set[fx.Node]:
     """Returns everything that a value is computed from."""
     found: set[fx.Node] = set()
     waiting = [node]

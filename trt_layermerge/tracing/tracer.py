@@ -6,6 +6,7 @@ import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import fx, nn
@@ -36,6 +37,18 @@ class LayerTracer(fx.Tracer):
         self.opaque = dict(opaque)
         self.known = KnownValues(root, inputs, self.opaque.__contains__)
         self.failed: tuple[str, BaseException] | None = None
+
+    def trace(
+        self, root: nn.Module | Callable[..., Any], concrete_args: dict[str, Any] | None = None
+    ) -> fx.Graph:
+        """Returns the graph of a module; ``torch.is_tensor`` answers for known values meanwhile."""
+        plain = torch.is_tensor
+
+        def is_tensor(obj: Any) -> bool:
+            return self.known.is_tensor(obj.node) if isinstance(obj, fx.Proxy) else plain(obj)
+
+        with patch.object(torch, "is_tensor", is_tensor):
+            return super().trace(root, concrete_args)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Returns a proxy that answers from what is known."""

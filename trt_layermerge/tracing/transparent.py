@@ -26,6 +26,7 @@ _MODULES_BY_NAME = {
 }
 _METHODS = {"contiguous", "clone", "detach"}
 _DROPOUTS = {functional.dropout, functional.dropout2d, functional.alpha_dropout}
+_SCALINGS = {operator.mul, operator.truediv, torch.mul, torch.div}
 ADDITIONS = {operator.add, operator.iadd, torch.add}
 """Functions that add two values."""
 
@@ -58,6 +59,9 @@ def transparent_input(node: fx.Node, module: nn.Module | None) -> fx.Node | None
         # sum([a, b]) and similar loops start with 0 + a.
         source = next((a for a in node.args if isinstance(a, fx.Node)), None)
         known = any(type(a) in (int, float) and a == 0 for a in node.args)
+    elif node.target in _SCALINGS and len(node.args) == 2 and not node.kwargs:
+        scale = node.args[1]  # a setting left at one
+        known = isinstance(scale, int | float) and scale == 1
     else:
         known = False
     return source if known and isinstance(source, fx.Node) else None
