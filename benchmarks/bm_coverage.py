@@ -138,7 +138,8 @@ of {size} pixels (or what the network demands). *Units* are convolutions that me
 reach* is the share of all multiply-accumulates that some candidate changes, *left* the share that \
 is left when every removal on offer is taken. *Equal* says whether the untouched plan computes bit \
 by bit what the network does, *error* is the largest relative one of {plans} random plans in \
-float64, merged against relaxed, and *ONNX* that of ONNX Runtime against torch.
+float64, merged against relaxed, and *ONNX* that of ONNX Runtime against torch. Networks that were \
+drawn at random have [a page of their own](results/fuzz.md).
 
 {summary}
 

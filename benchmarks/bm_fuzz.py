@@ -40,16 +40,22 @@ among them removals and fits of pieces that are not understood.
 """
 
 
+def counted(rows: list[Json]) -> list[Json]:
+    """Returns how many networks came to what, and then those that are wrong."""
+    kinds = Counter(row["kind"] for row in rows)
+    counts: Json = {kind: kinds[kind] for kind in ("none", "refused", "certified", "wrong")}
+    counts |= {key: sum(row[key] for row in rows) for key in ("plans", "left_out", "fitted")}
+    return [{"drawn": len(rows), **counts}, *(row for row in rows if row["kind"] == "wrong")]
+
+
 def text(header: Json, rows: list[Json]) -> str:
     """Returns the page."""
-    kinds = Counter(row["kind"] for row in rows)
-    faults = [f"- seed {r['seed']}: {r['wrong']}" for r in rows if r["kind"] == "wrong"]
+    counts, *wrong = rows
+    faults = "\n".join(f"- seed {row['seed']}: {row['wrong']}" for row in wrong)
     return HEAD.format(
         origin=measured_by("bm_fuzz --record", header),
-        drawn=len(rows),
-        faults="\n".join(faults) or "*Cannot run*: the map became too small for a kernel.",
-        **{kind: kinds[kind] for kind in ("none", "refused", "certified", "wrong")},
-        **{key: sum(row[key] for row in rows) for key in ("plans", "left_out", "fitted")},
+        faults=faults or "*Cannot run*: the map became too small for a kernel.",
+        **counts,
     )
 
 
@@ -90,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"seed {seed}: {row['wrong']}", flush=True)
     rows = sorted((row for row in journal.rows if "seed" in row), key=lambda row: row["seed"])
     if given.record:
-        PAGE.record({}, rows)
+        PAGE.record({"commit": journal.commits()}, counted(rows))
     return int(any(row["kind"] == "wrong" for row in rows))
 
 

@@ -16,6 +16,7 @@ MODULES: tuple[str, ...] = (
     "bm_coverage",
     "bm_demo",
     "bm_engines",
+    "bm_fuzz",
     "bm_int8_latency",
     "bm_loading",
     "bm_post_training",
