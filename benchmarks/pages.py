@@ -19,6 +19,7 @@ MODULES: tuple[str, ...] = (
     "bm_fuzz",
     "bm_int8_latency",
     "bm_loading",
+    "bm_onnx_files",
     "bm_post_training",
     "bm_predict",
     "bm_quantize",
