@@ -235,7 +235,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             journal.add(kind="file", **row)
             print(f"{_title(row)}: {row.get('refused', 'done')}", flush=True)
     if given.record:
-        PAGE.record({"commit": journal.commits()}, journal.of("file"))
+        order = [(file.name, file.outputs) for file in FILES]
+        rows = journal.of("file")
+        rows.sort(key=lambda row: order.index((row["file"], tuple(row["outputs"]))))
+        PAGE.record({"commit": journal.commits()}, rows)
     return 0
 
 
