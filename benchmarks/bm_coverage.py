@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.coverage import reach
 from benchmarks.networks import NETWORKS, WALKED, Network
 from benchmarks.results import Page, measured_by
-from benchmarks.studies.journal import Journal, machine, session
+from benchmarks.studies.journal import Journal, session
 from benchmarks.studies.settings import ROOT
 from benchmarks.walk import walk
 from tests import nets
@@ -138,7 +138,8 @@ of {size} pixels (or what the network demands). *Units* are convolutions that me
 reach* is the share of all multiply-accumulates that some candidate changes, *left* the share that \
 is left when every removal on offer is taken. *Equal* says whether the untouched plan computes bit \
 by bit what the network does, *error* is the largest relative one of {plans} random plans in \
-float64, merged against relaxed, and *ONNX* that of ONNX Runtime against torch.
+float64, merged against relaxed, and *ONNX* that of ONNX Runtime against torch. Networks that were \
+drawn at random have [a page of their own](results/fuzz.md).
 
 {summary}
 
@@ -152,9 +153,10 @@ float64, merged against relaxed, and *ONNX* that of ONNX Runtime against torch.
 
 ## The whole way
 
-One network of each of {families} families, with random weights and images, so that nothing here \
+One network of each of {families} families, with random weights and images (64 pixels a side, or \
+what the network demands where that is known), so that nothing here \
 tells of quality: every stage from `inspect` to `package` by one recipe, to a plan 1.05 times as \
-fast. *Seconds* are those of one core. {walked}
+fast. *Seconds* are those of one core beside other work (load averages up to {load:.1f}). {walked}
 
 | network | family | stages | seconds | measured | certificate |
 |---|---|---|---|---|---|
@@ -178,6 +180,7 @@ def text(header: Json, rows: list[Json]) -> str:
         rows="\n".join(map(_line, good)),
         refused="\n".join(_refusal(r) for r in rows if "reached" not in r) or "None.",
         families=len({r["family"] for r in walks}),
+        load=max(r.get("load", header["load"]) for r in walks),
         walked=(
             f"{len(arrived)} of {len(walks)} arrive, "
             f"{sum('refused' in r for r in walks)} are refused and "
@@ -275,14 +278,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number, (kind, network) in enumerate(todo):
         if (kind, network.name) not in done:
             row = _in_a_process(network, kind)
-            journal.add(kind=kind, **row)
+            journal.add(kind=kind, **row, load=session()["load"])
             told = row.get("refused") or row.get("crash") or f"done in {row['seconds']} s"
             print(f"{number + 1} of {len(todo)}: {network.name}, {kind}: {told}", flush=True)
     if given.record:
         order = [(kind, network.name) for kind, network in todo]
         rows = [row for row in journal.rows if row["kind"] != "session"]
         rows.sort(key=lambda row: order.index((row["kind"], row["name"])))
-        PAGE.record({"size": SIZE, "plans": PLANS, **machine(), **session()}, rows)
+        PAGE.record({"size": SIZE, "plans": PLANS, "commit": journal.commits()}, rows)
     return 0
 
 

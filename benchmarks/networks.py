@@ -14,17 +14,17 @@ from torch import nn
 TIMM: dict[str, tuple[str, ...]] = {
     "byoanet": ("eca_botnext26ts_256",),
     "byobnet": (
-        "gernet_s",
         "mobileone_s0",
         "repvgg_a0",
+        "gernet_s",
     ),
     "convmixer": ("convmixer_768_32",),
     "convnext": ("convnext_atto",),
     "cpubone": ("cpubone_nano",),
     "cspnet": (
-        "cs3darknet_focus_s",
         "cspresnet50",
         "darknet53",
+        "cs3darknet_focus_s",
     ),
     "cspnext": ("cspnext_tiny",),
     "densenet": ("densenet121",),
@@ -83,8 +83,8 @@ TIMM: dict[str, tuple[str, ...]] = {
         "seresnext26d_32x4d",
     ),
     "resnetv2": (
-        "resnetv2_18",
         "resnetv2_50",
+        "resnetv2_18",
     ),
     "rexnet": ("rexnet_100",),
     "selecsls": ("selecsls42",),
@@ -101,7 +101,8 @@ TIMM: dict[str, tuple[str, ...]] = {
     "xception_aligned": ("xception41p",),
 }
 """Small networks by family, which is the module of timm that has them: every family whose smallest
-network has eight convolutions or more, and at least half of its weights in them."""
+network has eight convolutions or more, and at least half of its weights in them. The last of a
+family is the one that walks the whole pipeline."""
 
 SIZES: dict[str, int] = {
     "eca_botnext26ts_256": 256,
@@ -122,9 +123,8 @@ SIZES: dict[str, int] = {
 
 _LARGE = (
     "convmixer",
-    "dla",
-    "efficientvim",
-    "fasternet",
+    "efficientformer",
+    "efficientformer_v2",
     "focalnet",
     "iformer",
     "inception_resnet_v2",
@@ -134,9 +134,9 @@ _LARGE = (
     "metaformer",
     "nextvit",
     "rdnet",
-    "selecsls",
     "swiftformer",
     "tresnet",
+    "visformer",
     "xception",
     "xception_aligned",
 )
@@ -213,7 +213,8 @@ NETWORKS: tuple[Network, ...] = (
     Network("torchvision:ssdlite320 backbone", "detection", _detector_backbone, 320),
 )
 
-WALKED: tuple[str, ...] = tuple(
-    f"timm:{names[-1]}" for family, names in TIMM.items() if family not in _LARGE
+WALKED: tuple[str, ...] = (
+    *(f"timm:{names[-1]}" for family, names in TIMM.items() if family not in _LARGE),
+    "torchvision:shufflenet_v2_x0_5",
 )
 """Networks that walk the whole pipeline: one of every family but those whose smallest are large."""

@@ -48,8 +48,11 @@ class Page:
         write_text(self.path, self.read())
 
     def record(self, settings: Json, rows: Sequence[Json]) -> None:
-        """Writes figures, where and by what they were measured, and the page."""
-        write_lines(self.data, self.name, {**settings, **machine(), **session()}, rows)
+        """Writes figures, where and by what they were measured, and the page.
+
+        What ``settings`` say of that stands: figures may be older than the page.
+        """
+        write_lines(self.data, self.name, {**machine(), **session(), **settings}, rows)
         self.write()
 
 

@@ -62,6 +62,17 @@ class Journal:
         """Returns the rows of a kind."""
         return [row for row in self.rows if row["kind"] == kind]
 
+    def commits(self) -> str:
+        """Returns the commits at which rows were added, in order."""
+        found: dict[str, None] = {}
+        now = "unknown"
+        for row in self.rows:
+            if row["kind"] == "session":
+                now = row["commit"]
+            else:
+                found[now] = None
+        return ", ".join(found)
+
     def copy_to(self, path: Path) -> None:
         """Writes header and rows to another file, whole or not at all."""
         head = {k: v for k, v in self.header.items() if k != "schema"}

@@ -300,3 +300,28 @@ def test_padding_that_follows_from_the_size_is_constant(tmp_path, dynamic):
         images = torch.randn(batch, 3, 17, 22).numpy()
         expected = net(torch.from_numpy(images)).detach().numpy()
         np.testing.assert_allclose(logits(with_batch(model, batch), images), expected, atol=1e-5)
+
+
+class Mask(nn.Module):
+    """Puts out probabilities that are all tiny, as of a detector that finds nothing."""
+
+    def __init__(self, shift):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 3)
+        self.shift = shift
+
+    def forward(self, x):
+        return torch.sigmoid(self.conv(x) - self.shift)
+
+
+def test_tiny_probabilities_are_not_held_to_more_than_onnx_runtime_computes(tmp_path):
+    model = randomise(Mask(15.0))
+    report = export_onnx(model, example(), tmp_path / "m.onnx", check=example(batch=4, seed=1))
+    assert report.max_abs_error < 2e-7
+
+
+def test_small_probabilities_that_differ_are_still_refused(tmp_path):
+    model = randomise(Mask(6.0))
+    data = export_bytes(model, example())
+    model.shift = 6.01  # one per cent of every value
+    assert difference(data, model, example(batch=4, seed=1))[1] > 5e-3
