@@ -22,13 +22,24 @@ def terminal(file: io.StringIO) -> Console:
     return Console(file=file, force_terminal=True, width=100, markup=False)
 
 
-def test_no_bar_off_a_terminal() -> None:
+def test_a_log_gets_a_line_every_half_a_minute_and_no_bar() -> None:
     file, clock = io.StringIO(), Clock()
     with RichReporter(error_console(file), clock=clock) as reporter:
-        for done in range(5):
-            clock.now = 10.0 * done
-            reporter.progress("measuring", done, 5)
-    assert file.getvalue() == ""
+        for step in range(16):  # 5 of 100 steps were done before
+            clock.now = 10.0 * step
+            reporter.progress("scoring", 5 + step, 100)
+        reporter.progress("scoring", 100, 100)
+        clock.now = 1000.0
+        reporter.progress("merging", 0, 2)
+        clock.now = 1029.0
+        reporter.progress("merging", 1, 2)
+    assert file.getvalue().splitlines() == [
+        "  scoring 8/100, 15 min left",
+        "  scoring 11/100, 15 min left",
+        "  scoring 14/100, 14 min left",
+        "  scoring 17/100, 14 min left",
+        "  scoring 20/100, 13 min left",
+    ]
 
 
 def test_a_bar_appears_after_two_seconds_and_goes_when_done() -> None:

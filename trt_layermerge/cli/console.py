@@ -22,6 +22,9 @@ MARKS: Mapping[StageState, tuple[str, str]] = {
 
 BAR_AFTER_SECONDS = 2.0
 
+LINE_EVERY_SECONDS = 30.0
+"""Where there is no terminal to show a bar on."""
+
 
 def error_console(file: TextIO | None = None) -> Console:
     """Returns a console on stderr that takes text literally: no markup, no emoji names."""
@@ -49,7 +52,8 @@ def print_result(result: Mapping[str, Any], view: RenderableType | None) -> None
 class RichReporter:
     """Prints a line for every stage, and a bar for work that takes longer than two seconds.
 
-    Use it as a context manager, so that a bar is taken off the screen whatever happens.
+    A log, which shows no bar, gets a line about such work every half a minute. Use it as a context
+    manager, so that a bar is taken off the screen whatever happens.
     """
 
     def __init__(
@@ -59,7 +63,8 @@ class RichReporter:
         self._console = console
         self._verbose = verbose
         self._clock = clock
-        self._started: dict[str, float] = {}
+        self._started: dict[str, tuple[float, int]] = {}
+        self._told: dict[str, float] = {}
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -101,12 +106,21 @@ class RichReporter:
         """Moves the bar of some work; it appears when the work has taken two seconds."""
         if done >= total:
             self._started.pop(label, None)
+            self._told.pop(label, None)
             task = self._tasks.pop(label, None)
             if task is not None:
                 self._bars.remove_task(task)
             return
         now = self._clock()
-        if now - self._started.setdefault(label, now) < BAR_AFTER_SECONDS:
+        started, first = self._started.setdefault(label, (now, done))
+        if not self._console.is_terminal:
+            if now - self._told.setdefault(label, started) >= LINE_EVERY_SECONDS:
+                self._told[label] = now
+                self.note(
+                    f"{label} {done}/{total}{_left(now - started, done - first, total - done)}"
+                )
+            return
+        if now - started < BAR_AFTER_SECONDS:
             return
         if label not in self._tasks:
             self._tasks[label] = self._bars.add_task(label, total=total)
@@ -119,3 +133,11 @@ class RichReporter:
     def _line(self, text: Text) -> None:
         if self._verbose >= 0:
             self._console.print(text, soft_wrap=True)
+
+
+def _left(seconds: float, done: int, left: int) -> str:
+    """Returns the time left in words, at the pace of what was done in some seconds."""
+    if not done:
+        return ""
+    rest = round(seconds / done * left)
+    return f", {rest} s left" if rest < 120 else f", {round(rest / 60)} min left"
