@@ -127,9 +127,13 @@ def test_only_training_is_launched_by_several(
         run_stage("merge", options)
 
 
-def test_the_recipe_of_the_page_is_the_default_with_two_workers(tmp_path: Path) -> None:
-    [text] = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+def test_the_recipes_of_the_page_are_the_defaults_with_two_workers(tmp_path: Path) -> None:
+    effort, text = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     path = tmp_path / "recipe.yaml"
     path.write_text(f"model: {{name: 'timm:resnet18'}}\n{text}")
     scale = load_recipe(path, {}).scale
     assert scale.model_dump() == {"workers": 2, "ray": None, "threads": None}
+    path.write_text(f"model: {{name: 'timm:resnet18'}}\n{effort.partition('#')[0]}")
+    plain = tmp_path / "plain.yaml"
+    plain.write_text("model: {name: 'timm:resnet18'}\n")
+    assert load_recipe(path, {}).importance == load_recipe(plain, {}).importance

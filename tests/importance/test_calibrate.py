@@ -145,14 +145,14 @@ def test_a_first_look_is_one_repair_scored_on_the_first_images() -> None:
 
 def test_few_images_are_fitted_to_where_their_positions_suffice() -> None:
     model, graph, candidates = setting(nets.basic_resnet)
-    sparing = scorer(model, graph, amounts=Amounts(10, few=4))
-    few, all_of_them = (scorer(model, graph, fit=images(24, 1)[:n]) for n in (4, 24))
+    sparing = scorer(model, graph, amounts=Amounts(10, few=2))
+    few, all_of_them = (scorer(model, graph, fit=images(24, 1)[:n]) for n in (2, 24))
     used = set()
     for candidate in candidates:
         if candidate.kind == "fit":
             last = candidate.convs[-1]
             unknowns = last.in_channels // last.groups * math.prod(last.kernel) + 1
-            enough = 4 * min(256, math.prod(last.out_size)) >= 5 * unknowns
+            enough = 2 * min(256, math.prod(last.out_size)) >= 5 * unknowns
             used.add(enough)
             expected = (few if enough else all_of_them).entry(candidate)
             assert sparing.entry(candidate) == expected
