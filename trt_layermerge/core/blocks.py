@@ -4,9 +4,10 @@ A block lies inside one residual branch or contains whole residual blocks; it ne
 skip connection in part. A start strictly inside a residual therefore cannot grow past its end, and
 an end that reaches the source of a skip jumps to its target (LayerMerge, ICML 2024, section 3).
 
-A branch that is not understood is a block as a whole, and no other block crosses its ends.
+A part that is not understood is a block as a whole, and no other block crosses its ends; so is the
+module that it stands in.
 
-``paper`` knows no such branches, and adds the limits of the published experiments, stated without
+``paper`` knows no such parts, and adds the limits of the published experiments, stated without
 architecture names: the stem and a pointwise convolution that feeds the global pooling stay outside,
 and blocks end after a strided convolution, or after the pointwise one that follows it where it is
 depthwise.
@@ -40,7 +41,12 @@ class Chain(Protocol):
 
     @property
     def branches(self) -> tuple[Branch, ...]:
-        """Branches that may be left out whole."""
+        """Parts that may be left out or replaced whole."""
+        ...
+
+    @property
+    def wholes(self) -> tuple[Branch, ...]:
+        """Modules around such parts, of which the same holds."""
         ...
 
     @property
@@ -59,7 +65,7 @@ def enumerate_blocks(graph: Chain, rules: Rules) -> tuple[Block, ...]:
         for end in _ends(graph, start, last)
     }
     if rules == "full":
-        found |= {Block(branch.start, branch.end) for branch in graph.branches}
+        found |= {Block(branch.start, branch.end) for branch in (*graph.branches, *graph.wholes)}
     return tuple(sorted(found))
 
 

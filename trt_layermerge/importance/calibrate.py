@@ -196,5 +196,6 @@ def _block_ends(traced: TracedNetwork) -> frozenset[str]:
     nodes = {node.name: node for node in traced.module.graph.nodes}
     units = [unit.nodes for unit in traced.graph.units]
     sources = {nodes[unit.nodes.conv].all_input_nodes[0].name for unit in traced.graph.conv_units}
-    sources |= {name for b in traced.graph.branches for name in (b.source, b.shortcut)}
+    parts = (*traced.graph.branches, *traced.graph.wholes)
+    sources |= {name for b in parts for name in (b.source, b.shortcut) if name is not None}
     return frozenset(sources | {unit.branch for unit in units} | {unit.sum for unit in units})

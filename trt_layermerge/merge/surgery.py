@@ -55,7 +55,7 @@ def block_ports(traced: TracedNetwork, candidate: Candidate) -> Ports:
     first, last = graph.units[block.start].nodes, graph.units[block.end - 1].nodes
     branch = graph.branch_at(block)
     if branch is not None:
-        if candidate.convs:
+        if candidate.convs or branch.shortcut is None:
             return Ports(branch.source, last.sum, last.sum, last.out)
         target = last.sum if candidate.activation else last.out
         return Ports(branch.shortcut, target, last.sum, last.out)
