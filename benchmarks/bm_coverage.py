@@ -134,7 +134,8 @@ HEAD = """\
 
 Networks of timm and torchvision as their libraries build them, with seeded weights, on one image \
 of {size} pixels (or what the network demands). *Units* are convolutions that merging may touch, \
-*pieces* residual branches that are not understood and may be left out or replaced whole. *In \
+*pieces* parts that are not understood (residual branches, gates, concatenations) and may be left \
+out or replaced whole. *In \
 reach* is the share of all multiply-accumulates that some candidate changes, *left* the share that \
 is left when every removal on offer is taken. *Equal* says whether the untouched plan computes bit \
 by bit what the network does, *error* is the largest relative one of {plans} random plans in \

@@ -83,8 +83,12 @@ def test_a_branch_around_a_branch_counts_it_once() -> None:
 def test_the_frontier_is_that_of_every_plan() -> None:
     network = graph()
     found = enumerate_candidates(network)
-    wanted = tuple(c for c in found if c.kind == "identity" and not c.original)
-    latency = table(found, network)
+    assert_frontier(network, [c for c in found if c.kind == "identity" and not c.original])
+
+
+def assert_frontier(network: LayerGraph, wanted: list[Candidate]) -> None:
+    """Checks the frontier of some candidates against every choice of them that is a plan."""
+    latency = table(tuple(wanted), network)
     importance = ImportanceTable(
         {c.key: ImportanceEntry(-0.1 - 0.013 * i, "calibrate") for i, c in enumerate(wanted)}
     )
@@ -103,7 +107,7 @@ def test_the_frontier_is_that_of_every_plan() -> None:
         if score > highest + 1e-12:
             expected.append((ms, score))
             highest = score
-    points = list(frontier(network, wanted, latency, importance))
+    points = list(frontier(network, tuple(wanted), latency, importance))
     torch.testing.assert_close(torch.tensor(points), torch.tensor(expected), rtol=1e-9, atol=1e-9)
 
 

@@ -9,7 +9,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from trt_layermerge.core.conv import ConvSpec
-from trt_layermerge.core.unit import Branch, OpaqueUnit
+from trt_layermerge.core.unit import Block, Branch, OpaqueUnit
 from trt_layermerge.tracing import TracedNetwork
 from trt_layermerge.tracing.activations import activation_module
 from trt_layermerge.tracing.forms import weight_of
@@ -77,25 +77,30 @@ def assert_true(traced: TracedNetwork, *inputs: torch.Tensor) -> None:
         assert any(s.start <= residual.start < residual.end <= s.end for s in graph.segments)
     opaque = [unit.index for unit in graph.units if isinstance(unit, OpaqueUnit)]
     assert [branch.end - 1 for branch in graph.branches] == opaque
-    for branch in graph.branches:
+    for branch in (*graph.branches, *graph.wholes):
         _assert_branch(traced, branch, values, *(x.double() for x in inputs))
 
 
 def _assert_branch(
     traced: TracedNetwork, branch: Branch, values: Values, *inputs: torch.Tensor
 ) -> None:
-    """Checks that a branch ends in an addition, rests on its source alone and feeds nothing else.
+    """Checks that a part rests on its source alone and feeds nothing else, a branch's sum beside.
 
     On other inputs, with the source held, its output is what it was. With its output held, noise
     in the values of its units and of the branch itself changes nothing.
     """
     unit = traced.graph.units[branch.end - 1]
-    names, spec = unit.nodes, unit.spec
-    _close(values[names.sum], values[names.branch] + values[branch.shortcut])
+    names, source = unit.nodes, values[branch.source]
+    if branch.macs is None:
+        _close(values[names.sum], values[names.branch] + values[branch.shortcut])
+    else:
+        same = source.shape == values[names.out].shape
+        assert branch.shortcut == (branch.source if same else None)
     act = activation_module(unit.activation) if unit.activation else nn.Identity()
     _close(values[names.out], act(values[names.sum]))
-    assert tuple(values[branch.source].shape[1:]) == (spec.in_channels, spec.height, spec.width)
-    assert tuple(values[names.out].shape[1:]) == (spec.out_channels, *spec.out_size)
+    (channels, size), (out_channels, out_size) = traced.graph.ends(Block(branch.start, branch.end))
+    assert tuple(source.shape[1:]) == (channels, *size)
+    assert tuple(values[names.out].shape[1:]) == (out_channels, *out_size)
     others = tuple(x.flip(0, -1) + 1 for x in inputs)
     held = run(traced, *others, overrides={branch.source: values[branch.source]})
     _close(held[names.out], values[names.out])

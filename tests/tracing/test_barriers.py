@@ -63,8 +63,8 @@ def test_squeeze_and_excitation() -> None:
         return m.b(x * gate)
 
     graph = check(forward, down=nn.Conv2d(4, 2, 1), up=nn.Conv2d(2, 4, 1))
-    assert [u.name for u in graph.units] == ["a", "down", "up", "b"]
-    assert spans(graph) == [(0, 1), (1, 3), (3, 4)]
+    assert [u.name for u in graph.units] == ["a", "down", "up", "mul", "b"]
+    assert spans(graph) == [(0, 1), (1, 3), (3, 4), (4, 5)]
     assert graph.units[2].activation == "sigmoid"
     assert graph.head_pointwise is None
     assert "squeeze-and-excitation" in reasons(graph)["mul"]
@@ -134,8 +134,8 @@ def test_scaled_addition() -> None:
         return torch.add(x, m.b(x), alpha=2)
 
     graph = check(forward)
-    assert graph.residuals == () and spans(graph) == [(0, 1), (1, 2)]
-    assert not any(u.spec.residual for u in graph.units)
+    assert graph.residuals == () and spans(graph) == [(0, 1), (1, 2), (2, 3)]
+    assert not any(u.spec.residual for u in graph.conv_units)
 
 
 def test_addition_of_a_smaller_map() -> None:
@@ -212,7 +212,7 @@ def test_inner_value_read_elsewhere() -> None:
         return torch.cat([m.d(y), y], 1)
 
     graph = check(forward)
-    assert spans(graph) == [(0, 3), (3, 4)]
+    assert spans(graph) == [(0, 3), (3, 4), (4, 5)]
     assert "concatenation" in reasons(graph)["cat"]
 
 

@@ -72,6 +72,7 @@ def _residual_rows(graph: Result) -> list[tuple[str, str, str]]:
             "no: it stays, or goes as a whole",
         )
         for b in graph.get("branches", ())
+        if b.get("macs") is None
     ]
 
 

@@ -4,11 +4,12 @@ A block lies inside one residual branch or contains whole residual blocks; it ne
 skip connection in part. A start strictly inside a residual therefore cannot grow past its end, and
 an end that reaches the source of a skip jumps to its target (LayerMerge, ICML 2024, section 3).
 
-A branch that is not understood is a block as a whole, and no other block crosses its ends.
+A part that is not understood is a block as a whole, and no other block crosses its ends; so is the
+module that it stands in.
 
-``paper`` knows no such branches, and adds the limits of the published experiments, stated without
+``paper`` knows no such parts, and adds the limits of the published experiments, stated without
 architecture names: the stem, a pointwise convolution that feeds the global pooling and projections
-beside what is no understood branch stay outside, and blocks end after a strided convolution, or
+beside what is no understood part stay outside, and blocks end after a strided convolution, or
 after the pointwise one that follows it where it is depthwise. Across a group normalisation
 (``Bridge``) two units are a block.
 """
@@ -50,7 +51,12 @@ class Chain(Protocol):
 
     @property
     def branches(self) -> tuple[Branch, ...]:
-        """Branches that may be left out whole."""
+        """Parts that may be left out or replaced whole."""
+        ...
+
+    @property
+    def wholes(self) -> tuple[Branch, ...]:
+        """Modules around such parts, of which the same holds."""
         ...
 
     @property
@@ -79,7 +85,7 @@ def enumerate_blocks(graph: Chain, rules: Rules) -> tuple[Block, ...]:
         for end in _ends(graph, start, last)
     }
     if rules == "full":
-        found |= {Block(branch.start, branch.end) for branch in graph.branches}
+        found |= {Block(branch.start, branch.end) for branch in (*graph.branches, *graph.wholes)}
     else:
         bridged = (Block(b.start, b.start + 2) for b in graph.bridges)
         alone = {Block(start, end) for start, end in runs if end == start + 1}

@@ -105,12 +105,18 @@ def block_activation(graph: LayerGraph, block: Block) -> str | None:
     """Returns the activation that stands at the end of a block that runs a convolution.
 
     The original one where there is one. Where a block of two or more units ends linearly, the last
-    activation inside it moves to its end, after the addition if one ends there.
+    activation inside it moves to its end, after the addition if one ends there. Those of a gate
+    that stands inside do not: what comes out of a block is no share of something.
     """
-    inside = [u.activation for u in graph.units[block.start : block.end]]
-    if inside[-1] is not None or len(block) == 1:
-        return inside[-1]
-    return next((a for a in reversed(inside) if a is not None), None)
+    last = block.end
+    while last > block.start:
+        activation = graph.units[last - 1].activation
+        if activation is not None or len(block) == 1:
+            return activation
+        region = graph.branch_ending_at.get(last)
+        gate = region is not None and region.macs is not None and last < block.end
+        last = region.start if region is not None and gate else last - 1
+    return None
 
 
 def finish(
@@ -159,7 +165,7 @@ def left_out(graph: LayerGraph, branch: Branch, kind: str) -> Candidate:
 
     Args:
         graph: The traced network.
-        branch: What is left out.
+        branch: What is left out; something remains.
         kind: Name of the kind.
     """
     activation = graph.units[branch.end - 1].activation if branch.remains else None

@@ -185,9 +185,12 @@ def _check_chain(graph: LayerGraph, candidate: Candidate) -> None:
 def _compose_block(graph: LayerGraph, block: Block, kept: tuple[int, ...]) -> Composition:
     if any(not block.start <= k < block.end for k in kept) or list(kept) != sorted(set(kept)):
         raise _Refusal(f"the kept units {kept} are not units of it in order")
-    if graph.branch_at(block):
+    branch = graph.branch_at(block)
+    if branch is not None:
         if kept:
             raise _Refusal("something in this branch cannot merge: it is left out whole, or stays")
+        if branch.shortcut is None:
+            raise _Refusal("without it there is nothing of the shape that it puts out")
         return Composition((), None)
     inside = graph.residuals_inside(block.start, block.end)
     steps: list[Step] = []

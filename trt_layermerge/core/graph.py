@@ -27,19 +27,21 @@ class LayerGraph:
 
     Attributes:
         units: Every convolution that merging may touch, in the order of execution, and one opaque
-            unit at the end of every branch that may only be left out.
+            unit at the end of every part that is not understood.
         segments: Runs of units between barriers; they partition ``units``.
         residuals: Residual additions, properly nested, each inside one segment.
         barriers: Everything that is not understood or cannot merge, with the reason.
         input_shape: Shape of the example input, ``(N, C, H, W)``.
         head_pointwise: Index of a pointwise unit that feeds the global pooling, or None.
         further_shapes: Shapes of the example inputs after the first, where there are any.
-        branches: Residual branches that may be left out whole, nested or apart.
+        branches: Residual branches and other regions that are not understood, nested or apart.
         input_types: Types of all of them as torch names them, such as ``int64``; none where all are
             of the network's own.
         bridges: Group normalisations that the published rules merge across.
         projections: Indices of units that stand beside a branch that is no understood residual;
             the published rules leave them alone.
+        wholes: Modules around some of the ``branches`` that may be replaced whole as well; they
+            have no unit of their own, and their units merge with those beside them.
     """
 
     units: tuple[Unit, ...]
@@ -53,6 +55,7 @@ class LayerGraph:
     input_types: tuple[str, ...] = ()
     bridges: tuple[Bridge, ...] = ()
     projections: tuple[int, ...] = ()
+    wholes: tuple[Branch, ...] = ()
 
     @property
     def refusals(self) -> tuple[Barrier, ...]:
@@ -86,9 +89,12 @@ class LayerGraph:
         return {b.end: b for b in self.branches}
 
     def branch_at(self, block: Block) -> Branch | None:
-        """Returns the branch that a block is as a whole, or None."""
-        branch = self.branch_ending_at.get(block.end)
-        return branch if branch is not None and branch.start == block.start else None
+        """Returns the branch, region or module that a block is as a whole, or None."""
+        return self._wholes.get(block)
+
+    @cached_property
+    def _wholes(self) -> dict[Block, Branch]:
+        return {Block(b.start, b.end): b for b in (*self.wholes, *self.branches)}
 
     def bridge_at(self, block: Block) -> Bridge | None:
         """Returns the bridge whose two units a block is, or None."""
@@ -105,7 +111,8 @@ class LayerGraph:
     def ends(self, block: Block) -> tuple[tuple[int, Pair], tuple[int, Pair]]:
         """Returns channels and size of the maps that a block reads and puts out."""
         last = self.units[block.end - 1].spec
-        first = last if self.branch_at(block) else self.units[block.start].spec
+        parts = [b.end for b in self.branches if b.start == block.start and b.end <= block.end]
+        first = self.units[max(parts, default=block.start + 1) - 1].spec
         before = first.in_channels, (first.height, first.width)
         return before, (last.out_channels, last.out_size)
 

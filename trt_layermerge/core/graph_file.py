@@ -8,7 +8,7 @@ from trt_layermerge.core.codec import dump, load
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json, damage, read_json, write_json
 
-_OPTIONAL = ("further_shapes", "branches", "input_types", "bridges", "projections")
+_OPTIONAL = ("further_shapes", "branches", "wholes", "input_types", "bridges", "projections")
 """What is left out of the file where a network has none."""
 
 

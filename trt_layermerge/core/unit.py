@@ -60,16 +60,17 @@ class ConvUnit:
 
 @dataclass(frozen=True, slots=True)
 class OpaqueUnit:
-    """The end of a branch that is not understood: all that it does beside its convolution units.
+    """The end of a part that is not understood: all that it does beside its convolution units.
 
-    It stays, or goes with the whole branch (``Branch``).
+    It stays, or goes with the whole part (``Branch``).
 
     Attributes:
         index: Position in ``LayerGraph.units``.
-        name: Qualified name of the module that the branch is, or of the addition it ends with.
-        activation: Canonical name of the activation behind the addition, or None.
-        spec: The whole branch with its shortcut, addition and activation, units inside included.
-        nodes: Names of its values in the traced graph; ``conv`` is ``branch``.
+        name: Qualified name of the module that the part is, or of the operation it ends with.
+        activation: Canonical name of the activation behind it, or None.
+        spec: The whole part with its shortcut, addition and activation, units inside included.
+        nodes: Names of its values in the traced graph; ``conv`` is ``branch``, and of a region
+            ``sum`` as well.
     """
 
     index: int
@@ -84,24 +85,28 @@ Unit: TypeAlias = ConvUnit | OpaqueUnit
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A residual branch with something inside that no merge crosses; it may be left out whole.
+    """A part with something inside that no merge crosses; it may be left out or replaced whole.
 
-    Its units are ``units[start:end]``, the last of them the ``OpaqueUnit`` that it ends with. What
-    merges inside it, merges there; no block crosses its ends.
+    A residual branch, or any other region with one value in and one out. Its units are
+    ``units[start:end]``, the last of them the ``OpaqueUnit`` that it ends with. What merges inside
+    it, merges there; no block crosses its ends.
 
     Attributes:
         start: The first unit.
         end: Behind the last unit.
-        source: Name of the value from which branch and shortcut start.
-        shortcut: Name of the value that remains without the branch; ``source`` for an identity.
+        source: Name of the value from which it starts.
+        shortcut: Name of the value that remains without it; ``source`` for an identity, and None
+            where nothing does, so that it is only ever replaced.
         remains: What computes the shortcut from the source; empty for an identity.
+        macs: Multiply-accumulates of a region, one image; None for a residual branch.
     """
 
     start: int
     end: int
     source: str
-    shortcut: str
+    shortcut: str | None
     remains: tuple[Spec, ...] = ()
+    macs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from math import inf
 
 from trt_layermerge.core.candidate import Candidate, finish, merged_spec
 from trt_layermerge.core.conv import ConvSpec, Pair
@@ -18,6 +19,10 @@ from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.unit import Block, ConvUnit
 from trt_layermerge.kinds.kind import Kind
 from trt_layermerge.kinds.limits import Limits
+
+MORE_MACS = 2
+"""How much more arithmetic than a region a convolution may have in its place: one large operation
+can be faster than several small ones. Residual branches may hold work that is not counted."""
 
 
 class Fit(Kind):
@@ -43,28 +48,38 @@ class Fit(Kind):
         _, (_, out_size) = graph.ends(block)
         filters = any(u.spec.depthwise and not u.spec.pointwise for u in units)  # no mere scaling
         depthwise = whole.in_channels == whole.out_channels and filters
+        most = inf if branch is None or branch.macs is None else MORE_MACS * branch.macs
         for size in limits.kernels:
             if size > max(whole.extent):
                 continue
             spec = _centred(whole, size, out_size)
             if spec is None:
                 continue
-            yield finish(graph, block, self.name, (), (spec,))
-            if depthwise:
-                grouped = replace(spec, groups=spec.in_channels)
-                yield finish(graph, block, self.name, (), (grouped,))
+            grouped = [replace(spec, groups=spec.in_channels)] if depthwise else []
+            for conv in (spec, *grouped):
+                if conv.macs <= most:
+                    yield finish(graph, block, self.name, (), (conv,))
 
 
 def _span(graph: LayerGraph, block: Block) -> ConvSpec:
     """Returns a convolution that sees as far as its map is wide, from a branch's input to its end.
 
-    Its stride is the ratio of the two maps, rounded up, and it is centred on every output pixel.
+    Its stride is the ratio of the two maps. It is centred on every output pixel of a padded
+    operation, and in the middle of the map where that is larger, as without padding.
     """
     (channels, size), (out_channels, out_size) = graph.ends(block)
-    down, right = (-(-a // b) for a, b in zip(size, out_size, strict=True))
-    rows, columns = ((side - 1) // 2 for side in size)
-    kernel, padding = (2 * rows + 1, 2 * columns + 1), (rows, columns, rows, columns)
-    return ConvSpec(channels, out_channels, kernel, (down, right), padding, (1, 1), 1, *size)
+    kernel, stride, before = [], [], []
+    for length, out in zip(size, out_size, strict=True):
+        step, reach = max(1, round(length / out)), (length - 1) // 2
+        spare = length - (out - 1) * step - 1  # pixels behind the last one that is centred on
+        kernel.append(2 * reach + 1)
+        stride.append(step)
+        before.append(reach if spare < step else reach - spare // 2)
+    (rows, columns), (down, right), (top, left) = kernel, stride, before
+    padding = top, left, top, left
+    return ConvSpec(
+        channels, out_channels, (rows, columns), (down, right), padding, (1, 1), 1, *size
+    )
 
 
 def _centred(whole: ConvSpec, size: int, out_size: Pair) -> ConvSpec | None:

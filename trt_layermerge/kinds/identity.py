@@ -1,7 +1,8 @@
 """``identity``: a convolution, or the whole branch of a residual, is removed.
 
 Where a branch is removed its shortcut remains: nothing at all for an identity, one convolution for
-a projection. The branch need not be understood for that.
+a projection. The branch need not be understood for that, and what is no branch can go as well where
+what comes out has the shape of what goes in.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Identity(KeepingKind):
         """Yields the removal of a shape-preserving unit, or of the branch that the block is."""
         branch = graph.branch_at(block)
         if branch is not None:
-            yield left_out(graph, branch, self.name)
+            if branch.shortcut is not None:
+                yield left_out(graph, branch, self.name)
             return
         residual = graph.residual_ending_at.get(block.end)
         if residual is not None and residual.start == block.start:

@@ -62,7 +62,7 @@ def block_ports(traced: TracedNetwork, candidate: Candidate) -> Ports:
     first, last = graph.units[block.start].nodes, graph.units[block.end - 1].nodes
     branch = graph.branch_at(block)
     if branch is not None:
-        if candidate.convs:
+        if candidate.convs or branch.shortcut is None:
             return Ports(branch.source, last.sum, last.sum, last.out)
         target = last.sum if candidate.activation else last.out
         return Ports(branch.shortcut, target, last.sum, last.out)
@@ -189,7 +189,8 @@ def block_ends(traced: TracedNetwork) -> frozenset[str]:
     nodes = {node.name: node for node in traced.module.graph.nodes}
     units = [unit.nodes for unit in traced.graph.units]
     sources = {nodes[unit.nodes.conv].all_input_nodes[0].name for unit in traced.graph.conv_units}
-    sources |= {name for b in traced.graph.branches for name in (b.source, b.shortcut)}
+    parts = (*traced.graph.branches, *traced.graph.wholes)
+    sources |= {name for b in parts for name in (b.source, b.shortcut) if name is not None}
     sources |= {b.features for b in traced.graph.bridges if b.features is not None}
     return frozenset(sources | {unit.branch for unit in units} | {unit.sum for unit in units})
 

@@ -123,7 +123,7 @@ def surviving_residuals(graph: LayerGraph, plan: MergePlan) -> tuple[Residual | 
 
 
 def _residuals(graph: LayerGraph) -> tuple[Residual | Branch, ...]:
-    return (*graph.residuals, *graph.branches)
+    return (*graph.residuals, *(b for b in graph.branches if b.macs is None))
 
 
 def box_height(spec: ConvSpec | PieceSpec) -> float:

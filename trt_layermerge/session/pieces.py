@@ -63,7 +63,7 @@ def piece_ends(graph: LayerGraph) -> dict[PieceSpec, tuple[str, str]]:
         assert isinstance(unit.spec, PieceSpec)  # a branch ends with its opaque unit
         found.setdefault(unit.spec, (branch.source, unit.nodes.out))
         for spec in branch.remains:
-            if isinstance(spec, PieceSpec):
+            if isinstance(spec, PieceSpec) and branch.shortcut is not None:
                 found.setdefault(spec, (branch.source, branch.shortcut))
     return found
 

@@ -1,17 +1,16 @@
-"""Residual branches that are not understood: where they begin and end, and what they are.
+"""Parts that are not understood: where they begin and end, and what they are.
 
-Such a branch stands between one value and an addition that joins it with what is computed from the
-same value beside it. Nothing inside is read from outside, so whatever it does, it can be left out
-or replaced as a whole (LayerMerge, ICML 2024, knows branches of convolutions only).
-
-A value *dominates* another if every way from the inputs leads through it. The source of a branch is
-the last value that dominates its addition (Cooper, Harvey and Kennedy, 2001, on a graph without
-circles: one pass).
+A residual *branch* stands between one value and an addition that joins it with what is computed
+from the same value beside it. Any other *region* ends where several values that come of one are
+joined: a concatenation, the product with a gate, a sum of two branches. Nothing inside is read from
+outside, so whatever it does, it can be left out or replaced as a whole (LayerMerge, ICML 2024,
+knows branches of convolutions only). It begins with the last map that dominates its end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -19,37 +18,46 @@ from torch import fx, nn
 
 from trt_layermerge.core.conv import PieceSpec, Spec
 from trt_layermerge.tracing.assemble import Assembly
+from trt_layermerge.tracing.dominance import Dominators, dominating, dominators, enclosed
 from trt_layermerge.tracing.pieces import between, piece_spec
 from trt_layermerge.tracing.reading import Reading, shape_of
+from trt_layermerge.tracing.rewrites.affine import PRODUCTS
+from trt_layermerge.tracing.rewrites.constants import is_stored
+
+LONGEST = 16
+"""Convolutions in a region at most: larger ones are most of a network, not a block of it."""
 
 
 @dataclass(frozen=True)
 class OpaqueBranch:
-    """A branch with something inside that no merge crosses.
+    """A residual branch or a region with something inside that no merge crosses.
 
     Attributes:
         source: The value from which branch and shortcut start.
-        branch: The value of the branch.
-        shortcut: The value beside it; ``source`` where it is an identity.
-        total: Their sum.
+        branch: The value of the branch; that of the whole region.
+        shortcut: The value beside it; ``source`` where it is an identity. Of a region ``source``
+            if it has the shape of what comes out, or else None.
+        total: Their sum, or the value of the region.
         tail: The activation behind it that alone reads it, or ``total``.
         activation: Canonical name of that activation, or None.
         inside: Everything between source and total, in order.
         spec: The same with total and activation.
         remains: What computes the shortcut from the source; empty for an identity.
+        macs: Multiply-accumulates of a region (``core.unit.Branch``); None for a residual branch.
         first: Number of the first core inside; that of the next one where there is none.
         last: Behind the last one.
     """
 
     source: fx.Node
     branch: fx.Node
-    shortcut: fx.Node
+    shortcut: fx.Node | None
     total: fx.Node
     tail: fx.Node
     activation: str | None
     inside: tuple[fx.Node, ...]
     spec: PieceSpec
     remains: tuple[Spec, ...]
+    macs: int | None
     first: int
     last: int
 
@@ -63,39 +71,101 @@ class OpaqueBranch:
 
 
 def opaque_branches(reading: Reading, assembly: Assembly) -> tuple[OpaqueBranch, ...]:
-    """Returns the branches that end at additions that are no understood residual, in order.
+    """Returns the branches and regions that are no understood residual, by order of their ends.
 
     Args:
         reading: The traced network.
         assembly: What was understood of it.
     """
-    dominators = _dominators(reading)
+    before = dominators(reading)
     found = (
-        _branch(reading, assembly, dominators, total)
-        for total in sorted(assembly.refused, key=reading.order.__getitem__)
+        _branch(reading, assembly, before, end) or _region(reading, assembly, before, end)
+        for end in _joins(reading, assembly, before)
     )
-    return tuple(branch for branch in found if branch is not None)
+    return tuple(part for part in found if part is not None)
+
+
+def arithmetic(reading: Reading, nodes: Iterable[fx.Node]) -> int:
+    """Returns the multiply-accumulates of all weights that operations hold, one image."""
+    return sum(
+        math.prod(shape_of(node)[1:]) * (weight.numel() // weight.shape[0])
+        for node in nodes
+        for weight in getattr(reading.module(node), "parameters", tuple)()
+        if weight.dim() > 1
+    )
+
+
+def strides(source: fx.Node, end: fx.Node) -> bool:
+    """Whether two values are maps of which the second is as large, or smaller by one factor."""
+    before, after = shape_of(source), shape_of(end)
+    if len(before) != 4 or len(after) != 4 or before[0] != after[0]:
+        return False
+    steps = {round(a / b) for a, b in zip(before[2:], after[2:], strict=True)}
+    return len(steps) == 1 and all(a >= b for a, b in zip(before[2:], after[2:], strict=True))
+
+
+def _joins(reading: Reading, assembly: Assembly, before: Dominators) -> Iterator[fx.Node]:
+    """Yields every value of several others that is no sum of an understood residual, in order."""
+    for node in reading.order:
+        understood = node in reading.additions and node not in assembly.refused
+        if sum(n in before for n in node.all_input_nodes) > 1 and not understood:
+            yield node
 
 
 def _branch(
-    reading: Reading,
-    assembly: Assembly,
-    dominators: dict[fx.Node, fx.Node | None],
-    total: fx.Node,
+    reading: Reading, assembly: Assembly, before: Dominators, total: fx.Node
 ) -> OpaqueBranch | None:
     """Returns the branch that ends at an addition, or None where there is none to leave out."""
-    source = dominators.get(total)
+    source = before[total]
     terms = [node for node in total.args if isinstance(node, fx.Node)]
-    if source is None or len(terms) != 2 or len(shape_of(source)) != 4:
+    if total not in assembly.refused or source is None or len(terms) != 2:
         return None
-    inside = between(source, total)
-    if not all(user in inside or user is total for node in inside for user in node.users):
-        return None
-    shortcut = _shortcut(reading, source, terms)
-    if shortcut is None:
+    inside = enclosed(source, total) if len(shape_of(source)) == 4 else None
+    shortcut = None if inside is None else _shortcut(reading, source, terms)
+    if inside is None or shortcut is None:
         return None
     branch = terms[1] if shortcut is terms[0] else terms[0]
     identity = reading.value(shortcut) is reading.value(source)
+    remains = () if identity else (_remainder(reading, assembly, source, shortcut),)
+    shortcut = source if identity else shortcut
+    return _opaque(reading, assembly, (source, branch, shortcut, total), inside, remains)
+
+
+def _region(
+    reading: Reading, assembly: Assembly, before: Dominators, end: fx.Node
+) -> OpaqueBranch | None:
+    """Returns the region that ends where values are joined, or None where it is none."""
+    source = next((v for v in dominating(before, end) if len(shape_of(v)) == 4), None)
+    if source is None or not strides(source, end):
+        return None
+    inside = enclosed(source, end)
+    convs = sum(core.conv in (inside or ()) for core in assembly.cores)
+    if inside is None or not 0 < convs <= LONGEST:
+        return None
+    shortcut = source if shape_of(source) == shape_of(end) else None
+    macs = arithmetic(reading, inside)
+    return _opaque(reading, assembly, (source, end, shortcut, end), inside, (), macs)
+
+
+def _opaque(
+    reading: Reading,
+    assembly: Assembly,
+    values: tuple[fx.Node, fx.Node, fx.Node | None, fx.Node],
+    inside: tuple[fx.Node, ...],
+    remains: tuple[Spec, ...],
+    macs: int | None = None,
+) -> OpaqueBranch | None:
+    """Returns a part with its units and its activation, or None where others merge into it.
+
+    Args:
+        reading: The traced network.
+        assembly: What was understood of it.
+        values: Source, branch, shortcut and total.
+        inside: Everything between source and total.
+        remains: What computes the shortcut.
+        macs: Multiply-accumulates of a region.
+    """
+    source, branch, shortcut, total = values
     users = reading.users(total)
     acts = len(users) == 1 and users[0] in reading.activations
     tail = users[0] if acts else total
@@ -107,13 +177,14 @@ def _branch(
     return OpaqueBranch(
         source=source,
         branch=branch,
-        shortcut=source if identity else shortcut,
+        shortcut=shortcut,
         total=total,
         tail=tail,
         activation=reading.activations[tail] if acts else None,
         inside=inside,
         spec=piece_spec(reading, source, tail),
-        remains=() if identity else (_remainder(reading, assembly, source, shortcut),),
+        remains=remains,
+        macs=macs,
         first=first,
         last=last,
     )
@@ -141,8 +212,8 @@ def _cores_before(reading: Reading, assembly: Assembly, node: fx.Node) -> int:
 def _shortcut(reading: Reading, source: fx.Node, terms: Iterable[fx.Node]) -> fx.Node | None:
     """Returns the term that remains without the branch.
 
-    The source itself, or what comes of it by pooling, normalising and at most one convolution, as
-    in a projection.
+    The source itself, or what comes of it by pooling, normalising, scaling and at most one
+    convolution, as in a projection.
     """
     for term in terms:
         if reading.value(term) is reading.value(source):
@@ -152,41 +223,19 @@ def _shortcut(reading: Reading, source: fx.Node, terms: Iterable[fx.Node]) -> fx
 
 
 def _is_plain(reading: Reading, nodes: tuple[fx.Node, ...]) -> bool:
-    """Whether a shortcut does no more than pool, project and normalise."""
+    """Whether a shortcut does no more than pool, project, normalise and scale."""
     convs = [node for node in nodes if node in reading.convs]
     others = (n for n in nodes if n not in reading.convs and n not in reading.norms)
-    pooled = (
-        n in reading.handed_on or isinstance(reading.module(n), nn.AvgPool2d | nn.MaxPool2d)
+    plain = (
+        n in reading.handed_on
+        or isinstance(reading.module(n), nn.AvgPool2d | nn.MaxPool2d)
+        or is_stored(n)
+        or (n.target in PRODUCTS and len(_computed(n)) == 1)
         for n in others
     )
-    return len(convs) <= 1 and all(pooled)
+    return len(convs) <= 1 and all(plain)
 
 
-def _dominators(reading: Reading) -> dict[fx.Node, fx.Node | None]:
-    """Returns the last value before each that dominates it; None where that is no value.
-
-    Parameters and constants are no inputs.
-    """
-    found: dict[fx.Node, fx.Node | None] = {}
-    depth: dict[fx.Node, int] = {}
-
-    def meet(a: fx.Node | None, b: fx.Node | None) -> fx.Node | None:
-        while a is not b:
-            if a is None or b is None:
-                return None
-            if depth[a] >= depth[b]:
-                a = found[a]
-            else:
-                b = found[b]
-        return a
-
-    for node in reading.order:
-        before = [n for n in node.all_input_nodes if n in depth]
-        if node.op != "placeholder" and not before:
-            continue  # a constant
-        parent: fx.Node | None = before[0] if before else None
-        for other in before[1:]:
-            parent = meet(parent, other)
-        found[node] = parent
-        depth[node] = 0 if parent is None else depth[parent] + 1
-    return found
+def _computed(node: fx.Node) -> list[fx.Node]:
+    """Returns the operands of a node that depend on the input."""
+    return [a for a in node.args if isinstance(a, fx.Node) and not is_stored(a)]

@@ -27,6 +27,7 @@ from trt_layermerge.tracing.bridges import find_bridges, find_projections
 from trt_layermerge.tracing.forms import weight_of
 from trt_layermerge.tracing.reading import Reading, shape_of
 from trt_layermerge.tracing.residuals import Core, Path
+from trt_layermerge.tracing.wholes import wholes
 
 _AVERAGES: set[Any] = {
     functional.avg_pool2d,
@@ -57,6 +58,7 @@ def build_graph(reading: Reading, input_shape: tuple[int, ...]) -> LayerGraph:
         branches=_branches(found, opaque, numbers),
         bridges=find_bridges(reading, assembly, numbers),
         projections=find_projections(reading, assembly, numbers),
+        wholes=wholes(reading, assembly, found, numbers),
     )
 
 
@@ -100,8 +102,9 @@ def _branches(
         starts += [
             b.start for b, o in zip(branches, found, strict=False) if o.total in branch.inside
         ]
-        ends = branch.source.name, branch.shortcut.name
-        branches.append(Branch(min(starts), unit.index + 1, *ends, branch.remains))
+        shortcut = None if branch.shortcut is None else branch.shortcut.name
+        ends = branch.source.name, shortcut
+        branches.append(Branch(min(starts), unit.index + 1, *ends, branch.remains, branch.macs))
     return tuple(branches)
 
 

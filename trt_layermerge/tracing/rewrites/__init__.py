@@ -15,6 +15,7 @@ from trt_layermerge.tracing.reading import Reading
 from trt_layermerge.tracing.rewrites.affine import fold_affine
 from trt_layermerge.tracing.rewrites.alone import stand_alone
 from trt_layermerge.tracing.rewrites.padding import fold_padding
+from trt_layermerge.tracing.rewrites.parallel import join_parallel
 from trt_layermerge.tracing.rewrites.pooling import pool_by_convolution
 from trt_layermerge.tracing.rewrites.spelled import spell_convolutions
 from trt_layermerge.tracing.rewrites.standardised import standardise
@@ -24,6 +25,7 @@ __all__ = ["make_linear"]
 PASSES: tuple[Callable[[Reading], None], ...] = (
     standardise,
     spell_convolutions,
+    join_parallel,
     fold_padding,
     pool_by_convolution,
     fold_affine,

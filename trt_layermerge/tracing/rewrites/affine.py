@@ -33,7 +33,7 @@ from trt_layermerge.tracing.rewrites.nodes import (
 )
 from trt_layermerge.tracing.transparent import ADDITIONS
 
-_PRODUCTS: set[Any] = {operator.mul, torch.mul, "mul"}
+PRODUCTS: set[Any] = {operator.mul, torch.mul, "mul"}
 _QUOTIENTS: set[Any] = {operator.truediv, torch.div, torch.true_divide, "div", "true_divide"}
 _SUMS: set[Any] = {*ADDITIONS, "add"}
 _DIFFERENCES: set[Any] = {operator.sub, torch.sub, "sub"}
@@ -180,7 +180,7 @@ def _meaning(
         trained: Whether training changes the constant.
     """
     ones = torch.ones_like(values)
-    if target in _PRODUCTS:
+    if target in PRODUCTS:
         return _Affine(source, values, None, trained)
     if target in _QUOTIENTS and first:
         return _Affine(source, 1 / values, None, trained)
