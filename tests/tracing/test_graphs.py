@@ -167,10 +167,11 @@ def test_branching() -> None:
         "left.0",
         "left.3",
         "right.0",
+        "cat",
         "tail.0",
         "tail.3",
     ]
-    assert spans(graph) == [(0, 1), (1, 3), (3, 4), (4, 6)]
+    assert spans(graph) == [(0, 1), (1, 3), (3, 4), (4, 5), (5, 7)]
     assert [(b.node, b.unit) for b in graph.barriers] == [("right_0", 0), ("cat", 2)]
     assert "concatenation" in graph.barriers[1].reason
 

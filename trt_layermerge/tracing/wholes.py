@@ -83,7 +83,7 @@ def _whole(
         inside = _inside(before, source, end)
         if inside is None or [i for i, c in enumerate(cores) if c.conv in inside] != list(run):
             continue
-        parts = [k for k, part in enumerate(found) if part.total in inside or part.tail is end]
+        parts = [k for k, part in enumerate(found) if part.total in inside]
         units = sorted([*(numbers[i] for i in run), *(found[k].last + k for k in parts)])
         known = any(
             part.source is source and end in (part.tail, reading.value(part.branch))
@@ -100,5 +100,6 @@ def _whole(
 
 
 def _inside(before: Dominators, source: fx.Node, end: fx.Node) -> tuple[fx.Node, ...] | None:
-    """Returns what lies between two values if these are its only ends, or None."""
-    return enclosed(source, end) if source in dominating(before, end) else None
+    """Returns what computes one value from another if these are its only ends, or None."""
+    inside = enclosed(source, end) if source in dominating(before, end) else None
+    return None if inside is None else (*inside, end)

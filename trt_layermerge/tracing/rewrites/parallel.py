@@ -46,6 +46,8 @@ def join_parallel(reading: Reading) -> None:
         even = len({conv.out_channels for conv in convs}) == 1
         if even if cut else convs[0].groups == 1:
             call_in_place(reading.network, node, _joined(convs, cut), source)
+            for call in calls:
+                node.graph.erase_node(call)
 
 
 def _source(reading: Reading, calls: Sequence[fx.Node]) -> fx.Node | None:
