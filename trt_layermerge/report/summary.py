@@ -36,6 +36,13 @@ class _Input(BaseModel):
     shape: list[Size]
 
 
+class _Metric(BaseModel):
+    name: str
+    original: float
+    repaired: float
+    merged: float
+
+
 class _Summary(BaseModel):
     """``summary.json``; None where something was not measured."""
 
@@ -57,6 +64,7 @@ class _Summary(BaseModel):
     speedup_high: Positive | None
     device: str
     notes: list[str]
+    metric: _Metric | None
 
 
 def checked_summary(body: Mapping[str, Any]) -> Json:
