@@ -64,7 +64,7 @@ class _Summary(BaseModel):
     speedup_high: Positive | None
     device: str
     notes: list[str]
-    metric: _Metric | None
+    metric: _Metric | None = None
 
 
 def checked_summary(body: Mapping[str, Any]) -> Json:
