@@ -78,7 +78,8 @@ def checked_summary(body: Mapping[str, Any]) -> Json:
         CorruptInputError: If a figure is missing, not finite or out of its range; all are named.
     """
     try:
-        return _Summary.model_validate(body).model_dump()
+        found = _Summary.model_validate(body).model_dump()
+        return found if found["metric"] else {k: v for k, v in found.items() if k != "metric"}
     except ValidationError as error:
         wrong = "; ".join(
             f"{'.'.join(map(str, fault['loc']))} {fault['input']!r}: {fault['msg'].lower()}"
