@@ -1,4 +1,4 @@
-"""A small U-Net for 64x64 scenes: two convolutions a stage, and skips that concatenate."""
+"""A small U-Net for 48x48 scenes: two convolutions a stage, and skips that concatenate."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def _stage(c_in: int, c_out: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Four scales of 8, 16, 32 and 64 channels (Ronneberger et al., 2015): 0.12 M parameters."""
+    """Three scales of 16, 32 and 64 channels (Ronneberger et al., 2015): 0.12 M parameters."""
 
-    def __init__(self, classes: int = 11, widths: tuple[int, ...] = (8, 16, 32, 64)) -> None:
+    def __init__(self, classes: int = 6, widths: tuple[int, ...] = (16, 32, 64)) -> None:
         super().__init__()
         self.down = nn.ModuleList(map(_stage, (3, *widths[:-1]), widths))
         self.pool = nn.MaxPool2d(2)
@@ -30,7 +30,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(widths[0], classes, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps normalised images ``(N, 3, H, W)`` to logits of every pixel, H and W by 8."""
+        """Maps normalised images ``(N, 3, H, W)`` to logits of every pixel, H and W by 4."""
         skips: list[torch.Tensor] = []
         for number, stage in enumerate(self.down):
             x = stage(self.pool(x) if number else x)
@@ -41,5 +41,5 @@ class UNet(nn.Module):
 
 
 def unet() -> nn.Module:
-    """Returns an untrained U-Net for ten digits and the ground."""
+    """Returns an untrained U-Net for five digits and the ground."""
     return UNet()

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-GROUND = 0.2
+GROUND = 0.05
 """Weight of the ground's pixels, which are 13 times as many as all others."""
 
 
@@ -38,10 +38,10 @@ def main() -> None:
     """Trains with AdamW, one warm-up epoch and a cosine schedule."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--scenes", type=int, default=3000, help="an epoch")
-    parser.add_argument("--batch", type=int, default=10)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--scenes", type=int, default=1500, help="an epoch")
+    parser.add_argument("--batch", type=int, default=15)
+    parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
@@ -51,7 +51,7 @@ def main() -> None:
     val = scenes.tensors("val")
     steps = options.scenes // options.batch
     total = options.epochs * steps
-    optimiser = torch.optim.AdamW(model.parameters(), options.lr, weight_decay=0.05)
+    optimiser = torch.optim.AdamW(model.parameters(), options.lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser,
         lambda t: min((t + 1) / steps, 0.5 * (1 + math.cos(math.pi * t / total))),
