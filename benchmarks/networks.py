@@ -11,8 +11,6 @@ import timm
 import torchvision
 from torch import nn
 
-from benchmarks import tasks
-
 TIMM: dict[str, tuple[str, ...]] = {
     "byoanet": ("eca_botnext26ts_256",),
     "byobnet": (
@@ -168,7 +166,7 @@ class Network:
     """A network of a library.
 
     Attributes:
-        name: As a recipe has it.
+        name: ``LIBRARY:NAME``.
         family: What it is related to.
         make: Builds it, with random weights.
         size: Pixels a side that it demands, or None.
@@ -190,6 +188,14 @@ def _torchvision(name: str) -> nn.Module:
     return made
 
 
+def _detector_backbone() -> nn.Module:
+    detector = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
+        weights=None, weights_backbone=None
+    )
+    backbone: nn.Module = detector.backbone
+    return backbone
+
+
 NETWORKS: tuple[Network, ...] = (
     *(
         Network(f"timm:{name}", family, partial(timm.create_model, name), SIZES.get(name))
@@ -204,20 +210,10 @@ NETWORKS: tuple[Network, ...] = (
         Network(f"torchvision:{name}", "segmentation", partial(_torchvision, name))
         for name in SEGMENTERS
     ),
-    Network("benchmarks.tasks:SsdBackbone", "detection", tasks.SsdBackbone, 320),
-    Network("benchmarks.tasks:Yolo", "detection", tasks.Yolo),
-    Network("benchmarks.tasks:UNet", "segmentation", tasks.UNet),
-    Network("benchmarks.tasks:Edsr", "restoration", tasks.Edsr),
-    Network("benchmarks.tasks:DnCnn", "restoration", tasks.DnCnn),
-    Network("benchmarks.tasks:Heatmap", "detection", tasks.Heatmap),
+    Network("torchvision:ssdlite320 backbone", "detection", _detector_backbone, 320),
 )
 
 WALKED: tuple[str, ...] = tuple(
     f"timm:{names[-1]}" for family, names in TIMM.items() if family not in _LARGE
-) + tuple(
-    network.name
-    for network in NETWORKS
-    if network.family in ("segmentation", "detection", "restoration")
 )
-"""Networks that walk the whole pipeline: one of every family but those whose smallest are large,
-and all for other tasks."""
+"""Networks that walk the whole pipeline: one of every family but those whose smallest are large."""
