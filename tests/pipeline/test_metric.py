@@ -46,7 +46,7 @@ search:
 importance: {fit_images: 8, score_images: 8}
 finetune: {options: {epochs: 1, batch: 12, distill_weight: 0.5, augment: ["flip", "affine:5"]}}
 calibrate: {options: {images: 8, max_accuracy_drop: 1.0}}
-build: {engine: none, precisions: [fp32, int8]}
+build: {precisions: [fp32, int8]}
 """
 
 
@@ -104,10 +104,13 @@ def test_a_segmenter_goes_the_whole_way_and_is_judged_by_a_figure_of_its_own(
     # A pixel whose two largest logits nearly tie may fall to either side in another runtime.
     for side, value in expected.items():
         assert 0 < value < 1 and metric[side] == pytest.approx(value, abs=2e-3)
-    built = {c["name"]: c["metric"] for c in verify["comparisons"]}
+    # An engine cannot be run on every machine; ONNX Runtime is on all of them.
+    built = {c["name"]: c["metric"] for c in verify["comparisons"] if c["metric"] is not None}
+    assert built.keys() >= {"original.onnx", "model.onnx", "original.int8.onnx", "model.int8.onnx"}
+    assert built["original.onnx"] == pytest.approx(expected["original"], abs=2e-3)
     assert built["model.onnx"] == pytest.approx(expected["merged"], abs=2e-3)
-    assert all(value is not None for value in built.values())
-    worst = min(v for name, v in built.items() if name.startswith("model"))
+    merged = {c["name"] for c in verify["comparisons"] if c["network"] == "merged"}
+    worst = min(value for name, value in built.items() if name in merged)
     worst = min(worst, metric["merged"])
     assert metric["drop"] == pytest.approx(metric["original"] - worst)
     # It is another figure than the share of right pixels.
