@@ -1,6 +1,6 @@
 """Draws scenes of ``test``, their truth, and what the original and the merged network find.
 
-python examples/segmentation/picture.py runs/recipe docs/results/segmentation.png
+python examples/segmentation/picture.py runs/scenes examples/segmentation/scenes.png
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from PIL import Image
 
 COLOURS = np.array(
     [
-        *[(24, 24, 24), (230, 25, 75), (60, 180, 75), (255, 225, 25), (67, 99, 216)],
-        *[(245, 130, 49), (145, 30, 180), (70, 240, 240), (240, 50, 230), (188, 246, 12)],
-        (250, 190, 190),
+        *[(24, 24, 24), (230, 25, 75), (60, 180, 75)],
+        *[(255, 225, 25), (67, 99, 216), (245, 130, 49)],
     ],
     np.uint8,
 )
 
 
 def found(model: Path, images: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Returns the class of every pixel, ``(N, 64, 64)``."""
+    """Returns the class of every pixel, ``(N, 48, 48)``."""
     session = onnxruntime.InferenceSession(str(model))
     name = session.get_inputs()[0].name
     answers = [session.run(None, {name: image[None]})[0] for image in images]
