@@ -150,7 +150,7 @@ def test_batch_changes_follow_each_other_in_their_order() -> None:
     chain = parse_augment(("shift:1", "flip"), data)
     assert chain is not None and not chain.by_image
     x, g = images(), generator(7)
-    assert torch.equal(chain.whole(x, 7), flip(0.5)(shift(1)(x, g), g))
+    assert torch.equal(chain.whole(x, None, 7)[0], flip(0.5)(shift(1)(x, g), g))
     assert parse_augment([], data) is None
 
 
@@ -187,7 +187,8 @@ def test_a_crop_is_taken_from_the_whole_image(banner: LabelledData) -> None:
 def test_a_crop_is_torchvisions(banner: LabelledData) -> None:
     augmentation = parse_augment(("crop:0.3",), banner)
     assert augmentation is not None
-    found = augmentation.image(banner, 0, seed=11)
+    found, label = augmentation.image(banner, 0, seed=11)
+    assert label == 0
     with torch.random.fork_rng([]):
         torch.manual_seed(11)
         pixels = v2.RandomResizedCrop((16, 16), (0.3, 1.0))(read_image(banner.files[0]))
@@ -263,3 +264,49 @@ def test_what_needs_bytes_is_refused_to_others() -> None:
         with pytest.raises(UsageError, match="8-bit images, and a Dataset of your own"):
             parse_augment((name,), data)
     assert parse_augment(("flip", "shift:1"), data) is not None
+
+
+def squares(count: int = 12, side: int = 24) -> ArrayData:
+    """Returns images whose pixels are 100 times their class, 0 to 2: squares on a ground."""
+    maps = torch.zeros(count, side, side, dtype=torch.int64)
+    for i in range(count):
+        maps[i, 3 + i % 5 : 14, 2 : 11 + i % 3] = 1
+        maps[i, 15:20, 6 + i % 7 : 21] = 2
+    pixels = (100 * maps).byte()[:, None].expand(-1, 3, -1, -1).contiguous()
+    return ArrayData(pixels, maps, (), PREPROCESS)
+
+
+@pytest.mark.parametrize("name", ["flip", "shift:3", "affine:12", "crop:0.4"])
+def test_labels_of_pixels_move_as_the_pixels_do(name: str) -> None:
+    data = squares()
+    loader = Batches(data, 6, augmentation=parse_augment([name, "invert:0"], data), workers=0)
+    inputs, labels = zip(*loader.drawn(5), strict=True)
+    shown, maps = bytes_of(torch.cat(inputs)) / 100, torch.cat(labels)
+    assert maps.dtype == torch.int64 and maps.shape == (12, 24, 24)
+    # Where a pixel's neighbours are of its class, it shows the class; elsewhere they mix.
+    around = torch.nn.functional.pad(maps[:, None].float(), (2,) * 4, mode="replicate")
+    largest = torch.nn.functional.max_pool2d(around, 5, 1)[:, 0]
+    least = -torch.nn.functional.max_pool2d(-around, 5, 1)[:, 0]
+    inside = largest == least
+    assert inside.float().mean() > 0.3 and maps[inside].unique().tolist() == [0, 1, 2]
+    for channel in shown.unbind(1):
+        torch.testing.assert_close(channel[inside], maps[inside].float(), atol=0.05, rtol=0)
+    untouched = torch.stack(sorted(data.labels, key=lambda m: m.sum()))  # type: ignore[arg-type]
+    assert not torch.equal(torch.stack(sorted(maps, key=lambda m: m.sum())), untouched)
+
+
+def test_pixels_of_no_class_stay_so_and_colours_leave_maps_alone() -> None:
+    data = squares()
+    assert data.labels is not None
+    data.labels[:, :4] = 255
+    loader = Batches(data, 12, augmentation=parse_augment(["affine:10"], data))
+    ((_, moved),) = loader.drawn(1)
+    assert moved is not None and moved.unique().tolist() == [0, 1, 2, 255]
+    names = ["noise:0.1", "permute:1", "jitter:0.4", "erase:1"]
+    ((_, same),) = Batches(data, 12, augmentation=parse_augment(names, data), workers=0).drawn(None)
+    assert same is not None and torch.equal(same, data.labels)
+
+
+def test_a_change_whose_moves_nobody_knows_is_refused_for_labels_of_pixels() -> None:
+    with pytest.raises(UsageError, match=r"randaugment moves pixels .* name other changes"):
+        parse_augment(["randaugment:5"], squares())

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.data.helpers import PREPROCESS, save_images
 from trt_layermerge.core.preprocess import Preprocess
-from trt_layermerge.data import LabelledData, batches, draw, open_data, split
+from trt_layermerge.data import LabelledData, aligned, batches, draw, open_data, split
 from trt_layermerge.data.images import Framing
 from trt_layermerge.errors import (
     CorruptInputError,
@@ -110,8 +110,8 @@ IMAGES, LABELS = np.zeros((3, 4, 4, 3), np.uint8), np.array([0, 1, 2])
         ({"images": IMAGES.astype(np.float32), "labels": LABELS}, "not uint8"),
         ({"images": IMAGES[0], "labels": LABELS}, "not uint8"),
         ({"images": IMAGES[:0], "labels": LABELS[:0]}, "no images"),
-        ({"images": IMAGES, "labels": LABELS[:2]}, "not int64"),
-        ({"images": IMAGES, "labels": LABELS.astype(float)}, "not int64"),
+        ({"images": IMAGES, "labels": LABELS[:2]}, "not integers"),
+        ({"images": IMAGES, "labels": LABELS.astype(float)}, "not integers"),
         ({"images": IMAGES, "labels": LABELS - 1}, "labels run from -1"),
         ({"images": IMAGES, "labels": LABELS, "class_names": np.array(["a"])}, "1 class names"),
         ({"images": IMAGES, "labels": LABELS, "class_names": np.arange(3)}, "not strings"),
@@ -302,3 +302,23 @@ def test_a_small_archive_of_gigabytes_is_not_unpacked(tmp_path: Path) -> None:
     assert (tmp_path / "z.npz").stat().st_size < 2**20
     with pytest.raises(CorruptInputError, match=r"says that it holds 903,.* and up to .* are read"):
         open_data(f"npz:{tmp_path}/z.npz", PREPROCESS)
+
+
+def test_an_archive_may_label_every_pixel(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (5, 6, 8, 3), dtype=np.uint8)
+    maps = rng.integers(0, 3, (5, 6, 8), dtype=np.uint8)
+    maps[:, 0] = 255
+    data = open_data(_write(tmp_path / "a.npz", images=images, labels=maps), PREPROCESS)
+    assert data.class_names == ("0", "1", "2")
+    _, found = data.batch(torch.tensor([3, 1]))
+    assert found is not None and found.dtype == torch.int64
+    np.testing.assert_array_equal(found.numpy(), maps[[3, 1]])
+    named = _write(tmp_path / "b.npz", images=images, labels=maps, class_names=list("abc"))
+    turned = aligned(open_data(named, PREPROCESS), ("c", "a", "b"))
+    _, found = turned.batch(torch.arange(5))
+    expected = np.array([1, 2, 0] + [-1] * 252 + [255])[maps]  # 255 is no class by any name
+    np.testing.assert_array_equal(found, expected)
+    with pytest.raises(CorruptInputError, match=r"not integers \(N,\) or \(N, H, W\)"):
+        source = _write(tmp_path / "c.npz", images=images, labels=maps[:, :4])
+        open_data(source, PREPROCESS)

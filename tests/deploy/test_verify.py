@@ -150,6 +150,7 @@ def test_what_cannot_run_is_null_and_listed():
         "max_rel": None,
         "agreement": None,
         "accuracy": None,
+        "metric": None,
         "tolerance": None,
         "finite": None,
     }

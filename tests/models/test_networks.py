@@ -252,8 +252,8 @@ def test_weights_that_are_not_finite_are_refused(nets: str, tmp_path: Path, valu
         ("no.such.package:net", UsageError, "cannot import"),
         ("torch.nn:NoSuchNet", UsageError, "no factory"),
         ("model.onnx", UsageError, "there is no ONNX file"),
-        ("NETS:text", UsageError, "no factory"),
-        ("NETS:missing", UsageError, "no factory"),
+        ("NETS:text", UsageError, "no function"),
+        ("NETS:missing", UsageError, "no function"),
         ("NETS:number", UnsupportedModelError, "returned a int"),
         ("NETS:broken", UsageError, "RuntimeError: out of order"),
         ("torchvision:resnet19", UsageError, "did you mean .*resnet18"),
@@ -328,3 +328,14 @@ def test_weights_without_plain_values_are_named(nets: str, tmp_path: Path, make:
     torch.save({**state, name: make(state[name])}, tmp_path / "w.pt")
     with pytest.raises(CorruptInputError, match=f"{name} has no plain values|is damaged"):
         fill(model, tmp_path / "w.pt")
+
+
+def test_random_weights_are_random_all_through_and_nothing_is_fetched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fetch(*_: object, **__: object) -> None:
+        raise AssertionError("fetched")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetch)
+    network = load_network("torchvision:lraspp_mobilenet_v3_large")
+    assert next(network.parameters()).isfinite().all()

@@ -85,6 +85,12 @@ def verify_view(result: Result) -> RenderableType:
     accuracy = result["accuracy"]
     torch = ", ".join(f"{name} {percent(accuracy[name])}" for name in ("original", "merged"))
     said = [f"{result['images']} images; in torch: {torch}; worst drop {percent(accuracy['drop'])}"]
+    if metric := result.get("metric"):
+        figures = [f"{name} {metric[name]:.4g}" for name in ("original", "merged")]
+        built = [f"{c['name']} {c['metric']:.4g}" for c in result["comparisons"] if not c["reason"]]
+        said.append(
+            f"{metric['name']}: {', '.join([*figures, *built])}; worst drop {metric['drop']:.4g}"
+        )
     said += [f"not verified: {sentence}" for sentence in result["unverified"]]
     return Group(table("Verification", head, rows), *map(Text, said))
 

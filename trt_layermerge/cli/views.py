@@ -117,6 +117,9 @@ def summary_view(summary: Result) -> RenderableType:
             ("activations", lambda side: as_text(side.get("activations"))),
         )
     ]
+    if metric := summary.get("metric"):
+        before, after = (as_text(metric[side]) for side in ("original", "merged"))
+        rows.insert(1, (f"{metric['name']} on test", before, after))
     where = summary.get("device") or summary.get("backend")
     setting = f"{where}, {summary.get('precision')}, batch {summary.get('batch')}"
     facts = {

@@ -65,7 +65,7 @@ def shift(pixels: float) -> BatchChange:
 def affine(strength: float) -> BatchChange:
     """Returns: rotate by up to ``strength`` degrees, scale and shear by up to as many percent.
 
-    Sampled bilinearly, reflected at the edges.
+    Sampled bilinearly, numbers of classes from the nearest pixel; reflected at the edges.
     """
 
     def apply(images: Tensor, generator: Generator) -> Tensor:
@@ -79,8 +79,13 @@ def affine(strength: float) -> BatchChange:
             ],
             1,
         )
-        grid = F.affine_grid(rows.to(images), list(images.shape), align_corners=False)
-        return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+        grid = F.affine_grid(rows.to(images.device), list(images.shape), align_corners=False)
+        if images.is_floating_point():
+            return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+        places = F.grid_sample(
+            images.float(), grid, "nearest", padding_mode="reflection", align_corners=False
+        )
+        return places.to(images.dtype)
 
     return apply
 
@@ -177,6 +182,9 @@ BATCH_KINDS: Mapping[str, Callable[[float], BatchChange]] = {
     "invert": invert,
     "mixup": mixup,
 }
+MOVING = ("flip", "shift", "affine")
+"""Changes of a batch that move pixels, and labels of pixels with them."""
+
 IMAGE_KINDS: Mapping[str, Callable[[float, Framing, Preprocess], Any]] = {
     "crop": _crop,
     "jitter": _jitter,
@@ -194,32 +202,34 @@ class Augmentation:
         crop: In the place of what evaluation does to the size of an image, or None.
         pixels: On the 8-bit pixels of an image.
         normal: On the inputs that became of it.
-        batch: On a whole batch of inputs.
+        batch: On a whole batch of inputs, each with whether it moves pixels.
     """
 
     crop: Any | None
     pixels: tuple[Any, ...]
     normal: tuple[Any, ...]
-    batch: tuple[BatchChange, ...]
+    batch: tuple[tuple[BatchChange, bool], ...]
 
     @property
     def by_image(self) -> bool:
         """Whether anything is done image by image."""
         return bool(self.crop or self.pixels or self.normal)
 
-    def image(self, data: Any, index: int, seed: int) -> Tensor:
-        """Returns an image of a stored set as inputs ``(C, H, W)``, changed.
+    def image(self, data: Any, index: int, seed: int) -> tuple[Tensor, Tensor | None]:
+        """Returns an image of a stored set as inputs ``(C, H, W)``, changed, and its label.
 
         Args:
             data: The set, such as ``data.folders.EncodedData``.
-            index: Which image.
+            index: Which image; a label of its pixels is cropped as it is.
             seed: Of all changes; torch's generator is left as it was.
 
         Raises:
             CorruptInputError: If the image cannot be decoded.
         """
         from torchvision.transforms.v2 import functional
+        from torchvision.tv_tensors import Mask
 
+        label: Tensor | None = None if data.labels is None else data.labels[index]
         with _drawing(seed):
             image = self.crop(data.image(index)) if self.crop else data.pixels(index)
             for change in self.pixels:
@@ -229,14 +239,29 @@ class Augmentation:
             )
             for change in self.normal:
                 inputs = change(inputs)
-        return inputs
+        if self.crop and label is not None and label.ndim:
+            with _drawing(seed):  # the same crop again
+                label = self.crop(Mask(label)).as_subclass(Tensor)
+        return inputs, label
 
-    def whole(self, images: Tensor, seed: int) -> Tensor:
-        """Returns a batch of inputs ``(N, C, H, W)``, changed."""
+    def whole(
+        self, images: Tensor, labels: Tensor | None, seed: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns a batch of inputs ``(N, C, H, W)``, changed, and its labels.
+
+        Args:
+            images: The inputs.
+            labels: Of the images, ``(N,)``, which stay; or of pixels, ``(N, H, W)``, which move
+                as these do; or None.
+            seed: Of all changes.
+        """
         generator = torch.Generator().manual_seed(seed)
-        for change in self.batch:
+        for change, moves in self.batch:
+            before = generator.get_state()
             images = change(images, generator)
-        return images
+            if moves and labels is not None and labels.ndim > 1:
+                labels = change(labels[:, None], generator.set_state(before))[:, 0]
+        return images, labels
 
 
 def parse_augment(names: Sequence[str], data: LabelledData) -> Augmentation | None:
@@ -264,6 +289,12 @@ def parse_augment(names: Sequence[str], data: LabelledData) -> Augmentation | No
                 f"{kind} changes 8-bit images, and a Dataset of your own gives others; augment in "
                 "the Dataset itself, or give npz:FILE or imagefolder:DIR"
             )
+        labels = getattr(source, "labels", None)
+        if kind == "randaugment" and labels is not None and labels.ndim > 1:
+            raise UsageError(
+                "randaugment moves pixels at random, and the labels of these pixels would stay; "
+                "name other changes, such as flip, affine:10, crop:0.5 and jitter:0.4"
+            )
         channels = len(preprocess.mean)
         if kind in ("jitter", "randaugment") and channels not in (1, 3):
             raise UsageError(
@@ -275,7 +306,11 @@ def parse_augment(names: Sequence[str], data: LabelledData) -> Augmentation | No
         made.get("crop"),
         tuple(made[kind] for kind, _ in found if kind in ("jitter", "randaugment")),
         tuple(made[kind] for kind, _ in found if kind == "erase"),
-        tuple(BATCH_KINDS[kind](amount) for kind, amount in found if kind in BATCH_KINDS),
+        tuple(
+            (BATCH_KINDS[kind](amount), kind in MOVING)
+            for kind, amount in found
+            if kind in BATCH_KINDS
+        ),
     )
 
 

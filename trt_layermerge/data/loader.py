@@ -85,13 +85,14 @@ class _Drawn(Dataset[Any]):
         if change is None:
             return self.data.batch(where)
         if not change.by_image:
-            images, labels = self.data.batch(where)
-            return change.whole(images, seed), labels
+            return change.whole(*self.data.batch(where), seed)
         data: Any = self.data
         while isinstance(data, Part):
             data, where = data.data, data.indices[where]
-        images = torch.stack([change.image(data, i, seed_of(seed, i)) for i in where.tolist()])
-        return change.whole(images, seed), None if data.labels is None else data.labels[where]
+        found = [change.image(data, i, seed_of(seed, i)) for i in where.tolist()]
+        images, labels = zip(*found, strict=True)
+        whole = None if labels[0] is None else torch.stack(labels)
+        return change.whole(torch.stack(images), whole, seed)
 
 
 class Batches:

@@ -11,7 +11,7 @@ from torch import Tensor
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.data.images import Framing
 from trt_layermerge.data.names import parse_name
-from trt_layermerge.data.sources import DatasetData, read_dataset, read_npz
+from trt_layermerge.data.sources import DatasetData, read_dataset, read_npz, renumbered
 from trt_layermerge.errors import UsageError
 
 LIMIT_SEED = 0
@@ -36,9 +36,10 @@ class LabelledData(Protocol):
         ...
 
     def batch(self, indices: Tensor) -> tuple[Any, Tensor | None]:
-        """Returns normalised images ``(n, C, H, W)`` float32 and labels ``(n,)`` int64, or None.
+        """Returns normalised images ``(n, C, H, W)`` float32 and labels int64, or None.
 
-        Of a Dataset of the user's own, several inputs (``core.inputs``) and labels of pixels.
+        Labels are ``(n,)``, or of pixels ``(n, H, W)``; inputs of a Dataset of the user's own may
+        be several (``core.inputs``).
         """
         ...
 
@@ -78,10 +79,11 @@ def open_data(
     """Returns the images that a name stands for.
 
     Args:
-        source: ``npz:FILE`` (``images`` uint8 ``(N, H, W, C)``, ``labels`` int64, optional
-            ``class_names``; or ``images`` alone), ``imagefolder:DIR`` (one sub-folder per class),
-            ``imagefolder:DIR?list=FILE`` (only the images of a list) or ``?without=FILE`` (all
-            others), ``images:DIR`` (all images below it, without labels), ``hf:DIR?split=NAME``
+        source: ``npz:FILE`` (``images`` uint8 ``(N, H, W, C)``, ``labels`` integers ``(N,)`` or
+            ``(N, H, W)``, optional ``class_names``; or ``images`` alone), ``imagefolder:DIR`` (one
+            sub-folder per class), ``imagefolder:DIR?list=FILE`` (only the images of a list) or
+            ``?without=FILE`` (all others), ``images:DIR`` (all below it, without labels),
+            ``hf:DIR?split=NAME``
             (saved by Hugging Face's datasets) or ``FILE.py:FACTORY`` (called without arguments,
             returns a torch Dataset of normalised float images ``(C, H, W)`` and labels: integers,
             or integers ``(H, W)`` for every pixel).
@@ -210,7 +212,11 @@ def _numbered(
     known: Any = data  # an archive, a folder or saved rows, which all hold their labels
     return cast(
         LabelledData,
-        replace(known, class_names=class_names, labels=torch.tensor(numbers)[known.labels]),
+        replace(
+            known,
+            class_names=class_names,
+            labels=renumbered(known.labels, numbers, "the set"),
+        ),
     )
 
 

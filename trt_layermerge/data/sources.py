@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trt_layermerge.core.agreement import VOID
 from trt_layermerge.core.inputs import batch, split
 from trt_layermerge.core.preprocess import Preprocess
+from trt_layermerge.core.pyfile import function_of
 from trt_layermerge.errors import (
     CorruptInputError,
     UntrustedInputError,
@@ -136,14 +137,28 @@ class DatasetData:
         elif labels.is_floating_point():
             raise TypeError(f"labels {tuple(labels.shape[1:])} are {labels.dtype}, not integers")
         labels = labels.long()
-        if self.numbers is not None:
-            if not 0 <= int(labels.min()) <= int(labels.max()) < len(self.numbers):
-                raise CorruptInputError(
-                    f"{self.name} gives labels from {labels.min()} to {labels.max()}, but names "
-                    f"{len(self.numbers)} classes; name every class"
-                )
-            labels = torch.tensor(self.numbers)[labels]
-        return labels
+        return labels if self.numbers is None else renumbered(labels, self.numbers, self.name)
+
+
+def renumbered(labels: Tensor, numbers: Sequence[int], name: str) -> Tensor:
+    """Returns labels by other numbers; pixels of no class stay so.
+
+    Args:
+        labels: ``(N,)``, or ``(N, H, W)``.
+        numbers: What each label is called instead.
+        name: Where they come from.
+
+    Raises:
+        CorruptInputError: If a label has no number.
+    """
+    void = (labels == VOID) & (labels.ndim > 1)
+    known = labels.masked_fill(void, 0)
+    if not 0 <= int(known.min()) <= int(known.max()) < len(numbers):
+        raise CorruptInputError(
+            f"{name} gives labels from {known.min()} to {known.max()}, but names {len(numbers)} "
+            "classes; name every class"
+        )
+    return torch.tensor(numbers)[known].masked_fill(void, VOID)
 
 
 def read_npz(path: Path, preprocess: Preprocess) -> ArrayData:
@@ -169,8 +184,12 @@ def read_npz(path: Path, preprocess: Preprocess) -> ArrayData:
         raise _malformed(path, "it holds no images")
     if images.dtype != np.uint8 or images.ndim != 4:
         raise _malformed(path, f"images are {images.dtype} {images.shape}, not uint8 (N, H, W, C)")
-    if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]):
-        raise _malformed(path, f"labels are {labels.dtype} {labels.shape}, not int64 (N,)")
+    if labels is not None and (
+        labels.dtype.kind not in "iu" or labels.shape not in (images.shape[:1], images.shape[:3])
+    ):
+        raise _malformed(
+            path, f"labels are {labels.dtype} {labels.shape}, not integers (N,) or (N, H, W)"
+        )
     if images.shape[3] != len(preprocess.mean) or len(preprocess.std) != len(preprocess.mean):
         raise UsageError(
             f"{path} has images of {images.shape[3]} channels, but the preprocessing gives "
@@ -204,13 +223,14 @@ def _bounded(file: IO[bytes]) -> Iterator[None]:
 
 def _class_names(path: Path, names: NDArray[Any] | None, labels: NDArray[Any]) -> tuple[str, ...]:
     """Returns the given names, or the numbers, of all classes."""
-    count = int(labels.max()) + 1
+    known = (labels if labels.ndim == 1 else labels[labels != VOID]).astype(np.int64)
+    count = int(known.max(initial=-1)) + 1
     if names is not None and (names.dtype.kind != "U" or names.ndim != 1):
         raise _malformed(path, f"class_names are {names.dtype} {names.shape}, not strings (K,)")
     found = tuple(str(n) for n in (np.arange(min(count, 10**6)) if names is None else names))
-    if int(labels.min()) < 0 or count > len(found):
+    if known.min(initial=0) < 0 or count > len(found):
         raise _malformed(
-            path, f"labels run from {labels.min()} to {count - 1} with {len(found)} class names"
+            path, f"labels run from {known.min()} to {count - 1} with {len(found)} class names"
         )
     return found
 
@@ -258,19 +278,13 @@ def read_dataset(file: Path, factory: str, inputs: tuple[str, ...] = ("input",))
         UsageError: If file or function is missing, or what it returns is no Dataset with a length.
     """
     name = f"{file}:{factory}"
-    if not file.is_file():
-        raise UsageError(f"there is no file {file}; check the name before the colon in {name}")
-    spec = importlib.util.spec_from_file_location(f"_dataset_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{file} is no Python file; name one that defines {factory}")
-    module = importlib.util.module_from_spec(spec)
+    make = function_of(file, factory)
     with foreign(
         lambda why: UsageError(
             f"{name} gave no Dataset with a length ({why}); {factory}() must return one"
         )
     ):
-        spec.loader.exec_module(module)
-        dataset = getattr(module, factory)()
+        dataset = make()
         count = len(dataset)
         classes = tuple(str(c) for c in getattr(dataset, "classes", ()))
     if count < 1:

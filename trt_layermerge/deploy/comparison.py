@@ -16,6 +16,7 @@ from trt_layermerge.core.agreement import agreements, right
 from trt_layermerge.core.inputs import chunks, mapped, parts_of
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.outputs import Kinds
+from trt_layermerge.core.tally import Tally
 from trt_layermerge.deploy.sidecar import Network
 from trt_layermerge.errors import DeviceError
 
@@ -54,6 +55,7 @@ class Comparison:
         max_rel: Largest difference over the largest magnitude of the output's reference.
         agreement: Share of images with the same answer (``core.agreement``) in all outputs.
         accuracy: Share of right classes, or None without labels.
+        metric: What the task's own figure says, or None without one.
         tolerance: What ``max_rel`` may be, or None.
         outputs: ``max_abs``, ``max_rel`` and ``agreement`` of each output by name, where there are
             several. Whole numbers have an agreement alone.
@@ -66,6 +68,7 @@ class Comparison:
     max_rel: float | None = None
     agreement: float | None = None
     accuracy: float | None = None
+    metric: float | None = None
     tolerance: float | None = None
     outputs: Mapping[str, Json] = field(default_factory=dict)
 
@@ -90,17 +93,18 @@ class Comparison:
 class Trial:
     """A subject while it is compared: opened once, shown one batch after the other, closed."""
 
-    def __init__(self, subject: Subject, kinds: Kinds) -> None:
+    def __init__(self, subject: Subject, kinds: Kinds, tally: Tally | None = None) -> None:
         """Opens the subject; one that cannot be run is remembered with the reason.
 
         Args:
             subject: What is compared.
             kinds: What its outputs are (``core.outputs``).
+            tally: Counts the task's own figure, or None.
 
         Raises:
             UntrustedInputError: If it is an engine that is not to be trusted.
         """
-        self.subject, self._kinds = subject, kinds
+        self.subject, self._kinds, self._tally = subject, kinds, tally
         self._runner: Runner | None = None
         self._reason: str | None = None
         self._counts = {name: _Count() for name in kinds}
@@ -136,6 +140,8 @@ class Trial:
                 count.add(expected, found.astype(np.float64))
         if labels is not None and told is not None:
             self._right.append(right(outputs[told], labels))
+        if self._tally is not None:
+            self._tally.update({name: outputs[name] for name in self._kinds}, labels)
 
     def result(self) -> Comparison:
         """Returns what was found on all batches so far."""
@@ -151,6 +157,7 @@ class Trial:
             max_rel=max(count.max_rel for count in counts.values()),
             agreement=float(np.min(each, axis=0).mean()),
             accuracy=share(self._right),
+            metric=None if self._tally is None else self._tally.compute(),
             tolerance=subject.tolerance,
             outputs={n: c.to_json() for n, c in counts.items()} if len(counts) > 1 else {},
         )

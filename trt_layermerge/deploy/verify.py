@@ -14,6 +14,7 @@ from trt_layermerge.core.agreement import agreements_of, right
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.labels import check_labels
 from trt_layermerge.core.outputs import Kinds, judged_by
+from trt_layermerge.core.tally import Judge
 from trt_layermerge.deploy.comparison import (
     EXPORT_AGAIN,
     Comparison,
@@ -40,6 +41,7 @@ class Verification:
     Attributes:
         images: Number of images.
         accuracies: Accuracy of every torch network by name, or None without labels.
+        metrics: What the task's own figure says of each, or None without one.
         agreement: Share of images with the same answer of original and merged torch network.
         comparisons: One for each subject.
         unverified: What was not checked, one sentence each.
@@ -48,6 +50,7 @@ class Verification:
 
     images: int
     accuracies: Mapping[str, float | None]
+    metrics: Mapping[str, float | None]
     agreement: float
     comparisons: tuple[Comparison, ...]
     unverified: tuple[str, ...]
@@ -56,21 +59,31 @@ class Verification:
     @property
     def accuracy_drop(self) -> float | None:
         """Accuracy of the original less the worst of anything merged, or None without labels."""
-        original, merged = self.accuracies["original"], self.accuracies["merged"]
+        return self._drop(self.accuracies, [c.accuracy for c in self.comparisons_of_merged])
+
+    @property
+    def metric_drop(self) -> float | None:
+        """The same of the task's own figure, or None without one."""
+        return self._drop(self.metrics, [c.metric for c in self.comparisons_of_merged])
+
+    @property
+    def comparisons_of_merged(self) -> tuple[Comparison, ...]:
+        """Those of everything that was built of the merged network."""
+        return tuple(c for c in self.comparisons if c.network == "merged")
+
+    @staticmethod
+    def _drop(torch: Mapping[str, float | None], built: Sequence[float | None]) -> float | None:
+        original, merged = torch["original"], torch["merged"]
         if original is None or merged is None:
             return None
-        built = [c.accuracy for c in self.comparisons if c.network == "merged"]
-        return original - min([merged, *(a for a in built if a is not None)])
+        return original - min([merged, *(figure for figure in built if figure is not None)])
 
     def to_json(self) -> Json:
         """Returns the body of ``verify.json``."""
+        both = ("original", "merged")
         return {
             "images": self.images,
-            "accuracy": {
-                "original": self.accuracies["original"],
-                "merged": self.accuracies["merged"],
-                "drop": self.accuracy_drop,
-            },
+            "accuracy": {**{n: self.accuracies[n] for n in both}, "drop": self.accuracy_drop},
             "agreement": self.agreement,
             "comparisons": [c.to_json() for c in self.comparisons],
             "unverified": list(self.unverified),
@@ -125,6 +138,7 @@ def verify(
     networks: Mapping[str, Answer],
     subjects: Sequence[Subject],
     kinds: Kinds,
+    judge: Judge | None = None,
 ) -> Verification:
     """Returns how far everything that was built is from torch; raises no gate (``gate`` does).
 
@@ -136,6 +150,7 @@ def verify(
             to be told.
         subjects: What to compare; one that cannot be run here is listed as unverified.
         kinds: What the outputs are (``core.outputs``).
+        judge: Begins to count the task's own figure; None where there is none.
 
     Raises:
         UsageError: If there are no images.
@@ -143,16 +158,22 @@ def verify(
         UntrustedInputError: If an engine is not to be trusted.
     """
     hits: dict[str, list[Array]] = {name: [] for name in networks}
+    tallies = {} if judge is None else {name: judge() for name in networks}
     given = False
     same: list[Array] = []
     with ExitStack() as stack:
-        trials = [stack.enter_context(closing(Trial(subject, kinds))) for subject in subjects]
+        trials = [
+            stack.enter_context(closing(Trial(subject, kinds, judge() if judge else None)))
+            for subject in subjects
+        ]
         for images, labels in batches:
             answers = {name: answer(images) for name, answer in networks.items()}
             told = None if labels is None else judged_by(labels, answers["original"], kinds)
             same.append(agreements_of(answers["original"], answers["merged"], kinds))
             for trial in trials:
                 trial.add(images, labels, answers[trial.subject.network], told)
+            for name, tally in tallies.items():
+                tally.update(answers[name], labels)
             given = given or labels is not None
             if labels is not None and told is not None:
                 check_labels(labels, answers["original"][told].shape[1])
@@ -169,6 +190,7 @@ def verify(
     return Verification(
         images=sum(map(len, same)),
         accuracies={name: share(found) for name, found in hits.items()},
+        metrics={name: tallies[name].compute() if tallies else None for name in networks},
         agreement=agreement,
         comparisons=comparisons,
         unverified=tuple(unverified),
@@ -176,12 +198,19 @@ def verify(
     )
 
 
-def gate(result: Verification, max_accuracy_drop: float | None) -> None:
+def gate(
+    result: Verification, max_accuracy_drop: float | None, max_metric_drop: float | None = None
+) -> None:
     """Passes silently, or says which limit is exceeded.
 
+    Args:
+        result: What was found.
+        max_accuracy_drop: Largest loss of accuracy, as a fraction; None for no limit.
+        max_metric_drop: The same of the task's own figure, in its own units.
+
     Raises:
-        AccuracyGateError: If a subject is outside its tolerance or not finite, or accuracy drops
-            by more than the fraction ``max_accuracy_drop``; also if it was never measured.
+        AccuracyGateError: If a subject is outside its tolerance or not finite, or accuracy or the
+            task's own figure drops by more than allowed; also if it was never measured.
     """
     for c in result.comparisons:
         if not c.ok:
@@ -190,6 +219,13 @@ def gate(result: Verification, max_accuracy_drop: float | None) -> None:
                 f"largest output, {_allowed(c)}; {result.advice[c.name]}, and see verify.json for "
                 "the figures"
             )
+    loss = result.metric_drop
+    if max_metric_drop is not None and (loss is None or loss > max_metric_drop):
+        told = "was not measured (data.metric)" if loss is None else f"dropped by {loss:.4g}"
+        raise AccuracyGateError(
+            f"the task's metric {told} on {result.images} images, {max_metric_drop:.4g} is "
+            "allowed; choose a smaller speed-up (--speedup) or a longer fine-tuning"
+        )
     if max_accuracy_drop is None:
         return
     drop = result.accuracy_drop

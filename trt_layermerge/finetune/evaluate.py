@@ -48,7 +48,7 @@ def accuracy(
         return found
     for inputs, labels in pairs(data, batch):
         if labels is not None:
-            raise _no_classes(_outputs(model, inputs))
+            raise _no_classes(outputs_for(model, inputs))
         break
     raise UsageError("accuracy needs labels, and these images have none; name some that do")
 
@@ -79,7 +79,7 @@ def known_accuracy(
     for inputs, labels in pairs(data, batch):
         if labels is None:
             return None
-        outputs = _outputs(model, inputs)
+        outputs = outputs_for(model, inputs)
         known = _kinds(outputs, inputs, kinds)
         told = judged_by(labels, outputs, known)
         if told is None:
@@ -106,7 +106,7 @@ def predict(model: nn.Module, data: LabelledData, batch: int = BATCH) -> NDArray
     """
     found = []
     for inputs, _ in pairs(data, batch):
-        outputs = _outputs(model, inputs)
+        outputs = outputs_for(model, inputs)
         known = _kinds(outputs, inputs, None)
         logits = [outputs[n] for n, kind in known.items() if kind == "classes"]
         if not logits or logits[0].ndim != 2:
@@ -128,8 +128,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _outputs(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
-    """Returns the outputs for one batch by name, on the CPU; refuses what is not a number."""
+def outputs_for(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
+    """Returns the outputs for one batch by name, on the CPU.
+
+    Raises:
+        NotANumberError: If one is not a number.
+    """
     first = next(model.parameters(), None)
     device = torch.device("cpu") if first is None else first.device
     with evaluating(model):

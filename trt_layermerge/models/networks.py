@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from trt_layermerge.core.jsonio import Json, sha256_file
+from trt_layermerge.core.pyfile import function_of
 from trt_layermerge.errors import (
     DeviceError,
     MissingDependencyError,
@@ -154,8 +155,10 @@ def _torchvision(name: str, pretrained: bool) -> nn.Module:
         raise MissingDependencyError("torchvision", f"torchvision:{name}", "zoo") from error
     if name not in models.list_models():
         raise _unknown("torchvision", name, models.list_models())
-    weights = "DEFAULT" if pretrained else None
-    return _call(lambda: models.get_model(name, weights=weights), f"torchvision:{name}")
+    given = {"weights": "DEFAULT" if pretrained else None}
+    if "weights_backbone" in signature(models.get_model_builder(name)).parameters:
+        given["weights_backbone"] = None  # else it is fetched even for random weights
+    return _call(lambda: models.get_model(name, **given), f"torchvision:{name}")
 
 
 def _unknown(library: str, name: str, known: list[str]) -> UsageError:
@@ -168,18 +171,9 @@ def _unknown(library: str, name: str, known: list[str]) -> UsageError:
 def _factory(source: str, name: str) -> Callable[[], Any]:
     """Returns a callable of a module, or of a Python file of the user's own."""
     if source.endswith(".py"):
-        path = Path(source)
-        if not path.is_file():
-            raise UsageError(f"there is no file {path}")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        if spec is None or spec.loader is None:
-            raise UsageError(f"{path} is not a Python file")
-        module = importlib.util.module_from_spec(spec)
-        with foreign(lambda why: UsageError(f"{path} cannot be run: {why}")):
-            spec.loader.exec_module(module)
-    else:
-        with foreign(lambda why: UsageError(f"cannot import {source}: {why}; type {FORMS}")):
-            module = importlib.import_module(source)
+        return function_of(Path(source), name)
+    with foreign(lambda why: UsageError(f"cannot import {source}: {why}; type {FORMS}")):
+        module = importlib.import_module(source)
     factory = getattr(module, name, None)
     if not callable(factory):
         raise UsageError(f"{source} has no factory {name!r}")

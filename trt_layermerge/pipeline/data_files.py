@@ -37,6 +37,15 @@ def data_inputs(source: str | None) -> Json:
     return {"source": source, **lists, **_sizes(name), "times": sha256_json(times)}
 
 
+def metric_inputs(source: str | None) -> Json:
+    """Returns what tells a metric (``FILE.py:FUNCTION``) from another one; nothing where none is.
+
+    Raises:
+        UsageError: If the file is not there.
+    """
+    return {} if source is None else {"metric": data_inputs(source)}
+
+
 def same_files(first: str | None, second: str | None) -> bool:
     """Whether two names stand for the same files, by hash, or in folders by name and size."""
     if first is None or second is None:

@@ -130,6 +130,14 @@ class _Accuracies(TypedDict):
     drop: Number | None
 
 
+class _Metric(TypedDict):
+    name: str
+    original: Number
+    repaired: Number
+    merged: Number
+    drop: Number
+
+
 class _Comparison(TypedDict):
     name: str
     network: Literal["original", "merged"]
@@ -138,6 +146,7 @@ class _Comparison(TypedDict):
     max_rel: Number | None
     agreement: Number | None
     accuracy: Number | None
+    metric: Number | None
     tolerance: Number | None
     finite: bool | None
 
@@ -151,6 +160,7 @@ class Verify(TypedDict):
     comparisons: list[_Comparison]
     unverified: list[str]
     repaired_accuracy: Number | None
+    metric: _Metric | None
     failed_gate: str | None
 
 
@@ -273,6 +283,7 @@ class History(TypedDict):
     start: str
     start_val_accuracy: Number | None
     original_val_accuracy: Number | None
+    val_metric: dict[str, Number] | None
     reconstruction: Any
     rows: list[_Epoch]
 

@@ -67,6 +67,11 @@ def preflight(run: Run) -> None:
             "labels to measure it on; give some (--test imagefolder:DIR or npz:FILE), or take the "
             "limit away (--set verify.max_accuracy_drop=null)"
         )
+    if run.metric is None and run.recipe.verify.max_metric_drop is not None:
+        raise UsageError(
+            "verify.max_metric_drop is a limit on data.metric, and there is none; name it "
+            "(FILE.py:FUNCTION), or take the limit away (--set verify.max_metric_drop=null)"
+        )
     refuse_bundles(run)
 
 

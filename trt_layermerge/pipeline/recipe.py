@@ -196,7 +196,7 @@ def _merge(body: Json, given: Json) -> None:
 
 _PATHS = {
     "model": ("name", "weights"),
-    "data": ("train", "val", "test"),
+    "data": ("train", "val", "test", "metric"),
     "measure": ("store",),
     "calibrate": ("preset",),
 }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from trt_layermerge.core.graph import LayerGraph
@@ -19,8 +20,11 @@ from trt_layermerge.pipeline.pretrained import preprocess_note
 from trt_layermerge.pipeline.recipe import Recipe, dump_recipe
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from trt_layermerge.data import LabelledData
     from trt_layermerge.pipeline.launched import Launched
+    from trt_layermerge.session.judging import TaskMetric
     from trt_layermerge.session.session import Session
 
 
@@ -129,6 +133,24 @@ class Run:
                 "some; set data.train (--train npz:FILE, imagefolder:DIR or images:DIR)"
             )
         return data
+
+    @cached_property
+    def metric(self) -> TaskMetric | None:
+        """The task's own figure, or None. Raises ``UsageError`` where it cannot be begun."""
+        from trt_layermerge.session.judging import TaskMetric
+
+        if self.recipe.data.metric is None:
+            return None
+        found = TaskMetric(self.recipe.data.metric)
+        found.begin()
+        return found
+
+    def judge(self, val: LabelledData | None) -> Callable[[nn.Module], float] | None:
+        """Returns what tells by that figure how good a network is on images, or None."""
+        metric = self.metric
+        if metric is None or val is None:
+            return None
+        return partial(metric.of, images=val)
 
     @property
     def seed(self) -> int:

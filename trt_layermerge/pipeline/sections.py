@@ -137,12 +137,15 @@ class DataSection(Section):
         train: Images to fit, score and train on.
         val: Images to choose the plan and settings by; never trained on.
         test: Images for the final accuracy; opened once, at the end.
+        metric: ``FILE.py:FUNCTION`` that judges answers and labels beside the accuracy
+            (``session.judging``); None for none.
         preprocess: From pixels to the network's input.
     """
 
     train: str | None = None
     val: str | None = None
     test: str | None = None
+    metric: Annotated[str, Field(pattern=r"\.py:\w+$")] | None = None
     preprocess: PreprocessSection = PreprocessSection()
 
 
@@ -151,6 +154,7 @@ class VerifySection(Section):
 
     Attributes:
         max_accuracy_drop: Largest loss of accuracy on ``test``, as a fraction; None for no gate.
+        max_metric_drop: Largest loss of ``data.metric`` on ``test``, in its own units.
         never_slower: Whether a merged network that is slower than the original at the same
             precision, beyond the spread of the rounds, fails.
         max_latency_ms: Most that the merged network may take at the measured precision, in the
@@ -158,6 +162,7 @@ class VerifySection(Section):
     """
 
     max_accuracy_drop: Fraction | None = None
+    max_metric_drop: Annotated[float, Field(ge=0)] | None = None
     never_slower: bool = True
     max_latency_ms: Positive | None = None
 

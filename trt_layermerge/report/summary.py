@@ -36,6 +36,13 @@ class _Input(BaseModel):
     shape: list[Size]
 
 
+class _Metric(BaseModel):
+    name: str
+    original: float
+    repaired: float
+    merged: float
+
+
 class _Summary(BaseModel):
     """``summary.json``; None where something was not measured."""
 
@@ -57,6 +64,7 @@ class _Summary(BaseModel):
     speedup_high: Positive | None
     device: str
     notes: list[str]
+    metric: _Metric | None = None
 
 
 def checked_summary(body: Mapping[str, Any]) -> Json:
@@ -70,7 +78,8 @@ def checked_summary(body: Mapping[str, Any]) -> Json:
         CorruptInputError: If a figure is missing, not finite or out of its range; all are named.
     """
     try:
-        return _Summary.model_validate(body).model_dump()
+        found = _Summary.model_validate(body).model_dump()
+        return found if found["metric"] else {k: v for k, v in found.items() if k != "metric"}
     except ValidationError as error:
         wrong = "; ".join(
             f"{'.'.join(map(str, fault['loc']))} {fault['input']!r}: {fault['msg'].lower()}"

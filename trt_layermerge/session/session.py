@@ -40,6 +40,7 @@ from trt_layermerge.session.building import About, build_engines
 from trt_layermerge.session.deployed import MERGED
 from trt_layermerge.session.effort import affordable
 from trt_layermerge.session.images import images_of, in_memory, random_like
+from trt_layermerge.session.judging import TaskMetric
 from trt_layermerge.session.latency import measure_latency
 from trt_layermerge.session.quantizing import quantize_networks, save_weights
 from trt_layermerge.session.recorded import Recorded
@@ -568,7 +569,9 @@ class Session(State):
         test: Images | None = None,
         *,
         train: Images | None = None,
+        metric: TaskMetric | None = None,
         max_accuracy_drop: float | None = None,
+        max_metric_drop: float | None = None,
         unseen: Sequence[str] = (),
     ) -> tuple[Json, tuple[str, ...]]:
         """Compares torch, ONNX and engines on images that nothing else has seen.
@@ -576,7 +579,9 @@ class Session(State):
         Args:
             test: Images with labels; without, agreement alone is told.
             train: Training images, of which some serve without labels where there are no others.
+            metric: The task's own figure, in every network beside its accuracy.
             max_accuracy_drop: Largest loss of accuracy, as a fraction; None for no gate.
+            max_metric_drop: The same of the metric, in its own units.
             unseen: Reasons why the images are none that nothing else has seen.
 
         Returns:
@@ -603,7 +608,9 @@ class Session(State):
             image_batches(test, train, drawn, self.tell),
             self.settings,
             self.outputs,
+            metric=metric,
             max_accuracy_drop=max_accuracy_drop,
+            max_metric_drop=max_metric_drop,
             unseen=unseen,
             notes=self.notes,
             trust=self.trust_engine,

@@ -48,6 +48,7 @@ from trt_layermerge.session.deployed import (
     deployed_model,
 )
 from trt_layermerge.session.images import images_of, in_memory, plain
+from trt_layermerge.session.judging import TaskMetric
 from trt_layermerge.session.settings import Settings
 
 TOLERANCE: dict[Precision, float | None] = {"fp32": 1e-3, "fp16": 5e-2, "int8": None}
@@ -66,7 +67,9 @@ def verify_networks(
     settings: Settings,
     kinds: Kinds,
     *,
+    metric: TaskMetric | None,
     max_accuracy_drop: float | None,
+    max_metric_drop: float | None,
     unseen: Sequence[str],
     notes: Sequence[str],
     trust: bool,
@@ -79,7 +82,9 @@ def verify_networks(
         batches: Images ``(n, C, H, W)`` with labels ``(n,)`` or None (``image_batches``).
         settings: Which precisions and which batch.
         kinds: What the outputs are, by name (``core.outputs``).
+        metric: The task's own figure, or None.
         max_accuracy_drop: Largest loss of accuracy, as a fraction; None for no gate.
+        max_metric_drop: The same of the metric.
         unseen: Reasons why the images are none that nothing else has seen.
         notes: What was taken for lack of better, a sentence each.
         trust: Whether engines without a matching sidecar are loaded.
@@ -90,10 +95,11 @@ def verify_networks(
         UntrustedInputError: If an engine is not to be trusted.
     """
     answers = {name: _answer(network, kinds) for name, network in networks.items()}
-    result = verify(batches, answers, subjects(folder, settings, trust=trust), kinds)
+    built, judge = subjects(folder, settings, trust=trust), None if metric is None else metric.begin
+    result = verify(batches, answers, built, kinds, judge)
     failed = None
     try:
-        gate(result, max_accuracy_drop)
+        gate(result, max_accuracy_drop, max_metric_drop)
     except AccuracyGateError as error:
         failed = str(error)
         wrong = {c.name.partition(" ")[0] for c in result.comparisons if not c.ok}
@@ -102,6 +108,7 @@ def verify_networks(
         **result.to_json(),
         "outputs": dict(kinds),
         "repaired_accuracy": result.accuracies["repaired"],
+        "metric": metric and {"name": metric.name, **result.metrics, "drop": result.metric_drop},
         "unverified": [*result.unverified, *unseen],
         "notes": [*notes],
         "failed_gate": failed,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from trt_layermerge.core.jsonio import Json, sha256_json, write_lines
 from trt_layermerge.finetune.recipe import DEVIATIONS, FinetuneRecipe
-from trt_layermerge.pipeline.data_files import data_inputs
+from trt_layermerge.pipeline.data_files import data_inputs, metric_inputs
 from trt_layermerge.pipeline.files import read_history
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
@@ -25,6 +25,7 @@ def _settings(run: Run) -> Json:
         "images": run.recipe.importance.fit_images,
         "train": data_inputs(data.train),
         "val": data_inputs(data.val),
+        **metric_inputs(data.metric),
         "preprocess": run.preprocessing,
         "seed": run.seed,
         "task": run.recipe.task,
@@ -38,7 +39,8 @@ def _run(run: Run) -> tuple[str, ...]:
     network = session.relax()
     reconstruction = session.repair(run.train)
     session.save("repaired.safetensors")
-    start = session.quality(network, val)
+    start, judge = session.quality(network, val), run.judge(val)
+    judged = judge and {"original": judge(session.model), "start": judge(network)}
     rows: list[Json] = []
     if teaching.recipe is not None:
         result = session.teach(
@@ -48,10 +50,13 @@ def _run(run: Run) -> tuple[str, ...]:
         )
         rows = [row.to_json() for row in result.history]
     session.save("relaxed.safetensors")
+    if judge and judged:
+        judged["trained"] = judge(network)
     header = {
         "start": section.start,
         "start_val_accuracy": start,
         "original_val_accuracy": session.quality(session.model, val),
+        "val_metric": judged,
         "reconstruction": reconstruction,
         "recipe": teaching.recipe.to_json() if teaching.recipe else None,
     }
@@ -92,6 +97,7 @@ def _result(run: Run) -> Json:
         "reconstruction": header["reconstruction"],
         "epochs": len(rows),
         "val_accuracy": rows[-1]["val_accuracy"] if rows else header["start_val_accuracy"],
+        "val_metric": header["val_metric"],
     }
 
 

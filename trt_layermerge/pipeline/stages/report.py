@@ -128,6 +128,7 @@ def _summary(run: Run) -> Json:
             "speedup_high": bench["high"],
             "device": str(DeviceInfo.from_json(bench["device"])),
             "notes": verify.get("notes", []),
+            "metric": verify["metric"],
         }
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trt_layermerge.core.jsonio import Json, read_json
-from trt_layermerge.pipeline.data_files import data_inputs
+from trt_layermerge.pipeline.data_files import data_inputs, metric_inputs
 from trt_layermerge.pipeline.files import read_body
 from trt_layermerge.pipeline.folder import outdated, unfinished
 from trt_layermerge.pipeline.run import Run
@@ -19,7 +19,9 @@ def _settings(run: Run) -> Json:
     recipe = run.recipe
     training = training_recipe(recipe.finetune, run.seed, run.train.labelled)
     # How the plans race is left out, so that what was chosen can be trained in other ways too.
-    judges = {"judges": data_inputs(recipe.data.val)} if races(recipe, training) else {}
+    judges = {}
+    if races(recipe, training):
+        judges = {"judges": data_inputs(recipe.data.val), **metric_inputs(recipe.data.metric)}
     source = {}
     if recipe.measure.recorded:
         source = source_of(recipe.measure, run.folder.root, run.session.meter)
@@ -41,7 +43,8 @@ def _run(run: Run) -> tuple[str, ...]:
         "versions": versions(),
         "tables": run.folder.hashes(("latency.jsonl", "importance.jsonl")),
     }
-    run.session.search(run.train, val=run.data("val"), notes=notes)
+    val = run.data("val")
+    run.session.search(run.train, val=val, metric=run.judge(val), notes=notes)
     return OUTPUTS
 
 

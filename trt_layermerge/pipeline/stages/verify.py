@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import AccuracyGateError
-from trt_layermerge.pipeline.data_files import data_inputs, same_files
+from trt_layermerge.pipeline.data_files import data_inputs, metric_inputs, same_files
 from trt_layermerge.pipeline.files import read_body
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.sections import DataSection
@@ -22,6 +22,8 @@ def _settings(run: Run) -> Json:
         "preprocess": run.preprocessing,
         "task": run.recipe.task,
         "max_accuracy_drop": run.recipe.verify.max_accuracy_drop,
+        "max_metric_drop": run.recipe.verify.max_metric_drop,
+        **metric_inputs(data.metric),
         "precisions": wanted_precisions(run.recipe),
         "engines": engine_hashes(run.folder.root),
         "trust_engine": run.trust_engine,
@@ -33,7 +35,9 @@ def _run(run: Run) -> tuple[str, ...]:
     _, written = run.session.verify(
         test,
         train=None if test is not None else run.data("train"),
+        metric=run.metric,
         max_accuracy_drop=run.recipe.verify.max_accuracy_drop,
+        max_metric_drop=run.recipe.verify.max_metric_drop,
         unseen=seen_before(run.recipe.data),
     )
     return written
