@@ -29,9 +29,11 @@ from benchmarks.studies.statistics import Grouped
 from trt_layermerge.core.agreement import agreements
 from trt_layermerge.core.jsonio import Json, read_json
 from trt_layermerge.data.loader import batches
+from trt_layermerge.errors import InfeasibleBudgetError
 from trt_layermerge.pipeline import api
 from trt_layermerge.pipeline.options import STAGES, NullReporter, RunOptions
 from trt_layermerge.pipeline.run import Run
+from trt_layermerge.search.closing import BudgetMissedError
 
 EXAMPLE = ROOT / "examples" / "lite0"
 RECIPE = EXAMPLE / "recipe.yaml"
@@ -124,8 +126,27 @@ def replaced(run: Run) -> Json:
     }
 
 
-def row_of(name: str, speedup: float, run: Run, seen: Mapping[str, Path]) -> Json:
-    """Returns the figures of one way at one speed-up."""
+def row_of(
+    name: str, speedup: float, seen: Mapping[str, Path], runs: Path, changes: Mapping[str, Any]
+) -> Json:
+    """Returns the figures of one way at one speed-up, or why it does not get there.
+
+    Args:
+        name: The way.
+        speedup: What is asked of it.
+        seen: Whole photographs, by name.
+        runs: Folder of the runs.
+        changes: What is changed in every recipe.
+
+    Raises:
+        BudgetMissedError: If the machine was too busy to tell; the same command tries again.
+    """
+    try:
+        run = arm_of(name, speedup, runs, changes)
+    except BudgetMissedError:
+        raise
+    except InfeasibleBudgetError as error:
+        return {"arm": name, "asked": speedup, "refused": str(error)}
     bench = read_json(run.folder / "bench.json", "bench")
     merged = run.session.merged
     return {
@@ -182,6 +203,8 @@ def seen_table(header: Json, rows: list[Json]) -> Iterator[str]:
 
 def text(header: Json, rows: list[Json]) -> str:
     """Returns the page."""
+    refused = [row for row in rows if "refused" in row]
+    rows = [row for row in rows if "refused" not in row]
     test = rows[0]["after"]
     lines = [
         "# EfficientNet-Lite0 with ImageNet's weights, by photographs without labels",
@@ -206,6 +229,7 @@ def text(header: Json, rows: list[Json]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
         *table(rows),
         "",
+        *(f"{row['arm']} at {row['asked']:g}x: {row['refused']}.\n" for row in refused),
         "For `post-training`, before training is after reconstruction.",
         "",
         "## What it sees",
@@ -241,7 +265,9 @@ def draw(header: Json, rows: list[Json], seen: Mapping[str, Path], path: Path) -
     from PIL import Image
 
     shown = [("original", header["original"])]
-    shown += [(f"{row['arm']} {row['asked']:g}x", row["answers"]) for row in rows]
+    shown += [
+        (f"{row['arm']} {row['asked']:g}x", row["answers"]) for row in rows if "answers" in row
+    ]
     figure = Figure(figsize=(2.1 * (len(shown) + 1), 3.6), layout="constrained")
     axes = figure.subplots(len(SHOWN), len(shown) + 1)
     for line, photo in zip(axes, SHOWN, strict=True):
@@ -275,8 +301,7 @@ def main() -> None:
     rows = []
     for speedup in SPEEDUPS:
         for name in ARMS:
-            run = arm_of(name, speedup, runs, changes)
-            rows.append(row_of(name, speedup, run, seen))
+            rows.append(row_of(name, speedup, seen, runs, changes))
             print(rows[-1], flush=True)
     model = tables.session.model
     sizes = {split: len(tables.data(split) or ()) for split in ("train", "val")}

@@ -212,7 +212,7 @@ def main() -> int:
     add("--photographs", type=Path, required=True, nargs="+", metavar="DIR")
     add("--out", type=Path, default=Path("runs/lite0"), metavar="DIR")
     add("--size", type=int, default=224, help="rows and columns of a crop")
-    add("--crops", type=int, default=32, help="of every photograph")
+    add("--crops", type=int, default=24, help="of every photograph")
     add("--seed", type=int, default=0)
     options = parser.parse_args()
     try:
