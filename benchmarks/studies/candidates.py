@@ -9,6 +9,7 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
+import torch
 
 from benchmarks.studies.planning import plan_id
 from benchmarks.studies.refit import RefitScorer
@@ -20,6 +21,7 @@ from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.errors import InfeasibleBudgetError
 from trt_layermerge.importance.calibrate import CalibrateScorer
+from trt_layermerge.importance.distance import Distance
 from trt_layermerge.importance.table import Scorer
 from trt_layermerge.merge.repair import REPAIRS
 from trt_layermerge.pipeline.run import Run
@@ -31,7 +33,6 @@ from trt_layermerge.search.solve import plan_within
 from trt_layermerge.session.images import calibration_of, images_of
 from trt_layermerge.session.scoring import scorer_of, to_score
 from trt_layermerge.session.searching import problem_of
-from trt_layermerge.session.starts import joint_delta
 
 
 @dataclass(frozen=True)
@@ -254,8 +255,12 @@ def _predicted(problem: Problem, table: LatencyTable, plan: MergePlan) -> float:
 
 def _losses(run: Run, plan: MergePlan) -> Json:
     """Returns the sum of the single losses of a plan's blocks, and its joint loss."""
-    importance = run.session.importance
+    importance, starts = run.session.importance, starts_of(run)
+    images = images_of(calibration(run)[1])
+    with torch.no_grad():
+        distance = Distance.to([starts.model(images)], starts.kinds)
+        joint = distance.of(iter([starts.repaired(plan)(images)]))
     return {
         "sum": -sum(importance[c].delta for c in plan.changed),
-        "joint": -joint_delta(starts_of(run), plan, calibration(run)[1]),
+        "joint": joint,
     }

@@ -31,6 +31,7 @@ from trt_layermerge.search.nearby import perturbed
 from trt_layermerge.search.problem import Problem, uses_paper_protocol
 from trt_layermerge.search.race import race
 from trt_layermerge.search.sampling import sample_plans, useful
+from trt_layermerge.session.images import images_of
 from trt_layermerge.session.latency import Latencies
 from trt_layermerge.session.searching import (
     BUILDS,
@@ -117,8 +118,14 @@ def search_of(run: Run, arm: Arm, speedup: float, racing: Path) -> Search:
     whole = WholeNetworks(
         session.networks,
         starts,
-        Racers(starts, session.teaching(run.train, val), score if val is None else val, racing),
-        score,
+        Racers(
+            starts,
+            session.teaching(run.train, val),
+            score if val is None else val,
+            racing,
+            session.macs,
+        ),
+        images_of(score),
         original_ms,
         BUILDS if recipe.measure.engines else 1,
         uses_paper_protocol(session.importance),

@@ -59,9 +59,9 @@ class RefitScorer:
         with torch.no_grad():
             self._distance = Distance.to([model(part) for part in self._score])
 
-    def entry(self, candidate: Candidate) -> ImportanceEntry:
+    def entry(self, candidate: Candidate, first: bool = False) -> ImportanceEntry:
         """Returns minus the distance after all fits; the repair is that of the block."""
-        own = self._scorer.entry(candidate)
+        own = self._scorer.entry(candidate, first)
         end = min(len(self._graph.units), candidate.block.end + self._units)
         behind = [same_again(self._graph, i) for i in range(candidate.block.end, end)]
         network = relax(self._model, self._graph, MergePlan.of(self._graph, [candidate, *behind]))

@@ -33,7 +33,7 @@ def test_plans_race_on_the_gpu(runs: Path, labelled: bool, tmp_path: Path) -> No
         session.model, session.graph, session.importance, fit, run.train, recipe, session.tell
     )
     teaching = session.teaching(run.train, val)
-    racers = Racers(starts, teaching, val if labelled else score, tmp_path)
+    racers = Racers(starts, teaching, val if labelled else score, tmp_path, session.macs)
     found = race([session.plan, MergePlan.of(session.graph, [])], racers, session.tell)
     assert [len(raced.scores) for raced in found] == [RUNGS, RUNGS]
     assert all(math.isfinite(score) for raced in found for score in raced.scores)

@@ -26,7 +26,7 @@ class Marking:
     deadly: bool = False
     refuse: bool = False
 
-    def entry(self, candidate: Candidate) -> ImportanceEntry:
+    def entry(self, candidate: Candidate, first: bool = False) -> ImportanceEntry:
         start = candidate.block.start
         with self.attempts.open("a") as file:
             file.write(f"{start}\n")

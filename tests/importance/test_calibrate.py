@@ -22,6 +22,7 @@ from trt_layermerge.core.inputs import Several
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceEntry
 from trt_layermerge.errors import UsageError
+from trt_layermerge.importance.amounts import Amounts
 from trt_layermerge.importance.calibrate import WORST, CalibrateScorer
 from trt_layermerge.importance.distance import Distance
 from trt_layermerge.importance.table import candidate_seed
@@ -49,7 +50,8 @@ def setting(factory: Callable[..., nn.Module]) -> tuple[nn.Module, LayerGraph, l
 
 
 def scorer(model: nn.Module, graph: LayerGraph, **options: object) -> CalibrateScorer:
-    return CalibrateScorer(model, graph, images(24, 1), images(10, 2), batch=4, **options)  # type: ignore[arg-type]
+    given: dict[str, Any] = {"fit": images(24, 1), "score": images(10, 2), **options}
+    return CalibrateScorer(model, graph, given.pop("fit"), given.pop("score"), batch=4, **given)
 
 
 def values_of(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
@@ -117,24 +119,52 @@ def test_the_best_repair_counts(factory: Callable[..., nn.Module]) -> None:
     assert everything.notes["distance"] == "KL"
 
 
-def test_the_best_of_the_first_images_is_scored_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_of_the_first_images_is_scored_on_all() -> None:
     model, graph, candidates = setting(nets.basic_resnet)
-    monkeypatch.setattr("trt_layermerge.importance.calibrate.SCREEN_IMAGES", 4)
-    screened = scorer(model, graph)
-    assert screened._screened == 1 < len(screened._score.parts)
+    screened = scorer(model, graph, amounts=Amounts(10, screen=4))
+    assert len(screened._score.parts) == 3
     for candidate in candidates[:6]:
         entry = screened.entry(candidate)
         alone = scorer(model, graph, repairs=(entry.repair,)).entry(candidate)
         assert entry.delta == pytest.approx(alone.delta, rel=1e-9)
 
 
+def test_a_first_look_is_one_repair_scored_on_the_first_images() -> None:
+    model, graph, candidates = setting(nets.basic_resnet)
+    quick = scorer(model, graph, amounts=Amounts(10, screen=8, first=4))
+    first = scorer(model, graph, repairs=("ls-variance",), score=images(10, 2)[:4])
+    looked = {c: quick.entry(c, first=True) for c in candidates if c.kind == "fit"}
+    assert len(looked) > 3
+    for candidate, entry in looked.items():
+        assert (entry.repair, entry.images) == ("ls-variance", 4)
+        assert entry.delta == pytest.approx(first.entry(candidate).delta, rel=1e-9)
+        # What it is scored by afterwards does not depend on it.
+        whole = scorer(model, graph, amounts=Amounts(10, screen=8))
+        assert quick.entry(candidate) == whole.entry(candidate)
+
+
+def test_few_images_are_fitted_to_where_their_positions_suffice() -> None:
+    model, graph, candidates = setting(nets.basic_resnet)
+    sparing = scorer(model, graph, amounts=Amounts(10, few=4))
+    few, all_of_them = (scorer(model, graph, fit=images(24, 1)[:n]) for n in (4, 24))
+    used = set()
+    for candidate in candidates:
+        if candidate.kind == "fit":
+            last = candidate.convs[-1]
+            unknowns = last.in_channels // last.groups * math.prod(last.kernel) + 1
+            enough = 4 * min(256, math.prod(last.out_size)) >= 5 * unknowns
+            used.add(enough)
+            expected = (few if enough else all_of_them).entry(candidate)
+            assert sparing.entry(candidate) == expected
+    assert used == {True, False}
+
+
 def test_joined_batches_score_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model, graph, candidates = setting(nets.basic_resnet)
-    monkeypatch.setattr("trt_layermerge.importance.calibrate.SCREEN_IMAGES", 8)
     deltas, runs = [], []
     for most in (4, 8, 64):  # 10 images in batches of 4: each alone, by twos, all at once
         monkeypatch.setattr("trt_layermerge.importance.values.MOST_IMAGES", most)
-        joining = scorer(model, graph, repairs=("none",))
+        joining = scorer(model, graph, repairs=("none",), amounts=Amounts(10, screen=8))
         found = joining._score.joined_batches
         lengths: list[int] = []
 
@@ -155,13 +185,13 @@ def test_joined_batches_score_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_order_of_scoring_does_not_matter(values: int) -> None:
     """Bit for bit, whatever is kept: so many of the largest values fit."""
     model, graph, candidates = setting(nets.basic_resnet)
-    largest = max(scorer(model, graph)._fit.bytes_an_image.values())
+    largest = max(scorer(model, graph)._fits[0].bytes_an_image.values())
     limit = values * largest * 24
     forward = {c.key: scorer(model, graph, limit_bytes=limit).entry(c) for c in candidates}
     shared = scorer(model, graph, limit_bytes=limit)
     backward = {c.key: shared.entry(c) for c in reversed(candidates)}
     assert forward == backward
-    assert shared._fit.fits(shared._fit.bytes_an_image) == (values == 1000)
+    assert shared._fits[0].fits(shared._fits[0].bytes_an_image) == (values == 1000)
 
 
 def test_an_interrupted_table_equals_a_whole_one(tmp_path: Path) -> None:
@@ -170,7 +200,7 @@ def test_an_interrupted_table_equals_a_whole_one(tmp_path: Path) -> None:
     left = 3
 
     class Stopping:
-        def entry(self, candidate: Candidate) -> ImportanceEntry:
+        def entry(self, candidate: Candidate, first: bool = False) -> ImportanceEntry:
             nonlocal left
             if left == 0:
                 raise KeyboardInterrupt

@@ -11,8 +11,9 @@ from torch import Tensor, fx, nn
 from tests import nets
 from tests.plans import candidates_of
 from trt_layermerge.blocks import ConvNorm
-from trt_layermerge.importance.segments import folded, folded_block, record
+from trt_layermerge.importance.folded import folded, folded_block
 from trt_layermerge.merge import build_block
+from trt_layermerge.merge.segments import record
 from trt_layermerge.merge.surgery import block_ports
 from trt_layermerge.tracing import trace_network
 

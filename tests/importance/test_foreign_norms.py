@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from tests import nets
 from trt_layermerge.core.plan import MergePlan
-from trt_layermerge.importance.segments import folded
+from trt_layermerge.importance.folded import folded
 from trt_layermerge.merge import certify, collapse, relax
 from trt_layermerge.tracing import trace_network
 

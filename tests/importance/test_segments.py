@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from tests.importance.branched import NAMES
-from trt_layermerge.importance.segments import record, rest_of, segment
+from trt_layermerge.merge.segments import record, rest_of, segment
 
 
 def test_record_gives_the_values_of_a_whole_run(network: fx.GraphModule, images: Tensor) -> None:

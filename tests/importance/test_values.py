@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx
 
 from tests.importance.branched import NAMES, Branched
-from trt_layermerge.importance.segments import Segment, record
 from trt_layermerge.importance.values import MOST_IMAGES, RecordedValues, Sizes, cached_batch
+from trt_layermerge.merge.segments import Segment, record
 
 AN_IMAGE = 4 * 4 * 6 * 5
 """Bytes of any value between two convolutions, for one image."""

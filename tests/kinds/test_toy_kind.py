@@ -38,7 +38,8 @@ from trt_layermerge.kinds import (
     registry,
 )
 from trt_layermerge.merge import build_block, certify, collapse, relax, repair
-from trt_layermerge.merge.surgery import block_ports, truncated
+from trt_layermerge.merge.segments import record
+from trt_layermerge.merge.surgery import block_ports
 from trt_layermerge.pipeline.options import STAGES
 from trt_layermerge.tracing import TracedNetwork, trace, trace_network
 
@@ -109,7 +110,8 @@ def start_error(model: nn.Module, kind: Kind) -> float:
     with register(kind), torch.no_grad():
         candidate = offered(traced.graph, 1)
         ports, x = block_ports(traced, candidate), images(8, 3)
-        inputs, wanted = (truncated(traced.module, n)(x) for n in (ports.source, ports.target))
+        found = record(traced.module, x, [ports.source, ports.target])
+        inputs, wanted = found[ports.source], found[ports.target]
         return float((build_block(traced, candidate)(inputs) - wanted).norm() / wanted.norm())
 
 

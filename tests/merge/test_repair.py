@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from importlib import import_module
 
 import pytest
 import torch
@@ -25,7 +26,8 @@ from trt_layermerge.merge import (
     repair,
 )
 from trt_layermerge.merge.leastsq import Moments, sample_positions
-from trt_layermerge.merge.surgery import block_ports, truncated
+from trt_layermerge.merge.segments import record
+from trt_layermerge.merge.surgery import block_ports
 from trt_layermerge.tracing import trace_network
 
 LS = [r for r in REPAIRS if r.startswith("ls-")]
@@ -37,13 +39,19 @@ def network(model: nn.Module, x: Tensor):
 
 def values(traced, candidate, x: Tensor) -> tuple[Tensor, Tensor]:
     ports = block_ports(traced, candidate)
-    with torch.no_grad():
-        return tuple(truncated(traced.module, n)(x.double()) for n in (ports.source, ports.target))
+    found = record(traced.module, x.double(), [ports.source, ports.target])
+    return found[ports.source], found[ports.target]
 
 
 def mse(block: nn.Module, inputs: Tensor, targets: Tensor) -> float:
     with torch.no_grad():
         return float((block(inputs) - targets).square().mean())
+
+
+@pytest.fixture
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every position of an image is fitted to."""
+    monkeypatch.setattr(import_module("trt_layermerge.merge.repair"), "POSITIONS", 1 << 20)
 
 
 def images(batch: int = 24, size: int = 10) -> Tensor:
@@ -78,7 +86,7 @@ def test_the_normal_equations_hold_by_hand():
     x = torch.tensor([0.0, 1.0, 2.0, 3.0]).double().reshape(1, 1, 1, 4)
     y = torch.tensor([1.0, 3.0, 4.0, 8.0]).double().reshape(1, 1, 1, 4)
     moments = Moments(conv)
-    moments.add(x, y, sample_positions(y, None, torch.Generator()))
+    moments.add(x, y, sample_positions(y, y[0, 0].numel(), torch.Generator()))
     solution = moments.solve(0.0)
     # Slope 11 / 5 and intercept 4 - 1.5 * 2.2 of the regression line.
     assert solution.weight.item() == pytest.approx(2.2, abs=1e-12)
@@ -110,9 +118,10 @@ def test_every_fit_improves_on_the_start(method, name):
         assert after <= worst + 1e-9 * spread
 
 
+@pytest.mark.usefixtures("everywhere")
 @torch.no_grad()
 def test_no_other_weights_fit_better():
-    x = images(batch=16)  # too few to sample: every position counts
+    x = images(batch=16)
     traced = network(nets.basic_resnet(), x)
     candidate = composed(traced.graph, 1, 3, [1, 2])
     inputs, targets = values(traced, candidate, x)
@@ -128,9 +137,10 @@ def test_no_other_weights_fit_better():
             parameter.sub_(step)
 
 
+@pytest.mark.usefixtures("everywhere")
 @torch.no_grad()
 def test_matched_variance():
-    x = images(batch=2)  # too few to sample: every position counts
+    x = images(batch=2)
     traced = network(nets.basic_resnet(), x)
     candidate = fitted(traced.graph, 1, 3, 1)
     inputs, targets = values(traced, candidate, x)
@@ -157,10 +167,11 @@ def test_the_pull_to_the_identity_wins_where_images_are_scarce():
     assert errors["ls-identity"] < errors["ls-zero"]
 
 
+@pytest.mark.usefixtures("everywhere")
 @pytest.mark.parametrize("method", LS)
 @torch.no_grad()
 def test_train_mode_agrees_with_eval_mode_after_a_fit(method):
-    x = images(batch=16)  # too few to sample: every position counts
+    x = images(batch=16)
     traced = network(nets.plain_chain(), x)
     candidate = fitted(traced.graph, 1, 3, 3)
     inputs, targets = values(traced, candidate, x)
@@ -239,8 +250,10 @@ def test_fits_in_sequence_beat_fits_in_isolation():
     for block in isolated.blocks.values():
         repair_block(block, *values(traced, block.candidate, x), "ls-zero")
     out = traced.graph.units[4].nodes.out
-    wanted = truncated(traced.module, out)(x)
-    errors = [mse(truncated(net.net, out), x, wanted) for net in (sequential, isolated)]
+    mine, other, wanted = (
+        record(net, x, [out])[out] for net in (sequential.net, isolated.net, traced.module)
+    )
+    errors = [float((values - wanted).square().mean()) for values in (mine, other)]
     assert errors[0] < 0.99 * errors[1]
 
 

@@ -17,9 +17,9 @@ from trt_layermerge.core.candidate import original_candidate
 from trt_layermerge.core.conv import PieceSpec, Spec
 from trt_layermerge.core.device import Precision
 from trt_layermerge.errors import UnsupportedModelError, UsageError
-from trt_layermerge.importance.segments import record
 from trt_layermerge.measure.meter import BackendMeter
 from trt_layermerge.merge.relax import retrace
+from trt_layermerge.merge.segments import record
 from trt_layermerge.session.networks import Networks
 from trt_layermerge.session.pieces import SpecModels, piece_ends
 from trt_layermerge.tracing import trace

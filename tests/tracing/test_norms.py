@@ -10,7 +10,7 @@ from torch import nn
 
 from tests import nets
 from trt_layermerge.core.plan import MergePlan
-from trt_layermerge.importance.segments import folded
+from trt_layermerge.importance.folded import folded
 from trt_layermerge.kinds import enumerate_candidates
 from trt_layermerge.merge import certify, collapse, relax
 from trt_layermerge.tracing import trace_network

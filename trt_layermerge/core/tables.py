@@ -150,11 +150,13 @@ class ImportanceEntry:
             for logits; ``finetune``: the change of accuracy, as a fraction).
         method: ``calibrate`` or ``finetune``.
         repair: Name of the repair that scored best, or None.
+        images: Images of a first look; None where the score is as good as it gets.
     """
 
     delta: Finite
     method: str
     repair: str | None = None
+    images: int | None = None
 
     @property
     def score(self) -> float:
@@ -219,7 +221,11 @@ def importance_row(key: CandidateKey, entry: ImportanceEntry) -> Json:
         "spec": convs[0].to_json() if convs else None,
         "convs": [s.to_json() for s in convs],
         "score": entry.score,
-        **dump(entry),
+        **{
+            name: value
+            for name, value in dump(entry).items()
+            if value is not None or name != "images"
+        },
     }
 
 
@@ -231,7 +237,7 @@ def _importance_entry(row: Json) -> tuple[CandidateKey, ImportanceEntry]:
         tuple(int(i) for i in row["kept"]),
         tuple(spec_from_json(s) for s in row["convs"]),
     )
-    return key, load(ImportanceEntry, {"repair": None, **row})
+    return key, load(ImportanceEntry, {"repair": None, "images": None, **row})
 
 
 def _latency_row(key: LatencyKey, entry: LatencyEntry) -> Json:

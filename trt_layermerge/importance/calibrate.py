@@ -17,19 +17,25 @@ from trt_layermerge.core.inputs import mapped, parts_of
 from trt_layermerge.core.outputs import Kind
 from trt_layermerge.core.tables import ImportanceEntry
 from trt_layermerge.errors import UsageError
+from trt_layermerge.importance.amounts import SAMPLED_POSITIONS, Amounts
 from trt_layermerge.importance.distance import Distance
-from trt_layermerge.importance.segments import folded, folded_block, record, rest_of, segment
+from trt_layermerge.importance.folded import folded, folded_block
 from trt_layermerge.importance.table import candidate_seed
 from trt_layermerge.importance.values import RecordedValues
 from trt_layermerge.kinds import kind_of
 from trt_layermerge.merge.relax import build_block, retrace
-from trt_layermerge.merge.repair import REPAIRS, Pairs, repair_in_turn
-from trt_layermerge.merge.surgery import Ports, block_ports, inputs_of
-from trt_layermerge.tracing import TracedNetwork
+from trt_layermerge.merge.repair import (
+    EQUATIONS_PER_UNKNOWN,
+    REPAIRS,
+    Pairs,
+    repair_in_turn,
+)
+from trt_layermerge.merge.segments import record, rest_of, segment
+from trt_layermerge.merge.surgery import Ports, block_ends, block_ports, inputs_of
 from trt_layermerge.tracing.activations import activation_module
 
-SCREEN_IMAGES = 32
-"""Images that the best of several repairs is chosen on."""
+FIRST_REPAIR = "ls-variance"
+"""What a first look repairs with: best, or within 1 % of the best, for most candidates."""
 
 WORST = -1000.0
 """Score of a candidate whose answers are not finite: never worth choosing."""
@@ -39,7 +45,7 @@ class CalibrateScorer:
     """Scores a candidate by the distance of the network's answers from the original ones.
 
     The block is repaired in every way that applies, on ``fit_images``. The best by distance on
-    the first ``SCREEN_IMAGES`` of ``score_images`` is scored on all of them, and its name is kept.
+    the first few of ``score_images`` is scored on all of them, and its name is kept.
     Choosing the best of a few on images that score it makes the score slightly optimistic (a
     selection effect), alike for all of a kind. Values of the original are recorded once, as far
     as memory allows; a candidate then costs its repairs and one run of what follows its block.
@@ -49,12 +55,13 @@ class CalibrateScorer:
         graph: What was traced of it.
         fit_images: Network inputs to repair on, ``(N, C, H, W)`` or several (``core.inputs``).
         score_images: Network inputs to score on, disjoint from ``fit_images``.
+        amounts: How many images serve for what; by default all, at once.
         repairs: Names of the repairs to try.
         batch: Images a batch, or None for as many as a processor's cache holds of the largest
             value. Where all values are smaller, more are computed at a time.
-        limit_bytes: Memory for recorded values, on each of the two sets. Above it, values are
-            recomputed when another block is scored, and a repair uses as many of the first images
-            as fit.
+        limit_bytes: Memory for recorded values, of images to fit on and to score on. Above, values
+            are recomputed when another block is scored, and a repair uses as many of the first
+            images as fit.
         seed: Combined with the candidate for whatever a repair draws.
         kinds: What each output is (``core.outputs``); by default what their shapes tell.
 
@@ -73,6 +80,7 @@ class CalibrateScorer:
         fit_images: Any,
         score_images: Any,
         *,
+        amounts: Amounts | None = None,
         repairs: Sequence[str] = REPAIRS,
         batch: int | None = None,
         limit_bytes: int = 2 << 30,
@@ -90,16 +98,22 @@ class CalibrateScorer:
         self._repairs, self._seed, self._limit_bytes = tuple(repairs), seed, limit_bytes
         self._rest = lru_cache(partial(rest_of, network))
         self._segment = lru_cache(partial(segment, network))
-        ends = _block_ends(self._traced)
+        ends = block_ends(self._traced)
         context = {name for unit in graph.units for name in self._rest(unit.nodes.out).needed}
         fit_images, score_images = (
             mapped(_by_pixel, images) for images in (fit_images, score_images)
         )
-        self._fit = RecordedValues(network, fit_images, ends, batch, limit_bytes)
+        self._amounts = amounts or Amounts(len(score_images))
+        counts = sorted(
+            {min(self._amounts.few or len(fit_images), len(fit_images)), len(fit_images)}
+        )
+        self._fits = [
+            RecordedValues(network, fit_images[:count], ends, batch, limit_bytes // len(counts))
+            for count in counts
+        ]
         self._score = RecordedValues(network, score_images, ends | context, batch, limit_bytes)
         answers = [record(network, part, ["output"])["output"] for part in self._score.parts]
         self._distance = Distance.to(answers, kinds, tuple(parts_of(score_images)[0].shape))
-        self._screened = min(len(answers), math.ceil(SCREEN_IMAGES / len(self._score.parts[0])))
         self.notes: dict[str, Any] = {
             "method": "calibrate",
             "distance": self._distance.name,
@@ -109,46 +123,73 @@ class CalibrateScorer:
             "seed": seed,
         }
 
-    def entry(self, candidate: Candidate) -> ImportanceEntry:
+    def entry(self, candidate: Candidate, first: bool = False) -> ImportanceEntry:
         """Returns minus the distance after the best repair, and that repair's name.
+
+        Args:
+            candidate: What is scored.
+            first: Whether a first look is enough: few images, one repair (``Amounts.first``).
 
         Raises:
             UnsupportedModelError: If the candidate cannot be built.
         """
         ports = block_ports(self._traced, candidate)
         block = build_block(self._traced, candidate)
+        methods = self._methods(candidate, block)
+        if first and FIRST_REPAIR in methods:
+            methods = [FIRST_REPAIR]
+        looked = self._amounts.first if first else None
+        screened = self._parts(looked or self._amounts.screen)
         best: tuple[float, str, dict[str, Tensor]] | None = None
-        for method in self._repaired(candidate, block, ports):
-            distance = self._distance_of(candidate, block, ports, self._screened)
+        for method in self._repaired(candidate, block, ports, methods):
+            distance = self._distance_of(candidate, block, ports, screened)
             if math.isfinite(distance) and (best is None or distance < best[0]):
                 state = {name: value.clone() for name, value in block.state_dict().items()}
                 best = distance, method, state
         if best is None:
-            return ImportanceEntry(WORST, "calibrate")
+            return ImportanceEntry(WORST, "calibrate", images=looked)
         distance, method, state = best
-        if self._screened < len(self._score.parts):
+        if looked is None and screened < len(self._score.parts):
             block.load_state_dict(state)
             distance = self._distance_of(candidate, block, ports, len(self._score.parts))
         if not math.isfinite(distance):
-            return ImportanceEntry(WORST, "calibrate")
-        return ImportanceEntry(-distance, "calibrate", method)
+            return ImportanceEntry(WORST, "calibrate", images=looked)
+        return ImportanceEntry(-distance, "calibrate", method, looked)
 
-    def _repaired(self, candidate: Candidate, block: RelaxedBlock, ports: Ports) -> Iterator[str]:
-        """Yields every repair that applies once the block is repaired by it."""
+    def _parts(self, images: int) -> int:
+        """Returns how many batches have as many images, or all of them."""
+        return min(len(self._score.parts), math.ceil(images / len(self._score.parts[0])))
+
+    def _methods(self, candidate: Candidate, block: RelaxedBlock) -> list[str]:
+        """Returns the repairs that apply to a block."""
         tried = kind_of(candidate).repairs(block)
-        methods = [m for m in self._repairs if m in tried]
+        return [method for method in self._repairs if method in tried]
+
+    def _repaired(
+        self, candidate: Candidate, block: RelaxedBlock, ports: Ports, methods: Sequence[str]
+    ) -> Iterator[str]:
+        """Yields every repair once the block is repaired by it."""
         if set(methods) <= {"none"}:  # its target may be a value that no repair aims at
             return iter(methods)
         names = ports.source, ports.target
-        used = self._fit.batches_within(names, self._limit_bytes)
-        together = self._fit.batches_at_a_time(names, self._computed(ports, names))
+        fit = self._fits[-1 if self._needs_many(candidate, block) else 0]
+        used = fit.batches_within(names, self._limit_bytes)
+        together = fit.batches_at_a_time(names, self._computed(ports, names))
 
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            for values in self._fit.joined_batches(names, together, used):
+            for values in fit.joined_batches(names, together, used):
                 yield values[names[0]], values[names[1]]
 
-        pairs = Pairs(sum(map(len, self._fit.parts[:used])), batches)
+        pairs = Pairs(sum(map(len, fit.parts[:used])), batches)
         return repair_in_turn(block, pairs, methods, candidate_seed(candidate, self._seed))
+
+    def _needs_many(self, candidate: Candidate, block: RelaxedBlock) -> bool:
+        """Whether few images have too few positions for the weights that are fitted."""
+        if block.last is None or not candidate.convs:
+            return False
+        area = math.prod(candidate.convs[-1].out_size)
+        few = sum(map(len, self._fits[0].parts)) * min(area, SAMPLED_POSITIONS)
+        return few < EQUATIONS_PER_UNKNOWN * (block.last.conv.weight[0].numel() + 1)
 
     def _computed(self, ports: Ports, names: Iterable[str]) -> set[str]:
         """Returns the given names and those of all values from where a block starts."""
@@ -189,12 +230,3 @@ class CalibrateScorer:
 def _by_pixel(part: Tensor) -> Tensor:
     layout = torch.channels_last if part.ndim == 4 else torch.contiguous_format
     return part.contiguous(memory_format=layout)
-
-
-def _block_ends(traced: TracedNetwork) -> frozenset[str]:
-    """Returns the names of all values that a block may read, or whose place it may take."""
-    nodes = {node.name: node for node in traced.module.graph.nodes}
-    units = [unit.nodes for unit in traced.graph.units]
-    sources = {nodes[unit.nodes.conv].all_input_nodes[0].name for unit in traced.graph.conv_units}
-    sources |= {name for b in traced.graph.branches for name in (b.source, b.shortcut)}
-    return frozenset(sources | {unit.branch for unit in units} | {unit.sum for unit in units})

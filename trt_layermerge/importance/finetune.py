@@ -65,10 +65,10 @@ class FinetuneScorer:
             "judge_images": len(judge),
         }
 
-    def entry(self, candidate: Candidate) -> ImportanceEntry:
+    def entry(self, candidate: Candidate, first: bool = False) -> ImportanceEntry:
         """Returns the accuracy after training less that of the untouched network.
 
-        A training that diverges counts as an accuracy of 0.
+        A training that diverges counts as an accuracy of 0. There is no quicker first look.
 
         Raises:
             UnsupportedModelError: If the candidate cannot be built.

@@ -52,7 +52,7 @@ class Workers:
 
 
 def score_in_parallel(
-    candidates: Sequence[Candidate], make: MakeScorer, workers: Workers
+    candidates: Sequence[Candidate], make: MakeScorer, workers: Workers, first: bool = False
 ) -> Iterator[tuple[Candidate, ImportanceEntry]]:
     """Yields every candidate with its score, as they come; starts nothing where there are none.
 
@@ -60,6 +60,7 @@ def score_in_parallel(
         candidates: What to score.
         make: Makes a worker's scorer; it is sent to the workers with everything it holds.
         workers: Which processes score.
+        first: Whether first looks are enough.
 
     Raises:
         MissingDependencyError: If Ray is not installed.
@@ -72,7 +73,7 @@ def score_in_parallel(
         return
     ray = _ray(local=workers.address is None)
     with _connected(ray, workers):
-        crew = _Crew(ray, make, workers, _threads(ray, workers))
+        crew = _Crew(ray, make, workers, _threads(ray, workers), first)
         try:
             yield from crew.scores(candidates)
         finally:
@@ -91,16 +92,18 @@ class _Worker:
         self._scorer = make()
         return _versions()
 
-    def entry(self, candidate: Candidate) -> ImportanceEntry:
-        """Returns the score of a candidate."""
-        return self._scorer.entry(candidate)
+    def entry(self, candidate: Candidate, first: bool) -> ImportanceEntry:
+        """Returns the score of a candidate, or a first look."""
+        return self._scorer.entry(candidate, first)
 
 
 class _Crew:
     """The workers, what each of them does now, and what is still to do."""
 
-    def __init__(self, ray: Any, make: MakeScorer, workers: Workers, threads: int) -> None:
-        self._ray, self._count, self._threads = ray, workers.count, threads
+    def __init__(
+        self, ray: Any, make: MakeScorer, workers: Workers, threads: int, first: bool
+    ) -> None:
+        self._ray, self._count, self._threads, self._first = ray, workers.count, threads, first
         self._make = ray.put(make)
         self._kind = ray.remote(num_cpus=threads, num_gpus=workers.gpus)(_Worker)
         self._busy: dict[Any, tuple[Any, Candidate | None]] = {}
@@ -149,7 +152,7 @@ class _Crew:
         """Gives a worker the next candidate, or ends it where none is left."""
         if self._waiting:
             candidate = self._waiting.popleft()
-            self._busy[worker.entry.remote(candidate)] = worker, candidate
+            self._busy[worker.entry.remote(candidate, self._first)] = worker, candidate
         else:
             self._ray.kill(worker)
 

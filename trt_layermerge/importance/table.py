@@ -24,8 +24,8 @@ def candidate_seed(candidate: Candidate, seed: int) -> int:
 class Scorer(Protocol):
     """One way to score candidates of one network."""
 
-    def entry(self, candidate: Candidate) -> ImportanceEntry:
-        """Returns the score of a candidate; the same whatever was scored before."""
+    def entry(self, candidate: Candidate, first: bool = False) -> ImportanceEntry:
+        """Returns a candidate's score, or a first look; the same whatever was scored before."""
         ...
 
 
@@ -35,6 +35,7 @@ def fill_table(
     path: Path,
     notes: Mapping[str, Any],
     on_progress: Progress | None = None,
+    first: bool = False,
 ) -> ImportanceTable:
     """Returns the table of a file, every candidate in it; what is missing is scored and appended.
 
@@ -48,6 +49,7 @@ def fill_table(
         path: The table's file.
         notes: What the scores depend on, JSON-ready: hashes of model and data, method, settings.
         on_progress: Called with the number of entries present and wanted, at first and after each.
+        first: Whether first looks are enough (``ImportanceEntry.images``); else they are replaced.
 
     Raises:
         UsageError: If the file was made with other notes.
@@ -56,7 +58,9 @@ def fill_table(
     """
     wanted = {c.key: c for c in candidates}
     entries = dict(_open(path, notes).entries)
-    missing = [c for key, c in wanted.items() if key not in entries]
+    looked_at = {key for key, entry in entries.items() if entry.images is not None and not first}
+    missing = [c for key, c in wanted.items() if key not in entries or key in looked_at]
+    kept = list(entries)
     done = len(wanted) - len(missing)
     if on_progress:
         on_progress(done, len(wanted))
@@ -66,9 +70,11 @@ def fill_table(
         done += 1
         if on_progress:
             on_progress(done, len(wanted))
-    order = [*(key for key in entries if key not in wanted), *wanted]
+    order = [*(key for key in kept if key not in wanted), *wanted]
+    if list(entries) == kept:  # nothing is new, though some may be better known
+        order = kept
     table = ImportanceTable({key: entries[key] for key in order}, dict(notes))
-    if list(entries) != order:
+    if list(entries) != order or any(c.key in looked_at for c in missing):
         table.save(path)
     return table
 

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
 from trt_layermerge.core.inputs import chunks, parts_of
-from trt_layermerge.importance.segments import Values, record, segment
+from trt_layermerge.merge.segments import Values, record, segment
 from trt_layermerge.merge.surgery import inputs_of
 
 CACHE_BYTES = 16 << 20

@@ -130,18 +130,18 @@ class Moments:
 
 
 def sample_positions(
-    targets: Tensor, per_image: int | None, generator: torch.Generator
+    targets: Tensor, per_image: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns image, row and column of positions drawn without repetition, ``(M,)`` each.
 
     Args:
         targets: ``(N, C, H, W)``; only shape and device count.
-        per_image: How many of each image; None for all.
+        per_image: How many of each image at most.
         generator: On the CPU.
     """
     images, _, height, width = targets.shape
     area = height * width
-    if per_image is None or per_image >= area:
+    if per_image >= area:
         chosen = torch.arange(area).expand(images, area)
     else:
         chosen = torch.rand(images, area, generator=generator).topk(per_image, dim=1).indices

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +14,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from trt_layermerge.blocks import ConvNorm, RelaxedBlock
 from trt_layermerge.core.candidate import CandidateKey
-from trt_layermerge.core.inputs import mapped, parse, parts_of
+from trt_layermerge.core.inputs import mapped, parse
 from trt_layermerge.errors import UsageError
 from trt_layermerge.kinds import LEAST_SQUARES, fittable
 from trt_layermerge.merge.leastsq import Moments, sample_positions
 from trt_layermerge.merge.relax import RelaxedNet, retrace
+from trt_layermerge.merge.segments import Walk
 from trt_layermerge.merge.surgery import (
     block_key,
     block_path,
     block_ports,
     inputs_of,
-    truncated,
 )
 
 REPAIRS = ("none", "bn", *LEAST_SQUARES)
@@ -31,6 +32,10 @@ REPAIRS = ("none", "bn", *LEAST_SQUARES)
 WEAK_RIDGE, STRONG_RIDGE = 1e-6, 1e-1
 POSITIONS = 16
 EQUATIONS_PER_UNKNOWN = 5
+
+
+Targets: TypeAlias = Callable[[str], Iterable[Tensor]]
+"""Name of a value of the original network → that value of every batch."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ def repair(
     model: nn.Module,
     calibration_batches: Iterable[Any],
     methods: Mapping[CandidateKey, str] | None = None,
+    targets: Targets | None = None,
 ) -> None:
     """Fits the changed blocks in place, each behind the already fitted ones before it.
 
@@ -66,6 +72,8 @@ def repair(
             memory and used several times.
         methods: By ``Candidate.key``, one of ``REPAIRS`` (see ``repair_in_turn``); for what is
             not in it ``ls-zero``, and ``bn`` where there is no last convolution that can be fitted.
+        targets: Gives the original's values by name, batch by batch, where somebody has them; by
+            default the model is run.
 
     Raises:
         UsageError: If there are no images, a method is unknown, or the model is another one.
@@ -84,14 +92,18 @@ def repair(
     images = sum(len(b) for b in batches)
     traced = retrace(model, relaxed.graph)
     training = relaxed.training
-    relaxed.eval()
+    mine = Walk(relaxed.eval().net, batches)
+    target_of = targets or Walk(traced.module, batches).at
     for candidate in relaxed.plan.changed:
         block = relaxed.blocks[block_key(candidate.block)]
         method = (methods or {}).get(candidate.key, "ls-zero" if fittable(block) else "bn")
+        nothing_to_fit = next(block.parameters(), None) is None
+        if method == "none" or (method in REPAIRS and nothing_to_fit):
+            continue
         (call,) = relaxed.net.graph.find_nodes(op="call_module", target=block_path(candidate.block))
-        before = truncated(relaxed.net, call.all_input_nodes[0].name)
-        original = truncated(traced.module, block_ports(traced, candidate).target)
-        pairs = Pairs(images, partial(_run_both, before, original, batches))
+        inputs = [*mine.at(call.all_input_nodes[0].name)]
+        wanted = [*target_of(block_ports(traced, candidate).target)]
+        pairs = Pairs(images, partial(zip, inputs, wanted, strict=True))
         _fit(block, pairs, method, 0, [])
     relaxed.train(training)
 
@@ -177,25 +189,16 @@ def _gather(block: RelaxedBlock, last: ConvNorm, pairs: Pairs, seed: int) -> Mom
     """Returns the moments of the last convolution's inputs and wanted outputs.
 
     Its target is the block's target minus what shortcuts add behind it. 16 positions an image
-    are drawn, borders included, or all where that gives fewer than 5 equations per unknown.
+    are drawn, borders included, or as many more as make 5 equations per unknown.
     """
     moments = Moments(last.conv)
-    enough = pairs.images * POSITIONS >= EQUATIONS_PER_UNKNOWN * (moments.size + 1)
+    needed = math.ceil(EQUATIONS_PER_UNKNOWN * (moments.size + 1) / pairs.images)
     generator = torch.Generator().manual_seed(seed)
     for inputs, targets in pairs.batches():
         seen, produced, output = _observe(block, last, inputs)
-        positions = sample_positions(targets, POSITIONS if enough else None, generator)
+        positions = sample_positions(targets, max(POSITIONS, needed), generator)
         moments.add(seen, targets - (output - produced), positions)
     return moments
-
-
-def _run_both(
-    before: nn.Module, original: nn.Module, batches: Iterable[Any]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields what reaches a block, and the original's value at its target."""
-    for images in batches:
-        parts = parts_of(images)
-        yield before(*parts), original(*parts)
 
 
 def _observe(block: RelaxedBlock, last: ConvNorm, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:

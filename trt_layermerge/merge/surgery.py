@@ -174,19 +174,13 @@ class _Watch(fx.Interpreter):
         return value
 
 
-def truncated(network: fx.GraphModule, name: str) -> fx.GraphModule:
-    """Returns what computes one value of a network from its inputs; modules are shared with it."""
-    graph = fx.Graph()
-    inputs = network.graph.find_nodes(op="placeholder")
-    copies: dict[fx.Node, fx.Node] = {node: graph.node_copy(node) for node in inputs}
-    wanted = node_named(network, name)
-    for node in network.graph.nodes:
-        if wanted in copies:
-            break
-        if node not in copies:
-            copies[node] = graph.node_copy(node, lambda n: copies[n])
-    graph.output(copies[wanted])
-    return _compiled(network, graph)
+def block_ends(traced: TracedNetwork) -> frozenset[str]:
+    """Returns the names of all values that a block may read, or whose place it may take."""
+    nodes = {node.name: node for node in traced.module.graph.nodes}
+    units = [unit.nodes for unit in traced.graph.units]
+    sources = {nodes[unit.nodes.conv].all_input_nodes[0].name for unit in traced.graph.conv_units}
+    sources |= {name for b in traced.graph.branches for name in (b.source, b.shortcut)}
+    return frozenset(sources | {unit.branch for unit in units} | {unit.sum for unit in units})
 
 
 def tapped(network: fx.GraphModule, names: Sequence[str]) -> fx.GraphModule:

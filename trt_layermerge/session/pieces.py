@@ -10,9 +10,9 @@ from torch import Tensor, fx, nn
 from trt_layermerge.core.conv import PieceSpec, Spec
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.errors import UsageError
-from trt_layermerge.importance.segments import Segment, record, segment
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.merge.relax import retrace
+from trt_layermerge.merge.segments import Segment, record, segment
 from trt_layermerge.session.networks import Networks, onnx_of
 from trt_layermerge.tracing import TracedNetwork
 

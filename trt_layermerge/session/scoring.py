@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 from torch import nn
@@ -16,6 +17,7 @@ from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.data import LabelledData, split
 from trt_layermerge.data.loader import Images
 from trt_layermerge.finetune.recipe import FinetuneRecipe, preset
+from trt_layermerge.importance.amounts import Amounts, amounts_for
 from trt_layermerge.importance.calibrate import CalibrateScorer
 from trt_layermerge.importance.finetune import FinetuneScorer
 from trt_layermerge.importance.parallel import Workers, score_in_parallel
@@ -59,6 +61,7 @@ def scorer_of(
     train: Images,
     settings: Settings,
     kinds: tuple[Kind, ...] | None = None,
+    amounts: Amounts | None = None,
 ) -> MakeScorer:
     """Returns what makes the scorer of the wanted method; all that it needs is loaded.
 
@@ -68,6 +71,7 @@ def scorer_of(
         train: The training images.
         settings: Method, numbers of images, device and seed.
         kinds: What each output is (``core.outputs``); None for what their shapes tell.
+        amounts: How many images candidates are scored on; all, at once, if None.
     """
     section, seed = settings.importance, settings.seed
     if section.method == "finetune":
@@ -84,29 +88,60 @@ def scorer_of(
         model,
         graph,
         images_of(fit),
-        images_of(score),
+        images_of(score, amounts.score if amounts else None),
+        amounts=amounts,
         seed=settings.seed,
         kinds=kinds,
     )
 
 
-def scores(
-    candidates: Sequence[Candidate], make: Callable[[], MakeScorer], scale: ScaleSection, gpus: int
-) -> Scores:
-    """Yields every candidate with its score, from this process or from several workers.
+@dataclass(frozen=True)
+class Scoring:
+    """Scores candidates in this process or in several workers.
 
-    Args:
-        candidates: What to score.
+    Attributes:
         make: Loads what the scorer needs (``scorer_of``); not called where there is nothing to do.
         scale: Which processes score.
         gpus: GPUs of each worker.
     """
-    if scale.workers > 1 or scale.ray is not None:
-        workers = Workers(scale.workers, scale.ray, scale.threads, gpus=gpus)
-        yield from score_in_parallel(candidates, make(), workers)
-    elif candidates:
-        scorer = make()()
-        yield from ((candidate, scorer.entry(candidate)) for candidate in candidates)
+
+    make: Callable[[], MakeScorer]
+    scale: ScaleSection
+    gpus: int
+
+    def scores(self, candidates: Sequence[Candidate], first: bool = False) -> Scores:
+        """Yields every candidate with its score, or with what a first look says."""
+        if not candidates:
+            return
+        if self.scale.workers > 1 or self.scale.ray is not None:
+            workers = Workers(
+                self.scale.workers, self.scale.ray, self.scale.threads, gpus=self.gpus
+            )
+            yield from score_in_parallel(candidates, self._loaded, workers, first)
+        else:
+            yield from (
+                (candidate, self._scorer.entry(candidate, first)) for candidate in candidates
+            )
+
+    @cached_property
+    def _loaded(self) -> MakeScorer:
+        return self.make()
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return self._loaded()
+
+
+def amounts_of(macs: float, entries: int, settings: Settings) -> Amounts:
+    """Returns how many images score each of some candidates.
+
+    Args:
+        macs: Multiply-accumulates of the original for one image.
+        entries: How many candidates.
+        settings: How much work it may be.
+    """
+    section = settings.importance
+    return amounts_for(entries, macs, section.score_images, section.effort)
 
 
 def set_aside(path: Path, notes: Json) -> None:

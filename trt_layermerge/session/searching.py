@@ -7,14 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.inputs import chunks, parts_of
 from trt_layermerge.core.jsonio import Json, write_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
-from trt_layermerge.data import LabelledData
 from trt_layermerge.errors import InfeasibleBudgetError
+from trt_layermerge.importance.distance import Distance
 from trt_layermerge.measure.fit import Observation, fit_latency
 from trt_layermerge.search import Objective
 from trt_layermerge.search.choosing import Choice, Goal, Imported, Ranked
@@ -27,8 +31,8 @@ from trt_layermerge.session.latency import Latencies
 from trt_layermerge.session.networks import Networks
 from trt_layermerge.session.recorded import Recorded
 from trt_layermerge.session.settings import MeasureSection, ObjectiveSection, Settings
-from trt_layermerge.session.starts import Starts, joint_delta
-from trt_layermerge.session.training import Racers, races
+from trt_layermerge.session.starts import BATCH, Starts
+from trt_layermerge.session.training import Racers
 
 BUILDS = 3
 """How often the engine of the chosen network is built: builders choose kernels by chance too."""
@@ -44,9 +48,9 @@ class WholeNetworks:
 
     Attributes:
         networks: Builds and times them.
-        starts: Repairs them.
+        starts: Repairs them, to be scored.
         racers: Trains them.
-        score: Images that they are scored on.
+        score: Images ``(N, C, H, W)``, or several inputs, that they are scored on.
         original_ms: Latency of the original in the first measurement.
         builds: How often a network is built when it is measured again.
         paper: Whether the table was made by the paper's protocol, which decides alone then.
@@ -55,7 +59,7 @@ class WholeNetworks:
     networks: Networks
     starts: Starts
     racers: Racers
-    score: LabelledData
+    score: Any
     original_ms: float
     builds: int
     paper: bool
@@ -73,12 +77,22 @@ class WholeNetworks:
 
     def joint_delta(self, plan: MergePlan) -> float:
         """Returns minus the loss of the whole repaired network."""
-        return joint_delta(self.starts, plan, self.score)
+        network = self.starts.repaired(plan)
+        with torch.no_grad():
+            answers = (network(*parts_of(part)) for part in chunks(self.score, BATCH))
+            return -self._distance.of(answers)
+
+    @cached_property
+    def _distance(self) -> Distance:
+        """The distance from the original's answers, in the unit of the table."""
+        with torch.no_grad():
+            model, parts = self.starts.model, chunks(self.score, BATCH)
+            return Distance.to([model(*parts_of(part)) for part in parts], self.starts.kinds)
 
     @cached_property
     def races(self) -> bool:
         """Whether plans are trained a little; under the paper's protocol the table decides."""
-        return not self.paper and races(self.starts.settings, self.racers.teaching.recipe)
+        return not self.paper and self.racers.steps > 0
 
     def climb(self, plan: MergePlan, racer: int, rungs: int) -> list[float]:
         """Trains a plan's network up to a rung."""
@@ -92,8 +106,14 @@ def objective_of(wanted: ObjectiveSection, *, paper: bool) -> Objective:
     return Objective("exp" if paper else "delta", wanted.capacity)
 
 
-def goal_of(settings: Settings, original_ms: float) -> Goal:
-    """Returns what is looked for; a budget in ms comes before a speed-up."""
+def goal_of(settings: Settings, original_ms: float, samples: int | None = None) -> Goal:
+    """Returns what is looked for; a budget in ms comes before a speed-up.
+
+    Args:
+        settings: What is looked for, and how hard.
+        original_ms: Latency of the original.
+        samples: Plans drawn around the best ones; None for as many as the settings say.
+    """
     search = settings.search
     return Goal(
         original_ms,
@@ -102,7 +122,7 @@ def goal_of(settings: Settings, original_ms: float) -> Goal:
         search.headroom,
         search.finalists,
         search.loops,
-        search.samples,
+        search.samples if samples is None else samples,
         settings.seed,
     )
 

@@ -7,6 +7,8 @@ calls of these verbs; what another process left in the folder is read from there
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from trt_layermerge.core.outputs import judged_by
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.scratch import scratch
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
+from trt_layermerge.data import Part
 from trt_layermerge.data.loader import Images
 from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.export.onnx import ExportReport, export_onnx
@@ -30,15 +33,17 @@ from trt_layermerge.importance.table import fill_table
 from trt_layermerge.merge import RelaxedNet, certify, collapse
 from trt_layermerge.search.choosing import Choice, Goal, choose, choose_imported
 from trt_layermerge.search.closing import BudgetMissedError
+from trt_layermerge.search.lazy import refine
 from trt_layermerge.search.problem import Problem, uses_paper_protocol
 from trt_layermerge.session.benching import bench_networks
 from trt_layermerge.session.building import About, build_engines
 from trt_layermerge.session.deployed import MERGED
+from trt_layermerge.session.effort import affordable
 from trt_layermerge.session.images import images_of, in_memory, random_like
 from trt_layermerge.session.latency import measure_latency
 from trt_layermerge.session.quantizing import quantize_networks, save_weights
 from trt_layermerge.session.recorded import Recorded
-from trt_layermerge.session.scoring import scorer_of, scores, set_aside, to_score
+from trt_layermerge.session.scoring import Scoring, amounts_of, scorer_of, set_aside, to_score
 from trt_layermerge.session.searching import (
     BUILDS,
     WholeNetworks,
@@ -166,18 +171,28 @@ class Session(State):
         set_aside(path, told)
         kinds = tuple(self.outputs.values())
         gpus = int(settings.importance.method == "finetune" and settings.device != "cpu")
-
-        def missing(candidates: Sequence[Candidate]) -> Any:
-            make = lambda: scorer_of(self.model, self.graph, images, settings, kinds)  # noqa: E731
-            return scores(candidates, make, settings.scale, gpus)
-
-        self._made["importance"] = fill_table(
-            wanted,
-            missing,
-            path,
-            told,
-            on_progress=lambda done, total: self.tell.progress("scoring", done, total),
+        amounts = amounts_of(self.macs, len(wanted), settings)
+        scoring = Scoring(
+            lambda: scorer_of(self.model, self.graph, images, settings, kinds, amounts),
+            settings.scale,
+            gpus,
         )
+
+        def filled(candidates: Sequence[Candidate], label: str, first: bool) -> ImportanceTable:
+            self._made["importance"] = fill_table(
+                candidates,
+                lambda missing: scoring.scores(missing, first),
+                path,
+                told,
+                on_progress=lambda done, total: self.tell.progress(label, done, total),
+                first=first,
+            )
+            return self.importance
+
+        filled(wanted, "scoring", amounts.first is not None)
+        if amounts.first is not None:
+            exactly = partial(filled, label="scoring what may be chosen", first=False)
+            refine(self.problem, self.latencies.table, exactly)
         return self.importance
 
     def _score_notes(self) -> Json:
@@ -229,7 +244,9 @@ class Session(State):
         if not self.settings.measure.recorded:
             self.latencies.refuse_other(self.meter.device(), self.folder)
         images, judges = self._training_images(train), self._given("val", val)
-        problem, goal = self.problem, goal_of(self.settings, self.latencies.original_ms)
+        effort = affordable(self.macs, self.settings)
+        problem = self.problem
+        goal = goal_of(self.settings, self.latencies.original_ms, effort.samples)
         try:
             with scratch() as racing:
                 whole = self.whole_networks(images, judges, metric, racing)
@@ -254,15 +271,15 @@ class Session(State):
             metric: What judges them instead.
             racing: Folder of their unfinished trainings.
         """
-        starts = self._starts(train)
-        _, score = self._calibration(train)
+        starts, effort = self._starts(train), affordable(self.macs, self.settings)
+        fit, score = self._calibration(train)
         judges = score if val is None else in_memory(val, 1 << 20)
         teaching = self._teaching(train, val, metric, self.settings)
         return WholeNetworks(
             self.networks,
-            starts,
-            Racers(starts, teaching, judges, racing),
-            score,
+            replace(starts, fit=Part(fit, torch.arange(min(effort.fit, len(fit))))),
+            Racers(starts, teaching, judges, racing, self.macs),
+            images_of(score, effort.score),
             self.latencies.original_ms,
             BUILDS if self.settings.measure.engines else 1,
             uses_paper_protocol(self.importance),

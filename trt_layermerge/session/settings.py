@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.outputs import Task
+from trt_layermerge.importance.amounts import Effort
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -79,12 +80,17 @@ class ImportanceSection(Section):
 
     Attributes:
         method: ``calibrate`` (closed-form repair, then KL) or ``finetune`` (the paper's protocol).
-        fit_images: Images to fit repairs on; taken from ``train``.
-        score_images: Images to score on; taken from ``train``, disjoint from the others.
+        effort: How much work ``calibrate`` may be. ``thorough`` scores every candidate on all
+            images. ``normal``, some minutes, and ``quick`` do so for small networks; of large ones,
+            every candidate gets a first look and those that the frontier may need are scored, on
+            as many images as there is time for (``importance.amounts``).
+        fit_images: Images to fit repairs on at most; taken from ``train``.
+        score_images: Images to score on at most; taken from ``train``, disjoint from the others.
         finetune: Values that replace those of the preset ``importance``.
     """
 
     method: Literal["calibrate", "finetune"] = "calibrate"
+    effort: Effort = "normal"
     fit_images: Count = 512
     score_images: Count = 512
     finetune: dict[str, Any] = {}

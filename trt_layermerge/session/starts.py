@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.inputs import chunks, parts_of
+from trt_layermerge.core.inputs import chunks
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.outputs import Kind
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable
 from trt_layermerge.data import LabelledData, draw, split
 from trt_layermerge.errors import DivergedError, UsageError
-from trt_layermerge.importance.distance import Distance
+from trt_layermerge.importance.values import RecordedValues
 from trt_layermerge.merge import (
     Reconstruction,
     RelaxedNet,
@@ -27,10 +28,16 @@ from trt_layermerge.merge import (
     relax,
     repair,
 )
+from trt_layermerge.merge.relax import retrace
+from trt_layermerge.merge.repair import Targets
+from trt_layermerge.merge.surgery import block_ends
 from trt_layermerge.session.images import images_of
 from trt_layermerge.session.settings import Settings
 
 BATCH = 128
+
+KEPT_BYTES = 1 << 30
+"""Of the original's values, while plans are compared."""
 
 HELD_OUT = 256
 """Images at most on which a reconstruction must be better than its start."""
@@ -59,6 +66,7 @@ class Starts:
     settings: Settings
     tell: Callbacks
     kinds: tuple[Kind, ...] | None = None
+    _recorded: list[RecordedValues] = field(default_factory=list, init=False, repr=False)
 
     def bare(self, plan: MergePlan) -> RelaxedNet:
         """Returns a plan's network with the original weights, all blocks unmerged."""
@@ -82,7 +90,17 @@ class Starts:
         changed = network.plan.changed
         found = {c.key: self.importance[c].repair for c in changed if c in self.importance}
         methods = {key: name for key, name in found.items() if name is not None}
-        repair(network, self.model, chunks(images_of(self._images), BATCH), methods)
+        images = images_of(self._images)
+        repair(network, self.model, chunks(images, BATCH), methods, self._targets(images))
+
+    def _targets(self, images: Any) -> Targets:
+        """Returns what gives the original's values, recorded once for all plans."""
+        if not self._recorded:
+            traced = retrace(self.model, self.graph)
+            ends = block_ends(traced)
+            self._recorded.append(RecordedValues(traced.module, images, ends, BATCH, KEPT_BYTES))
+        (recorded,) = self._recorded
+        return lambda name: (values[name] for values in recorded.batches([name]))
 
     def start(self, plan: MergePlan) -> tuple[RelaxedNet, Json | None]:
         """Returns a plan's network before the training, and what reconstruction came to."""
@@ -142,18 +160,3 @@ class Starts:
             "error_after": after if math.isfinite(after) else None,
             "kept": after < before,
         }
-
-
-def joint_delta(starts: Starts, plan: MergePlan, score: LabelledData) -> float:
-    """Returns minus the distance of the whole repaired network's answers from the original's.
-
-    Args:
-        starts: Repairs the network.
-        plan: Which network.
-        score: The images that single candidates are scored on, for a distance in the same unit.
-    """
-    parts = list(chunks(images_of(score), BATCH))
-    network = starts.repaired(plan)
-    with torch.no_grad():
-        distance = Distance.to([starts.model(*parts_of(part)) for part in parts], starts.kinds)
-        return -distance.of(network(*parts_of(part)) for part in parts)

@@ -12,8 +12,10 @@ from math import inf
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from trt_layermerge.backends import Backend, get_backend
 from trt_layermerge.backends.registry import int8_fallback
@@ -146,8 +148,8 @@ class State:
 
     @property
     def _backend_options(self) -> dict[str, Any]:
-        torch = self.settings.measure.backend == "torch"
-        return {"device": self.settings.device} if torch else {}
+        by_torch = self.settings.measure.backend == "torch"
+        return {"device": self.settings.device} if by_torch else {}
 
     @property
     def elsewhere(self) -> bool:
@@ -174,6 +176,13 @@ class State:
             self.meter,
             self.tell,
         )
+
+    @cached_property
+    def macs(self) -> float:
+        """Multiply-accumulates of the network for one image."""
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            self.model(*parts_of(self.example))
+        return float(counter.get_total_flops()) / 2 / len(self.example)
 
     @cached_property
     def answers(self) -> dict[str, Tensor]:

@@ -28,8 +28,11 @@ from trt_layermerge.finetune.evaluate import (
 )
 from trt_layermerge.finetune.recipe import FinetuneRecipe, preset
 from trt_layermerge.importance.distance import Distance
+from trt_layermerge.kinds import FAMILIES
 from trt_layermerge.merge import RelaxedNet, hold_activations, set_linearity
-from trt_layermerge.search.race import RUNGS
+from trt_layermerge.search.joint import RACERS
+from trt_layermerge.search.race import RUNGS, THROUGH
+from trt_layermerge.session.effort import race_steps
 from trt_layermerge.session.images import FirstBatches
 from trt_layermerge.session.settings import FinetuneSection, Settings
 from trt_layermerge.session.starts import Starts
@@ -48,6 +51,9 @@ a few steps, a race has fewer. Each racer is repaired, or reconstructed, besides
 
 LONG = 5
 """Schedules at least so many times as long as the race, that the learning rate stays high."""
+
+MOST_RUNGS = len(FAMILIES) * RACERS + THROUGH * (RUNGS - 1)
+"""Rungs that all racers climb together at most."""
 
 WARM_UP = 0.5
 """Rungs of warm-up at most."""
@@ -197,18 +203,41 @@ class Racers:
         teaching: What they are trained with.
         judges: Images that tell how good a network is where there is no metric.
         folder: Where unfinished trainings are kept.
+        macs: Multiply-accumulates of the original for one image.
     """
 
     starts: Starts
     teaching: Teaching
     judges: LabelledData
     folder: Path
+    macs: float
+
+    @cached_property
+    def steps(self) -> int:
+        """Steps of a rung; 0 where plans do not race, for they are not trained or it takes long.
+
+        They are ``search.race_steps``, or fewer where the epoch or the training is short, or the
+        network large.
+        """
+        recipe, settings = self.teaching.recipe, self.starts.settings
+        if recipe is None or not races(settings, recipe):
+            return 0
+        train = self.teaching.train
+        size = len(train) if isinstance(train, Sized) else settings.search.race_steps
+        epoch = max(1, size // recipe.batch if isinstance(train, LabelledData) else size)
+        wanted = min(settings.search.race_steps, epoch, math.ceil(recipe.epochs * epoch / SHARE))
+        affordable = race_steps(self.macs, recipe.batch, MOST_RUNGS, settings)
+        if not affordable:
+            self.teaching.tell.note(
+                "plans are not trained a little to see which learns best: that takes long with a "
+                "network of this size (importance.effort: thorough does it all the same)"
+            )
+        return min(wanted, affordable)
 
     def climb(self, plan: MergePlan, racer: int, rungs: int) -> list[float]:
         """Returns how good a plan's network is after each further rung (``Evaluator.climb``).
 
-        A rung has ``search.race_steps`` steps, or fewer where the epoch or the training is short,
-        by the schedule of the whole training: the learning rate stays high.
+        A rung has ``steps``, by the schedule of the whole training: the learning rate stays high.
         """
         recipe, settings = self.teaching.recipe, self.starts.settings
         assert recipe is not None
@@ -236,12 +265,7 @@ class Racers:
 
     def _rung(self, recipe: FinetuneRecipe) -> tuple[Images, FinetuneRecipe]:
         """Returns the images of a rung, and the recipe by which it is one epoch."""
-        train, settings = self.teaching.train, self.starts.settings
-        size = len(train) if isinstance(train, Sized) else settings.search.race_steps
-        own = isinstance(train, LabelledData)
-        epoch = max(1, size // recipe.batch if own else size)
-        share = math.ceil(recipe.epochs * epoch / SHARE)
-        steps = min(settings.search.race_steps, epoch, share)
+        train, settings, steps = self.teaching.train, self.starts.settings, self.steps
         short = replace(
             recipe,
             epochs=max(recipe.epochs, LONG * RUNGS),

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import operator
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from copy import copy, deepcopy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.fx.node import Argument, map_arg
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from trt_layermerge.blocks import ConvNorm
 from trt_layermerge.core.inputs import parts_of
 from trt_layermerge.merge.surgery import inputs_of
-from trt_layermerge.tracing.conv import is_plain_conv
-from trt_layermerge.tracing.reading import is_norm
 
 Values = dict[str, Any]
 
@@ -86,6 +81,61 @@ def segment(network: fx.GraphModule, given: frozenset[str], wanted: tuple[str, .
     return Segment(tuple(node.name for node in starts), wanted, module)
 
 
+class Walk:
+    """Values of a network on fixed images, asked for in the order in which they are computed.
+
+    What later values are computed from is kept, so that the network runs once from end to end;
+    where that takes more than ``limit_bytes``, everything is computed from the images again.
+
+    Args:
+        network: A traced network in eval mode. Its modules may change behind what was asked for.
+        batches: Its inputs, ``(N, C, H, W)`` or several (``core.inputs``), batch by batch.
+        limit_bytes: Memory for what is kept.
+    """
+
+    def __init__(
+        self, network: fx.GraphModule, batches: Sequence[Any], limit_bytes: int = 2 << 30
+    ) -> None:
+        self._network, self._limit_bytes = network, limit_bytes
+        names = inputs_of(network)
+        self._images = [dict(zip(names, parts_of(batch), strict=True)) for batch in batches]
+        self._known: list[Values] = self._images
+
+    def at(self, name: str) -> Iterator[Any]:
+        """Yields a value of every batch, in order; may be asked for again until the next one.
+
+        Raises:
+            KeyError: If the network has no such value.
+        """
+        live = self._live(name)
+        found = segment(self._network, frozenset(self._known[0]), (name, *live))
+        known: list[Values] = []
+        held = 0
+        for images, values in zip(self._images, self._known, strict=True):
+            reached = found(values)
+            held += sum(v.nbytes for v in reached.values() if isinstance(v, Tensor))
+            if held <= self._limit_bytes:
+                known.append({**images, **reached})
+            yield reached[name]
+        if len(known) == len(self._images):
+            self._known = known
+
+    def _live(self, name: str) -> list[str]:
+        """Returns what is computed up to a value and read after it, itself left out."""
+        nodes = list(self._network.graph.nodes)
+        place = next((i for i, node in enumerate(nodes) if node.name == name), None)
+        if place is None:
+            raise KeyError(f"the network has no value {name}")
+        before, after = nodes[: place + 1], set(nodes[place + 1 :])
+        return [
+            node.name
+            for node in before
+            if node.op not in ("placeholder", "get_attr")
+            and node.name != name
+            and not after.isdisjoint(node.users)
+        ]
+
+
 @dataclass(frozen=True)
 class Rest:
     """What follows from one value of a network.
@@ -126,43 +176,6 @@ def record(network: fx.GraphModule, images: Any, names: Iterable[str]) -> Values
     """
     given = dict(zip(inputs_of(network), parts_of(images), strict=True))
     return segment(network, frozenset(given), tuple(names))(given)
-
-
-def folded(network: fx.GraphModule) -> fx.GraphModule:
-    """Returns a copy of a network in eval mode that computes the same, up to rounding.
-
-    A batch normalisation right behind a convolution that nothing else reads becomes an identity, so
-    the names of all values stay; only the value of that convolution itself is another one.
-    """
-    found = deepcopy(network)
-    calls = Counter(str(node.target) for node in found.graph.nodes if node.op == "call_module")
-    for node in found.graph.nodes:
-        source = node.args[0] if node.op == "call_module" and node.args else None
-        if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
-            continue
-        names = str(source.target), str(node.target)
-        conv, norm = (found.get_submodule(name) for name in names)
-        if not (is_plain_conv(conv) and is_norm(norm)) or any(calls[name] > 1 for name in names):
-            continue
-        found.set_submodule(names[0], fuse_conv_bn_eval(conv, norm))
-        # What else lies below the norm's name, as its activation in timm's networks, stays there.
-        identity = nn.Identity()
-        for name, child in norm.named_children():
-            identity.add_module(name, child)
-        found.set_submodule(names[1], identity)
-    return found
-
-
-def folded_block(block: nn.Module) -> nn.Module:
-    """Returns a copy of a block in eval mode that computes the same, up to rounding.
-
-    The normalisation of each of its units is part of the unit's convolution.
-    """
-    found = deepcopy(block)
-    for unit in found.modules():
-        if isinstance(unit, ConvNorm) and unit.norm is not None:
-            unit.conv, unit.norm = fuse_conv_bn_eval(unit.conv, unit.norm), None
-    return found
 
 
 def _way_back(ends: list[fx.Node], given: frozenset[str]) -> set[fx.Node]:
