@@ -105,6 +105,16 @@ def test_inspect_shows_units_residuals_barriers_and_counts() -> None:
     assert "3 they do not line up" in printed
 
 
+def test_an_inspection_has_no_table_without_rows() -> None:
+    graph = graph_to_json(Chain(3, 32).conv(8, 3).graph())
+    assert not graph["barriers"] and not graph["residuals"]
+    result = {"graph": graph, "blocks": 1, "candidates": {"identity": 1}, "refused": {}}
+    printed = lines(inspect_view(result))
+    assert printed[0] == "Units"
+    titles = {"Residuals", "What cannot merge, and why", "Candidates left out, and why"}
+    assert not titles & set(printed)
+
+
 def test_a_summary_tells_by_which_clock_it_was_measured() -> None:
     device = "some CPU (onnxruntime 1.31, 1 thread, time on core)"
     told = {"original": {}, "merged": {}, "device": device, "precision": "fp32", "batch": 1}
