@@ -90,7 +90,7 @@ def agreement(report: RunReport) -> Answer | None:
         f"of {text.count(images)} images get the same answer as before; accuracy was not measured, "
         "for want of labels"
     )
-    return Answer("What did it cost?", text.percent(same), detail)
+    return Answer("What did it keep?", text.percent(same), detail)
 
 
 def budget(report: RunReport) -> Answer:
