@@ -126,7 +126,7 @@ def test_the_negative_controls_fail(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_recipe_of_the_repository_is_valid() -> None:
-    recipes = sorted((ROOT / "engines" / "recipes").glob("*.yaml"))
-    assert recipes
+    recipes = [*(ROOT / "engines" / "recipes").glob("*.yaml"), *ROOT.glob("examples/*/*.yaml")]
+    assert len({path.parent for path in recipes}) > 1
     for path in recipes:
         Recipe.model_validate(yaml.safe_load(path.read_text()))

@@ -105,6 +105,16 @@ def test_inspect_shows_units_residuals_barriers_and_counts() -> None:
     assert "3 they do not line up" in printed
 
 
+def test_an_inspection_has_no_table_without_rows() -> None:
+    graph = graph_to_json(Chain(3, 32).conv(8, 3).graph())
+    assert not graph["barriers"] and not graph["residuals"]
+    result = {"graph": graph, "blocks": 1, "candidates": {"identity": 1}, "refused": {}}
+    printed = lines(inspect_view(result))
+    assert printed[0] == "Units"
+    titles = {"Residuals", "What cannot merge, and why", "Candidates left out, and why"}
+    assert not titles & set(printed)
+
+
 def test_a_summary_tells_by_which_clock_it_was_measured() -> None:
     device = "some CPU (onnxruntime 1.31, 1 thread, time on core)"
     told = {"original": {}, "merged": {}, "device": device, "precision": "fp32", "batch": 1}
@@ -267,6 +277,7 @@ def test_a_verification_shows_what_was_compared_and_what_was_not() -> None:
     broken = {**compared, "max_abs": None, "max_rel": None, "finite": False}
     result = {
         "images": 1000,
+        "agreement": 0.97,
         "accuracy": {"original": 0.95, "merged": 0.942, "drop": 0.009},
         "comparisons": [
             {"name": "model.onnx", **compared, **shares},
@@ -280,6 +291,11 @@ def test_a_verification_shows_what_was_compared_and_what_was_not() -> None:
         "against torch difference relative same class accuracy",
         "model.onnx 5.0e-06 8.0e-07 99.80 % 94.10 %",
         "model.int8.onnx not finite not finite 50.00 % –",
-        "1000 images; in torch: original 95.00 %, merged 94.20 %; worst drop 0.90 %",
+        "1000 images; original and merged answer alike on 97.00 %",
+        "accuracy in torch: original 95.00 %, merged 94.20 %; worst drop 0.90 %",
         "not verified: model.plan was not run: no driver",
     ]
+    unlabelled = {**result, "accuracy": dict.fromkeys(("original", "merged", "drop"))}
+    told = lines(verify_view(unlabelled), 80)
+    assert "1000 images; original and merged answer alike on 97.00 %" in told
+    assert not any("accuracy in torch" in line for line in told)

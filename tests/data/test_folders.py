@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 from collections import Counter
 from pathlib import Path
 
@@ -166,8 +167,18 @@ def test_only_formats_of_images_are_decoded(tmp_path: Path) -> None:
         image.save(tmp_path / "a.png", kind)
         with Image.open(tmp_path / "a.png") as known:  # the negative control: Pillow itself does
             assert known.format == kind
-        with pytest.raises(CorruptInputError, match="cannot identify"):
+        with pytest.raises(CorruptInputError, match="of a kind that is not read"):
             shown(tmp_path / "a.png")
+
+
+def test_a_sound_file_of_a_kind_that_is_not_read_is_told_with_what_to_do(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "d", {"a": 2})
+    gradient().save(file := folder / "b.tif")
+    assert opened(f"images:{folder}").batch(torch.arange(3))[0].shape == (3, 3, 4, 4)
+    bits = file.read_bytes().replace(struct.pack("<3H", 8, 8, 8), struct.pack("<3H", 64, 64, 64))
+    file.write_bytes(bits)
+    with pytest.raises(CorruptInputError, match=r"b\.tif is damaged, or of a kind.*save it as PNG"):
+        opened(f"images:{folder}").batch(torch.arange(3))
 
 
 # Classes

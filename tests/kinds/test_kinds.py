@@ -87,6 +87,9 @@ def test_a_fit_too_large_is_refused_by_its_size() -> None:
     assert fit_refusal(1, 11586) is not None
     assert fit_refusal(4, 5792) is None and fit_refusal(4, 5793) is not None
     assert "51200 weights an output channel needs 19.5 GiB" in (fit_refusal(1, 2048 * 25) or "")
+    for unknowns, told in [(11800, "1.04 GiB"), (11586, "1.0001 GiB")]:  # no less than tells apart
+        assert f"needs {told}" in (fit_refusal(1, unknowns) or "")
+    assert (fit_refusal(1, 11800) or "").endswith("limit is 1.00 GiB")
 
 
 def test_large_fits_of_a_resnet50_are_refused_and_nothing_else_is() -> None:

@@ -296,7 +296,8 @@ def test_without_test_images_no_accuracy_is_claimed(runs: Path) -> None:
     assert told.stages("run") == ("verify", "report")
     assert [summary[k]["accuracy"] for k in ("original", "repaired", "merged")] == [None] * 3
     sentence = "accuracy was not measured: there are no labels"
-    assert read(runs, "verify.json")["unverified"] == [sentence]
+    told_too = "nothing was compared on unseen images: training images served (data.test is none)"
+    assert read(runs, "verify.json")["unverified"] == [sentence, told_too]
     for page in ("report.md", "report.html"):
         assert sentence in (runs / "tiny" / page).read_text().lower()
 

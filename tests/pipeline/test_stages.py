@@ -179,7 +179,9 @@ def test_test_images_that_were_trained_on_are_told(finished: Path, tmp_path: Pat
     assert seen_before(DataSection(**named)) == []
     (told,) = seen_before(DataSection(**{**named, "test": f"npz:{tmp_path / 'renamed.npz'}"}))
     assert told.endswith("test and train are the same files")
-    assert seen_before(DataSection(**{**named, "test": None})) == []
+    (told,) = seen_before(DataSection(**{**named, "test": None}))
+    assert "training images served" in told
+    assert seen_before(DataSection()) == []
     one_file = {name: f"{finished / 'nets.py'}:{name}" for name in named}
     assert seen_before(DataSection(**one_file)) == []
 

@@ -82,11 +82,14 @@ def test_a_whole_run_needs_no_labels(plain: Path) -> None:
     [
         ({"importance.method": "finetune"}, "choose calibrate"),
         ({"calibrate.qat_epochs": 1}, "qat_epochs"),
+        ({"verify.max_accuracy_drop": 0.01}, "is a limit on accuracy"),
+        ({"verify.max_accuracy_drop": 0.01, "data.test": "npz:train.npz"}, "is a limit on"),
     ],
 )
 def test_what_needs_labels_is_refused_before_anything_is_measured(
-    plain: Path, overrides: dict[str, object], words: str
+    plain: Path, overrides: dict[str, object], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(plain)
     with pytest.raises(UsageError, match=words):
         tiny.run(plain / "runs", plain / "tiny.yaml", overrides=overrides)
     assert not (plain / "runs" / "tiny" / "latency.jsonl").exists()

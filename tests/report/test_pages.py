@@ -216,6 +216,14 @@ def test_a_clear_loss_is_marked_and_an_unclear_one_is_not() -> None:
     assert accuracy(replace(run, accuracies=worse)).verdict == "bad"
 
 
+def test_without_labels_it_is_told_which_share_of_the_answers_is_kept() -> None:
+    run = replace(fakes.resnet_run(), accuracies={}, verify={"agreement": 0.925, "images": 1200})
+    found = accuracy(run)
+    assert (found.figure, found.verdict) == ("92.5 %", "open")
+    assert found.question == "What did it keep?"  # 92.5 % is what was not lost
+    assert "of 1\u2009200 images get the same answer as before" in found.detail
+
+
 def test_predictions_beyond_the_goal_are_marked() -> None:
     run = fakes.resnet_run()
     assert prediction(run).verdict == "good"

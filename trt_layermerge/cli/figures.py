@@ -82,9 +82,11 @@ def verify_view(result: Result) -> RenderableType:
         for c in result["comparisons"]
         if c["reason"] is None
     ]
-    accuracy = result["accuracy"]
-    torch = ", ".join(f"{name} {percent(accuracy[name])}" for name in ("original", "merged"))
-    said = [f"{result['images']} images; in torch: {torch}; worst drop {percent(accuracy['drop'])}"]
+    alike, accuracy = percent(result["agreement"]), result["accuracy"]
+    said = [f"{result['images']} images; original and merged answer alike on {alike}"]
+    if accuracy["original"] is not None:
+        torch = ", ".join(f"{name} {percent(accuracy[name])}" for name in ("original", "merged"))
+        said.append(f"accuracy in torch: {torch}; worst drop {percent(accuracy['drop'])}")
     if metric := result.get("metric"):
         figures = [f"{name} {metric[name]:.4g}" for name in ("original", "merged")]
         built = [f"{c['name']} {c['metric']:.4g}" for c in result["comparisons"] if not c["reason"]]

@@ -25,24 +25,20 @@ def inspect_view(result: Result) -> RenderableType:
     """
     graph = result["graph"]
     candidates: Mapping[str, int] = result["candidates"]
-    parts: list[RenderableType] = [
+    barriers = [(b["node"], b["unit"], b["reason"]) for b in graph["barriers"]]
+    refused = [(count, why) for why, count in result["refused"].items()]
+    tables = [
         table("Units", ("unit", "name", "convolution", "segment"), _unit_rows(graph)),
         table("Residuals", ("units", "shortcut", "branch can merge"), _residual_rows(graph)),
-        table(
-            "What cannot merge, and why",
-            ("where", "unit", "reason"),
-            [(b["node"], b["unit"], b["reason"]) for b in graph["barriers"]],
-        ),
-        Text(
-            f"{len(graph['units'])} units in {len(graph['segments'])} segments; "
-            f"{result['blocks']} blocks; {sum(candidates.values())} candidates "
-            f"({as_text(candidates)})"
-        ),
+        table("What cannot merge, and why", ("where", "unit", "reason"), barriers),
+        table("Candidates left out, and why", ("number", "reason"), refused),
     ]
-    if refused := result["refused"]:
-        rows = [(count, why) for why, count in refused.items()]
-        parts.append(table("Candidates left out, and why", ("number", "reason"), rows))
-    return Group(*parts)
+    counts = Text(
+        f"{len(graph['units'])} units in {len(graph['segments'])} segments; "
+        f"{result['blocks']} blocks; {sum(candidates.values())} candidates "
+        f"({as_text(candidates)})"
+    )
+    return Group(*(each for each in tables if each.row_count), counts)
 
 
 def _unit_rows(graph: Result) -> list[tuple[Any, ...]]:

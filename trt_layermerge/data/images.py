@@ -77,13 +77,18 @@ def read_image(path: Path, content: bytes | None = None, needed: int | None = No
     Raises:
         CorruptInputError: If it cannot be decoded, or its pixels are 32-bit numbers.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(path if content is None else io.BytesIO(content), "r", FORMATS) as image:
             if needed is not None:
                 image.draft("RGB", (int(needed * GAP),) * 2)  # the shorter side is at least that
             return _rgb(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError as error:
+        raise CorruptInputError(
+            f"the image {path} is damaged, or of a kind that is not read (a TIFF file of floats, "
+            "say); save it as PNG or JPEG with 8 bits a channel, or take it out"
+        ) from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise CorruptInputError(
             f"the image {path} cannot be used: {error}; make the file again, or take it out"

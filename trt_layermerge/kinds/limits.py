@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,9 @@ def fit_refusal(groups: int, unknowns: int) -> str | None:
     needed = 8 * groups * unknowns**2
     if needed <= FIT_BYTES:
         return None
+    pairs = ([f"{size / 2**30:.{digits}f}" for size in (needed, FIT_BYTES)] for digits in count(1))
+    found, limit = next(pair for pair in pairs if pair[0] != pair[1])
     return (
-        f"a least-squares fit of {unknowns} weights an output channel needs {needed / 2**30:.1f} "
-        f"GiB, and the limit is {FIT_BYTES / 2**30:.1f} GiB"
+        f"a least-squares fit of {unknowns} weights an output channel needs {found} GiB, and the "
+        f"limit is {limit} GiB"
     )

@@ -60,8 +60,7 @@ def preflight(run: Run) -> None:
     run.data("val")
     data_inputs(data.test)
     _check_labels(run)
-    test = None if data.test is None else parse_name(data.test).kind
-    if run.recipe.verify.max_accuracy_drop is not None and test in (None, "images"):
+    if run.recipe.verify.max_accuracy_drop is not None and not _may_be_labelled(run):
         raise UsageError(
             "verify.max_accuracy_drop is a limit on accuracy, and there are no test images with "
             "labels to measure it on; give some (--test imagefolder:DIR or npz:FILE), or take the "
@@ -73,6 +72,15 @@ def preflight(run: Run) -> None:
             "(FILE.py:FUNCTION), or take the limit away (--set verify.max_metric_drop=null)"
         )
     refuse_bundles(run)
+
+
+def _may_be_labelled(run: Run) -> bool:
+    """Whether the test images have labels, as far as it is known without asking a Dataset."""
+    source = run.recipe.data.test
+    if source is None or parse_name(source).kind == "python":
+        return source is not None
+    test = run.data("test")
+    return test is not None and test.labelled
 
 
 def _check_labels(run: Run) -> None:

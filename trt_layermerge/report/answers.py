@@ -63,11 +63,13 @@ def speed(report: RunReport) -> Answer:
 
 
 def accuracy(report: RunReport) -> Answer:
-    """Returns how much accuracy was lost, with the interval of the difference."""
+    """Returns how much accuracy was lost, with the interval; without labels, what agrees."""
     question = "What did it cost?"
     before, after = report.accuracies.get("original"), report.accuracies.get("merged")
     if before is None or after is None or not math.isfinite(before.value + after.value):
-        return Answer(question, text.MISSING, "no accuracy of both networks was recorded")
+        return agreement(report) or Answer(
+            question, text.MISSING, "no accuracy of both networks was recorded"
+        )
     low, high = after.minus(before)
     images = " and ".join(map(text.count, dict.fromkeys([before.images, after.images])))
     detail = (
@@ -76,6 +78,19 @@ def accuracy(report: RunReport) -> Answer:
     )
     verdict = "bad" if high < 0 else "good" if low > 0 else "open"
     return Answer(question, text.points(after.value - before.value), detail, verdict)
+
+
+def agreement(report: RunReport) -> Answer | None:
+    """Returns how often both networks answer alike, which needs no labels; None if not recorded."""
+    verify = report.verify or {}
+    same, images = verify.get("agreement"), verify.get("images")
+    if same is None or not images:
+        return None
+    detail = (
+        f"of {text.count(images)} images get the same answer as before; accuracy was not measured, "
+        "for want of labels"
+    )
+    return Answer("What did it keep?", text.percent(same), detail)
 
 
 def budget(report: RunReport) -> Answer:

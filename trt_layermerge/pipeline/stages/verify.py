@@ -50,7 +50,9 @@ def _gate(run: Run) -> None:
 
 
 def seen_before(data: DataSection) -> list[str]:
-    """Returns a sentence for each set that has the very same files as ``test``."""
+    """Returns a sentence for each set that ``test`` is the same files as, or that serves for it."""
+    if data.test is None and data.train is not None:
+        return ["nothing was compared on unseen images: training images served (data.test is none)"]
     return [
         f"accuracy on unseen images was not measured: test and {name} are the same files"
         for name, source in (("train", data.train), ("val", data.val))
