@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import trt_layermerge as tlm
 from tests.pipeline.tiny import PREPROCESS
 from trt_layermerge.core.jsonio import read_json
+from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.errors import InfeasibleBudgetError, UnsupportedModelError, UsageError
 from trt_layermerge.models.networks import load_network
 
@@ -389,3 +390,22 @@ def test_the_refusal_lists_the_barriers(tmp_path: Path) -> None:
     session = tlm.Session(nn.Sequential(*pools), torch.zeros(1, 3, 32, 32), folder=tmp_path)
     with pytest.raises(UnsupportedModelError, match=r"0 is followed by pooling"):
         session.measure()
+
+
+def test_a_training_without_labels_that_does_harm_is_told(
+    model: nn.Module, loaders: dict[str, DataLoader[Any]]
+) -> None:
+    """By answers on images to judge by; a rate that is far too high, and one that does nothing."""
+    images = {name: [batch for batch, _ in loader] for name, loader in loaders.items()}
+    told: list[str] = []
+    for lr in (1.0, 1e-9):
+        told.clear()
+        session = tlm.Session(
+            model, torch.zeros(1, 3, 16, 16), backend="fake", settings=FEW, note=told.append
+        )
+        offered = next(c for c in session.candidates if c.kind == "identity")
+        session.use(MergePlan.of(session.graph, [offered]))
+        session.relax()
+        session.repair(images["train"])
+        session.train(val=images["val"], epochs=1, batch=32, lr=lr, bn="freeze")
+        assert any("further from the original's" in note for note in told) == (lr == 1.0)

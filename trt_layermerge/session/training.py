@@ -33,7 +33,7 @@ from trt_layermerge.merge import RelaxedNet, hold_activations, set_linearity
 from trt_layermerge.search.joint import RACERS
 from trt_layermerge.search.race import RUNGS, THROUGH
 from trt_layermerge.session.effort import race_steps
-from trt_layermerge.session.images import FirstBatches
+from trt_layermerge.session.images import FirstBatches, in_memory
 from trt_layermerge.session.settings import FinetuneSection, Settings
 from trt_layermerge.session.starts import Starts
 
@@ -57,6 +57,13 @@ MOST_RUNGS = len(FAMILIES) * RACERS + THROUGH * (RUNGS - 1)
 
 WARM_UP = 0.5
 """Rungs of warm-up at most."""
+
+WORSE = 1.01
+"""How much farther from the original's answers a training without labels takes a network that it
+harms."""
+
+UNLABELLED = 256
+"""Images at most by whose answers a training without labels is judged."""
 
 JUDGES = 4096
 """Images that judge a rung at most."""
@@ -150,6 +157,8 @@ class Teaching:
             UsageError: If labels are needed and there are none.
             DivergedError: If the loss is no longer finite.
         """
+        closeness = None if self.judged or self.metric or group else self._closeness()
+        before = closeness(network) if closeness else 0.0
         result = loop.finetune(
             network,
             self.train,
@@ -167,7 +176,18 @@ class Teaching:
         )
         network.cpu().eval()
         self.model.cpu()
+        if closeness and (after := closeness(network)) < WORSE * before:
+            self.tell.note(
+                "training took the network's answers further from the original's, from "
+                f"{-before:.3g} to {-after:.3g}: lower finetune.options.lr, give more images, or "
+                "leave training out (finetune.preset: none)"
+            )
         return result
+
+    def _closeness(self) -> Metric:
+        """Returns what judges a training where no label does, on images to judge by if any."""
+        judges = in_memory(self.train if self.val is None else self.val, UNLABELLED)
+        return closeness_to(self.model, draw(judges, UNLABELLED, self.settings.seed), self.kinds)
 
     def _schedule(self, network: RelaxedNet, epochs: int) -> Callable[[float], None]:
         """Returns what is told the share of the training that is done: it shows the progress.
@@ -188,6 +208,29 @@ class Teaching:
                 set_linearity(held, share, over)
 
         return follow
+
+
+def closeness_to(model: nn.Module, images: LabelledData, kinds: tuple[Kind, ...] | None) -> Metric:
+    """Returns what tells minus the distance of a network's answers from the original's.
+
+    Args:
+        model: The original network, on the CPU, in eval mode.
+        images: What both answer.
+        kinds: What each output is (``core.outputs``); None for what their shapes tell.
+    """
+    with torch.no_grad():
+        answers = [model(*parts_of(part)) for part, _ in batches(images, BATCH)]
+    distance = Distance.to(answers, kinds)
+
+    def closeness(network: nn.Module) -> float:
+        device = next(network.parameters()).device
+        with evaluating(network):
+            return -distance.of(
+                _on_cpu(network(*parts_of(mapped(lambda x: x.to(device), part))))
+                for part, _ in batches(images, BATCH)
+            )
+
+    return closeness
 
 
 def _on_cpu(output: Any) -> dict[str, Tensor]:
@@ -289,17 +332,4 @@ class Racers:
         first = Part(judges, torch.arange(1))
         if self.teaching.val is not None and known_accuracy(model, first, kinds=kinds) is not None:
             return partial(accuracy, data=judges, kinds=kinds)
-        with torch.no_grad():
-            distance = Distance.to(
-                [model(*parts_of(part)) for part, _ in batches(judges, BATCH)], kinds
-            )
-
-        def closeness(network: nn.Module) -> float:
-            device = next(network.parameters()).device
-            with evaluating(network):
-                return -distance.of(
-                    _on_cpu(network(*parts_of(mapped(lambda x: x.to(device), part))))
-                    for part, _ in batches(judges, BATCH)
-                )
-
-        return closeness
+        return closeness_to(model, judges, kinds)
