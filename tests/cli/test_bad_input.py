@@ -96,7 +96,7 @@ BEGUN = [
     ("--model timm:resnet19", USAGE, "did you mean resnet18"),
     ("--model torchvision:resnet19", USAGE, "did you mean resnet18"),
     ("--model {bad}/none.py:net", USAGE, "cannot read .*none.py: No such file"),
-    ("--model {project}/nets.py:none", USAGE, "nets.py has no factory 'none'"),
+    ("--model {project}/nets.py:none", USAGE, "nets.py has no function 'none'"),
     ("--model no.such.package:net", USAGE, "cannot import no.such.package"),
     ("--model resnet18", USAGE, "names no network; type timm:NAME"),
     ("--model net.onnx", USAGE, "there is no ONNX file"),

@@ -97,7 +97,8 @@ def test_image_files_of_a_grey_network_are_grey(tmp_path: Path) -> None:
     assert images[1].unique().item() == pytest.approx((90 / 255 - 0.5) / 0.25, abs=1e-6)
     augmentation = parse_augment(["crop:0.5", "jitter:0.4", "randaugment:9", "erase:1"], data)
     assert augmentation is not None
-    assert augmentation.image(data, 0, seed=1).shape == (1, 4, 4)
+    image, _ = augmentation.image(data, 0, seed=1)
+    assert image.shape == (1, 4, 4)
     with pytest.raises(UsageError, match="for a network of 4 give npz:FILE"):
         open_data(
             f"imagefolder:{tmp_path}",

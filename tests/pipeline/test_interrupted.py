@@ -74,11 +74,13 @@ def test_interrupted_scoring_keeps_what_was_scored(
     scored: list[Candidate] = []
     entry, breaks = CalibrateScorer.entry, 7
 
-    def counted(self: CalibrateScorer, candidate: Candidate) -> ImportanceEntry:
+    def counted(
+        self: CalibrateScorer, candidate: Candidate, first: bool = False
+    ) -> ImportanceEntry:
         if len(scored) == breaks:
             raise KeyboardInterrupt
         scored.append(candidate)
-        return entry(self, candidate)
+        return entry(self, candidate, first)
 
     monkeypatch.setattr(CalibrateScorer, "entry", counted)
     table = tmp_path / "tiny" / "importance.jsonl"
