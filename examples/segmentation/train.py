@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 import metric
-import nets
 import scenes
+import segmenter
 import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
@@ -46,7 +46,7 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
-    model = nets.unet()
+    model = segmenter.unet()
     weight = torch.tensor([GROUND, *[1.0] * (len(scenes.CLASSES) - 1)])
     val = scenes.tensors("val")
     steps = options.scenes // options.batch

@@ -20,7 +20,7 @@ MEAN, STD = 0.5, 0.25
 NETS = """
 import sys
 sys.path.insert(0, {example!r})
-from nets import UNet
+from segmenter import UNet
 from tests.nets import randomise
 
 def unet():
