@@ -24,7 +24,7 @@ def test_a_large_one_on_fewer_images_with_fewer_plans_and_no_race() -> None:
     assert affordable(4.1e9, settings()) == Affordable(128, 64, 0)
     assert affordable(4.1e9, settings(fit_images=40, score_images=20)).fit == 40
     assert affordable(4.1e9, settings(effort="thorough")) == Affordable(512, 512, 16)
-    assert race_steps(385e6, 64, 15, settings()) == 6
+    assert race_steps(385e6, 64, 15, settings()) == 0  # 6 would tell nothing, and take minutes
     assert race_steps(4.1e9, 64, 15, settings()) == 0
     gpu = settings().model_copy(update={"device": "cuda"})
     assert race_steps(4.1e9, 64, 15, gpu) == 31

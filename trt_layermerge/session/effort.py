@@ -16,7 +16,7 @@ RACING: dict[Effort, float] = {"quick": 2e12, "normal": 1e13, "thorough": float(
 FEWEST_FIT, FEWEST_SCORE = 128, 64
 """Images that a whole network is repaired and scored on at least, where there are as many."""
 
-FEWEST_STEPS = 5
+FEWEST_STEPS = 10
 """Steps of a rung below which a race tells nothing."""
 
 A_STEP = 4
