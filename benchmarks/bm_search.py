@@ -139,9 +139,11 @@ def page(header: Json, rows: list[Json]) -> str:
         for row in rows
         if sum(row["seconds"].values()) > GOAL_S or row["peak_gb"] > GOAL_GB
     ]
+    absent = [name for name in NETWORKS if name not in {row["network"] for row in rows}]
     lines += [
         "",
-        f"The goal is missed by {', '.join(late)}." if late else "All reach the goal.",
+        f"The goal is missed by {', '.join(late)}." if late else "Each of these reaches the goal.",
+        *([f"Not measured yet: {', '.join(absent)}."] if absent else []),
         *(f"`{row['network']}`: {row['missed']}." for row in rows if row["missed"]),
         *(
             f"Scoring every candidate of {name} in every way on all images took about {before} s "
