@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from trt_layermerge.core.jsonio import read_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.errors import InfeasibleBudgetError, UnsupportedModelError, UsageError
 from trt_layermerge.models.networks import load_network
+from trt_layermerge.search.lazy import used_by_frontiers
 
 ROOT = Path(__file__).parents[2]
 FEW = {
@@ -409,3 +411,30 @@ def test_a_training_without_labels_that_does_harm_is_told(
         session.repair(images["train"])
         session.train(val=images["val"], epochs=1, batch=32, lr=lr, bn="freeze")
         assert any("further from the original's" in note for note in told) == (lr == 1.0)
+
+
+def test_a_network_that_is_too_large_is_looked_at_first(
+    model: nn.Module,
+    loaders: dict[str, DataLoader[Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the frontier uses is scored exactly, the rest once; such scores are never mixed."""
+    settings = {**FEW, "search": {}}
+    session = tlm.Session(
+        model, torch.zeros(1, 3, 16, 16), backend="fake", folder=tmp_path, settings=settings
+    )
+    session.measure()
+    whole = session.score(loaders["train"])
+    assert all(entry.images is None for entry in whole.entries.values())
+    monkeypatch.setitem(import_module("trt_layermerge.importance.amounts").WORK, "normal", 1.0)
+    found = session.score(loaders["train"])
+    looked = [entry for entry in found.entries.values() if entry.images is not None]
+    assert 0 < len(looked) < len(found.entries) == len(whole.entries)
+    assert {entry.images for entry in looked} == {4} and found.notes["amounts"]["score"] == 32
+    used = used_by_frontiers(session.problem, session.latencies.table, found)
+    assert used and all(found[candidate].images is None for candidate in used)
+    rows = (tmp_path / "importance.jsonl").read_text().splitlines()
+    assert len(rows) == 1 + len(found.entries)  # nothing twice
+    assert len(list(tmp_path.glob("importance.*.jsonl"))) == 1  # the whole table, set aside
+    assert session.score(loaders["train"]).entries == found.entries

@@ -133,7 +133,7 @@ class Scoring:
 
 
 def amounts_of(macs: float, entries: int, settings: Settings) -> Amounts:
-    """Returns how many images score each of some candidates.
+    """Returns how many images score each of some candidates; all, where each is trained for.
 
     Args:
         macs: Multiply-accumulates of the original for one image.
@@ -141,6 +141,8 @@ def amounts_of(macs: float, entries: int, settings: Settings) -> Amounts:
         settings: How much work it may be.
     """
     section = settings.importance
+    if section.method != "calibrate":
+        return Amounts(section.score_images)
     return amounts_for(entries, macs, section.score_images, section.effort)
 
 

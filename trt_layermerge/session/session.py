@@ -7,7 +7,7 @@ calls of these verbs; what another process left in the folder is read from there
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -169,10 +169,12 @@ class Session(State):
         images, settings = self._training_images(train), self.settings
         wanted = to_score(self.graph, self.candidates, self.latencies.table, settings)
         path, told = self.folder / "importance.jsonl", dict(notes or self._score_notes())
+        amounts = amounts_of(self.macs, len(wanted), settings)
+        if amounts.first is not None:  # scores on other numbers of images do not mix
+            told["amounts"] = asdict(amounts)
         set_aside(path, told)
         kinds = tuple(self.outputs.values())
         gpus = int(settings.importance.method == "finetune" and settings.device != "cpu")
-        amounts = amounts_of(self.macs, len(wanted), settings)
         scoring = Scoring(
             lambda: scorer_of(self.model, self.graph, images, settings, kinds, amounts),
             settings.scale,
