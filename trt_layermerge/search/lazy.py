@@ -55,7 +55,7 @@ def refine(
 def used_by_frontiers(
     problem: Problem, table: LatencyTable, importance: ImportanceTable
 ) -> list[Candidate]:
-    """Returns the candidates that plans of the frontier use, of any family of kinds.
+    """Returns the candidates that plans of the frontier use, of any family of kinds, by place.
 
     Args:
         problem: What is searched.
@@ -72,7 +72,8 @@ def used_by_frontiers(
         for index in range(first, len(frontier)):
             options = frontier.solution(index).options
             used |= dict.fromkeys(o.payload for o in options if not o.payload.original)
-    return list(used)
+    # By place, so that recorded values of the network serve all that begin there.
+    return sorted(used, key=lambda c: (c.block.start, c.block.end))
 
 
 def _bounded(importance: ImportanceTable, bound: float) -> ImportanceTable:
