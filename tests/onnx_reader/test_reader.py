@@ -89,7 +89,7 @@ TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 
 def exported(model: nn.Module, path: Path, *, dynamic: bool = False) -> Path:
     """Writes what torch exports, uncleaned, as other people's files are."""
-    raw = export_raw(model, torch.zeros(SHAPE), Names(["images"], ["logits"]), dynamic)
+    raw = export_raw(model, torch.zeros(SHAPE), Names(["images"], ["scores"]), dynamic)
     onnx.save(raw.model, path)
     return path
 
@@ -433,7 +433,7 @@ def test_weights_in_half_precision_and_beside_the_file(tmp_path: Path) -> None:
     assert network_inputs(*named) != before
 
     raw = export_raw(
-        model.half().float(), torch.zeros(SHAPE), Names(["images"], ["logits"]), False
+        model.half().float(), torch.zeros(SHAPE), Names(["images"], ["scores"]), False
     ).model
     for tensor in raw.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
@@ -450,7 +450,7 @@ def test_a_whole_run_needs_nothing_but_the_file(tmp_path: Path) -> None:
     recipe = tiny.write_project(tmp_path)
     weights = str(tmp_path / "tiny.safetensors")
     model = load_network(f"{tmp_path / 'nets.py'}:tiny", weights)
-    raw = export_raw(model, torch.zeros(1, 3, 16, 16), Names(["images"], ["logits"]), False)
+    raw = export_raw(model, torch.zeros(1, 3, 16, 16), Names(["images"], ["scores"]), False)
     onnx.save(raw.model, tmp_path / "tiny.onnx")
     text = recipe.read_text().replace(
         'name: "nets.py:tiny", weights: tiny.safetensors', "name: tiny.onnx"
@@ -465,5 +465,7 @@ def test_a_whole_run_needs_nothing_but_the_file(tmp_path: Path) -> None:
     assert summary["original"]["accuracy"] == float(np.mean(answers.argmax(1) == labels))
     assert summary["merged"]["latency_ms"] <= summary["budget_ms"]
     assert summary["merged"]["convs"] < summary["original"]["convs"] == 8
+    made = onnx.load(tmp_path / "runs" / "tiny" / "model.onnx").graph
+    assert [made.input[0].name, made.output[0].name] == ["images", "scores"]
     _, again = tiny.run(tmp_path / "runs")
     assert again.stages("run") == ()

@@ -166,19 +166,20 @@ def export_bytes(
 
 
 def input_names_of(module: nn.Module, count: int) -> tuple[str, ...]:
-    """Returns what the inputs of a network are called: a single one ``input``.
+    """Returns what the inputs of a network are called.
 
-    Several have the names of the file that they were read from, or of ``forward``'s parameters.
+    As in the file that they were read from; else a single one is ``input``, and several are called
+    as ``forward``'s parameters are.
 
     Args:
         module: The network.
         count: How many inputs it takes.
     """
-    if count == 1:
-        return ("input",)
     read = getattr(module, "meta", {}).get("inputs", ())
     if len(read) == count:
         return tuple(read)
+    if count == 1:
+        return ("input",)
     parameters = inspect.signature(module.forward).parameters.values()
     found = [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_POSITIONAL]
     if len(found) < count:
@@ -197,7 +198,7 @@ def output_names_of(
         inputs: What its inputs are called; an output of the same name is called another way.
     """
     read = getattr(module, "meta", {}).get("outputs", ())
-    found = named(output, read if len(read) > 1 else ())
+    found = named(output, read)
     return tuple(f"{name}_output" if name in inputs else name for name in found)
 
 
