@@ -339,3 +339,12 @@ def test_random_weights_are_random_all_through_and_nothing_is_fetched(
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetch)
     network = load_network("torchvision:lraspp_mobilenet_v3_large")
     assert next(network.parameters()).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["timm:resnet10t", "timm:mobilenetv3_small_050"])
+def test_a_network_of_timm_sees_as_many_channels_as_the_input_has(name: str) -> None:
+    grey = load_network(name, shape=(1, 1, 32, 32))
+    with torch.no_grad():
+        assert grey(torch.zeros(1, 1, 32, 32)).shape == (1, 1000)
+    first = next(m for m in load_network(name).modules() if isinstance(m, nn.Conv2d))
+    assert first.in_channels == 3

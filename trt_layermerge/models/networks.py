@@ -45,7 +45,8 @@ def load_network(
             or ``FILE.onnx``, which brings its weights.
         weights: A file that ``read_weights`` reads, ``pretrained`` for those of the library, or
             None.
-        shape: Shape of the input, ``(N, C, H, W)``, at which an ONNX file is read.
+        shape: Shape of the input, ``(N, C, H, W)``, at which an ONNX file is read; a network of
+            timm gets a first convolution for its C channels.
         outputs: Names of tensors that an ONNX file is cut at; none for its own outputs.
 
     Raises:
@@ -68,7 +69,7 @@ def load_network(
             "names; leave model.outputs (--outputs) out"
         )
     if source == "timm":
-        model = _timm(factory, pretrained)
+        model = _timm(factory, pretrained, shape[1])
     elif source == "torchvision":
         model = _torchvision(factory, pretrained)
     elif source and factory and not pretrained:
@@ -138,14 +139,16 @@ def _onnx(name: str, weights: str | None, shape: Shape, outputs: Sequence[str]) 
     return load_onnx(Path(name), shape, outputs)
 
 
-def _timm(name: str, pretrained: bool) -> nn.Module:
+def _timm(name: str, pretrained: bool, channels: int) -> nn.Module:
     try:
         timm = importlib.import_module("timm")
     except ImportError as error:
         raise MissingDependencyError("timm", f"the network timm:{name}", "zoo") from error
     if not timm.is_model(name):
         raise _unknown("timm", name, timm.list_models())
-    return _call(lambda: timm.create_model(name, pretrained=pretrained), f"timm:{name}")
+    # Some builders know no such argument, and three is what they make anyway.
+    given = {} if channels == 3 else {"in_chans": channels}
+    return _call(lambda: timm.create_model(name, pretrained=pretrained, **given), f"timm:{name}")
 
 
 def _torchvision(name: str, pretrained: bool) -> nn.Module:
