@@ -10,9 +10,10 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: $(VENV)/demo.stamp
 	$(BIN)/trt-layermerge run engines/recipes/glyphs-resnet20-cpu.yaml --run demo
 
-# Lint first: it fails in seconds, the tests take minutes.
+# Lint first: it fails in seconds, the tests take minutes. One process for each core, one thread in
+# each: two libraries that share cores take turns at waiting. A file's tests share what they set up.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check
