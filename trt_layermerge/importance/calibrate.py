@@ -83,7 +83,7 @@ class CalibrateScorer:
         amounts: Amounts | None = None,
         repairs: Sequence[str] = REPAIRS,
         batch: int | None = None,
-        limit_bytes: int = 2 << 30,
+        limit_bytes: int = 1 << 30,
         seed: int = 0,
         kinds: Sequence[Kind] | None = None,
     ) -> None:

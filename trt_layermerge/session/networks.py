@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import inf
 from statistics import median
 from typing import Any
@@ -23,6 +23,9 @@ from trt_layermerge.merge import collapse, relax
 from trt_layermerge.quantize.qdq import quantize_model
 from trt_layermerge.quantize.ranges import fixed_ranges
 from trt_layermerge.search.evaluator import Measured
+
+HELD_BYTES = 1 << 29
+"""Of whole networks that are timed in turns; what is more is timed in another run."""
 
 
 def onnx_of(
@@ -92,19 +95,25 @@ class Networks:
         Raises:
             DeviceError: If this is the first measurement and no network could be built and run.
         """
-        models = []
-        for count, plan in enumerate(plans):
-            self.tell.progress("building networks", count, len(plans))
-            models.append(self.plan_onnx(plan))
-        self.tell.progress("building networks", len(plans), len(plans))
-        found = self.meter.networks(
-            self.original_onnx,
-            models,
-            rounds,
-            builds,
-            lambda done, total: self.tell.progress("measuring networks", done, total),
-        )
+        at_a_time = max(1, HELD_BYTES // len(self.original_onnx))
+        found: list[Outcome] = []
+        for start in range(0, len(plans), at_a_time):
+            models = []
+            for count, plan in enumerate(plans[start : start + at_a_time], start):
+                self.tell.progress("building networks", count, len(plans))
+                models.append(self.plan_onnx(plan))
+            self.tell.progress("building networks", start + len(models), len(plans))
+            found += self.meter.networks(
+                self.original_onnx,
+                models,
+                rounds,
+                builds,
+                partial(self._measured, start, len(plans)),
+            )
         return with_reference(plans, found, reference_ms)
+
+    def _measured(self, before: int, total: int, done: int, _: int) -> None:
+        self.tell.progress("measuring networks", before + done, total)
 
 
 def with_reference(
