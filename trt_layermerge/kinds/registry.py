@@ -53,11 +53,9 @@ def kinds_of(rules: Rules | None = None) -> tuple[Kind, ...]:
 
 def families() -> tuple[tuple[str, ...], ...]:
     """Returns the names of the kinds that plans may be made of: all, then fewer and fewer."""
-    ranks = range(len(FAMILIES) - 1, -1, -1)
-    return tuple(
-        tuple(n for n, kind in sorted(_KINDS.items()) if FAMILIES.index(kind.family) <= rank)
-        for rank in ranks
-    )
+    ranked = [(name, FAMILIES.index(kind.family)) for name, kind in sorted(_KINDS.items())]
+    ranks = sorted({rank for _, rank in ranked}, reverse=True)
+    return tuple(tuple(n for n, rank in ranked if rank <= highest) for highest in ranks)
 
 
 def refusal(graph: LayerGraph, candidate: Candidate) -> str | None:
