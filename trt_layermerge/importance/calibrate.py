@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trt_layermerge.blocks import RelaxedBlock
-from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.candidate import Candidate, open_residual
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.inputs import mapped, parts_of
 from trt_layermerge.core.outputs import Kind
@@ -208,13 +208,12 @@ class CalibrateScorer:
     ) -> Iterator[Any]:
         """Yields the network's outputs with the block in place, on each of the first batches.
 
-        A residual that began before the block adds its shortcut, which does not change:
+        A residual that stays around the block adds its shortcut, which does not change:
         out = σ(z + (total − target)), with total and target those of the original.
         """
         needed = self._rest(ports.out).needed
         finish = self._segment(needed | {ports.out}, ("output",))
-        block_ends = candidate.block.start, candidate.block.end
-        shortcut = self._traced.graph.open_residual(*block_ends) is not None
+        shortcut = open_residual(self._traced.graph, candidate) is not None
         names = {*ports.reads} | needed | ({ports.total, ports.target} if shortcut else set())
         activation = activation_module(candidate.activation) if candidate.activation else None
         together = self._score.batches_at_a_time(names | {"output"}, self._computed(ports, names))
