@@ -28,7 +28,7 @@ class NarrowChain(ConvChain):
     ``channels`` chooses them on data, from the last convolution to the first: those that the
     convolution behind them misses most, for what the block should put out, or, further in, for what
     the original convolution puts out of the channels that were kept behind it. What follows a
-    choice is fitted anew, from where it was.
+    choice is fitted anew, from where it was, and scaled to the variance of what is wanted.
 
     Args:
         traced: The original network; the weights of its units are copied.
@@ -90,7 +90,7 @@ class NarrowChain(ConvChain):
                 found = moments[number].narrowed(body.conv, kept[number - 1], kept[number])
             else:
                 found = gather(self, body)
-            solution = found.solve(RIDGE, kernel_of(body).weight)
+            solution = found.solve(RIDGE, kernel_of(body).weight, rescale=True)
             body.install(solution.weight, solution.bias, solution.mean, solution.variance)
 
 

@@ -22,7 +22,8 @@ class Candidate:
     Attributes:
         block: The units it replaces.
         kind: Name of its kind (``kinds``): ``compose`` (kept convolutions, merged exactly),
-            ``fit`` (new convolutions, fitted), ``identity`` (nothing but the shortcut remains).
+            ``fit`` (new convolutions, fitted), ``identity`` (nothing but the shortcut remains),
+            ``narrow`` (fewer channels inside).
         kept: Indices of the kept units; empty where nothing is composed of any.
         convs: Geometry of what runs in the block's place once merged, in order, each with the
             activation behind it; the residual flag stands on the last one.
