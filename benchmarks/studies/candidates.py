@@ -23,7 +23,6 @@ from trt_layermerge.errors import InfeasibleBudgetError
 from trt_layermerge.importance.calibrate import CalibrateScorer
 from trt_layermerge.importance.distance import Distance
 from trt_layermerge.importance.table import Scorer
-from trt_layermerge.merge.repair import REPAIRS
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.search import Objective, plan_of
 from trt_layermerge.search.nearby import SPREADS, perturbed
@@ -49,7 +48,7 @@ class Variant:
 
     about: str
     images: int | None = None
-    repairs: tuple[str, ...] = REPAIRS
+    repairs: tuple[str, ...] | None = None
     refit: int | None = None
     head: bool = False
 

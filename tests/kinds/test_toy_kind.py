@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tests import nets
 from tests.pipeline import tiny
 from trt_layermerge.backends.fake import FakeBackend
-from trt_layermerge.blocks import Start
+from trt_layermerge.blocks import ConvChain, Gather, RelaxedBlock, Start
 from trt_layermerge.core.candidate import Candidate, finish
 from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.core.graph import LayerGraph
@@ -80,6 +80,30 @@ class Unstarted(LowRank):
 
 class FullRank(LowRank):
     rank = 6
+
+
+class SelfFitted(LowRank):
+    """Both convolutions from the one that fits the values of the block, not its weights."""
+
+    def replacement(self, traced: TracedNetwork, candidate: Candidate) -> RelaxedBlock:
+        like = next(traced.module.parameters())
+        return SelfFittedChain(candidate, like, self.starts(traced, candidate))
+
+
+class SelfFittedChain(ConvChain):
+    fits = ("ranked",)
+
+    def fit(self, method: str, gather: Gather) -> None:
+        assert method == "ranked"
+        encoder, decoder = self.bodies()
+        spec = replace(self.candidate.convs[0], out_channels=decoder.conv.out_channels)
+        dense = ConvChain(replace(self.candidate, convs=(spec,)), encoder.conv.weight)
+        found = gather(dense.eval(), dense.last).solve(1e-6)
+        u, s, v = torch.linalg.svd(found.weight.flatten(1), full_matrices=False)
+        rank = encoder.conv.out_channels
+        encoder.conv.weight.copy_((s[:rank, None] * v[:rank]).reshape(encoder.conv.weight.shape))
+        encoder.conv.bias.zero_()
+        decoder.install(u[:, :rank, None, None], found.bias, found.mean, found.variance)
 
 
 def network() -> nn.Module:
@@ -180,6 +204,31 @@ def test_it_is_scored_from_its_start() -> None:
     unstarted, method = score(Unstarted())
     assert method in ("ls-zero", "ls-identity", "ls-variance")  # nothing else is tried
     assert best <= started < unstarted / 20
+
+
+def test_a_fit_of_its_own_is_scored_named_and_repeated_in_a_plan() -> None:
+    """Behind a block that was changed too, where the start knows nothing of what reaches it."""
+    model, x = nets.basic_resnet().double(), images(24, 1)
+    graph = trace(model, x[:1])
+    with register(SelfFitted()):
+        first, second = offered(graph, 1), offered(graph, 2)
+        scorer = CalibrateScorer(model, graph, x, images(10, 2))
+        assert scorer.entry(second, first=True).repair == "ranked"  # tries it alone
+        both = (scorer.entry(second), scorer.entry(second, first=True))
+        assert both[0].delta >= both[1].delta > -1
+        assert kind_of(second).repairs(build_block(scorer._traced, second)) == ("none", "ranked")
+
+        relaxed = relax(model, graph, MergePlan.of(graph, [first, second]))
+        states = {}
+        for name, methods in [("none", {second.key: "none"}), ("ranked", {second.key: "ranked"})]:
+            repair(relaxed, model, x.split(8), {first.key: "none", **methods})
+            states[name] = relaxed.blocks["b2_3"].state_dict()["stages.1.body.conv.weight"].clone()
+        usual = relax(model, graph, MergePlan.of(graph, [first, second]))
+        repair(usual, model, x.split(8), {first.key: "none"})
+        found = usual.blocks["b2_3"].state_dict()["stages.1.body.conv.weight"]
+        assert torch.equal(found, states["ranked"]) and not torch.equal(found, states["none"])
+        with pytest.raises(UsageError, match=r"'best'; choose one of none, bn, .*, ranked"):
+            repair(usual, model, x.split(8), {second.key: "best"})
 
 
 def test_least_squares_pull_to_the_start() -> None:

@@ -180,12 +180,13 @@ def test_the_best_of_every_family_race(run: Run) -> None:
 def test_a_plan_of_several_kinds_belongs_to_the_family_that_has_them_all(
     run: Run,
 ) -> None:
-    assert [set(family) for family in families()] == [
+    offered = {c.kind for c in run.session.candidates}
+    assert [offered & set(family) for family in families()] == [
         {"compose", "fit", "identity"},
+        {"compose", "identity"},  # with ``narrow``, which is not offered
         {"compose", "identity"},
         {"identity"},
     ]
-    assert {c.kind for c in run.session.candidates} == set(families()[0])
     fit, gone = (
         next(c for c in run.session.candidates if c.kind == kind and c.block.start == start)
         for kind, start in (("fit", 1), ("identity", 5))

@@ -7,14 +7,17 @@ from trt_layermerge.blocks.bridged import BridgedBlock
 from trt_layermerge.blocks.chain import ConvChain
 from trt_layermerge.blocks.composed import ComposedBlock
 from trt_layermerge.blocks.layers import ConvNorm, Start
-from trt_layermerge.blocks.relaxed import RelaxedBlock
+from trt_layermerge.blocks.narrowed import NarrowChain
+from trt_layermerge.blocks.relaxed import Gather, RelaxedBlock
 
 __all__ = [
     "BridgedBlock",
     "ComposedBlock",
     "ConvChain",
     "ConvNorm",
+    "Gather",
     "Kernel",
+    "NarrowChain",
     "RelaxedBlock",
     "Start",
 ]

@@ -61,7 +61,7 @@ class ComposedBlock(RelaxedBlock):
         }
         for step in self.steps:
             if isinstance(step, Apply):
-                self.units[_unit_key(step.unit)] = _unit_copy(traced, step.unit)
+                self.units[_unit_key(step.unit)] = unit_copy(traced, step.unit)
             elif isinstance(step, Close):
                 paths = [_shortcut_copy(traced, s) for s in step.residual.shortcuts]
                 self.shortcuts[_residual_key(step.residual)] = nn.ModuleList(paths)
@@ -169,7 +169,8 @@ class ComposedBlock(RelaxedBlock):
         return branch
 
 
-def _unit_copy(traced: TracedNetwork, index: int) -> ConvNorm:
+def unit_copy(traced: TracedNetwork, index: int) -> ConvNorm:
+    """Returns a unit's convolution, without padding, and its normalisation, copied."""
     unit = traced.graph.conv_unit(index)
     return _copied(traced, unit.name, unit.bn, unit.spec)
 

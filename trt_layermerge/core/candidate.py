@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from trt_layermerge.core.conv import AddSpec, ConvSpec, Spec, compose, spec_from_json
 from trt_layermerge.core.geometry import composition
 from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.unit import Block, Branch, ConvUnit
+from trt_layermerge.core.unit import Block, Branch, ConvUnit, Residual
 from trt_layermerge.errors import UnsupportedModelError
 
 CandidateKey: TypeAlias = tuple[int, int, str, tuple[int, ...], tuple[Spec, ...]]
@@ -22,10 +22,11 @@ class Candidate:
     Attributes:
         block: The units it replaces.
         kind: Name of its kind (``kinds``): ``compose`` (kept convolutions, merged exactly),
-            ``fit`` (new convolutions, fitted), ``identity`` (nothing but the shortcut remains).
+            ``fit`` (new convolutions, fitted), ``identity`` (nothing but the shortcut remains),
+            ``narrow`` (fewer channels inside).
         kept: Indices of the kept units; empty where nothing is composed of any.
-        convs: Geometry of what runs in the block's place once merged, in order; activation and
-            residual flag stand on the last one.
+        convs: Geometry of what runs in the block's place once merged, in order, each with the
+            activation behind it; the residual flag stands on the last one.
         extras: What else the block's place costs: projections of a residual that stays open, an
             addition without a convolution before it, or a branch that stays as it is.
         inside: What of ``extras`` other candidates count: the units inside such a branch, as they
@@ -59,9 +60,15 @@ class Candidate:
         return self.block.start, self.block.end, self.kind, self.kept, self.convs
 
     @property
-    def nonlinear(self) -> bool:
-        """Whether the block keeps a convolution with an activation behind it."""
-        return bool(self.convs) and self.activation is not None
+    def nonlinear(self) -> int:
+        """Number of convolutions with an activation behind them."""
+        return sum(spec.activation is not None for spec in self.convs)
+
+    @property
+    def activations(self) -> int:
+        """Number of activations, those behind no convolution included."""
+        inside = sum(spec.activation is not None for spec in self.convs[:-1])
+        return inside + (self.activation is not None)
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-ready mapping that ``from_json`` reads back."""
@@ -119,8 +126,25 @@ def block_activation(graph: LayerGraph, block: Block) -> str | None:
     return None
 
 
+def open_residual(graph: LayerGraph, candidate: Candidate) -> Residual | None:
+    """Returns the residual whose addition stands behind what runs in a block's place.
+
+    It began before the block, or over it and stays beside it (``finish``).
+    """
+    block = candidate.block
+    if candidate.convs and candidate.convs[-1].residual:
+        return graph.residual_ending_at.get(block.end)
+    return graph.open_residual(block.start, block.end)
+
+
 def finish(
-    graph: LayerGraph, block: Block, kind: str, kept: tuple[int, ...], convs: tuple[ConvSpec, ...]
+    graph: LayerGraph,
+    block: Block,
+    kind: str,
+    kept: tuple[int, ...],
+    convs: tuple[ConvSpec, ...],
+    *,
+    intact: bool = False,
 ) -> Candidate:
     """Returns a candidate with activation, residual flag and extra costs worked out.
 
@@ -129,15 +153,22 @@ def finish(
         block: What is replaced.
         kind: Name of the kind.
         kept: Indices of the kept units, rising.
-        convs: Bare convolutions in order; empty means that only the shortcut remains.
+        convs: Convolutions in order, the last one bare; empty means that only the shortcut
+            remains.
+        intact: Whether what stands around the convolutions stays as it is: the activation behind
+            the block, if there is one, and a residual over it, beside it.
     """
-    activation = block_activation(graph, block)
-    open_residual = graph.open_residual(block.start, block.end)
-    extras: tuple[Spec, ...] = open_residual.projections if open_residual else ()
+    if intact:
+        activation = graph.units[block.end - 1].activation
+        residual = graph.residual_ending_at.get(block.end)
+    else:
+        activation = block_activation(graph, block)
+        residual = graph.open_residual(block.start, block.end)
+    extras: tuple[Spec, ...] = residual.projections if residual else ()
     if convs:
-        last = replace(convs[-1], activation=activation, residual=open_residual is not None)
+        last = replace(convs[-1], activation=activation, residual=residual is not None)
         convs = (*convs[:-1], last)
-    elif open_residual:
+    elif residual:
         _, (channels, (rows, columns)) = graph.ends(block)
         extras = (*extras, AddSpec(channels, rows, columns, activation))
     else:

@@ -78,7 +78,7 @@ class MergePlan:
     @property
     def activation_count(self) -> int:
         """Activations of the chain once merged."""
-        return sum(c.activation is not None for c in self.candidates)
+        return sum(c.activations for c in self.candidates)
 
     def save(self, path: Path) -> None:
         """Writes ``plan.json``."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trt_layermerge.blocks import RelaxedBlock
-from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.candidate import Candidate, open_residual
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.inputs import mapped, parts_of
 from trt_layermerge.core.outputs import Kind
@@ -26,7 +26,6 @@ from trt_layermerge.kinds import kind_of
 from trt_layermerge.merge.relax import build_block, retrace
 from trt_layermerge.merge.repair import (
     EQUATIONS_PER_UNKNOWN,
-    REPAIRS,
     Pairs,
     repair_in_turn,
 )
@@ -56,7 +55,7 @@ class CalibrateScorer:
         fit_images: Network inputs to repair on, ``(N, C, H, W)`` or several (``core.inputs``).
         score_images: Network inputs to score on, disjoint from ``fit_images``.
         amounts: How many images serve for what; by default all, at once.
-        repairs: Names of the repairs to try.
+        repairs: Names of the repairs to try; None for all that a kind names.
         batch: Images a batch, or None for as many as a processor's cache holds of the largest
             value. Where all values are smaller, more are computed at a time.
         limit_bytes: Memory for recorded values, of images to fit on and to score on. Above, values
@@ -81,7 +80,7 @@ class CalibrateScorer:
         score_images: Any,
         *,
         amounts: Amounts | None = None,
-        repairs: Sequence[str] = REPAIRS,
+        repairs: Sequence[str] | None = None,
         batch: int | None = None,
         limit_bytes: int = 1 << 30,
         seed: int = 0,
@@ -95,7 +94,8 @@ class CalibrateScorer:
                 f"the network takes {len(names)} inputs ({', '.join(names)}), and candidates are "
                 "scored on images of another number; give all of them (core.inputs.Several)"
             )
-        self._repairs, self._seed, self._limit_bytes = tuple(repairs), seed, limit_bytes
+        self._repairs = None if repairs is None else tuple(repairs)
+        self._seed, self._limit_bytes = seed, limit_bytes
         self._rest = lru_cache(partial(rest_of, network))
         self._segment = lru_cache(partial(segment, network))
         ends = block_ends(self._traced)
@@ -119,7 +119,7 @@ class CalibrateScorer:
             "distance": self._distance.name,
             "fit_images": len(fit_images),
             "score_images": len(score_images),
-            "repairs": list(repairs),
+            "repairs": "all" if repairs is None else list(repairs),
             "seed": seed,
         }
 
@@ -136,8 +136,8 @@ class CalibrateScorer:
         ports = block_ports(self._traced, candidate)
         block = build_block(self._traced, candidate)
         methods = self._methods(candidate, block)
-        if first and FIRST_REPAIR in methods:
-            methods = [FIRST_REPAIR]
+        if first:
+            methods = [m for m in (FIRST_REPAIR, *block.fits[:1]) if m in methods][:1] or methods
         looked = self._amounts.first if first else None
         screened = self._parts(looked or self._amounts.screen)
         best: tuple[float, str, dict[str, Tensor]] | None = None
@@ -163,7 +163,7 @@ class CalibrateScorer:
     def _methods(self, candidate: Candidate, block: RelaxedBlock) -> list[str]:
         """Returns the repairs that apply to a block."""
         tried = kind_of(candidate).repairs(block)
-        return [method for method in self._repairs if method in tried]
+        return [method for method in tried if self._repairs is None or method in self._repairs]
 
     def _repaired(
         self, candidate: Candidate, block: RelaxedBlock, ports: Ports, methods: Sequence[str]
@@ -185,11 +185,11 @@ class CalibrateScorer:
 
     def _needs_many(self, candidate: Candidate, block: RelaxedBlock) -> bool:
         """Whether few images have too few positions for the weights that are fitted."""
-        if block.last is None or not candidate.convs:
+        if not block.unknowns or not candidate.convs:
             return False
         area = math.prod(candidate.convs[-1].out_size)
         few = sum(map(len, self._fits[0].parts)) * min(area, SAMPLED_POSITIONS)
-        return few < EQUATIONS_PER_UNKNOWN * (block.last.conv.weight[0].numel() + 1)
+        return few < EQUATIONS_PER_UNKNOWN * (block.unknowns + 1)
 
     def _computed(self, ports: Ports, names: Iterable[str]) -> set[str]:
         """Returns the given names and those of all values from where a block starts."""
@@ -208,13 +208,12 @@ class CalibrateScorer:
     ) -> Iterator[Any]:
         """Yields the network's outputs with the block in place, on each of the first batches.
 
-        A residual that began before the block adds its shortcut, which does not change:
+        A residual that stays around the block adds its shortcut, which does not change:
         out = σ(z + (total − target)), with total and target those of the original.
         """
         needed = self._rest(ports.out).needed
         finish = self._segment(needed | {ports.out}, ("output",))
-        block_ends = candidate.block.start, candidate.block.end
-        shortcut = self._traced.graph.open_residual(*block_ends) is not None
+        shortcut = open_residual(self._traced.graph, candidate) is not None
         names = {*ports.reads} | needed | ({ports.total, ports.target} if shortcut else set())
         activation = activation_module(candidate.activation) if candidate.activation else None
         together = self._score.batches_at_a_time(names | {"output"}, self._computed(ports, names))

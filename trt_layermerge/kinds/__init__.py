@@ -16,7 +16,15 @@ from trt_layermerge.kinds.kind import (
     fittable,
 )
 from trt_layermerge.kinds.limits import Limits, fit_refusal
-from trt_layermerge.kinds.registry import families, kind_of, kinds_of, refusal, register
+from trt_layermerge.kinds.registry import (
+    families,
+    kind_of,
+    kinds_named,
+    kinds_of,
+    refusal,
+    register,
+    usual_kinds,
+)
 
 __all__ = [
     "FAMILIES",
@@ -31,7 +39,9 @@ __all__ = [
     "fittable",
     "judged_candidates",
     "kind_of",
+    "kinds_named",
     "kinds_of",
     "refusal",
     "register",
+    "usual_kinds",
 ]

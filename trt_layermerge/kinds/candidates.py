@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import get_args
 
-from trt_layermerge.core.candidate import Candidate, CandidateKey
+from trt_layermerge.core.candidate import Candidate, CandidateKey, original_candidate
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.unit import Rules
 from trt_layermerge.errors import UsageError
 from trt_layermerge.kinds.limits import PAPER, Limits
-from trt_layermerge.kinds.registry import kinds_of
+from trt_layermerge.kinds.registry import kinds_named
 
 
 def enumerate_candidates(
-    graph: LayerGraph, rules: Rules = "full", limits: Limits | None = None
+    graph: LayerGraph,
+    rules: Rules = "full",
+    limits: Limits | None = None,
+    kinds: Iterable[str] | None = None,
 ) -> tuple[Candidate, ...]:
     """Returns every candidate that can stand in a graph, ordered by block; no two of the same key.
 
     Args:
         graph: The traced network, as ``trace`` returns it.
         rules: ``paper`` gives the published candidates, with the published counts; ``full`` every
-            kind, bounded by ``limits``.
+            kind that is on by default, bounded by ``limits``.
         limits: Bounds for ``full``; the defaults of ``Limits`` when None.
+        kinds: Names of the kinds to offer, in place of those of ``full``.
 
     Raises:
-        UsageError: If the rules are neither of the two.
+        UsageError: If the rules are neither of the two, or there is no kind of a name.
     """
     if rules not in get_args(Rules):
         raise UsageError(f"there are no rules {rules!r}; choose paper or full")
-    return tuple(c for c, why in judged_candidates(graph, rules, limits) if why is None)
+    return tuple(c for c, why in judged_candidates(graph, rules, limits, kinds) if why is None)
 
 
 def judged_candidates(
-    graph: LayerGraph, rules: Rules, limits: Limits | None
+    graph: LayerGraph, rules: Rules, limits: Limits | None, kinds: Iterable[str] | None = None
 ) -> Iterator[tuple[Candidate, str | None]]:
     """Yields also the candidates that cannot stand in a graph, or are too large to fit, and why.
 
@@ -43,15 +47,20 @@ def judged_candidates(
         graph: The traced network.
         rules: ``full``, or ``paper`` for the published kinds and limits.
         limits: How large blocks and kernels may be; None for the usual ones, unused by ``paper``.
+        kinds: Names of the kinds; None for those of the rules.
     """
+    used = kinds_named(rules, kinds)
     limits = PAPER if rules == "paper" else limits or Limits()
     found: set[CandidateKey] = set()
     for block in graph.blocks(rules):
         if len(block) > limits.max_units and not graph.branch_at(block):
             continue
-        for kind in kinds_of(rules):
+        if len(block) == 1:
+            original = original_candidate(graph, block.start)
+            found.add(original.key)
+            yield original, None
+        for kind in used:
             for candidate in kind.candidates(graph, block, limits):
                 if candidate.key not in found:
                     found.add(candidate.key)
-                    stays = candidate.original
-                    yield candidate, None if stays else kind.refusal(graph, candidate)
+                    yield candidate, kind.refusal(graph, candidate)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
-from trt_layermerge.core.candidate import Candidate, finish, merged_spec, original_candidate
+from trt_layermerge.core.candidate import Candidate, finish, merged_spec
 from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.unit import Block, ConvUnit, Rules, Segment
@@ -20,7 +20,7 @@ from trt_layermerge.kinds.limits import Limits
 
 
 class Compose(KeepingKind):
-    """Kept convolutions, merged exactly; an untouched unit is one of its candidates."""
+    """Kept convolutions, merged exactly."""
 
     name = "compose"
     label = "merged exactly"
@@ -31,13 +31,10 @@ class Compose(KeepingKind):
     def candidates(self, graph: LayerGraph, block: Block, limits: Limits) -> Iterator[Candidate]:
         """Yields one candidate for every convolution that the block can merge into.
 
-        A single unit yields itself, unchanged. At least one convolution is kept, but for what
-        ``limits.lone`` allows.
+        At least one convolution is kept, but for what ``limits.lone`` allows.
         """
-        if len(block) == 1:
-            yield original_candidate(graph, block.start)
-            if limits.lone and _stands_alone(graph, block):
-                yield finish(graph, block, self.name, (), ())
+        if len(block) == 1 and limits.lone and _stands_alone(graph, block):
+            yield finish(graph, block, self.name, (), ())
         if len(block) == 1 or graph.branch_at(block):
             return
         best: dict[ConvSpec, tuple[bool, float, Candidate]] = {}

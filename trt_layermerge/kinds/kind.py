@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from trt_layermerge.blocks import RelaxedBlock, Start
     from trt_layermerge.tracing import TracedNetwork
 
-Family: TypeAlias = Literal["removal", "composition", "approximation"]
+Family: TypeAlias = Literal["removal", "composition", "reduction", "approximation"]
 """What a candidate does to the network's function, the rank of its kind in ``FAMILIES``."""
 
-FAMILIES: tuple[Family, ...] = ("removal", "composition", "approximation")
-"""In the order in which plans may use them: removals alone, then compositions too, then all.
+FAMILIES: tuple[Family, ...] = ("removal", "composition", "reduction", "approximation")
+"""In the order in which plans may use them: removals alone, then compositions too, then
+reductions, which keep every activation and have fewer channels or ranks, then all.
 Approximations lose least before training and compound; what is only removed loses most, and
 training brings most of it back, so plans of each family are compared once trained."""
 
@@ -94,13 +95,15 @@ class Kind(ABC):
     def repairs(self, block: RelaxedBlock) -> tuple[str, ...]:
         """Returns the repairs worth trying on a block that ``replacement`` made.
 
-        ``none`` where the block means something before it is fitted. ``bn``, which runs every image
+        ``none`` where the block means something before it is fitted. A block with fits of its own
+        is repaired by these. ``bn``, which runs every image
         through the block, is for those without a convolution to fit: it was best for none of 40
         composed blocks of a ResNet-20 that had one.
         """
-        if not fittable(block):
+        if not block.fits and not fittable(block):
             return "none", "bn"
-        return ("none", *LEAST_SQUARES) if block.started else LEAST_SQUARES
+        fits = block.fits or LEAST_SQUARES
+        return ("none", *fits) if block.started else fits
 
 
 class KeepingKind(Kind):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
@@ -13,8 +14,9 @@ from trt_layermerge.kinds.compose import Compose
 from trt_layermerge.kinds.fit import Fit
 from trt_layermerge.kinds.identity import Identity
 from trt_layermerge.kinds.kind import FAMILIES, Kind
+from trt_layermerge.kinds.narrow import Narrow
 
-_KINDS: dict[str, Kind] = {kind.name: kind for kind in (Compose(), Fit(), Identity())}
+_KINDS: dict[str, Kind] = {kind.name: kind for kind in (Compose(), Fit(), Identity(), Narrow())}
 
 
 def register(kind: Kind) -> AbstractContextManager[Any]:
@@ -51,13 +53,38 @@ def kinds_of(rules: Rules | None = None) -> tuple[Kind, ...]:
     return tuple(kind for _, kind in sorted(_KINDS.items()) if rules in (None, *kind.rules))
 
 
+def usual_kinds() -> tuple[str, ...]:
+    """Returns the names of the kinds that ``rules="full"`` uses where none are named."""
+    return tuple(kind.name for kind in kinds_of("full"))
+
+
+def kinds_named(rules: Rules, names: Iterable[str] | None = None) -> tuple[Kind, ...]:
+    """Returns the kinds to use, by name: of a rule set, or the named ones.
+
+    Args:
+        rules: ``paper`` uses its own kinds and no others, ``full`` any.
+        names: Which kinds; None for those of the rule set.
+
+    Raises:
+        UsageError: If there is no kind of a name.
+    """
+    if names is None:
+        return kinds_of(rules)
+    named = set(names)
+    if unknown := sorted(named - _KINDS.keys()):
+        raise UsageError(
+            f"there is no kind {', '.join(map(repr, unknown))}; search.kinds names some of "
+            f"{', '.join(sorted(_KINDS))}"
+        )
+    chosen = kinds_of("paper") if rules == "paper" else kinds_of()
+    return tuple(kind for kind in chosen if kind.name in named)
+
+
 def families() -> tuple[tuple[str, ...], ...]:
     """Returns the names of the kinds that plans may be made of: all, then fewer and fewer."""
-    ranks = range(len(FAMILIES) - 1, -1, -1)
-    return tuple(
-        tuple(n for n, kind in sorted(_KINDS.items()) if FAMILIES.index(kind.family) <= rank)
-        for rank in ranks
-    )
+    ranked = [(name, FAMILIES.index(kind.family)) for name, kind in sorted(_KINDS.items())]
+    ranks = sorted({rank for _, rank in ranked}, reverse=True)
+    return tuple(tuple(n for n, rank in ranked if rank <= highest) for highest in ranks)
 
 
 def refusal(graph: LayerGraph, candidate: Candidate) -> str | None:

@@ -82,6 +82,27 @@ class Moments:
             self.xy += x.mT @ y
             self.yy += y.square().sum(1)
 
+    def system(self) -> tuple[Tensor, Tensor]:
+        """Returns Cov(x), ``(groups, D, D)``, and Cov(x, y), ``(groups, D, C_out / groups)``."""
+        mean_x, mean_y = self.x / self.count, self.y / self.count
+        cov = self.xx / self.count - mean_x.unsqueeze(2) * mean_x.unsqueeze(1)
+        return cov, self.xy / self.count - mean_x.unsqueeze(2) * mean_y.unsqueeze(1)
+
+    def narrowed(self, conv: nn.Conv2d, inputs: Tensor, outputs: Tensor) -> Moments:
+        """Returns the moments of a dense convolution with some of the channels only.
+
+        Args:
+            conv: It has as many channels as are named, and the same kernel.
+            inputs: Channels that it reads.
+            outputs: Channels that it puts out.
+        """
+        part, taps = Moments(conv), conv.weight[0, 0].numel()
+        rows = (inputs.unsqueeze(1) * taps + torch.arange(taps, device=inputs.device)).flatten()
+        part.count, part.x, part.y = self.count, self.x[:, rows], self.y[:, outputs]
+        part.xx, part.yy = self.xx[:, rows][:, :, rows], self.yy[:, outputs]
+        part.xy = self.xy[:, rows][:, :, outputs]
+        return part
+
     def solve(self, ridge: float, prior: Tensor | None = None, rescale: bool = False) -> Solution:
         """Returns the regression.
 
@@ -90,9 +111,7 @@ class Moments:
             prior: Weights that the pull goes to; zero if None.
             rescale: Whether to scale each channel so that it has the variance of its target.
         """
-        mean_x, mean_y = self.x / self.count, self.y / self.count
-        cov = self.xx / self.count - mean_x.unsqueeze(2) * mean_x.unsqueeze(1)
-        cross = self.xy / self.count - mean_x.unsqueeze(2) * mean_y.unsqueeze(1)
+        (cov, cross), mean_x, mean_y = self.system(), self.x / self.count, self.y / self.count
         spread = (self.yy / self.count - mean_y.square()).clamp_min(0)
         size = cov.diagonal(dim1=1, dim2=2).mean(1)
         pull = ridge * torch.where(size > 0, size, 1.0).reshape(-1, 1, 1)

@@ -28,6 +28,7 @@ from trt_layermerge.merge.surgery import (
 )
 
 REPAIRS = ("none", "bn", *LEAST_SQUARES)
+"""What every block can be repaired by; some have fits of their own besides (``kinds``)."""
 
 WEAK_RIDGE, STRONG_RIDGE = 1e-6, 1e-1
 POSITIONS = 16
@@ -70,8 +71,8 @@ def repair(
         calibration_batches: Images ``(N, C, H, W)``, or tuples that begin with them; for a network
             of several inputs, tuples or dicts of them (``core.inputs.parse``). They are kept in
             memory and used several times.
-        methods: By ``Candidate.key``, one of ``REPAIRS`` (see ``repair_in_turn``); for what is
-            not in it ``ls-zero``, and ``bn`` where there is no last convolution that can be fitted.
+        methods: By ``Candidate.key``, see ``repair_in_turn``; for what is not in it the block's
+            own fit, else ``ls-zero``, and ``bn`` where no last convolution can be fitted.
         targets: Gives the original's values by name, batch by batch, where somebody has them; by
             default the model is run.
 
@@ -96,7 +97,8 @@ def repair(
     target_of = targets or Walk(traced.module, batches).at
     for candidate in relaxed.plan.changed:
         block = relaxed.blocks[block_key(candidate.block)]
-        method = (methods or {}).get(candidate.key, "ls-zero" if fittable(block) else "bn")
+        usual = (*block.fits, "ls-zero" if fittable(block) else "bn")[0]
+        method = (methods or {}).get(candidate.key, usual)
         nothing_to_fit = next(block.parameters(), None) is None
         if method == "none" or (method in REPAIRS and nothing_to_fit):
             continue
@@ -120,12 +122,13 @@ def repair_in_turn(
     weakly towards zero, ``ls-identity`` pulls more strongly towards where the block starts
     (``RelaxedBlock.prior``), ``ls-variance`` scales the channels of ``ls-zero`` to the variance of
     the targets. Where a shortcut that computes something follows the last convolution, ``bn`` is
-    done instead; a block without parameters is left as it is. Moments are gathered once.
+    done instead; a block without parameters is left as it is. Moments are gathered once. A block's
+    own ``fits`` gather what they need.
 
     Args:
         block: What ``build_block`` made.
         pairs: What reaches it, and the original values at its target port.
-        methods: Each one of ``REPAIRS``.
+        methods: Each one of ``REPAIRS``, or of the block's own ``fits``.
         seed: Decides the sampled positions.
 
     Raises:
@@ -166,17 +169,20 @@ def reestimate_bn(module: nn.Module, batches: Iterable[Any]) -> None:
 
 def _fit(block: RelaxedBlock, pairs: Pairs, method: str, seed: int, known: list[Moments]) -> None:
     """Fits a block in place; moments are taken from ``known``, or gathered and left there."""
-    if method not in REPAIRS:
-        raise UsageError(f"unknown repair {method!r}; choose one of {', '.join(REPAIRS)}")
-    last = block.last
+    if method not in (names := (*REPAIRS, *block.fits)):
+        raise UsageError(f"unknown repair {method!r}; choose one of {', '.join(names)}")
+    gather, last = partial(_gather, pairs, seed), block.last
     if method == "none":
         return
     if method == "bn" or last is None:
         if any(isinstance(m, _BatchNorm) for m in block.modules()):
             reestimate_bn(block, (inputs for inputs, _ in pairs.batches()))
         return
+    if method in block.fits:
+        block.fit(method, gather)
+        return
     if not known:
-        known.append(_gather(block, last, pairs, seed))
+        known.append(gather(block, last))
     moments = known[0]
     if method == "ls-identity":
         solution = moments.solve(STRONG_RIDGE, block.prior())
@@ -185,32 +191,35 @@ def _fit(block: RelaxedBlock, pairs: Pairs, method: str, seed: int, known: list[
     last.install(solution.weight, solution.bias, solution.mean, solution.variance)
 
 
-def _gather(block: RelaxedBlock, last: ConvNorm, pairs: Pairs, seed: int) -> Moments:
-    """Returns the moments of the last convolution's inputs and wanted outputs.
+def _gather(
+    pairs: Pairs, seed: int, module: nn.Module, conv: ConvNorm, own: bool = False
+) -> Moments:
+    """Returns the moments of a convolution's inputs and wanted outputs (``blocks.Gather``).
 
     Its target is the block's target minus what shortcuts add behind it. 16 positions an image
     are drawn, borders included, or as many more as make 5 equations per unknown.
     """
-    moments = Moments(last.conv)
+    moments = Moments(conv.conv)
     needed = math.ceil(EQUATIONS_PER_UNKNOWN * (moments.size + 1) / pairs.images)
     generator = torch.Generator().manual_seed(seed)
     for inputs, targets in pairs.batches():
-        seen, produced, output = _observe(block, last, inputs)
-        positions = sample_positions(targets, max(POSITIONS, needed), generator)
-        moments.add(seen, targets - (output - produced), positions)
+        seen, produced, output = _observe(module, conv, inputs)
+        wanted = produced if own else targets - (output - produced)
+        positions = sample_positions(wanted, max(POSITIONS, needed), generator)
+        moments.add(seen, wanted, positions)
     return moments
 
 
-def _observe(block: RelaxedBlock, last: ConvNorm, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns input and output of the last convolution with its BN, and output of the block."""
+def _observe(module: nn.Module, conv: ConvNorm, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns input and output of a convolution with its BN, and output of what it is in."""
     seen: list[Tensor] = []
 
     def note(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         seen.extend((args[0], output))
 
-    handle = last.register_forward_hook(note)
+    handle = conv.register_forward_hook(note)
     try:
-        output = block(inputs)
+        output = module(inputs)
     finally:
         handle.remove()
     return seen[0], seen[1], output

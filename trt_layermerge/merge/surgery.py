@@ -13,7 +13,7 @@ from torch.fx.node import map_arg
 from trt_layermerge.blocks import RelaxedBlock
 from trt_layermerge.blocks.algebra import fold_bn
 from trt_layermerge.blocks.layers import detached, statistics
-from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.candidate import Candidate, open_residual
 from trt_layermerge.core.unit import Block
 from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.tracing import TracedNetwork
@@ -54,7 +54,7 @@ class Ports:
 def block_ports(traced: TracedNetwork, candidate: Candidate) -> Ports:
     """Returns the values that a candidate's block reads and replaces.
 
-    The block replaces the branch of a residual that began before it and ends with it, and
+    The block replaces the branch of a residual that stays and ends with it, and
     everything up to the last addition otherwise. Where nothing remains of a block and no residual
     stays open, its activation goes too. Where a branch is left out, its shortcut is handed on.
     """
@@ -67,7 +67,7 @@ def block_ports(traced: TracedNetwork, candidate: Candidate) -> Ports:
         target = last.sum if candidate.activation else last.out
         return Ports(branch.shortcut, target, last.sum, last.out)
     source = node_named(traced.module, first.conv).all_input_nodes[0]
-    if graph.open_residual(block.start, block.end) is not None:
+    if open_residual(graph, candidate) is not None:
         target = last.branch
     else:
         target = last.sum if candidate.convs else last.out

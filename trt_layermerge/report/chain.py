@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
-from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.candidate import Candidate, open_residual
 from trt_layermerge.core.conv import ConvSpec, PieceSpec
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
@@ -81,11 +81,14 @@ def statuses(plan: MergePlan, kinds: Mapping[str, Look]) -> tuple[Status, ...]:
     """
     found: list[Status] = []
     for candidate in plan.candidates:
-        look, last = look_of(candidate, kinds), candidate.block.end - 1
-        for index in range(candidate.block.start, candidate.block.end):
+        look, block = look_of(candidate, kinds), candidate.block
+        behind: list[str | None] = [None] * len(block)
+        if len(candidate.convs) == len(block):  # unit by unit
+            behind = [spec.activation for spec in candidate.convs]
+        behind[-1] = candidate.activation
+        for index, activation in enumerate(behind, block.start):
             stays = index in candidate.kept or (candidate.convs and not candidate.kept)
-            activation = index == last and candidate.activation is not None
-            found.append(Status(look if stays else DROPPED, activation))
+            found.append(Status(look if stays else DROPPED, activation is not None))
     return tuple(found)
 
 
@@ -114,11 +117,11 @@ def wrap_rows(graph: LayerGraph, plan: MergePlan, columns: int = COLUMNS) -> tup
 
 def surviving_residuals(graph: LayerGraph, plan: MergePlan) -> tuple[Residual | Branch, ...]:
     """Returns the residuals and branches that no block of the plan swallows whole."""
-    blocks = [c.block for c in plan.changed]
+    inside = [(c.block, open_residual(graph, c)) for c in plan.changed]
     return tuple(
         r
         for r in _residuals(graph)
-        if not any(b.start <= r.start and r.end <= b.end for b in blocks)
+        if not any(b.start <= r.start and r.end <= b.end and r != o for b, o in inside)
     )
 
 

@@ -16,6 +16,7 @@ BLUE = "#0072b2"
 ORANGE = "#c97b00"
 RED = "#d55e00"
 GREEN = "#00825d"
+PURPLE = "#a8528a"
 
 DARK = {
     SURFACE: "#161b21",
@@ -27,6 +28,7 @@ DARK = {
     ORANGE: "#f0ab3c",
     RED: "#ff8a4a",
     GREEN: "#35c79b",
+    PURPLE: "#e39cc6",
 }
 """The dark twin of every colour."""
 

@@ -22,13 +22,13 @@ def write_candidates(
     Args:
         folder: Where to.
         graph: The traced network.
-        section: Rules and limits.
+        section: Rules, kinds and limits.
 
     Raises:
         DeviceError: If the file cannot be written.
     """
     limits = Limits(**section.limits.model_dump())
-    judged = list(judged_candidates(graph, section.rules, limits))
+    judged = list(judged_candidates(graph, section.rules, limits, section.kinds))
     refused = Counter(why for _, why in judged if why is not None)
     header = {"rules": section.rules, "offered": len(judged), "refused": dict(refused)}
     usable = tuple(c for c, why in judged if why is None)

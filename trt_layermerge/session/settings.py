@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.outputs import Task
+from trt_layermerge.errors import UsageError
 from trt_layermerge.importance.amounts import Effort
+from trt_layermerge.kinds import kinds_named, usual_kinds
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -117,12 +119,22 @@ class LimitsSection(Section):
     kernels: tuple[Count, ...] = (1, 3, 5, 7)
 
 
+def _named(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns names of kinds, each once, in order. Raises ``ValueError``."""
+    try:
+        return tuple(kind.name for kind in kinds_named("full", names))
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
 class SearchSection(Section):
     """What is looked for. Exactly one of ``speedup`` and ``budget_ms`` counts; the latter wins.
 
     Attributes:
         rules: ``paper`` or ``full``.
         mode: ``layermerge``, ``depth`` or ``layer``.
+        kinds: Names of the kinds of candidates (``kinds``) under ``rules: full``; ``narrow`` is
+            one that is used only where it is named.
         speedup: Measured original latency divided by the budget.
         budget_ms: Latency that the measured network must meet.
         objective: What is maximised.
@@ -140,6 +152,9 @@ class SearchSection(Section):
 
     rules: Literal["paper", "full"] = "full"
     mode: Literal["layermerge", "depth", "layer"] = "layermerge"
+    kinds: Annotated[tuple[str, ...], AfterValidator(_named)] = Field(
+        default_factory=usual_kinds, min_length=1
+    )
     speedup: Annotated[float, Field(gt=1)] = 1.5
     budget_ms: Positive | None = None
     objective: ObjectiveSection = ObjectiveSection()

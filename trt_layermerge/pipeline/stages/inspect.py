@@ -16,6 +16,7 @@ def _settings(run: Run) -> Json:
         "model": run.recipe.model.identity(),
         "batch": run.recipe.measure.batch,
         "rules": search.rules,
+        "kinds": list(search.kinds),
         "limits": search.limits.model_dump(mode="json"),
         "task": run.recipe.task,
     }

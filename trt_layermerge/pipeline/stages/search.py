@@ -26,7 +26,7 @@ def _settings(run: Run) -> Json:
     if recipe.measure.recorded:
         source = source_of(recipe.measure, run.folder.root, run.session.meter)
     return {
-        "search": recipe.search.model_dump(mode="json", exclude={"rules", "limits"}),
+        "search": recipe.search.model_dump(mode="json", exclude={"rules", "kinds", "limits"}),
         "seed": run.seed,
         "task": run.recipe.task,
         **judges,
