@@ -28,7 +28,7 @@ from trt_layermerge.search.closing import (
 )
 from trt_layermerge.search.joint import JointScores, contenders
 from trt_layermerge.search.nearby import perturbed
-from trt_layermerge.search.problem import Problem, uses_paper_protocol
+from trt_layermerge.search.problem import Problem, decides_alone
 from trt_layermerge.search.race import race
 from trt_layermerge.search.sampling import sample_plans, useful
 from trt_layermerge.session.images import images_of
@@ -128,7 +128,7 @@ def search_of(run: Run, arm: Arm, speedup: float, racing: Path) -> Search:
         images_of(score),
         original_ms,
         BUILDS if recipe.measure.engines else 1,
-        uses_paper_protocol(session.importance),
+        decides_alone(session.importance),
     )
     problem = problem_of(session.graph, session.candidates, session.importance, recipe)
     return Search(problem, session.latencies, whole, goal_of(recipe, original_ms))
@@ -234,7 +234,7 @@ def worth_of(search: Search, plans: Sequence[MergePlan]) -> Worth:
     network, or under the paper's protocol the score of the table.
     """
     found: list[tuple[float, ...]]
-    if search.whole.paper:
+    if search.whole.alone:
         found = [(plan.score or 0.0,) for plan in plans]
     elif search.whole.races:
         found = [raced.merit for raced in race(plans, search.whole, search.tell)]

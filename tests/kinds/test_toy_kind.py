@@ -48,8 +48,8 @@ COSTS = {**FakeBackend.__init__.__kwdefaults__, "overhead_ms": 0.0, "ms_per_mib"
 
 
 class LowRank(Kind):
-    name = "lowrank"
-    label = "low rank"
+    name = "toyrank"
+    label = "toy rank"
     rank = RANK
 
     def candidates(self, graph: LayerGraph, block: Block, limits: Limits) -> Iterator[Candidate]:
@@ -123,7 +123,7 @@ def images(count: int, seed: int) -> Tensor:
 
 def offered(graph: LayerGraph, start: int) -> Candidate:
     (found,) = (
-        c for c in enumerate_candidates(graph) if c.kind == "lowrank" and c.block.start == start
+        c for c in enumerate_candidates(graph) if c.kind == "toyrank" and c.block.start == start
     )
     return found
 
@@ -146,7 +146,7 @@ def test_every_stage_from_enumeration_to_an_onnx_file(tmp_path: Path) -> None:
     with register(LowRank()):
         rows = [json.dumps(c.to_json()) for c in enumerate_candidates(graph)]
         read = [Candidate.from_json(json.loads(row)) for row in rows]
-        new = [c for c in read if c.kind == "lowrank"]
+        new = [c for c in read if c.kind == "toyrank"]
         assert [c for c in read if c not in new] == list(before)
         assert len(new) == len(graph.units)
         assert all(refusal(graph, c) is None for c in new)
@@ -162,7 +162,7 @@ def test_every_stage_from_enumeration_to_an_onnx_file(tmp_path: Path) -> None:
         merged = collapse(relaxed)
         certificate = certify(relaxed, merged, x)
         assert certificate.ok and certificate.max_rel_error <= 1e-10
-        assert {c.kind for c in certificate.checks} == {"whole", "lowrank"}
+        assert {c.kind for c in certificate.checks} == {"whole", "toyrank"}
         convs = [m for m in merged.modules() if isinstance(m, nn.Conv2d)]
         original = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
         assert len(convs) == len(original) + 3  # each of three became two
@@ -260,10 +260,10 @@ def test_a_kind_that_nobody_knows_is_named() -> None:
     graph = trace(model, images(1, 0))
     with register(LowRank()):
         candidate = offered(graph, 1)
-        assert kind_of(candidate).label == "low rank"
-    with pytest.raises(UsageError, match="kind 'lowrank', and this version knows compose, fit"):
+        assert kind_of(candidate).label == "toy rank"
+    with pytest.raises(UsageError, match="kind 'toyrank', and this version knows compose, fit"):
         kind_of(candidate)
-    with pytest.raises(UsageError, match="lowrank"):
+    with pytest.raises(UsageError, match="toyrank"):
         relax(model, graph, MergePlan.of(graph, [candidate]))
 
 
@@ -291,13 +291,13 @@ def test_a_whole_run_searches_races_trains_and_reports_it(
         summary, told = tiny.run(tmp_path / "runs", recipe, overrides=asked)
         folder = tmp_path / "runs" / "tiny"
         plan = MergePlan.load(folder / "plan.json")
-        assert {c.kind for c in plan.changed} == {"lowrank"} and summary["speedup"] > 1.3
+        assert {c.kind for c in plan.changed} == {"toyrank"} and summary["speedup"] > 1.3
         assert plan.conv_count == 8 + len(plan.changed)
         scored = (folder / "importance.jsonl").read_text()
-        assert '"kind": "lowrank"' in scored and '"kind": "fit"' not in scored
+        assert '"kind": "toyrank"' in scored and '"kind": "fit"' not in scored
         assert any(label == "racing" for label, _ in told.steps)
         assert summary["certificate_max_rel_error"] < 1e-4
         assert summary["merged"]["accuracy"] > 0.5
-        assert "| lowrank |" in (folder / "report.md").read_text()
-        assert "low rank" in (folder / "report.html").read_text()
+        assert "| toyrank |" in (folder / "report.md").read_text()
+        assert "toy rank" in (folder / "report.html").read_text()
         assert tiny.run(tmp_path / "runs")[1].stages("skip") == STAGES

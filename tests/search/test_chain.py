@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,6 +68,22 @@ def test_equals_brute_force_on_a_thousand_instances(block: int) -> None:
         assert solution.score == max(p[1] for p in affordable)
         assert total(solution.options) == (solution.latency_ms, solution.score)
         assert [o.start for o in solution.options[1:]] == [o.end for o in solution.options[:-1]]
+
+
+def test_the_worst_score_counts_where_it_shall() -> None:
+    """Against all covers, and against bisection over the largest loss that is allowed (ALDS)."""
+    for seed in range(300):
+        length, options = random_instance(seed)
+        options = [replace(o, score=-abs(o.score)) for o in options]
+        points = {
+            (total(cover)[0], min(o.score for o in cover)) for cover in covers(length, options)
+        }
+        found = chain_frontier(length, options, worst=True)
+        assert list(found) == nondominated(points)
+        for index, (latency, score) in enumerate(found):
+            within = [o for o in options if o.score >= score]
+            assert chain_frontier(length, within).latency_ms[0] == latency
+            assert min(o.score for o in found.solution(index).options) == score
 
 
 def test_equals_brute_force_where_positions_cannot_be_reached() -> None:

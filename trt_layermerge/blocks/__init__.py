@@ -7,6 +7,7 @@ from trt_layermerge.blocks.bridged import BridgedBlock
 from trt_layermerge.blocks.chain import ConvChain
 from trt_layermerge.blocks.composed import ComposedBlock
 from trt_layermerge.blocks.layers import ConvNorm, Start
+from trt_layermerge.blocks.lowrank import LowRankChain
 from trt_layermerge.blocks.narrowed import NarrowChain
 from trt_layermerge.blocks.relaxed import Gather, RelaxedBlock
 
@@ -17,6 +18,7 @@ __all__ = [
     "ConvNorm",
     "Gather",
     "Kernel",
+    "LowRankChain",
     "NarrowChain",
     "RelaxedBlock",
     "Start",

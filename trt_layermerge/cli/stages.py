@@ -84,8 +84,9 @@ def inspect(options: InspectOptions) -> None:
 class ImportanceOptions(StageOptions):
     """Options of ``importance``."""
 
-    method: Literal["calibrate", "finetune"] | None = option(
-        "calibrate: seconds a candidate; finetune: as published.", key="importance.method"
+    method: Literal["calibrate", "finetune", "spectral"] | None = option(
+        "calibrate: seconds a candidate; finetune: as published; spectral: by weights.",
+        key="importance.method",
     )
     workers: int | None = option(
         "Processes that score; more than 1 need Ray.", key="scale.workers", min=1

@@ -44,6 +44,7 @@ class Kind(ABC):
         colour: Of its blocks in the report, as ``#rrggbb``.
         rules: Rule sets that it belongs to.
         family: What it does to the network's function; which plans may use it.
+        spectral: Whether its weights alone tell how much it leaves out (``weight_error``).
     """
 
     name: str
@@ -51,6 +52,7 @@ class Kind(ABC):
     colour: str = "#00825d"
     rules: tuple[Rules, ...] = ("full",)
     family: Family = "approximation"
+    spectral: bool = False
 
     @abstractmethod
     def candidates(self, graph: LayerGraph, block: Block, limits: Limits) -> Iterator[Candidate]:
@@ -104,6 +106,10 @@ class Kind(ABC):
             return "none", "bn"
         fits = block.fits or LEAST_SQUARES
         return ("none", *fits) if block.started else fits
+
+    def weight_error(self, traced: TracedNetwork, candidate: Candidate) -> float:
+        """Returns ‖W − Ŵ‖₂ / ‖W‖₂ of a candidate, where its kind is ``spectral``."""
+        raise NotImplementedError(self.name)
 
 
 class KeepingKind(Kind):

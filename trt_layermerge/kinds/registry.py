@@ -14,9 +14,12 @@ from trt_layermerge.kinds.compose import Compose
 from trt_layermerge.kinds.fit import Fit
 from trt_layermerge.kinds.identity import Identity
 from trt_layermerge.kinds.kind import FAMILIES, Kind
+from trt_layermerge.kinds.lowrank import LowRank
 from trt_layermerge.kinds.narrow import Narrow
 
-_KINDS: dict[str, Kind] = {kind.name: kind for kind in (Compose(), Fit(), Identity(), Narrow())}
+_KINDS: dict[str, Kind] = {
+    kind.name: kind for kind in (Compose(), Fit(), Identity(), LowRank(), Narrow())
+}
 
 
 def register(kind: Kind) -> AbstractContextManager[Any]:

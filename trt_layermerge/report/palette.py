@@ -17,6 +17,7 @@ ORANGE = "#c97b00"
 RED = "#d55e00"
 GREEN = "#00825d"
 PURPLE = "#a8528a"
+OLIVE = "#8a7a00"
 
 DARK = {
     SURFACE: "#161b21",
@@ -29,6 +30,7 @@ DARK = {
     RED: "#ff8a4a",
     GREEN: "#35c79b",
     PURPLE: "#e39cc6",
+    OLIVE: "#f0e442",
 }
 """The dark twin of every colour."""
 

@@ -5,7 +5,8 @@
 
 A point is dominated when another is no slower and scores no less. No time is rounded, so no
 solution overshoots its budget and none is lost; ``F[L]`` answers every budget at once
-(LayerMerge, ICML 2024, algorithm 1, solves the same problem on a grid of 0.1 ms ticks).
+(LayerMerge, ICML 2024, algorithm 1, solves the same problem on a grid of 0.1 ms ticks). Where the
+worst score counts, and not their sum, it is exact likewise: the lower of two in place of ``+``.
 """
 
 from __future__ import annotations
@@ -106,10 +107,15 @@ class Frontier:
         return self.solution(affordable - 1)
 
 
-def chain_frontier(length: int, options: Sequence[Option]) -> Frontier:
+def chain_frontier(length: int, options: Sequence[Option], worst: bool = False) -> Frontier:
     """Returns every non-dominated (latency_ms, score) of covering ``length`` positions.
 
     Options with an infinite latency are left out. Exact for any float64 latencies and scores.
+
+    Args:
+        length: Number of positions.
+        options: Ways to cover some of them.
+        worst: Whether a cover scores what its worst option does, none above 0, and not their sum.
 
     Raises:
         UsageError: If an option lies outside the chain, is NaN, or no cover exists.
@@ -122,7 +128,7 @@ def chain_frontier(length: int, options: Sequence[Option]) -> Frontier:
     none = np.zeros(1, np.intp)
     points = [_Points(np.zeros(1), np.zeros(1), none, none)]
     for end in range(1, length + 1):
-        points.append(_reach(options, by_end[end], points))
+        points.append(_reach(options, by_end[end], points, worst))
     if not len(points[-1].latency_ms):
         raise UsageError(f"no options cover all {length} positions of the chain")
     return Frontier(options, points)
@@ -150,15 +156,18 @@ def _check(option: Option, length: int) -> None:
         raise UsageError(f"option {option.start}:{option.end} has a NaN latency or score")
 
 
-def _reach(options: Sequence[Option], ending: list[int], points: list[_Points]) -> _Points:
+def _reach(
+    options: Sequence[Option], ending: list[int], points: list[_Points], worst: bool
+) -> _Points:
     """Returns the non-dominated points of every option that ends here."""
+    together = np.minimum if worst else np.add
     latency, score, option, previous = [], [], [], []
     for index in ending:
         before = points[options[index].start]
         if not len(before.score):  # nothing reaches its start
             continue
         latency.append(before.latency_ms + options[index].latency_ms)
-        score.append(before.score + options[index].score)
+        score.append(together(before.score, options[index].score))
         option.append(np.full(len(before.score), index))
         previous.append(np.arange(len(before.score)))
     if not latency:

@@ -19,7 +19,7 @@ from trt_layermerge.search.closing import (
 )
 from trt_layermerge.search.evaluator import Evaluator, Measured
 from trt_layermerge.search.joint import JointScores, Neighbours, contenders, widen
-from trt_layermerge.search.problem import Problem, uses_paper_protocol
+from trt_layermerge.search.problem import Problem, decides_alone
 from trt_layermerge.search.race import Raced, race
 
 UNKNOWN_ERROR = 0.2
@@ -130,7 +130,7 @@ def choose(
         tell.note("the budget is met only without its headroom")
         limit_ms = budget_ms
     scores = JointScores(problem, evaluator, tell)
-    if goal.samples and not uses_paper_protocol(problem.importance):
+    if goal.samples and not decides_alone(problem.importance):
         near = Neighbours(goal.finalists, goal.samples, goal.seed)
         widen(tools, closed, limit_ms, scores, near)
     meeting = closed.meeting(limit_ms)
@@ -256,10 +256,10 @@ def _rank(meeting: list[Finalist], scores: JointScores, finalists: int) -> list[
     """Returns the finalists, the best first: those that raced by what they learnt, then the others.
 
     The table adds up losses of single replacements; here each network is repaired whole and
-    scored on the images that the table was scored on. Under the paper's protocol, and for a single
+    scored on the images that the table was scored on. Where the table decides, and for a single
     finalist, the order of the table stays.
     """
-    if uses_paper_protocol(scores.problem.importance) or len(meeting) == 1:
+    if decides_alone(scores.problem.importance) or len(meeting) == 1:
         return [Ranked(finalist) for finalist in meeting]
     plans = [finalist.plan for finalist in meeting]
     joint = dict(

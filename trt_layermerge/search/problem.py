@@ -1,4 +1,4 @@
-"""What is searched: candidates, what each is worth, and what the sum over a plan rewards."""
+"""What is searched: candidates, what each is worth, and what is rewarded of a plan."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from trt_layermerge.search.chain import Frontier
 from trt_layermerge.search.solve import Mode, Objective, frontier
 
 
-def uses_paper_protocol(importance: ImportanceTable) -> bool:
-    """Whether a table, whatever is asked for by now, was made by the paper's short trainings."""
-    return importance.notes.get("method") == "finetune"
+def decides_alone(importance: ImportanceTable) -> bool:
+    """Whether a published method made a table: then no whole network is scored or raced besides."""
+    return importance.notes.get("method") in ("finetune", "spectral")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Problem:
         precision: Precision of the latencies.
         batch: Batch of the latencies.
         mode: Which candidates count.
-        objective: What the sum over a plan rewards.
+        objective: What is rewarded of a plan.
     """
 
     graph: LayerGraph
@@ -68,5 +68,7 @@ class Problem:
     def priced(self, table: LatencyTable, plan: MergePlan) -> MergePlan:
         """Returns a plan with its predicted latency and its score."""
         costs = (table.cost_ms(c, self.precision, self.batch) for c in plan.candidates)
-        score = sum(self.objective.value(c, self.importance[c]) for c in plan.candidates)
-        return replace(plan, latency_ms=table.overhead_ms + sum(costs), score=score)
+        values = (self.objective.value(c, self.importance[c]) for c in plan.candidates)
+        return replace(
+            plan, latency_ms=table.overhead_ms + sum(costs), score=self.objective.of(values)
+        )

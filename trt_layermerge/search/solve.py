@@ -20,23 +20,30 @@ Mode: TypeAlias = Literal["layermerge", "depth", "layer"]
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What the sum over a plan's candidates rewards.
+    """What is rewarded of a plan's candidates.
 
     Attributes:
         form: ``exp`` adds exp(delta), the published objective, which rewards every block that
-            stays with about 1; ``delta`` adds the losses alone.
+            stays with about 1; ``delta`` adds the losses alone; ``worst`` adds nothing: the largest
+            loss of a plan counts (ALDS, NeurIPS 2021).
         capacity: Reward for each convolution that keeps an activation behind it. Fits remove
             nonlinearity that fine-tuning cannot bring back, and the losses before fine-tuning do
             not show it.
     """
 
-    form: Literal["delta", "exp"] = "delta"
+    form: Literal["delta", "exp", "worst"] = "delta"
     capacity: float = 0.0
 
     def value(self, candidate: Candidate, entry: ImportanceEntry) -> float:
-        """Returns what one candidate adds."""
+        """Returns what one candidate adds, or how bad it is."""
+        if self.form == "worst":
+            return entry.delta
         gain = entry.score if self.form == "exp" else entry.delta
         return gain + self.capacity * candidate.nonlinear
+
+    def of(self, values: Iterable[float]) -> float:
+        """Returns what a plan is worth, by the values of its candidates."""
+        return min(values, default=0.0) if self.form == "worst" else sum(values)
 
 
 def allowed(candidate: Candidate, mode: Mode) -> bool:
@@ -95,7 +102,7 @@ def frontier(
         )
         for c in usable.values()
     ]
-    return chain_frontier(len(graph.units), options)
+    return chain_frontier(len(graph.units), options, objective.form == "worst")
 
 
 def fastest_ms(

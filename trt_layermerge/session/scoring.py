@@ -21,6 +21,7 @@ from trt_layermerge.importance.amounts import Amounts, amounts_for
 from trt_layermerge.importance.calibrate import CalibrateScorer
 from trt_layermerge.importance.finetune import FinetuneScorer
 from trt_layermerge.importance.parallel import Workers, score_in_parallel
+from trt_layermerge.importance.spectral import SpectralScorer
 from trt_layermerge.importance.table import Scorer, Scores
 from trt_layermerge.search.sampling import useful
 from trt_layermerge.session.images import calibration_of, images_of, in_memory
@@ -44,7 +45,7 @@ def to_score(
     """
     measure = settings.measure
     faster = useful(graph, candidates, table, measure.precision, measure.batch)
-    if settings.importance.method == "calibrate":
+    if settings.importance.method != "finetune":
         return faster
     return [*faster, *(c for c in candidates if c.original and c.convs)]
 
@@ -74,6 +75,8 @@ def scorer_of(
         amounts: How many images candidates are scored on; all, at once, if None.
     """
     section, seed = settings.importance, settings.seed
+    if section.method == "spectral":
+        return partial(SpectralScorer, model, graph)
     if section.method == "finetune":
         data: LabelledData = in_memory(train, 1 << 20)
         held_out, rest = split(data, section.score_images, seed)

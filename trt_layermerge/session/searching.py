@@ -24,7 +24,7 @@ from trt_layermerge.search import Objective
 from trt_layermerge.search.choosing import Choice, Goal, Imported, Ranked
 from trt_layermerge.search.closing import Closed, Tools
 from trt_layermerge.search.evaluator import Measured
-from trt_layermerge.search.problem import Problem, uses_paper_protocol
+from trt_layermerge.search.problem import Problem
 from trt_layermerge.search.sampling import inside_of, specs_of
 from trt_layermerge.search.solve import fastest_ms
 from trt_layermerge.session.latency import Latencies
@@ -53,7 +53,7 @@ class WholeNetworks:
         score: Images ``(N, C, H, W)``, or several inputs, that they are scored on.
         original_ms: Latency of the original in the first measurement.
         builds: How often a network is built when it is measured again.
-        paper: Whether the table was made by the paper's protocol, which decides alone then.
+        alone: Whether the table decides alone (``search.problem.decides_alone``).
     """
 
     networks: Networks
@@ -62,7 +62,7 @@ class WholeNetworks:
     score: Any
     original_ms: float
     builds: int
-    paper: bool
+    alone: bool
 
     def measure(self, plans: Sequence[MergePlan]) -> list[Measured]:
         """Returns each plan's latency, timed in turns with the original."""
@@ -91,19 +91,21 @@ class WholeNetworks:
 
     @cached_property
     def races(self) -> bool:
-        """Whether plans are trained a little; under the paper's protocol the table decides."""
-        return not self.paper and self.racers.steps > 0
+        """Whether plans are trained a little; not where the table decides."""
+        return not self.alone and self.racers.steps > 0
 
     def climb(self, plan: MergePlan, racer: int, rungs: int) -> list[float]:
         """Trains a plan's network up to a rung."""
         return self.racers.climb(plan, racer, rungs)
 
 
-def objective_of(wanted: ObjectiveSection, *, paper: bool) -> Objective:
-    """Returns what the search maximises; ``paper`` is whether the table is by its protocol."""
+def objective_of(wanted: ObjectiveSection, method: str | None) -> Objective:
+    """Returns what the search maximises; ``method`` is how its table was made."""
     if wanted.form != "auto":
         return Objective(wanted.form, wanted.capacity)
-    return Objective("exp" if paper else "delta", wanted.capacity)
+    if method == "spectral":
+        return Objective("worst")
+    return Objective("exp" if method == "finetune" else "delta", wanted.capacity)
 
 
 def goal_of(settings: Settings, original_ms: float, samples: int | None = None) -> Goal:
@@ -213,7 +215,7 @@ def problem_of(
         settings: Precision, batch, mode and objective.
     """
     search, measure = settings.search, settings.measure
-    objective = objective_of(search.objective, paper=uses_paper_protocol(importance))
+    objective = objective_of(search.objective, importance.notes.get("method"))
     return Problem(
         graph, candidates, importance, measure.precision, measure.batch, search.mode, objective
     )

@@ -34,7 +34,7 @@ from trt_layermerge.merge import RelaxedNet, certify, collapse
 from trt_layermerge.search.choosing import Choice, Goal, choose, choose_imported
 from trt_layermerge.search.closing import BudgetMissedError
 from trt_layermerge.search.lazy import refine
-from trt_layermerge.search.problem import Problem, uses_paper_protocol
+from trt_layermerge.search.problem import Problem, decides_alone
 from trt_layermerge.session.benching import bench_networks
 from trt_layermerge.session.building import About, build_engines
 from trt_layermerge.session.deployed import MERGED
@@ -285,7 +285,7 @@ class Session(State):
             images_of(score, effort.score),
             self.latencies.original_ms,
             BUILDS if self.settings.measure.engines else 1,
-            uses_paper_protocol(self.importance),
+            decides_alone(self.importance),
         )
 
     @property

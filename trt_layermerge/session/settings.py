@@ -81,7 +81,9 @@ class ImportanceSection(Section):
     """How the worth of a block is estimated.
 
     Attributes:
-        method: ``calibrate`` (closed-form repair, then KL) or ``finetune`` (the paper's protocol).
+        method: ``calibrate`` (closed-form repair, then KL), ``finetune`` (the paper's protocol), or
+            ``spectral``, for kinds whose weights tell what they leave out (``lowrank``): their
+            errors, of which the worst in a plan counts (ALDS, NeurIPS 2021).
         effort: How much work ``calibrate`` may be. ``thorough`` scores every candidate on all
             images. ``normal``, some minutes, and ``quick`` do so for small networks; of large ones,
             every candidate gets a first look and those that the frontier may need are scored, on
@@ -91,7 +93,7 @@ class ImportanceSection(Section):
         finetune: Values that replace those of the preset ``importance``.
     """
 
-    method: Literal["calibrate", "finetune"] = "calibrate"
+    method: Literal["calibrate", "finetune", "spectral"] = "calibrate"
     effort: Effort = "normal"
     fit_images: Count = 512
     score_images: Count = 512
@@ -103,11 +105,12 @@ class ObjectiveSection(Section):
 
     Attributes:
         form: ``auto`` is ``exp`` under the paper's protocol, where untouched units are scored too
-            and every block must be worth its place, and ``delta`` where they count as 0.
+            and every block must be worth its place, ``worst`` for spectral errors, and ``delta``
+            where untouched units count as 0.
         capacity: Reward for each convolution that keeps an activation.
     """
 
-    form: Literal["auto", "delta", "exp"] = "auto"
+    form: Literal["auto", "delta", "exp", "worst"] = "auto"
     capacity: Annotated[float, Field(ge=0)] = 0.0
 
 
@@ -328,6 +331,17 @@ class Settings(Section):
     def int8(self) -> bool:
         """Whether anything is measured or built at int8."""
         return "int8" in (self.measure.precision, *self.build.precisions)
+
+    @model_validator(mode="after")
+    def _errors_are_told(self) -> Settings:
+        kinds = kinds_named("full", self.search.kinds)
+        mute = [kind.name for kind in kinds if not kind.spectral]
+        if self.importance.method == "spectral" and mute:
+            raise ValueError(
+                "importance.method spectral scores by weights alone, which do not tell what "
+                f"{', '.join(mute)} would lose; leave them out (search.kinds: [lowrank])"
+            )
+        return self
 
     @model_validator(mode="after")
     def _batches_fit(self) -> Settings:
