@@ -101,6 +101,35 @@ def plan_view(result: Result) -> RenderableType:
     return Group(table("Plan", ("units", "kind", "kept", "becomes"), rows), totals)
 
 
+def plans_view(result: Result) -> RenderableType:
+    """Returns a row for the plan of each of several speed-ups, and what to type to go on."""
+    rows = [
+        (
+            times(row["speedup"]),
+            times(row.get("predicted_speedup")),
+            times(row.get("measured_speedup")),
+            row.get("loss"),
+            *(_of(row, what) for what in ("convolutions", "activations")),
+            percent(row.get("accuracy")),
+            row["run"],
+        )
+        for row in result["plans"]
+    ]
+    columns = (
+        *("asked", "predicted", "measured", "loss before training"),
+        *("convolutions that go", "activations that go", "accuracy after it", "run"),
+    )
+    return Group(
+        table("Plans", columns, rows),
+        *(Text(f"{row['run']}: {row['error']}") for row in result["plans"] if row["error"]),
+        *(Text(f"→ {row['next']}") for row in result["plans"] if "next" in row),
+    )
+
+
+def _of(row: Result, what: str) -> str | None:
+    return "{} of {}".format(*row["goes"][what]) if "goes" in row else None
+
+
 def summary_view(summary: Result) -> RenderableType:
     """Returns original beside merged, and how far the promises held. ``summary.json`` goes in."""
     original, merged = summary["original"], summary["merged"]
@@ -187,6 +216,8 @@ VIEWS: Mapping[str, Callable[[Result], RenderableType]] = {
 
 def stage_view(stage: str, result: Result) -> RenderableType:
     """Returns what a user sees of the result of a stage."""
+    if "plans" in result:
+        return plans_view(result)
     return VIEWS.get(stage, fields_view)(result)
 
 
