@@ -174,7 +174,7 @@ class Session(State):
             told["amounts"] = asdict(amounts)
         set_aside(path, told)
         kinds = tuple(self.outputs.values())
-        gpus = int(settings.importance.method == "finetune" and settings.device != "cpu")
+        gpus = int(settings.device != "cpu")
         scoring = Scoring(
             lambda: scorer_of(self.model, self.graph, images, settings, kinds, amounts),
             settings.scale,
