@@ -57,6 +57,29 @@ SUMMARY: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("seconds", "quick", "words"),
+    [
+        (
+            {"latency": 62.0, "importance": 174.0, "search": 110.7},
+            190.2,
+            "it will take about 6 min: latency 62 s, importance 3 min, search 2 min. With --set "
+            "importance.effort=quick about 3 min. Fewer",
+        ),
+        ({"latency": None, "importance": 9000.0, "search": 0.2}, None, "2.5 h, search 1 s. Fewer"),
+    ],
+)
+def test_an_inspection_ends_with_how_long_the_rest_takes(
+    seconds: Any, quick: float | None, words: str
+) -> None:
+    graph = graph_to_json(Chain(8, 16).conv(8, 3).conv(8, 3).graph())
+    result = {"graph": graph, "blocks": 1, "candidates": {"fit": 1}, "refused": {}}
+    result["estimate"] = {"seconds": seconds, "threads": 2, "quick_s": quick}
+    printed = " ".join(lines(inspect_view(result), width=300)[-1:])
+    assert words in printed
+    assert "Here, on 2 threads," in printed
+
+
 def test_several_plans_stand_in_one_table_with_what_to_type() -> None:
     reached = {
         "run": "mine-1.5x",

@@ -38,7 +38,31 @@ def inspect_view(result: Result) -> RenderableType:
         f"{result['blocks']} blocks; {sum(candidates.values())} candidates "
         f"({as_text(candidates)})"
     )
-    return Group(*(each for each in tables if each.row_count), counts)
+    estimate = _estimate_text(result.get("estimate"))
+    return Group(*(each for each in tables if each.row_count), counts, *estimate)
+
+
+def _estimate_text(estimate: Result | None) -> list[Text]:
+    """Returns how long the next stages will take, and what to set to make it less."""
+    if estimate is None:
+        return []
+    known = {name: s for name, s in estimate["seconds"].items() if s is not None}
+    if not known:
+        return []
+    parts = ", ".join(f"{name} {_minutes(seconds)}" for name, seconds in known.items())
+    threads, quick = estimate["threads"], estimate["quick_s"]
+    text = f"Here, on {threads} thread{'s' * (threads > 1)}, it will take about "
+    text += f"{_minutes(sum(known.values()))}: {parts}."
+    if quick is not None:
+        text += f" With --set importance.effort=quick about {_minutes(quick)}."
+    return [Text(f"{text} Fewer candidates take less (--set search.limits.max_units=3).")]
+
+
+def _minutes(seconds: float) -> str:
+    """Returns a time that is known roughly, such as ``20 s``, ``6 min`` or ``2.5 h``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _unit_rows(graph: Result) -> list[tuple[Any, ...]]:
