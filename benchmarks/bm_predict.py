@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from benchmarks.predict_page import CASES, NETWORKS, Case, case_lines, page
@@ -37,13 +38,14 @@ from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.core.unit import Rules
 from trt_layermerge.errors import LayerMergeError
 from trt_layermerge.kinds import enumerate_candidates
-from trt_layermerge.measure.fit import Observation, fit_latency
+from trt_layermerge.measure.fit import Observation, fit_latency, settled
 from trt_layermerge.measure.meter import BackendMeter
 from trt_layermerge.measure.table import measure_specs
 from trt_layermerge.measure.timing import VARIATION_LIMIT, speedup, time_models
 from trt_layermerge.models.networks import load_network
-from trt_layermerge.search.sampling import inside_of, sample_plans, specs_of, useful
+from trt_layermerge.search.sampling import in_portions, inside_of, sample_plans, specs_of, useful
 from trt_layermerge.session.networks import Networks
+from trt_layermerge.session.settings import MeasureSection
 from trt_layermerge.tracing import trace
 
 PAGE = Page("latency-prediction", page)
@@ -102,12 +104,15 @@ def run(
     bare, table_s = measure_table(graph, candidates, backend, precision)
     faster = useful(graph, candidates, bare, precision, 1)
     plans = sample_plans(graph, faster, effort.plans, effort.seed)
+    began = time.perf_counter()
     original_ms, latencies, noisy = measure(networks, plans, backend, effort.rounds)
+    a_network_s = (time.perf_counter() - began) / max(1, len(plans))
     seen = [observed(plan, ms) for plan, ms in zip(plans, latencies, strict=True)]
     untouched = observed(MergePlan.of(graph, []), original_ms)
     fits = [untouched, *(observation for i, observation in enumerate(seen) if i % 3 != 2)]
     tests = seen[2::3]
     fitted = fit_latency(bare, fits, precision, 1)
+    few, count = usual(bare, plans, latencies, untouched, precision)
     case = Case(
         name=f"{name}-{rules}",
         specs=len(bare.entries),
@@ -121,8 +126,42 @@ def run(
         noisy=noisy,
         seconds=time.perf_counter() - started,
         load=os.getloadavg()[0],
+        usual=count,
+        usual_s=table_s + count * a_network_s,
+        usually=[predict(few, o, precision) for o in tests],
     )
     return Outcome(case, networks, faster, fitted)
+
+
+def usual(
+    bare: LatencyTable,
+    plans: Sequence[MergePlan],
+    latencies: Sequence[float],
+    untouched: Observation,
+    precision: Precision,
+) -> tuple[LatencyTable, int]:
+    """Returns the table fitted to as many networks as a run measures, and how many these are.
+
+    Args:
+        bare: Blocks measured alone.
+        plans: Random plans; every third tests, the others are there to be fitted to.
+        latencies: What they take, in ms.
+        untouched: The original network.
+        precision: Precision of all of them.
+    """
+    known = dict(zip(map(id, plans), latencies, strict=True))
+    offered = [plan for place, plan in enumerate(plans) if place % 3 != 2]
+    wanted = MeasureSection().networks
+    sample = [
+        offered[i] for i in np.linspace(0, len(offered) - 1, min(wanted, len(offered)), dtype=int)
+    ]
+    seen = [untouched]
+    for portion in in_portions(sample):
+        seen += [observed(plan, known[id(plan)]) for plan in portion]
+        table = fit_latency(bare, seen, precision, 1)
+        if settled(table):
+            break
+    return table, len(seen)
 
 
 def measure_table(

@@ -32,6 +32,7 @@ import trt_layermerge as tlm
 from benchmarks.results import Page, measured_by
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import LayerMergeError
+from trt_layermerge.session.estimate import Speed, estimate
 
 SEED, SIZE, IMAGES, BATCH, SPEEDUP = 0, 224, 1024, 64, 1.5
 GOAL_S, GOAL_GB = 600, 8
@@ -79,6 +80,9 @@ def search(name: str, weights: Path | None, photographs: Path | None) -> Json:
                 model, torch.zeros(1, 3, SIZE, SIZE), folder=folder, settings={"seed": SEED}
             )
             candidates = len(session.candidates)
+            speed = Speed.of(session.model, session.example, session.macs)
+            parts = session.graph, session.candidates, session.macs
+            expected = estimate(*parts, speed, session.settings)
         with timed("latency"):
             session.measure()
         with timed("importance"):
@@ -94,6 +98,7 @@ def search(name: str, weights: Path | None, photographs: Path | None) -> Json:
             "network": name,
             "real": weights is not None,
             "seconds": seconds,
+            "estimated_s": expected.total,
             "candidates": candidates,
             "looked_at": len(table.entries),
             "scored": sum(entry.images is None for entry in table.entries.values()),
@@ -145,6 +150,7 @@ def page(header: Json, rows: list[Json]) -> str:
         f"The goal is missed by {', '.join(late)}." if late else "Each of these reaches the goal.",
         *([f"Not measured yet: {', '.join(absent)}."] if absent else []),
         *(f"`{row['network']}`: {row['missed']}." for row in rows if row["missed"]),
+        *_estimates(rows),
         *(
             f"Scoring every candidate of {name} in every way on all images took about {before} s "
             "on one thread, reckoned from every twelfth candidate."
@@ -152,6 +158,15 @@ def page(header: Json, rows: list[Json]) -> str:
         ),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _estimates(rows: list[Json]) -> list[str]:
+    """Returns a sentence about what ``inspect`` told before."""
+    told = [
+        f"{row['network']} {row['estimated_s'] / 60:.1f}" for row in rows if "estimated_s" in row
+    ]
+    words = "Minutes that `inspect` estimates for latency, importance and search together"
+    return [f"{words}: {', '.join(told)}."] if told else []
 
 
 PAGE = Page("search-time", page)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from math import inf, nan
 
@@ -14,6 +14,7 @@ from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.unit import Rules
 from trt_layermerge.measure.fit import rank_correlation
 from trt_layermerge.measure.timing import VARIATION_LIMIT
+from trt_layermerge.session.settings import MeasureSection
 
 NETWORKS = ("resnet18", "resnet34", "mobilenet_v2", "efficientnet_lite0")
 RULES: tuple[Rules, ...] = ("paper", "full")
@@ -40,6 +41,10 @@ class Case:
         noisy: Networks, of test and fit, whose rounds vary by more than ``VARIATION_LIMIT``.
         seconds: What all of it took.
         load: Load average at the end.
+        usual: Networks that a run measures by itself: as many as its default, or fewer where each
+            is predicted by the others; None where that was not looked at.
+        usual_s: Seconds that table and these networks took, about.
+        usually: Latency of every test plan, predicted by the table fitted to them.
     """
 
     name: str
@@ -54,6 +59,9 @@ class Case:
     noisy: int
     seconds: float
     load: float
+    usual: int | None = None
+    usual_s: float | None = None
+    usually: list[float] = field(default_factory=list)
 
     @staticmethod
     def of(row: Json) -> Case:
@@ -173,7 +181,26 @@ def summary(cases: Sequence[Case]) -> list[str]:
         *([f"- **not measured: {', '.join(missing)}**"] if missing else []),
         "",
         *_counted(cases),
+        *_usual(cases),
     ]
+
+
+def _usual(cases: Sequence[Case]) -> Iterable[str]:
+    """Yields what comes of as many networks as a run measures by itself."""
+    known = [case for case in cases if case.usual is not None]
+    if not known:
+        return
+    yield ""
+    yield (
+        f"A run measures {MeasureSection().networks} networks beside the original, or half of them "
+        "where each is predicted by the others. Then the errors on the same test plans are:"
+    )
+    yield ""
+    yield "| network | networks | seconds, table and networks | plans | median | worst | Spearman |"
+    yield "|---|---|---|---|---|---|---|"
+    for case in known:
+        cells = case.figures(case.usually, far=False).cells()
+        yield f"| {case.title} | {case.usual} | {case.usual_s:.0f} | {cells} |"
 
 
 def _beyond(case: Case) -> str:

@@ -142,7 +142,13 @@ def command(verb: str, run: Path, *more: str) -> str:
 
 def error_of(exit_code: int, text: str) -> LayerMergeError:
     """Returns the error that another process of this package ended with; unknown codes: 4."""
-    for kind in (UsageError, UnsupportedModelError, CorruptInputError):
+    for kind in (
+        UsageError,
+        UnsupportedModelError,
+        AccuracyGateError,
+        LatencyGateError,
+        CorruptInputError,
+    ):
         if kind.exit_code == exit_code:
             return kind(text)
     return DeviceError(text)

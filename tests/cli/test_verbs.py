@@ -165,3 +165,27 @@ def test_any_key_of_the_recipe_can_be_set() -> None:
 def test_a_setting_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="KEY=VALUE"):
         overrides(SharedOptions(settings=[text]))
+
+
+def test_several_speedups_are_typed_with_commas(fake: FakePipeline) -> None:
+    assert main(["search", "--run", "mine", "--speedup", "1.25,1.5x,2"]) == 0
+    assert fake.asked[0][1].overrides == {"search.speedup": [1.25, 1.5, 2.0]}
+
+
+def test_a_speedup_that_is_no_number_is_refused(
+    fake: FakePipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["search", "--run", "mine", "--speedup", "1.5,fast"]) == UsageError.exit_code
+    assert "'1.5,fast' is no factor" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [5, 6])
+def test_what_several_speedups_missed_ends_with_its_code_after_the_table(
+    fake: FakePipeline, capsys: pytest.CaptureFixture[str], code: int
+) -> None:
+    row = {"run": "mine-9x", "speedup": 9.0, "exit_code": code, "error": "too much"}
+    fake.result = {"plans": [row]}
+    assert main(["search", "--run", "mine", "--speedup", "9,10"]) == code
+    told = capsys.readouterr()
+    assert "9.00x" in told.out
+    assert "mine-9x: too much" in told.err

@@ -17,6 +17,7 @@ from trt_layermerge.cli.views import (
     doctor_view,
     inspect_view,
     plan_view,
+    stage_view,
     summary_view,
 )
 from trt_layermerge.core.candidate import finish, merged_spec
@@ -54,6 +55,50 @@ SUMMARY: dict[str, Any] = {
     "batch": 1,
     "seed": 0,
 }
+
+
+@pytest.mark.parametrize(
+    ("seconds", "quick", "words"),
+    [
+        (
+            {"latency": 62.0, "importance": 174.0, "search": 110.7},
+            190.2,
+            "it will take about 6 min: latency 62 s, importance 3 min, search 2 min. With --set "
+            "importance.effort=quick about 3 min. Fewer",
+        ),
+        ({"latency": None, "importance": 9000.0, "search": 0.2}, None, "2.5 h, search 1 s. Fewer"),
+    ],
+)
+def test_an_inspection_ends_with_how_long_the_rest_takes(
+    seconds: Any, quick: float | None, words: str
+) -> None:
+    graph = graph_to_json(Chain(8, 16).conv(8, 3).conv(8, 3).graph())
+    result = {"graph": graph, "blocks": 1, "candidates": {"fit": 1}, "refused": {}}
+    result["estimate"] = {"seconds": seconds, "threads": 2, "quick_s": quick}
+    printed = " ".join(lines(inspect_view(result), width=300)[-1:])
+    assert words in printed
+    assert "Here, on 2 threads," in printed
+
+
+def test_several_plans_stand_in_one_table_with_what_to_type() -> None:
+    reached = {
+        "run": "mine-1.5x",
+        "speedup": 1.5,
+        "predicted_speedup": 1.61,
+        "measured_speedup": 1.58,
+        "loss": 0.1234,
+        "goes": {"convolutions": [9, 50], "activations": [11, 35]},
+        "next": "trt-layermerge run --run mine-1.5x",
+        "error": None,
+    }
+    missed = {"run": "mine-9x", "speedup": 9.0, "error": "no network meets 1 ms"}
+    printed = lines(stage_view("search", {"plans": [reached, missed]}), width=160)
+    assert "1.50x 1.61x 1.58x 0.1234 9 of 50 11 of 35 – mine-1.5x" in printed
+    assert "9.00x – – – – – – mine-9x" in printed
+    assert printed[-2:] == [
+        "mine-9x: no network meets 1 ms",
+        "→ trt-layermerge run --run mine-1.5x",
+    ]
 
 
 def test_the_summary_sets_original_beside_merged() -> None:

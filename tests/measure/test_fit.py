@@ -16,7 +16,7 @@ from trt_layermerge.core.tables import LatencyEntry, LatencyTable
 from trt_layermerge.errors import DeviceError, UsageError
 from trt_layermerge.kinds import enumerate_candidates
 from trt_layermerge.measure import fit
-from trt_layermerge.measure.fit import Observation, fit_latency, rank_correlation
+from trt_layermerge.measure.fit import Observation, fit_latency, rank_correlation, settled
 from trt_layermerge.measure.table import measure_specs
 from trt_layermerge.measure.timing import time_models
 
@@ -189,3 +189,17 @@ def test_rank_correlation_is_that_of_scipy() -> None:
 def test_networks_without_a_block_are_refused() -> None:
     with pytest.raises(UsageError, match="no measured network has one"):
         fit_latency(table_of({}), [Observation((), 1.0)] * 4, "fp32", 1)
+
+
+@pytest.mark.parametrize(("noise", "enough"), [(0.002, True), (0.1, False)])
+def test_enough_networks_were_measured_once_each_is_predicted_by_the_others(
+    noise: float, enough: bool
+) -> None:
+    bare, inside = world(deviation=0.01, seed=0)
+    fitted = fit_latency(bare, networks(inside, 9, seed=0, noise=noise), "fp32", 1)
+    assert settled(fitted) == enough == (fitted.notes["fit"]["worst_error"] <= 0.03)
+
+
+def test_two_networks_tell_nothing_of_each_other() -> None:
+    bare, inside = world(deviation=0.01, seed=0)
+    assert not settled(fit_latency(bare, networks(inside, 2, seed=0, noise=0.0), "fp32", 1))

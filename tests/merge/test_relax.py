@@ -17,6 +17,7 @@ from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.unit import Block
 from trt_layermerge.errors import UnsupportedModelError, UsageError
 from trt_layermerge.merge import build_block, relax
+from trt_layermerge.merge.relax import retrace
 from trt_layermerge.merge.surgery import block_ports
 from trt_layermerge.tracing import trace, trace_network
 
@@ -37,6 +38,27 @@ def test_the_model_is_left_untouched_in_every_respect(name):
             tensor.zero_()
     assert model.training
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", nets.FACTORIES)
+def test_what_was_traced_once_serves_many_plans_and_stays_as_it_is(name):
+    model, graph, x = traced(name)
+    once = retrace(model, graph)
+    for seed in range(2):
+        plan = random_plan(graph, seed)
+        relaxed, anew = relax(once, graph, plan), relax(model, graph, plan)
+        assert relaxed.state_dict().keys() == anew.state_dict().keys()
+        assert torch.equal(relaxed(x), anew(x))
+        with torch.no_grad():
+            for tensor in relaxed.state_dict().values():
+                tensor.zero_()
+
+
+def test_what_was_traced_of_another_network_is_refused():
+    _, graph, _ = traced()
+    other, others, _ = traced("mobile")
+    with pytest.raises(UsageError, match="another graph's"):
+        relax(retrace(other, others), graph, MergePlan.of(graph, []))
 
 
 @pytest.mark.parametrize("name", nets.FACTORIES)

@@ -51,6 +51,13 @@ def test_untouched_units_are_scored_where_all_are_trained_anew(
     assert any(not c.original for c in chosen)
 
 
+def test_an_inspection_tells_how_long_the_rest_will_take(runs: Path) -> None:
+    told = run_stage("inspect", RunOptions("tiny", runs))["estimate"]
+    assert set(told["seconds"]) == {"latency", "importance", "search"}
+    assert all(0 < seconds < 3600 for seconds in told["seconds"].values())
+    assert told["threads"] == torch.get_num_threads()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_torch_measures_on_the_device_that_was_asked_for(runs: Path) -> None:
     asked = opened(runs, measure__backend="torch", device="cuda")

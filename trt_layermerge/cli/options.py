@@ -27,6 +27,22 @@ def shape(text: str) -> list[int]:
     return sizes
 
 
+def factors(text: str) -> float | list[float]:
+    """Returns a speed-up typed as ``1.5``, or several as ``1.25,1.5,2``.
+
+    Raises:
+        UsageError: If one is no number.
+    """
+    try:
+        found = [float(part.removesuffix("x")) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(
+            f"--speedup {text!r} is no factor; type it like --speedup 1.5, or several like "
+            "--speedup 1.25,1.5,2"
+        ) from error
+    return found[0] if len(found) == 1 else found
+
+
 _MODEL = "Model and data"
 _MACHINE = "Where and how"
 _OUTPUT = "Output"
@@ -126,8 +142,12 @@ class GoalOptions:
     budget_ms: float | None = option(
         "Latency that the whole network must meet, in ms.", key="search.budget_ms", panel=_GOAL
     )
-    speedup: float | None = option(
-        "The same as a factor, like 1.5.", key="search.speedup", panel=_GOAL
+    speedup: str | None = option(
+        "The same as a factor, like 1.5; of several, like 1.25,1.5,2, each gets a run of its own.",
+        key="search.speedup",
+        convert=factors,
+        metavar="FACTOR",
+        panel=_GOAL,
     )
     mode: Literal["layermerge", "depth", "layer"] | None = option(
         "What may go: both, activations only, convolutions only.", key="search.mode", panel=_GOAL

@@ -17,7 +17,7 @@ from trt_layermerge.cli.options import (
 )
 from trt_layermerge.cli.verb import option, overrides
 from trt_layermerge.cli.views import stage_view
-from trt_layermerge.errors import DeviceError, UnsupportedModelError
+from trt_layermerge.errors import DeviceError, UnsupportedModelError, error_of
 from trt_layermerge.pipeline.options import Reporter, RunOptions
 
 Result: TypeAlias = dict[str, Any]
@@ -58,11 +58,18 @@ def perform(options: SharedOptions, work: Callable[[Reporter], Result], stage: s
         options: What was typed.
         work: What is done; given who shows its progress.
         stage: Name of the stage, which decides what is shown.
+
+    Raises:
+        LatencyGateError: If one of several speed-ups was not reached; all else is printed before.
+        AccuracyGateError: If one of several networks is less accurate than allowed.
     """
     with RichReporter(error_console(), options.verbosity) as reporter:
         result = work(reporter)
     if result:  # only the first of several processes has one
         print_result(result, None if options.as_json else stage_view(stage, result))
+    for row in result.get("plans", ()):  # of several speed-ups
+        if row["error"] is not None:
+            raise error_of(row["exit_code"], f"{row['run']}: {row['error']}")
     return result
 
 

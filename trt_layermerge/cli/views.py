@@ -38,7 +38,31 @@ def inspect_view(result: Result) -> RenderableType:
         f"{result['blocks']} blocks; {sum(candidates.values())} candidates "
         f"({as_text(candidates)})"
     )
-    return Group(*(each for each in tables if each.row_count), counts)
+    estimate = _estimate_text(result.get("estimate"))
+    return Group(*(each for each in tables if each.row_count), counts, *estimate)
+
+
+def _estimate_text(estimate: Result | None) -> list[Text]:
+    """Returns how long the next stages will take, and what to set to make it less."""
+    if estimate is None:
+        return []
+    known = {name: s for name, s in estimate["seconds"].items() if s is not None}
+    if not known:
+        return []
+    parts = ", ".join(f"{name} {_minutes(seconds)}" for name, seconds in known.items())
+    threads, quick = estimate["threads"], estimate["quick_s"]
+    text = f"Here, on {threads} thread{'s' * (threads > 1)}, it will take about "
+    text += f"{_minutes(sum(known.values()))}: {parts}."
+    if quick is not None:
+        text += f" With --set importance.effort=quick about {_minutes(quick)}."
+    return [Text(f"{text} Fewer candidates take less (--set search.limits.max_units=3).")]
+
+
+def _minutes(seconds: float) -> str:
+    """Returns a time that is known roughly, such as ``20 s``, ``6 min`` or ``2.5 h``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _unit_rows(graph: Result) -> list[tuple[Any, ...]]:
@@ -99,6 +123,35 @@ def plan_view(result: Result) -> RenderableType:
         }
     )
     return Group(table("Plan", ("units", "kind", "kept", "becomes"), rows), totals)
+
+
+def plans_view(result: Result) -> RenderableType:
+    """Returns a row for the plan of each of several speed-ups, and what to type to go on."""
+    rows = [
+        (
+            times(row["speedup"]),
+            times(row.get("predicted_speedup")),
+            times(row.get("measured_speedup")),
+            row.get("loss"),
+            *(_of(row, what) for what in ("convolutions", "activations")),
+            percent(row.get("accuracy")),
+            row["run"],
+        )
+        for row in result["plans"]
+    ]
+    columns = (
+        *("asked", "predicted", "measured", "loss before training"),
+        *("convolutions that go", "activations that go", "accuracy after it", "run"),
+    )
+    return Group(
+        table("Plans", columns, rows),
+        *(Text(f"{row['run']}: {row['error']}") for row in result["plans"] if row["error"]),
+        *(Text(f"→ {row['next']}") for row in result["plans"] if "next" in row),
+    )
+
+
+def _of(row: Result, what: str) -> str | None:
+    return "{} of {}".format(*row["goes"][what]) if "goes" in row else None
 
 
 def summary_view(summary: Result) -> RenderableType:
@@ -187,6 +240,8 @@ VIEWS: Mapping[str, Callable[[Result], RenderableType]] = {
 
 def stage_view(stage: str, result: Result) -> RenderableType:
     """Returns what a user sees of the result of a stage."""
+    if "plans" in result:
+        return plans_view(result)
     return VIEWS.get(stage, fields_view)(result)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from torch import nn
 
 from trt_layermerge.errors import DeviceError, UsageError
 
@@ -35,3 +39,36 @@ def device_named(name: str) -> torch.device:
             "another device, such as --device cpu"
         ) from error
     return device
+
+
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Convolutions in float32 on a GPU, which would round to ten bits (TF32) where they may."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
+@contextmanager
+def lent(device: str, *networks: nn.Module) -> Iterator[torch.device]:
+    """Moves networks from the CPU to a device for a while, and computes there in float32.
+
+    Args:
+        device: Its name.
+        networks: What is moved, in place, and back again whatever happens.
+
+    Raises:
+        UsageError: If torch does not know such a name.
+        DeviceError: If this machine has no such device.
+    """
+    there = device_named(device)
+    try:
+        for network in networks:
+            network.to(there)
+        with exact(there):
+            yield there
+    finally:
+        for network in networks:
+            network.cpu()

@@ -128,21 +128,27 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def outputs_of(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
+    """Returns the outputs for one batch by name, on the CPU, computed where the parameters are."""
+    first = next(model.parameters(), None)
+    device = torch.device("cpu") if first is None else first.device
+    with evaluating(model):
+        found = named(model(*parts_of(mapped(lambda part: part.to(device), inputs))))
+    return {name: value.cpu() for name, value in found.items()}
+
+
 def outputs_for(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
     """Returns the outputs for one batch by name, on the CPU.
 
     Raises:
         NotANumberError: If one is not a number.
     """
-    first = next(model.parameters(), None)
-    device = torch.device("cpu") if first is None else first.device
-    with evaluating(model):
-        found = named(model(*parts_of(mapped(lambda part: part.to(device), inputs))))
+    found = outputs_of(model, inputs)
     if any(torch.isnan(value).any() for value in found.values()):
         raise NotANumberError(
             "the network's outputs are not numbers (NaN); its weights or the images are damaged"
         )
-    return {name: value.cpu() for name, value in found.items()}
+    return found
 
 
 def _kinds(outputs: Mapping[str, Tensor], inputs: Any, kinds: Sequence[Kind] | None) -> Kinds:

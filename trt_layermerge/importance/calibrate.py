@@ -17,11 +17,12 @@ from trt_layermerge.core.inputs import mapped, parts_of
 from trt_layermerge.core.outputs import Kind
 from trt_layermerge.core.tables import ImportanceEntry
 from trt_layermerge.errors import UsageError
+from trt_layermerge.finetune.device import device_named, exact, layout_of
 from trt_layermerge.importance.amounts import SAMPLED_POSITIONS, Amounts
 from trt_layermerge.importance.distance import Distance
 from trt_layermerge.importance.folded import folded, folded_block
 from trt_layermerge.importance.table import candidate_seed
-from trt_layermerge.importance.values import RecordedValues
+from trt_layermerge.importance.values import MOST_IMAGES, RecordedValues
 from trt_layermerge.kinds import kind_of
 from trt_layermerge.merge.relax import build_block, retrace
 from trt_layermerge.merge.repair import (
@@ -63,6 +64,7 @@ class CalibrateScorer:
             images as fit.
         seed: Combined with the candidate for whatever a repair draws.
         kinds: What each output is (``core.outputs``); by default what their shapes tell.
+        device: Name of the torch device that computes: forward passes in float32, fits in float64.
 
     Attributes:
         notes: What the scores depend on besides model and data; ``distance`` says whether they
@@ -70,6 +72,7 @@ class CalibrateScorer:
 
     Raises:
         UsageError: If the graph is not the model's, or the images are fewer inputs than it takes.
+        DeviceError: If this machine has no such device.
     """
 
     def __init__(
@@ -85,9 +88,13 @@ class CalibrateScorer:
         limit_bytes: int = 1 << 30,
         seed: int = 0,
         kinds: Sequence[Kind] | None = None,
+        device: str = "cpu",
     ) -> None:
-        self._traced = retrace(model, graph)
-        network = folded(self._traced.module).to(memory_format=torch.channels_last)
+        self._traced, self._device = retrace(model, graph), device_named(device)
+        layout = layout_of(self._device)
+        network = folded(self._traced.module).to(self._device).to(memory_format=layout)
+        if self._device.type != "cpu":
+            batch = batch or MOST_IMAGES  # no cache to keep to, and much to do at once
         names = inputs_of(network)
         if len(names) != len(parts_of(fit_images)) or len(names) != len(parts_of(score_images)):
             raise UsageError(
@@ -101,7 +108,7 @@ class CalibrateScorer:
         ends = block_ends(self._traced)
         context = {name for unit in graph.units for name in self._rest(unit.nodes.out).needed}
         fit_images, score_images = (
-            mapped(_by_pixel, images) for images in (fit_images, score_images)
+            mapped(self._placed, images) for images in (fit_images, score_images)
         )
         self._amounts = amounts or Amounts(len(score_images))
         counts = sorted(
@@ -112,7 +119,8 @@ class CalibrateScorer:
             for count in counts
         ]
         self._score = RecordedValues(network, score_images, ends | context, batch, limit_bytes)
-        answers = [record(network, part, ["output"])["output"] for part in self._score.parts]
+        with exact(self._device):
+            answers = [record(network, part, ["output"])["output"] for part in self._score.parts]
         self._distance = Distance.to(answers, kinds, tuple(parts_of(score_images)[0].shape))
         self.notes: dict[str, Any] = {
             "method": "calibrate",
@@ -133,8 +141,12 @@ class CalibrateScorer:
         Raises:
             UnsupportedModelError: If the candidate cannot be built.
         """
+        with exact(self._device):
+            return self._entry(candidate, first)
+
+    def _entry(self, candidate: Candidate, first: bool) -> ImportanceEntry:
         ports = block_ports(self._traced, candidate)
-        block = build_block(self._traced, candidate)
+        block = build_block(self._traced, candidate).to(self._device)
         methods = self._methods(candidate, block)
         if first:
             methods = [m for m in (FIRST_REPAIR, *block.fits[:1]) if m in methods][:1] or methods
@@ -225,7 +237,7 @@ class CalibrateScorer:
             output = finish(values)["output"]
             yield from output.split(len(self._score.parts[0])) if together > 1 else [output]
 
-
-def _by_pixel(part: Tensor) -> Tensor:
-    layout = torch.channels_last if part.ndim == 4 else torch.contiguous_format
-    return part.contiguous(memory_format=layout)
+    def _placed(self, part: Tensor) -> Tensor:
+        """Returns an input where it is computed, in the layout that is fastest there."""
+        layout = layout_of(self._device) if part.ndim == 4 else torch.contiguous_format
+        return part.to(self._device).contiguous(memory_format=layout)

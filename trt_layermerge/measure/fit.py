@@ -42,6 +42,9 @@ SPEC_SPREAD = 0.05
 LEAST_SHARE = 0.1
 """A block inside a network is never taken to cost less than this share of what it costs alone."""
 
+SETTLED = 0.03
+"""Error of the worst network left out of a fit below which more of them tell little."""
+
 _Floats: TypeAlias = NDArray[np.float64]
 _FEWEST = 3
 _SIGNS = np.array([1.0, -1.0, -1.0, -1.0])
@@ -131,14 +134,21 @@ def fit_latency(
     return table.with_costs(costs, corrections.overhead_ms, notes)
 
 
+def settled(table: LatencyTable) -> bool:
+    """Whether a fitted table predicts each of its networks well by the others."""
+    worst = table.notes["fit"]["worst_error"]
+    return worst is not None and worst <= SETTLED
+
+
 def _fit(observations: Sequence[Observation], alone: Mapping[Spec, float]) -> _Corrections:
     """Returns the corrections that the networks speak for.
 
     In relative units, y = X b + S d + noise, with b ≥ 0 after signs; with d integrated out, y has
     mean X b and covariance K = τ² S Sᵀ + σ² I, and d is τ² Sᵀ K⁻¹ (y − X b) on average.
     """
-    specs = list(dict.fromkeys(spec for o in observations for spec in o.counts))
-    counts = np.array([[o.counts[s] for s in specs] for o in observations])
+    counted = [o.counts for o in observations]
+    specs = list(dict.fromkeys(spec for one in counted for spec in one))
+    counts = np.array([[one[s] for s in specs] for one in counted])
     measured = np.array([o.ms for o in observations])
     single = counts * np.array([alone[s] for s in specs])
     traits = np.column_stack(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -51,7 +52,7 @@ class RelaxedNet(nn.Module):
         return found
 
 
-def relax(model: nn.Module, graph: LayerGraph, plan: MergePlan) -> RelaxedNet:
+def relax(model: nn.Module | TracedNetwork, graph: LayerGraph, plan: MergePlan) -> RelaxedNet:
     """Returns a trainable copy of a model, in eval mode, with the plan's blocks in place.
 
     Removed convolutions and activations are gone, and all zero padding of a block stands at its
@@ -59,7 +60,8 @@ def relax(model: nn.Module, graph: LayerGraph, plan: MergePlan) -> RelaxedNet:
     with any loop, then ``collapse`` it.
 
     Args:
-        model: The trained network; left untouched. The copy has its types and devices.
+        model: The trained network, or what ``retrace`` returned for it; left untouched. The copy
+            has its types and devices.
         graph: What ``trace`` returned for it.
         plan: Which blocks are replaced by what; every unit of the graph is in one of them.
 
@@ -105,12 +107,20 @@ def build_block(traced: TracedNetwork, candidate: Candidate) -> RelaxedBlock:
     return kind.replacement(traced, candidate).eval()
 
 
-def retrace(model: nn.Module, graph: LayerGraph) -> TracedNetwork:
+def retrace(model: nn.Module | TracedNetwork, graph: LayerGraph) -> TracedNetwork:
     """Returns a traced copy of the model, after checking that it is the graph's.
+
+    Args:
+        model: The network; one that this returned before is copied, in a fraction of the time.
+        graph: What ``trace`` returned for it.
 
     Raises:
         UsageError: If the model's layers are not those of the graph; its weights may differ.
     """
+    if isinstance(model, TracedNetwork):
+        if model.graph != graph:
+            raise UsageError("the traced network is another graph's; trace the model again")
+        return replace(model, module=copy.deepcopy(model.module))
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     generator = torch.Generator().manual_seed(0)
     drawn = tuple(

@@ -26,6 +26,7 @@ from trt_layermerge.merge.surgery import (
     block_ports,
     inputs_of,
 )
+from trt_layermerge.tracing import TracedNetwork
 
 REPAIRS = ("none", "bn", *LEAST_SQUARES)
 """What every block can be repaired by; some have fits of their own besides (``kinds``)."""
@@ -55,7 +56,7 @@ class Pairs:
 @torch.no_grad()
 def repair(
     relaxed: RelaxedNet,
-    model: nn.Module,
+    model: nn.Module | TracedNetwork,
     calibration_batches: Iterable[Any],
     methods: Mapping[CandidateKey, str] | None = None,
     targets: Targets | None = None,
@@ -67,7 +68,7 @@ def repair(
 
     Args:
         relaxed: What to fit.
-        model: The original network; left untouched.
+        model: The original network, or what ``retrace`` returned for it; left untouched.
         calibration_batches: Images ``(N, C, H, W)``, or tuples that begin with them; for a network
             of several inputs, tuples or dicts of them (``core.inputs.parse``). They are kept in
             memory and used several times.

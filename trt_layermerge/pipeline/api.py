@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import cast
@@ -24,13 +25,16 @@ from trt_layermerge.pipeline.preflight import preflight
 from trt_layermerge.pipeline.pretrained import completed
 from trt_layermerge.pipeline.recipe import load_recipe, remembered
 from trt_layermerge.pipeline.run import Run
-from trt_layermerge.pipeline.stage import Stage, perform
+from trt_layermerge.pipeline.several import TABLES, each, single, speedups_of
+from trt_layermerge.pipeline.stage import Stage, perform, reads_of
 
 
 def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | None = None) -> Json:
     """Does every stage of a recipe in order and returns ``summary.json``.
 
     A stage whose inputs are unchanged is skipped, so the same call continues an interrupted run.
+    Of several speed-ups, each gets a run of its own beside this one, which has the tables; a row
+    for each is returned then (``pipeline.several``).
 
     Args:
         recipe: YAML file; None for the recipe that the run remembers.
@@ -43,15 +47,37 @@ def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | No
         LayerMergeError: One of its kinds (``errors.py``); what was done stays done.
     """
     only_alone("a whole run")
-    run = open_run(recipe, options, reporter or NullReporter())
+    reporter = reporter or NullReporter()
+    if speedups := speedups_of(options):
+        source = open_run(recipe, single(options, max(speedups)), reporter)
+        if options.only_stage is None:
+            with locked(source.folder):
+                _stages(source, TABLES, options.from_stage)
+        return each(source.folder, options, partial(_several, reporter), reporter)
+    run = open_run(recipe, options, reporter)
     with locked(run.folder):
         return _whole(run, options)
+
+
+def _several(reporter: Reporter, options: RunOptions) -> Json:
+    return run_recipe(options.recipe, options, reporter)
 
 
 def _whole(run: Run, options: RunOptions) -> Json:
     if options.only_stage is not None:
         perform(stage(options.only_stage), run, again=True, before=lambda: remember(run))
         return stage(options.only_stage).result(run)
+    again = _stages(run, STAGES, options.from_stage)
+    remember(run)
+    for name in STAGES:
+        stage(name).gate(run)
+    if run.recipe.package.targets:  # what fails a gate is not bundled
+        perform(stage(PACKAGE), run, again=again or options.from_stage == PACKAGE)
+    return stage(STAGES[-1]).result(run)
+
+
+def _stages(run: Run, names: Sequence[str], from_stage: str | None) -> bool:
+    """Does stages in order; returns whether the last one had to be done again in any case."""
 
     @cache
     def check() -> None:
@@ -65,21 +91,17 @@ def _whole(run: Run, options: RunOptions) -> Json:
     # Inspecting takes seconds, and tells best what is wrong with a network or its input.
     checks = {"inspect": None, "importance": check_goal}
     again = False
-    for name in STAGES:
-        again = again or name == options.from_stage
+    for name in names:
+        again = again or name == from_stage
         perform(stage(name), run, again=again, before=checks.get(name, check))
-    remember(run)
-    for name in STAGES:
-        stage(name).gate(run)
-    if run.recipe.package.targets:  # what fails a gate is not bundled
-        perform(stage(PACKAGE), run, again=again or options.from_stage == PACKAGE)
-    return stage(STAGES[-1]).result(run)
+    return again
 
 
 def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) -> Json:
     """Does one stage of a run, if it is not up to date and settled, and returns its result.
 
-    ``latency`` brings ``inspect`` along, which takes seconds.
+    ``latency`` brings ``inspect`` along, which takes seconds. ``search`` for several speed-ups
+    makes a run of each (``pipeline.several``).
     Of several processes that were launched together, the first one does so; the others help it and
     return nothing.
 
@@ -92,7 +114,13 @@ def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) 
         UsageError: If an earlier stage that it needs was not done yet.
         LayerMergeError: One of its kinds (``errors.py``).
     """
-    run = open_run(options.recipe, options, reporter or NullReporter())
+    reporter = reporter or NullReporter()
+    if name == "search" and (speedups := speedups_of(options)):
+        source = open_run(options.recipe, single(options, max(speedups)), reporter)
+        reads_of(stage(name), source.folder)
+        searched = partial(run_stage, name, reporter=reporter)
+        return each(source.folder, options, searched, reporter)
+    run = open_run(options.recipe, options, reporter)
     with launched_group(name, run.recipe.device) as launched:
         if launched is not None and launched.group.index > 0:
             if launched.wait():

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from trt_layermerge.core.jsonio import Json, read_json, sha256_file, write_json
+from trt_layermerge.core.jsonio import Json, read_json, sha256_file, write_bytes, write_json
 from trt_layermerge.core.scratch import clear_files
 from trt_layermerge.errors import CorruptInputError, DeviceError, command
 
@@ -173,6 +173,27 @@ def record_stage(
         "seconds": seconds,
     }
     write_json(folder / "state.json", "state", {"stages": records})
+
+
+def copy_stages(source: RunFolder, target: RunFolder, stages: tuple[str, ...]) -> None:
+    """Brings what stages of a run made into another run, where it has not the same already.
+
+    Args:
+        source: The run that did them; a stage that it did not do is left out.
+        target: The other one, begun or new.
+        stages: Their names.
+
+    Raises:
+        DeviceError: If a file cannot be written.
+    """
+    theirs, own = _records(source), _records(target)
+    for stage in (stage for stage in stages if stage in theirs):
+        for name, digest in theirs[stage]["outputs"].items():
+            if not ((target / name).is_file() and sha256_file(target / name) == digest):
+                write_bytes(target / name, (source / name).read_bytes())
+        own[stage] = theirs[stage]
+    if own != _records(target):
+        write_json(target / "state.json", "state", {"stages": own})
 
 
 def stage_seconds(folder: RunFolder) -> dict[str, float]:

@@ -13,6 +13,7 @@ import trt_layermerge
 from trt_layermerge.core.jsonio import Json, sha256_json
 from trt_layermerge.errors import UsageError, command
 from trt_layermerge.pipeline.folder import (
+    RunFolder,
     is_current,
     outdated,
     record_stage,
@@ -76,6 +77,29 @@ class Stage:
     settled: Callable[[Run], bool] = _always
 
 
+def reads_of(stage: Stage, folder: RunFolder) -> dict[str, str]:
+    """Returns the hashes of the files that a stage reads.
+
+    Raises:
+        UsageError: If one was not made yet, or was made from files that have changed since.
+        CorruptInputError: If one, or a file that it was made from, is not as its stage left it.
+    """
+    if missing := unfinished(folder, stage.reads):
+        raise UsageError(
+            f"the run {folder.root.name!r} has no {', '.join(missing)} yet, which {stage.name} "
+            f"needs; do the earlier stages first: {command('run', folder.root)}"
+        )
+    reads = folder.hashes(stage.reads)
+    refuse_changed(folder, reads)
+    if behind := outdated(folder, stage.reads):
+        raise UsageError(
+            f"{behind} of the run {folder.root.name!r} was done before what it reads changed, and "
+            f"{stage.name} would mix old and new; bring all up to date: "
+            f"{command('run', folder.root)}"
+        )
+    return reads
+
+
 def perform(
     stage: Stage,
     run: Run,
@@ -97,20 +121,7 @@ def perform(
         CorruptInputError: If a file that it needs, or that such a file was made from, is not as
             the stage that made it left it.
     """
-    folder = run.folder
-    if missing := unfinished(folder, stage.reads):
-        raise UsageError(
-            f"the run {folder.root.name!r} has no {', '.join(missing)} yet, which {stage.name} "
-            f"needs; do the earlier stages first: {command('run', folder.root)}"
-        )
-    reads = folder.hashes(stage.reads)
-    refuse_changed(folder, reads)
-    if behind := outdated(folder, stage.reads):
-        raise UsageError(
-            f"{behind} of the run {folder.root.name!r} was done before what it reads changed, and "
-            f"{stage.name} would mix old and new; bring all up to date: "
-            f"{command('run', folder.root)}"
-        )
+    folder, reads = run.folder, reads_of(stage, run.folder)
     settings = stage.settings(run)
     inputs = sha256_json({"code": code_hash(), "reads": reads, "settings": settings})
     if not again and is_current(folder, stage.name, inputs):

@@ -17,6 +17,10 @@ DEARER = 1.5
 """A merged block may cost this much more arithmetic and still be faster: it is one layer."""
 
 
+FEWEST = 8
+"""Networks that a table is corrected by at least, if there are as many."""
+
+
 def specs_of(plan: MergePlan) -> tuple[Spec, ...]:
     """Returns everything that a plan's network runs, repetitions included.
 
@@ -100,6 +104,19 @@ def sample_plans(
         by_start.setdefault(candidate.block.start, []).append(candidate)
     rng = np.random.default_rng(seed)
     return [_sample(graph, by_start, (number + 1) / (count + 1), rng) for number in range(count)]
+
+
+def in_portions(plans: Sequence[MergePlan]) -> list[list[MergePlan]]:
+    """Returns plans in the portions that they are measured in, each evenly spread over them.
+
+    Every second one, the most changed among them, then every second of the rest; all together
+    where half of them would be fewer than ``FEWEST``.
+    """
+    half = list(plans[::-1][::2])
+    if len(half) < FEWEST:
+        return [list(plans)]
+    rest = list(plans[::-1][1::2])
+    return [portion for portion in (half, rest[::2], rest[1::2]) if portion]
 
 
 def _sample(

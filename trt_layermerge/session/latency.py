@@ -19,10 +19,16 @@ from trt_layermerge.core.jsonio import damage, read_lines, write_lines
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyKey, LatencyTable
 from trt_layermerge.errors import UnsupportedModelError, UsageError, command
-from trt_layermerge.measure.fit import Observation, fit_latency
+from trt_layermerge.measure.fit import Observation, fit_latency, settled
 from trt_layermerge.measure.meter import SpecRequest
 from trt_layermerge.search.evaluator import Measured
-from trt_layermerge.search.sampling import inside_of, sample_plans, specs_of, useful
+from trt_layermerge.search.sampling import (
+    in_portions,
+    inside_of,
+    sample_plans,
+    specs_of,
+    useful,
+)
 from trt_layermerge.session.networks import Networks
 from trt_layermerge.session.pieces import SpecModels
 from trt_layermerge.session.recorded import Recorded
@@ -171,13 +177,39 @@ def measure_latency(
         original_ms, measured = recorded.measured(graph, "sample", None)
     else:
         faster = useful(graph, offered, bare, measure.precision, measure.batch)
-        plans = [MergePlan.of(graph, []), *sample_plans(graph, faster, measure.networks, seed)]
-        original_ms, measured = networks.measure(plans, None, measure.rounds)
+        plans = sample_plans(graph, faster, measure.networks, seed)
+        original_ms, measured = _sampled(networks, plans, bare, measure)
+        if len(measured) <= len(plans):
+            tell.note(f"{len(measured)} whole networks will do: each is predicted by the others")
+    samples, table = _fitted(measured, bare, measure, tell)
+    return Latencies(bare, table, original_ms, samples)
+
+
+def _sampled(
+    networks: Networks, plans: Sequence[MergePlan], bare: LatencyTable, measure: MeasureSection
+) -> tuple[float, list[Measured]]:
+    """Returns the original's latency, and it and the networks of plans measured.
+
+    Every second one first, then the others by halves, until each is predicted well by the others.
+    """
+    untouched = MergePlan.of(networks.graph, [])
+    first, *rest = in_portions(plans)
+    original_ms, measured = networks.measure([untouched, *first], None, measure.rounds)
+    for portion in rest:
+        if settled(_fitted(measured, bare, measure, Callbacks())[1]):
+            break
+        measured += networks.measure(portion, original_ms, measure.rounds)[1]
+    return original_ms, measured
+
+
+def _fitted(
+    measured: Sequence[Measured], bare: LatencyTable, measure: MeasureSection, tell: Callbacks
+) -> tuple[tuple[Sampled, ...], LatencyTable]:
+    """Returns the networks that tell something, and the table fitted to them."""
     usable = _explained(_running(measured, tell), bare, measure, tell)
     samples = tuple(Sampled(m.ms, m.ratio, specs_of(m.plan), inside_of(m.plan)) for m in usable)
     observations = [sample.observation for sample in samples]
-    table = fit_latency(bare, observations, measure.precision, measure.batch)
-    return Latencies(bare, table, original_ms, samples)
+    return samples, fit_latency(bare, observations, measure.precision, measure.batch)
 
 
 def _with_untimed(

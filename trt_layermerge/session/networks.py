@@ -20,9 +20,11 @@ from trt_layermerge.export.fp16 import to_precision
 from trt_layermerge.export.onnx import export_bytes
 from trt_layermerge.measure.meter import Failed, Meter, Outcome
 from trt_layermerge.merge import collapse, relax
+from trt_layermerge.merge.relax import retrace
 from trt_layermerge.quantize.qdq import quantize_model
 from trt_layermerge.quantize.ranges import fixed_ranges
 from trt_layermerge.search.evaluator import Measured
+from trt_layermerge.tracing import TracedNetwork
 
 HELD_BYTES = 1 << 29
 """Of whole networks that are timed in turns; what is more is timed in another run."""
@@ -72,9 +74,14 @@ class Networks:
         """The original network as ONNX."""
         return onnx_of(self.model, self.example, self.precision, self.fallback)
 
+    @cached_property
+    def traced(self) -> TracedNetwork:
+        """The original, traced once for all plans; nobody may change it."""
+        return retrace(self.model, self.graph)
+
     def plan_onnx(self, plan: MergePlan) -> bytes:
         """Returns the merged network of a plan as ONNX; its weights are not repaired."""
-        merged = collapse(relax(self.model, self.graph, plan)).eval()
+        merged = collapse(relax(self.traced, self.graph, plan)).eval()
         return onnx_of(merged, self.example, self.precision, self.fallback)
 
     def measure(

@@ -11,10 +11,8 @@ from trt_layermerge.core.conv import PieceSpec, Spec
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.errors import UsageError
 from trt_layermerge.measure.spec_model import spec_model
-from trt_layermerge.merge.relax import retrace
 from trt_layermerge.merge.segments import Segment, record, segment
 from trt_layermerge.session.networks import Networks, onnx_of
-from trt_layermerge.tracing import TracedNetwork
 
 
 @dataclass(frozen=True)
@@ -41,14 +39,10 @@ class SpecModels:
         if spec not in self._ends:
             raise UsageError(f"the network has no {spec}; trace it again (the inspect stage)")
         source, end = self._ends[spec]
-        network = self._traced.module
+        network = networks.traced.module
         piece = _One(segment(network, frozenset({source}), (end,))).eval()
         value = record(network, networks.example, [source])[source]
         return onnx_of(piece, value, networks.precision, networks.fallback)
-
-    @cached_property
-    def _traced(self) -> TracedNetwork:
-        return retrace(self.networks.model, self.networks.graph)
 
     @cached_property
     def _ends(self) -> dict[PieceSpec, tuple[str, str]]:

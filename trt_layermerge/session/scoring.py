@@ -81,9 +81,15 @@ def scorer_of(
         data: LabelledData = in_memory(train, 1 << 20)
         held_out, rest = split(data, section.score_images, seed)
         recipe = scoring_recipe(section, seed)
-        device = settings.device
         return partial(
-            FinetuneScorer, model, graph, rest, held_out, recipe, device=device, kinds=kinds
+            FinetuneScorer,
+            model,
+            graph,
+            rest,
+            held_out,
+            recipe,
+            device=settings.device,
+            kinds=kinds,
         )
     fit, score = calibration_of(train, section.fit_images, section.score_images, seed)
     return partial(
@@ -95,6 +101,7 @@ def scorer_of(
         amounts=amounts,
         seed=settings.seed,
         kinds=kinds,
+        device=settings.device,
     )
 
 

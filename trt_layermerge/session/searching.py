@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor, nn
 
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.inputs import chunks, parts_of
+from trt_layermerge.core.inputs import chunks
 from trt_layermerge.core.jsonio import Json, write_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
 from trt_layermerge.errors import InfeasibleBudgetError
+from trt_layermerge.finetune.device import lent
+from trt_layermerge.finetune.evaluate import outputs_of
 from trt_layermerge.importance.distance import Distance
 from trt_layermerge.measure.fit import Observation, fit_latency
 from trt_layermerge.search import Objective
@@ -77,17 +79,18 @@ class WholeNetworks:
 
     def joint_delta(self, plan: MergePlan) -> float:
         """Returns minus the loss of the whole repaired network."""
-        network = self.starts.repaired(plan)
-        with torch.no_grad():
-            answers = (network(*parts_of(part)) for part in chunks(self.score, BATCH))
-            return -self._distance.of(answers)
+        return -self._distance.of(self._answers(self.starts.repaired(plan)))
 
     @cached_property
     def _distance(self) -> Distance:
         """The distance from the original's answers, in the unit of the table."""
-        with torch.no_grad():
-            model, parts = self.starts.model, chunks(self.score, BATCH)
-            return Distance.to([model(*parts_of(part)) for part in parts], self.starts.kinds)
+        return Distance.to([*self._answers(self.starts.model)], self.starts.kinds)
+
+    def _answers(self, network: nn.Module) -> Iterator[dict[str, Tensor]]:
+        """Yields a network's outputs on the images that it is scored on, batch by batch."""
+        with lent(self.starts.settings.device, network):
+            for part in chunks(self.score, BATCH):
+                yield outputs_of(network, part)
 
     @cached_property
     def races(self) -> bool:

@@ -18,6 +18,7 @@ from torch import nn
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.inputs import Several, parse, parts_of
 from trt_layermerge.core.jsonio import Json, sha256_bytes, sha256_file, write_json
+from trt_layermerge.core.memory import release
 from trt_layermerge.core.outputs import judged_by
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.scratch import scratch
@@ -29,6 +30,7 @@ from trt_layermerge.export.onnx import ExportReport, export_onnx
 from trt_layermerge.finetune.evaluate import known_accuracy
 from trt_layermerge.finetune.loop import FinetuneResult
 from trt_layermerge.finetune.processes import ProcessGroup
+from trt_layermerge.importance.amounts import Amounts
 from trt_layermerge.importance.table import fill_table
 from trt_layermerge.merge import RelaxedNet, certify, collapse
 from trt_layermerge.search.choosing import Choice, Goal, choose, choose_imported
@@ -173,8 +175,30 @@ class Session(State):
         if amounts.first is not None:  # scores on other numbers of images do not mix
             told["amounts"] = asdict(amounts)
         set_aside(path, told)
+        self._fill(images, wanted, amounts, path, told)
+        release()  # recorded values are gone; whole networks need the memory next
+        return self.importance
+
+    def _fill(
+        self,
+        images: Images,
+        wanted: Sequence[Candidate],
+        amounts: Amounts,
+        path: Path,
+        notes: Mapping[str, Any],
+    ) -> None:
+        """Scores candidates into the table of a file.
+
+        Args:
+            images: Training images.
+            wanted: What to score.
+            amounts: On how many images, and whether a first look is enough for some.
+            path: The table's file.
+            notes: What the scores depend on.
+        """
+        settings = self.settings
         kinds = tuple(self.outputs.values())
-        gpus = int(settings.importance.method == "finetune" and settings.device != "cpu")
+        gpus = int(settings.device != "cpu")
         scoring = Scoring(
             lambda: scorer_of(self.model, self.graph, images, settings, kinds, amounts),
             settings.scale,
@@ -186,7 +210,7 @@ class Session(State):
                 candidates,
                 lambda missing: scoring.scores(missing, first),
                 path,
-                told,
+                notes,
                 on_progress=lambda done, total: self.tell.progress(label, done, total),
                 first=first,
             )
@@ -196,7 +220,6 @@ class Session(State):
         if amounts.first is not None:
             exactly = partial(filled, label="scoring what may be chosen", first=False)
             refine(self.problem, self.latencies.table, exactly)
-        return self.importance
 
     def _score_notes(self) -> Json:
         """Returns what tells the scores of this network and these settings from others."""

@@ -56,7 +56,8 @@ class MeasureSection(Section):
         precision: Precision of the measured and deployed network.
         batch: Images per run.
         rounds: Interleaved rounds of every measurement.
-        networks: Whole networks measured to fit the block measurements to.
+        networks: Whole networks measured to fit the block measurements to, at most: half of them
+            will do where each is predicted well by the others (``measure.fit.SETTLED``).
         store: Where block measurements are kept between runs; the run's own folder by default.
         host: Where the device is, as ``ssh`` knows it; None for this machine.
         recorded: Whether latencies come from imported files only (``latency --import``).
@@ -312,7 +313,7 @@ class Settings(Section):
         task: What the outputs are for, which decides how answers are compared (``core.outputs``):
             ``auto`` (by their shapes), ``classification``, ``segmentation``, ``multilabel`` or
             ``regression``; or one of these for some outputs by name.
-        device: Name of the torch device that trains.
+        device: Name of the torch device that trains, repairs, scores and verifies.
         seed: Of everything random.
     """
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.inputs import chunks
+from trt_layermerge.core.inputs import chunks, mapped
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.outputs import Kind
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable
 from trt_layermerge.data import LabelledData, draw, split
 from trt_layermerge.errors import DivergedError, UsageError
+from trt_layermerge.finetune.device import lent
 from trt_layermerge.importance.values import RecordedValues
 from trt_layermerge.merge import (
     Reconstruction,
@@ -33,6 +35,7 @@ from trt_layermerge.merge.repair import Targets
 from trt_layermerge.merge.surgery import block_ends
 from trt_layermerge.session.images import images_of
 from trt_layermerge.session.settings import Settings
+from trt_layermerge.tracing import TracedNetwork
 
 BATCH = 128
 
@@ -70,7 +73,7 @@ class Starts:
 
     def bare(self, plan: MergePlan) -> RelaxedNet:
         """Returns a plan's network with the original weights, all blocks unmerged."""
-        return relax(self.model, self.graph, plan).eval()
+        return relax(self._traced, self.graph, plan).eval()
 
     def unfilled(self, plan: MergePlan) -> RelaxedNet:
         """Returns a plan's network as it is trained, for weights to be filled in."""
@@ -90,15 +93,22 @@ class Starts:
         changed = network.plan.changed
         found = {c.key: self.importance[c].repair for c in changed if c in self.importance}
         methods = {key: name for key, name in found.items() if name is not None}
-        images = images_of(self._images)
-        repair(network, self.model, chunks(images, BATCH), methods, self._targets(images))
+        with lent(self.settings.device, network) as device:
+            images = mapped(lambda part: part.to(device), images_of(self._images))
+            targets = self._targets(images, device)
+            repair(network, self._traced, chunks(images, BATCH), methods, targets)
 
-    def _targets(self, images: Any) -> Targets:
-        """Returns what gives the original's values, recorded once for all plans."""
+    @cached_property
+    def _traced(self) -> TracedNetwork:
+        """The original, traced once for all plans."""
+        return retrace(self.model, self.graph)
+
+    def _targets(self, images: Any, device: torch.device) -> Targets:
+        """Returns what gives the original's values on a device, recorded once for all plans."""
         if not self._recorded:
-            traced = retrace(self.model, self.graph)
-            ends = block_ends(traced)
-            self._recorded.append(RecordedValues(traced.module, images, ends, BATCH, KEPT_BYTES))
+            traced = retrace(self._traced, self.graph)
+            module, ends = traced.module.to(device), block_ends(traced)
+            self._recorded.append(RecordedValues(module, images, ends, BATCH, KEPT_BYTES))
         (recorded,) = self._recorded
         return lambda name: (values[name] for values in recorded.batches([name]))
 
@@ -129,31 +139,30 @@ class Starts:
         Errors are the mean over output and changed blocks' ends, on training images held out.
         """
         section, seed = self.settings.finetune.reconstruct, self.settings.seed
-        device = self.settings.device
         drawn = draw(self.train or self._images, section.images, seed)
         held, used = (
             images_of(part) for part in split(drawn, min(HELD_OUT, len(drawn) // 4 or 1), seed)
         )
         how = Reconstruction(section.steps, section.lr, section.batch, section.scope, seed)
-        network.to(device), self.model.to(device)
-        start = copy.deepcopy(network.state_dict())
-        before = match_error(network, self.model, held)
 
         def tell(done: int, total: int) -> None:
             self.tell.progress("reconstructing", done, total)
 
-        try:
-            reconstruct(network, self.model, used, how, tell)
-            after = match_error(network, self.model, held)
-        except DivergedError:
-            after = math.inf
+        with lent(self.settings.device, network, self.model):
+            start = copy.deepcopy(network.state_dict())
+            before = match_error(network, self.model, held)
+            try:
+                reconstruct(network, self.model, used, how, tell)
+                after = match_error(network, self.model, held)
+            except DivergedError:
+                after = math.inf
+            if not after < before:
+                network.load_state_dict(start)
         if not after < before:
-            network.load_state_dict(start)
             self.tell.note(
                 f"reconstruction was undone: on held-out images its error went from {before:.3f} "
                 f"to {after:.3f}; lower finetune.reconstruct.lr"
             )
-        network.cpu(), self.model.cpu()
         return {
             "images": len(used),
             "error_before": before,

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from trt_layermerge.core.callbacks import Callbacks
-from trt_layermerge.core.inputs import mapped, parts_of
-from trt_layermerge.core.outputs import Kind, named
+from trt_layermerge.core.inputs import parts_of
+from trt_layermerge.core.outputs import Kind
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.data import LabelledData, Part, batches, draw
 from trt_layermerge.data.loader import Images, batch_of
@@ -23,8 +23,8 @@ from trt_layermerge.finetune import loop
 from trt_layermerge.finetune.evaluate import (
     NotANumberError,
     accuracy,
-    evaluating,
     known_accuracy,
+    outputs_of,
 )
 from trt_layermerge.finetune.recipe import FinetuneRecipe, preset
 from trt_layermerge.importance.distance import Distance
@@ -223,18 +223,9 @@ def closeness_to(model: nn.Module, images: LabelledData, kinds: tuple[Kind, ...]
     distance = Distance.to(answers, kinds)
 
     def closeness(network: nn.Module) -> float:
-        device = next(network.parameters()).device
-        with evaluating(network):
-            return -distance.of(
-                _on_cpu(network(*parts_of(mapped(lambda x: x.to(device), part))))
-                for part, _ in batches(images, BATCH)
-            )
+        return -distance.of(outputs_of(network, part) for part, _ in batches(images, BATCH))
 
     return closeness
-
-
-def _on_cpu(output: Any) -> dict[str, Tensor]:
-    return {name: value.cpu() for name, value in named(output).items()}
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from trt_layermerge.backends import Runner, get_backend
 from trt_layermerge.backends.base import Array
 from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.device import Precision
-from trt_layermerge.core.inputs import mapped, parts_of
+from trt_layermerge.core.inputs import mapped
 from trt_layermerge.core.jsonio import Json, write_bytes, write_json
-from trt_layermerge.core.outputs import Kinds, named
+from trt_layermerge.core.outputs import Kinds
 from trt_layermerge.data import LabelledData, pairs
 from trt_layermerge.data.loader import Images
 from trt_layermerge.deploy.comparison import Subject
@@ -41,6 +41,8 @@ from trt_layermerge.deploy.verify import (
 )
 from trt_layermerge.errors import AccuracyGateError, DeviceError, UnsupportedModelError
 from trt_layermerge.export.fp16 import rounded
+from trt_layermerge.finetune.device import lent
+from trt_layermerge.finetune.evaluate import outputs_of
 from trt_layermerge.session.built import Built, built_engines, identity_of, wanted_precisions
 from trt_layermerge.session.deployed import (
     ENGINE_FALLBACK,
@@ -96,7 +98,8 @@ def verify_networks(
     """
     answers = {name: _answer(network, kinds) for name, network in networks.items()}
     built, judge = subjects(folder, settings, trust=trust), None if metric is None else metric.begin
-    result = verify(batches, answers, built, kinds, judge)
+    with lent(settings.device, *networks.values()):
+        result = verify(batches, answers, built, kinds, judge)
     failed = None
     try:
         gate(result, max_accuracy_drop, max_metric_drop)
@@ -149,9 +152,8 @@ def _array(tensor: Tensor) -> Array:
 
 def _answer(network: nn.Module, kinds: Kinds) -> Answer:
     def answer(images: Any) -> dict[str, Array]:
-        with torch.no_grad():
-            output = network(*(torch.from_numpy(part) for part in parts_of(images)))
-        return {name: value.numpy() for name, value in named(output, list(kinds)).items()}
+        found = outputs_of(network, mapped(torch.from_numpy, images))
+        return dict(zip(kinds, (value.numpy() for value in found.values()), strict=True))
 
     return answer
 

@@ -37,7 +37,19 @@ def _result(run: Run) -> Json:
         "blocks": len(graph.blocks(header["rules"])),
         "candidates": dict(Counter(row["kind"] for row in rows)),
         "refused": header["refused"],
+        "estimate": _estimate(run),
     }
+
+
+def _estimate(run: Run) -> Json | None:
+    """Returns about how long tables and a search will take here; None if nothing can merge."""
+    from trt_layermerge.session.estimate import Speed, told
+
+    session = run.session
+    if all(candidate.original for candidate in session.candidates):
+        return None
+    speed = Speed.of(session.model, session.example, session.macs)
+    return told(session.graph, session.candidates, session.macs, speed, session.settings)
 
 
 STAGE = Stage("inspect", (), _settings, _run, _result)
