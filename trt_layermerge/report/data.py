@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
+from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
@@ -86,6 +88,33 @@ class Finalist:
         return self.predicted_ms / self.measured_ms - 1 if self.measured_ms else float("nan")
 
 
+class Change(NamedTuple):
+    """Units ``start`` to ``end`` (half open) go; of those ``kept``, ``convs`` convolutions come."""
+
+    start: int
+    end: int
+    kind: str
+    kept: tuple[int, ...]
+    convs: int
+
+    @classmethod
+    def of(cls, candidate: Candidate) -> Change:
+        """Returns what a candidate changes."""
+        block, convs = candidate.block, len(candidate.convs)
+        return cls(block.start, block.end, candidate.kind, candidate.kept, convs)
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A plan that could be chosen instead: predicted latency, score, and what it changes."""
+
+    latency_ms: float
+    score: float
+    changes: tuple[Change, ...]
+    measured_ms: float | None = None
+    chosen: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class PredictionError:
     """How predicted latencies compare with measured ones, over ``count`` whole networks.
@@ -158,14 +187,16 @@ class Bench(Pairing):
 
 @dataclass(frozen=True)
 class RunReport:
-    """One run. Every part that did not happen is None or empty, and the pages say so.
+    """One run, every latency on one clock. The pages say which parts are None or empty.
 
     Attributes:
         model: Name of the network, as the user typed it.
         kinds: How each kind of replacement appears; one that is not here appears by its name.
         summary: The object of ``summary.json``; ``certificate``, ``calibration`` and ``verify``
             are those of their files, ``engine`` is the sidecar.
+        folder: Where the run is, for the commands that the pages tell.
         frontier: Predicted latency and score (to maximise) of every non-dominated plan.
+        stops: Some of these plans and the chosen one, by rising latency.
         untouched: The same of the original network.
         prediction: Error over all networks that were measured, finalists or not.
         accuracies: Test accuracy by name of the network; ``original`` and ``merged`` are compared.
@@ -182,7 +213,9 @@ class RunReport:
     plan: MergePlan
     kinds: Mapping[str, Look] = field(default_factory=known_looks)
     summary: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path = Path("runs/NAME")
     frontier: tuple[Point, ...] = ()
+    stops: tuple[Stop, ...] = ()
     untouched: Point | None = None
     finalists: tuple[Finalist, ...] = ()
     prediction: PredictionError | None = None
