@@ -12,7 +12,7 @@ from trt_layermerge.report.chain import look_of_kind
 from trt_layermerge.report.data import Look, RunReport, Stop
 from trt_layermerge.report.plots import frontier_axes
 
-HEAD = ("speed-up", "predicted", "measured", "expected loss", "layers", "what goes")
+HEAD = ("predicted speed-up", "predicted", "measured", "expected loss", "layers", "what goes")
 
 
 class Row(NamedTuple):
@@ -79,13 +79,12 @@ def rows_of(report: RunReport) -> tuple[Row, ...]:
 
 
 def _goes(stop: Stop, report: RunReport) -> str:
-    """Returns which units are replaced, and by what."""
-    spans = (
-        f"{'–'.join(map(str, dict.fromkeys((c.start, c.end - 1))))} "
-        f"{look_of_kind(c.kind, report.kinds).label}"
-        for c in stop.changes
-    )
-    return ", ".join(spans) or "nothing"
+    """Returns which units are replaced by what: ``merged exactly: 1–2, 9; left out: 3``."""
+    spans: dict[str, list[str]] = {}
+    for c in stop.changes:
+        span = "–".join(map(str, dict.fromkeys((c.start, c.end - 1))))
+        spans.setdefault(look_of_kind(c.kind, report.kinds).label, []).append(span)
+    return "; ".join(f"{label}: {', '.join(found)}" for label, found in spans.items()) or "nothing"
 
 
 def _states(stop: Stop, report: RunReport, looks: tuple[Look, ...]) -> Iterable[str]:

@@ -51,7 +51,7 @@ class Axis:
         """About four round values."""
         rough = (self.high - self.low) / 4 or abs(self.low) or 1
         unit = 10.0 ** math.floor(math.log10(rough))
-        step = unit * next(n for n in (1, 2, 5, 10) if n * unit >= rough * 0.999)
+        step = unit * next(n for n in (1, 2, 5, 10) if n * unit >= 0.7 * rough)
         step = max(1.0, step) if self.whole else step
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
         found = range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)

@@ -150,7 +150,7 @@ def _report(run: Run, summary: Json) -> RunReport:
     fit = frontier["prediction"]["fit"]  # errors of networks left out of the table's fit
     clock = _clock(run, bench) if _comparable(run, bench) else 1.0
     return RunReport(
-        title=_title(run, summary),
+        title=_title(run, summary, verify["failed_gate"]),
         model=run.recipe.model.name,
         device=DeviceInfo.from_json(bench["device"]),
         graph=run.graph,
@@ -180,8 +180,10 @@ def _report(run: Run, summary: Json) -> RunReport:
     )
 
 
-def _title(run: Run, summary: Json) -> str:
+def _title(run: Run, summary: Json, failed: str | None) -> str:
     speedup, name = summary["speedup"], run.folder.root.name
+    if failed is not None:
+        return f"{name}: a gate failed"
     return name if speedup is None else f"{name}: {speedup:.2f}x faster"
 
 
