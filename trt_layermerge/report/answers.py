@@ -11,6 +11,14 @@ from trt_layermerge.report import text
 from trt_layermerge.report.data import RunReport
 
 MEDIAN_GOAL, WORST_GOAL = 0.05, 0.10
+KEPT = "What did it keep?"
+BUDGET = {
+    "met": "within the budget",
+    "missed": "over the budget",
+    "no budget": "without a budget",
+    "unknown": "budget not checked",
+}
+"""What the answers about the budget are in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +60,7 @@ def shipping(report: RunReport) -> Answer:
         return Answer(question, "No", f"it is not faster: {faster.detail}", "bad")
     if met.verdict == "bad":
         return Answer(question, "Not yet", f"the budget was missed: {met.detail}", "bad")
-    told = f"{faster.figure} faster, {cost.figure} of quality, budget {met.figure}"
+    told = f"{_gain(faster)}, {_price(cost)}, {BUDGET[met.figure]}"
     unknown = [a.detail for a in (cost, met) if a.figure in (text.MISSING, "unknown")]
     if left := [*gaps(report), *unknown]:
         things = f"{len(left)} {'things were' if left[1:] else 'thing was'}"
@@ -62,12 +70,21 @@ def shipping(report: RunReport) -> Answer:
     return Answer(question, "Yes", f"everything was measured and checked: {told}", "good")
 
 
+def _gain(faster: Answer) -> str:
+    return "speed not measured" if faster.figure == text.MISSING else f"{faster.figure} faster"
+
+
+def _price(cost: Answer) -> str:
+    if cost.figure == text.MISSING:
+        return "cost not measured"
+    return f"{cost.figure} of {'the answers kept' if cost.question == KEPT else 'quality'}"
+
+
 def _failures(report: RunReport) -> tuple[str, ...]:
     """Returns what was checked and failed."""
-    verify, certificate = report.verify or {}, report.certificate or {}
-    gate, rejected = verify.get("failed_gate"), certificate.get("ok") is False
     merge = "the merged network differs from the trained one by more than rounding (certificate)"
-    return *([str(gate)] if gate else []), *([merge] if rejected else [])
+    rejected = (report.certificate or {}).get("ok") is False
+    return *report.failed_gates, *([merge] if rejected else [])
 
 
 def verified(report: RunReport) -> Answer:
@@ -98,10 +115,10 @@ def next_steps(report: RunReport) -> tuple[Step, ...]:
     bolder = step("Merge more", "run", "--speedup", more)
     ship = step("Pack it for deployment", "package", "--for", "plain")
     judge = step("Judge it on labelled images", "run", "--set", "data.test=imagefolder:DIR")
-    if (report.verify or {}).get("failed_gate"):
-        return gentler, train
     if budget(report).verdict == "bad":
         return bolder, train
+    if report.failed_gates:
+        return gentler, train
     if not report.accuracies and not report.summary.get("metric"):
         return judge, ship, gentler
     undone = (
@@ -186,7 +203,7 @@ def agreement(report: RunReport) -> Answer | None:
         f"of {text.count(images)} images get the same answer as before; accuracy was not measured, "
         "for want of labels"
     )
-    return Answer("What did it keep?", text.percent(same), detail)
+    return Answer(KEPT, text.percent(same), detail)
 
 
 def budget(report: RunReport) -> Answer:

@@ -86,7 +86,6 @@ class Note(NamedTuple):
     x: float
     y: float
     words: str
-    colour: str
     anchor: str = "middle"
 
 
@@ -155,20 +154,20 @@ def frontier_plot(
     marks, notes, lines = [], [], [Line(tuple(stairs), STONE)]
     if budget_ms is not None and x.low <= budget_ms <= x.high:
         lines.append(Line(((x(budget_ms), TOP), (x(budget_ms), BOTTOM)), RED, 1.4, "5 4"))
-        notes.append(_beside(x(budget_ms), TOP - 3, f"budget {text.milliseconds(budget_ms)}", RED))
+        notes.append(_beside(x(budget_ms), TOP - 3, f"budget {text.milliseconds(budget_ms)}"))
     for stop in usable:
         if (loss := top - stop.score) > y.high:
             continue
         tip = f"predicted {text.milliseconds(stop.latency_ms)}, expected loss {loss:.3g}"
         if stop.chosen:
             tip = f"chosen: {tip}"
-            notes.append(_beside(x(stop.latency_ms), y(loss) - 4, "chosen", BLUE))
+            notes.append(_beside(x(stop.latency_ms), y(loss) - 4, "chosen"))
         look = (BLUE, tip, "star") if stop.chosen else (STONE, tip)
         marks.append(Mark(x(stop.latency_ms), y(loss), *look))
     if untouched and _finite(*untouched):
         spot = x(untouched[0]), y(0.0)
         marks.append(Mark(*spot, INK, f"original {text.milliseconds(untouched[0])}", "square"))
-        notes.append(_beside(spot[0], spot[1] - 4, "original", INK))
+        notes.append(_beside(spot[0], spot[1] - 4, "original"))
     return _plot("Expected loss against predicted latency", (x, y), lines, marks, notes)
 
 
@@ -187,7 +186,7 @@ def prediction_plot(finalists: Sequence[Finalist]) -> str | None:
     for band in (0.10, 0.05):
         corners = [(v, v * (1 + s * band)) for s, v in ((1, low), (1, high), (-1, high), (-1, low))]
         lines.append(Line(tuple((x(a), y(b)) for a, b in corners), BLUE, filled=True))
-        notes.append(Note(x(high) - 1, y(high * (1 - band)), f"±{band:.0%}", MUTED, "end"))
+        notes.append(Note(x(high) - 1, y(high * (1 - band)), f"±{band:.0%}", "end"))
     lines.append(Line(((x(low), y(low)), (x(high), y(high))), MUTED, 1.2))
     marks = []
     for f in sorted(shown, key=lambda f: f.chosen):
@@ -196,7 +195,7 @@ def prediction_plot(finalists: Sequence[Finalist]) -> str | None:
         spot, look = (x(f.predicted_ms), y(f.measured_ms)), (BLUE, tip, "star")
         marks.append(Mark(*spot, *(look if f.chosen else (ORANGE, tip))))
         if f.chosen:
-            notes.append(_beside(spot[0], spot[1] - 4, "chosen", BLUE))
+            notes.append(_beside(spot[0], spot[1] - 4, "chosen"))
     return _plot("Measured against predicted latency", (x, y), lines, marks, notes)
 
 
@@ -229,10 +228,10 @@ def _curve(
         Mark(*spot, colour, f"epoch {epoch}: {name} {value:.4g}")
         for spot, (epoch, value) in zip(spots, rows, strict=True)
     ]
-    notes.append(_beside(spots[-1][0], spots[-1][1] - 4, f"{values[-1]:.4g}", colour))
+    notes.append(_beside(spots[-1][0], spots[-1][1] - 4, f"{values[-1]:.4g}"))
     if level is not None:
         lines.append(Line(((LEFT, y(level)), (RIGHT, y(level))), INK, 1.2, "5 4"))
-        notes.append(Note(LEFT + 1, y(level) - 2, f"original {level:.1f}", INK, "start"))
+        notes.append(Note(LEFT + 1, y(level) - 2, f"original {level:.1f}", "start"))
     return _plot(f"{name} over the epochs", (x, y), lines, marks, notes)
 
 
@@ -256,11 +255,9 @@ def comparison_plot(accuracies: Mapping[str, Accuracy], bench: Bench | None) -> 
     return render("comparison.svg", panels=panels) if panels else None
 
 
-def _beside(x: float, y: float, words: str, colour: str) -> Note:
+def _beside(x: float, y: float, words: str) -> Note:
     """Returns words at a spot that do not leave the picture."""
-    return Note(
-        x, max(11.0, y), words, colour, "start" if x < 30 else "end" if x > 70 else "middle"
-    )
+    return Note(x, max(11.0, y), words, "start" if x < 30 else "end" if x > 70 else "middle")
 
 
 def _plot(

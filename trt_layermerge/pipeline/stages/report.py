@@ -148,9 +148,11 @@ def _summary(run: Run) -> Json:
 def _report(run: Run, summary: Json) -> RunReport:
     verify, frontier, bench = (_read(run, k) for k in ("verify", "frontier", "bench"))
     fit = frontier["prediction"]["fit"]  # errors of networks left out of the table's fit
+    failed = () if verify["failed_gate"] is None else (verify["failed_gate"],)
     clock = _clock(run, bench) if _comparable(run, bench) else 1.0
     return RunReport(
-        title=_title(run, summary, verify["failed_gate"]),
+        title=_title(run, summary, failed),
+        failed_gates=failed,
         model=run.recipe.model.name,
         device=DeviceInfo.from_json(bench["device"]),
         graph=run.graph,
@@ -180,10 +182,10 @@ def _report(run: Run, summary: Json) -> RunReport:
     )
 
 
-def _title(run: Run, summary: Json, failed: str | None) -> str:
+def _title(run: Run, summary: Json, failed: tuple[str, ...]) -> str:
     speedup, name = summary["speedup"], run.folder.root.name
-    if failed is not None:
-        return f"{name}: a gate failed"
+    if failed:
+        return f"{name}: beyond its limits"
     return name if speedup is None else f"{name}: {speedup:.2f}x faster"
 
 
