@@ -22,7 +22,6 @@ from trt_layermerge.core.unit import (
 from trt_layermerge.report.data import (
     Accuracy,
     Bench,
-    Change,
     Epoch,
     Finalist,
     Pairing,
@@ -301,7 +300,7 @@ def resnet_run() -> RunReport:
 
 def resnet_stops(plan: MergePlan) -> tuple[Stop, ...]:
     """The plan's first changes one after the other, then all of them, and none: fastest first."""
-    changes = tuple(map(Change.of, plan.changed))
+    changes = tuple(c.change for c in plan.changed)
     fewer = [
         Stop(0.84 - 0.07 * n, 19 - 0.3 * n, changes[:n], chosen=False) for n in range(len(changes))
     ]

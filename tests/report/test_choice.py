@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.report import fakes
+from trt_layermerge.core.candidate import Change
 from trt_layermerge.report.choice import looks_of, rows_of
-from trt_layermerge.report.data import Change, Stop
+from trt_layermerge.report.data import Stop
 
 RUN = fakes.resnet_run()
 

@@ -10,7 +10,7 @@ from trt_layermerge.errors import command
 from trt_layermerge.report import text
 from trt_layermerge.report.chain import look_of_kind
 from trt_layermerge.report.data import Look, RunReport, Stop
-from trt_layermerge.report.plots import frontier_axes
+from trt_layermerge.report.plots import frontier_frame
 
 HEAD = ("predicted speed-up", "predicted", "measured", "expected loss", "layers", "what goes")
 
@@ -46,12 +46,12 @@ def looks_of(report: RunReport) -> tuple[Look, ...]:
 def rows_of(report: RunReport) -> tuple[Row, ...]:
     """Returns the plans to choose from, none where there are fewer than two."""
     stops = [s for s in report.stops if math.isfinite(s.latency_ms + s.score) and s.latency_ms > 0]
-    if len(stops) < 2:
-        return ()
-    top = report.untouched[1] if report.untouched else max(s.score for s in stops)
+    frame = frontier_frame(report.frontier, report.untouched, stops)
     original = report.summary.get("original", {}).get("latency_ms")
-    original = original or (report.untouched or (math.nan, 0.0))[0]
-    x, y = frontier_axes(stops, report.frontier, top)
+    original = original or (report.untouched or (None,))[0]
+    if len(stops) < 2 or frame is None or not text.is_positive(original):
+        return ()
+    x, y, top = frame
     looks = looks_of(report)
 
     def row(stop: Stop) -> Row:
@@ -70,7 +70,7 @@ def rows_of(report: RunReport) -> tuple[Row, ...]:
             ),
             tuple(_states(stop, report, looks)),
             command("run", report.folder, "--speedup", asked),
-            x(stop.latency_ms),
+            max(x.begin, x(stop.latency_ms)),
             max(y.end, y(loss)),
             stop.chosen,
         )

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
-from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.candidate import Change
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
@@ -86,22 +86,6 @@ class Finalist:
     def relative_error(self) -> float:
         """``predicted / measured − 1``: negative where the network is slower than promised."""
         return self.predicted_ms / self.measured_ms - 1 if self.measured_ms else float("nan")
-
-
-class Change(NamedTuple):
-    """Units ``start`` to ``end`` (half open) go; of those ``kept``, ``convs`` convolutions come."""
-
-    start: int
-    end: int
-    kind: str
-    kept: tuple[int, ...]
-    convs: int
-
-    @classmethod
-    def of(cls, candidate: Candidate) -> Change:
-        """Returns what a candidate changes."""
-        block, convs = candidate.block, len(candidate.convs)
-        return cls(block.start, block.end, candidate.kind, candidate.kept, convs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,23 +105,35 @@ def _finite(*values: float | None) -> bool:
     return all(v is not None and math.isfinite(v) for v in values)
 
 
-def frontier_axes(stops: Sequence[Stop], points: Sequence[Point], top: float) -> tuple[Axis, Axis]:
-    """Returns the axes of predicted latency and expected loss.
+class Frame(NamedTuple):
+    """Axes of predicted latency and expected loss; ``top`` is the score of the original."""
+
+    x: Axis
+    y: Axis
+    top: float
+
+
+def frontier_frame(
+    points: Iterable[Point], untouched: Point | None, stops: Iterable[Stop]
+) -> Frame | None:
+    """Returns the frame that plans stand in; None where there are none.
 
     Plans that lose far more than the chosen one would squeeze the rest: losses are drawn up to four
     times its own.
 
     Args:
-        stops: Plans to choose from.
         points: Predicted latency and score of the plans.
-        top: Score of the untouched network.
+        untouched: The same of the original network.
+        stops: Plans to choose from.
     """
-    chosen = [top - s.score for s in stops if s.chosen and s.score < top]
-    limit = 4 * chosen[0] if chosen else math.inf
-    spots = [(s.latency_ms, s.score) for s in stops] + list(points)
-    shown = [(ms, top - score) for ms, score in spots if top - score <= limit] or [(0.0, 0.0)]
-    latencies, losses = zip(*shown, strict=True)
-    return _axes(latencies, losses, ("predicted latency, ms", "expected loss"))
+    plans = [(s.latency_ms, s.score, s.chosen) for s in stops]
+    spots = [*plans, *((*point, False) for point in points)]
+    if not (spots := [spot for spot in spots if _finite(*spot[:2])]):
+        return None
+    top = untouched[1] if untouched and _finite(*untouched) else max(s for _, s, _ in spots)
+    limit = max((4 * (top - s) for _, s, chosen in spots if chosen and s < top), default=math.inf)
+    latencies, losses = zip(*[(ms, top - s) for ms, s, _ in spots if top - s <= limit], strict=True)
+    return Frame(*_axes(latencies, losses, ("predicted latency, ms", "expected loss")), top)
 
 
 def frontier_plot(
@@ -141,12 +153,11 @@ def frontier_plot(
         budget_ms: What the run was asked for.
     """
     every = sorted(point for point in points if _finite(*point))
-    if not every:
+    frame = frontier_frame(every, untouched, stops)
+    if not every or frame is None:
         return None
-    top = untouched[1] if untouched and _finite(*untouched) else max(s for _, s in every)
+    x, y, top = frame
     thin = every[:: len(every) // MAX_POINTS + 1] + every[-1:]
-    usable = [s for s in stops if _finite(s.latency_ms, s.score)]
-    x, y = frontier_axes(usable, thin, top)
     shown = [(ms, top - score) for ms, score in thin if top - score <= y.high]
     steps = [(x(ms), y(loss)) for ms, loss in shown]
     corners = [(b[0], a[1]) for a, b in pairwise(steps)]
@@ -155,8 +166,9 @@ def frontier_plot(
     if budget_ms is not None and x.low <= budget_ms <= x.high:
         lines.append(Line(((x(budget_ms), TOP), (x(budget_ms), BOTTOM)), RED, 1.4, "5 4"))
         notes.append(_beside(x(budget_ms), TOP - 3, f"budget {text.milliseconds(budget_ms)}"))
-    for stop in usable:
-        if (loss := top - stop.score) > y.high:
+    for stop in stops:
+        loss = top - stop.score
+        if not _finite(stop.latency_ms, loss) or loss > y.high:
             continue
         tip = f"predicted {text.milliseconds(stop.latency_ms)}, expected loss {loss:.3g}"
         if stop.chosen:

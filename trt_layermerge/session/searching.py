@@ -304,16 +304,7 @@ def _stops(found: Frontier, overhead_ms: float) -> list[Json]:
         {
             "predicted_ms": plan.latency_ms,
             "score": plan.score,
-            "changes": [
-                {
-                    "start": c.block.start,
-                    "end": c.block.end,
-                    "kind": c.kind,
-                    "kept": list(c.kept),
-                    "convs": len(c.convs),
-                }
-                for c in plan.changed
-            ],
+            "changes": [c.change._asdict() for c in plan.changed],
         }
         for plan in plans
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.candidate import Candidate, Change
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json, damage, read_json, write_json
@@ -18,7 +18,6 @@ from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.pipeline.versions import versions
 from trt_layermerge.report.data import (
     Accuracy,
-    Change,
     Epoch,
     Finalist,
     PredictionError,
@@ -191,40 +190,38 @@ def _title(run: Run, summary: Json, failed: tuple[str, ...]) -> str:
 
 def _finalists(run: Run, summary: Json, clock: float) -> tuple[Finalist, ...]:
     """Returns the plans that the search measured; of the chosen one, what ``bench`` measured."""
-    rows = _read(run, "finalists")["finalists"]
     return tuple(
         Finalist(
             f"{len(row['candidates'])} blocks replaced",
             clock * row["predicted_ms"],
-            _measured_ms(row, summary, clock),
+            ms,
             row["score"],
             row["chosen"],
             row["joint_score"],
             tuple(row["race_scores"] or ()),
         )
-        for row in rows
-        if row["measured_ms"] is not None
+        for row in _read(run, "finalists")["finalists"]
+        if (ms := _measured_ms(row, summary, clock)) is not None
     )
 
 
-def _measured_ms(row: Json, summary: Json, clock: float) -> float:
+def _measured_ms(row: Json, summary: Json, clock: float) -> float | None:
     """Returns what a finalist took; one whose prediction ``bench`` can judge, in ``bench``."""
-    judged = row["chosen"] and summary["predicted_ms"] is not None
-    found = summary["merged"]["latency_ms"] if judged else None
-    return float(clock * row["measured_ms"] if found is None else found)
+    searched, benched = row["measured_ms"], summary["merged"]["latency_ms"]
+    if row["chosen"] and summary["predicted_ms"] is not None and benched is not None:
+        return float(benched)
+    return None if searched is None else float(clock * searched)
 
 
 def _stops(run: Run, plans: Sequence[Json], summary: Json, clock: float) -> tuple[Stop, ...]:
     """Returns the plans to choose from, with what the search measured of them."""
-    rows = _read(run, "finalists")["finalists"]
-    measured = {
-        tuple(Change.of(Candidate.from_json(c)) for c in row["candidates"]): _measured_ms(
-            row, summary, clock
-        )
-        for row in rows
-        if row["measured_ms"] is not None
-    }
-    plan, changes = run.plan, tuple(map(Change.of, run.plan.changed))
+    with damage(run.folder / "finalists.json"):
+        measured = {
+            tuple(Candidate.from_json(c).change for c in row["candidates"]): ms
+            for row in _read(run, "finalists")["finalists"]
+            if (ms := _measured_ms(row, summary, clock)) is not None
+        }
+    plan, changes = run.plan, tuple(c.change for c in run.plan.changed)
     stops = {
         found: Stop(clock * row["predicted_ms"], row["score"], found, measured.get(found))
         for row in plans
