@@ -138,6 +138,17 @@ def test_a_link_unfolds_what_it_leads_to(chromium: Browser, page: Path) -> None:
     assert chromium.evaluate(opened) is True
 
 
+def test_nothing_stays_folded_on_paper(chromium: Browser, page: Path) -> None:
+    chromium.open(page, 1280, "dark")
+    folded = "[...document.querySelectorAll('details')].filter((part) => !part.open).length"
+    assert chromium.evaluate(folded) > 3
+    assert chromium.call("Page.printToPDF")["data"]
+    assert chromium.evaluate(folded) == 0
+    chromium.call("Emulation.setEmulatedMedia", media="print")
+    shade = "getComputedStyle(document.documentElement).colorScheme"
+    assert chromium.evaluate(shade) == "light"
+
+
 def test_hostile_names_run_nothing(chromium: Browser, tmp_path: Path) -> None:
     name = "<img src=x onerror=\"document.title='run'\"><script>document.title='run'</script>"
     run = replace(fakes.resnet_run(), model=name, recipe=name, unverified=(name,))

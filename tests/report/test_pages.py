@@ -220,6 +220,10 @@ def test_what_the_verification_left_open_is_on_the_first_screen_once() -> None:
     assert "verify@1" not in _text(run)
 
 
+BENCH = fakes.resnet_run().bench
+assert BENCH
+
+
 def checked_run() -> RunReport:
     """A run with nothing left to check."""
     verify = {"comparisons": [{}, {}]}
@@ -262,6 +266,8 @@ def test_a_merge_that_its_certificate_rejects_is_not_shipped() -> None:
         ({"unverified": ("one",)}, "Not proven", "but 1 thing was not checked"),
         ({"verify": None, "bench": None}, "Not proven", "but 2 things were not checked"),
         ({"accuracies": {}}, "Not proven", "cost not measured"),
+        ({"bench": replace(BENCH, low=0.98)}, "Not proven", "but 1 thing was not checked"),
+        ({"bench": replace(BENCH, low=0.9, high=0.98)}, "No", "it is not faster"),
         ({"budget_ms": 0.4}, "Not yet", "3.4 % over the budget"),
         ({"budget_ms": None}, "Yes", "without a budget"),
         (

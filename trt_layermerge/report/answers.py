@@ -62,7 +62,8 @@ def shipping(report: RunReport) -> Answer:
         return Answer(question, "Not yet", f"the budget was missed: {met.detail}", "bad")
     told = f"{_gain(faster)}, {_price(cost)}, {BUDGET[met.figure]}"
     unknown = [a.detail for a in (cost, met) if a.figure in (text.MISSING, "unknown")]
-    if left := [*gaps(report), *unknown]:
+    unknown += [faster.detail] if faster.verdict == "open" else []
+    if left := gaps(report) or unknown:
         things = f"{len(left)} {'things were' if left[1:] else 'thing was'}"
         return Answer(question, "Not proven", f"{told}; but {things} not checked, see below")
     if any(answer.verdict == "bad" for answer in found):
@@ -119,8 +120,6 @@ def next_steps(report: RunReport) -> tuple[Step, ...]:
         return bolder, train
     if report.failed_gates:
         return gentler, train
-    if not report.accuracies and not report.summary.get("metric"):
-        return judge, ship, gentler
     undone = (
         (report.certificate is None, step("Merge and certify it", "merge")),
         (report.bench is None, step("Time both networks side by side", "bench")),
@@ -128,6 +127,8 @@ def next_steps(report: RunReport) -> tuple[Step, ...]:
     )
     if missing := tuple(todo for absent, todo in undone if absent):
         return missing
+    if not report.accuracies and not report.summary.get("metric"):
+        return judge, ship, gentler
     return (gentler, train, ship) if accuracy(report).verdict == "bad" else (ship, bolder, train)
 
 

@@ -293,9 +293,10 @@ def save_frontier(folder: Path, closed: Closed, problem: Problem) -> None:
 
 
 def _stops(found: Frontier, overhead_ms: float) -> list[Json]:
-    """Returns the plans of a frontier whose latencies are nearest to ``STOPS`` even ones."""
+    """Returns all plans of a short frontier, and those nearest to ``STOPS`` even latencies."""
     latencies = found.latency_ms
-    even = np.linspace(latencies[0], latencies[-1], STOPS)
+    long = len(latencies) > STOPS
+    even = np.linspace(latencies[0], latencies[-1], STOPS) if long else latencies
     plans = [
         plan_of(found.solution(index), overhead_ms)
         for index in sorted({int(np.abs(latencies - ms).argmin()) for ms in even})
