@@ -38,6 +38,7 @@ BODIES = [
     ("bench.json", "report", changed("original", "p50_ms", to="fast")),
     ("bench.json", "report", changed("speedup", to=-1)),
     ("frontier.json", "report", changed("prediction", "fit", to=None)),
+    ("frontier.json", "report", changed("plans", to=[{"changes": 7}])),
     ("frontier.json", "search", without("points")),
     ("finalists.json", "report", without("finalists")),
     ("verify.json", "report", changed("images", to=None)),

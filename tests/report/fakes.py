@@ -27,6 +27,7 @@ from trt_layermerge.report.data import (
     Pairing,
     PredictionError,
     RunReport,
+    Stop,
     Timing,
 )
 from trt_layermerge.report.page import pages, view_of
@@ -253,6 +254,7 @@ def resnet_run() -> RunReport:
         plan=plan,
         summary=summary,
         frontier=tuple(curve),
+        stops=resnet_stops(plan),
         untouched=(0.82, 19.0),
         finalists=finalists,
         prediction=PredictionError(len(finalists), 0.020, 0.028, 1.0),
@@ -294,6 +296,15 @@ def resnet_run() -> RunReport:
         recipe="model: examples/glyphs/nets.py:resnet20\nspeedup: 2.0\n",
         stage_seconds={"latency": 19.2, "importance": 89.0, "search": 0.5, "finetune": 725.0},
     )
+
+
+def resnet_stops(plan: MergePlan) -> tuple[Stop, ...]:
+    """The plan's first changes one after the other, then all of them, and none: fastest first."""
+    changes = tuple(c.change for c in plan.changed)
+    fewer = [
+        Stop(0.84 - 0.07 * n, 19 - 0.3 * n, changes[:n], chosen=False) for n in range(len(changes))
+    ]
+    return Stop(0.412, 17.31, changes, 0.4135, True), *reversed(fewer)
 
 
 def mobilenet_run() -> RunReport:

@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,16 @@ from trt_layermerge.core.candidate import finish
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.unit import Barrier, Block
 from trt_layermerge.errors import DeviceError
-from trt_layermerge.report.answers import accuracy, budget, gaps, prediction, speed
+from trt_layermerge.report.answers import (
+    accuracy,
+    answers,
+    budget,
+    gaps,
+    next_steps,
+    prediction,
+    shipping,
+    speed,
+)
 from trt_layermerge.report.data import (
     Accuracy,
     Bench,
@@ -101,7 +111,8 @@ def _hostile(report: RunReport) -> RunReport:
 def test_html_is_sound_and_asks_for_nothing(run: RunReport) -> None:
     outline = _outline(run)
     assert len(outline.ids) == len(set(outline.ids))
-    assert {"script", "link", "iframe", "object"}.isdisjoint(outline.tags)
+    assert {"link", "iframe", "object", "img"}.isdisjoint(outline.tags)
+    assert outline.tags.count("script") == 1
     assert all(link.startswith("#") and link[1:] in outline.ids for link in outline.links)
     assert outline.tags.count("h1") == 1
 
@@ -119,7 +130,7 @@ def test_hostile_names_are_text_in_markdown() -> None:
     page = fakes.markdown(_hostile(fakes.resnet_run()))
     inside_code = re.compile(r"^(`{3,})\n.*?^\1$", flags=re.DOTALL | re.MULTILINE)
     code = inside_code.findall(page)
-    assert code == ["`````"]
+    assert code == ["```", "`````", "```", "```", "```"]  # a plan, the recipe, three steps
     rest = inside_code.sub("", page)
     assert "<" not in rest
     assert not re.search(r"(?<!\\)`|(?<!\\)\$", rest)
@@ -150,7 +161,8 @@ def test_figures_of_the_page_are_those_of_the_data() -> None:
     for f in run.finalists:
         row = f"{f.label}|{f.predicted_ms:.4f} ms|{f.measured_ms:.4f} ms|"
         error = 100 * (f.predicted_ms / f.measured_ms - 1)
-        assert f"{row}{error:+.1f} %|{f.score:.4f}".replace("-", "−") in text
+        loss = 19 - (f.score or 0)  # the original's score is 19
+        assert f"{row}{error:+.1f} %|{loss:.4f}".replace("-", "−") in text
     for e in run.history:
         assert f"{e.epoch}|{e.loss:g}|{100 * (e.accuracy or 0):.2f} %" in text
     # By hand: 19 units and 2 projections before; 10 boxes and no projection after.
@@ -164,8 +176,15 @@ def test_figures_of_the_page_are_those_of_the_data() -> None:
 def test_both_twins_say_the_same() -> None:
     run = fakes.resnet_run()
     page = fakes.markdown(run)
-    for heading in re.findall(r"<h2>([^<]*)</h2>", fakes.html(run))[1:]:
+    headings = re.findall(r"<h2>([^<]*)</h2>", fakes.html(run))
+    assert headings[:2] == ["Can I ship it?", "Not verified"]
+    for heading in headings[2:]:
         assert f"## {heading}" in page
+    assert f"**Can I ship it? {shipping(run).figure}**: {shipping(run).detail}." in page
+    for row in view_of(run).choice:
+        assert f"| {' | '.join(map(literal, row.cells))} |" in page
+    for step in view_of(run).steps:
+        assert f"{step.words}:\n\n```\n{step.command}\n```" in page
     for answer in view_of(run).answers:
         assert f"| {answer.question} | {answer.figure} | {literal(answer.detail)} |" in page
 
@@ -184,7 +203,7 @@ def test_missing_parts_are_sentences() -> None:
         "No recipe was recorded.",
     ):
         assert sentence in text
-    assert len(gaps(fakes.mobilenet_run())) == 6
+    assert len(gaps(fakes.mobilenet_run())) == 5
     assert gaps(fakes.resnet_run()) == fakes.resnet_run().unverified
 
 
@@ -199,6 +218,85 @@ def test_what_the_verification_left_open_is_on_the_first_screen_once() -> None:
     run = replace(run, verify={"schema": "trt-layermerge/verify@1", "unverified": said})
     assert gaps(run) == (run.unverified[0], said[0])
     assert "verify@1" not in _text(run)
+
+
+BENCH = fakes.resnet_run().bench
+assert BENCH
+
+
+def checked_run() -> RunReport:
+    """A run with nothing left to check."""
+    verify = {"comparisons": [{}, {}]}
+    return replace(
+        fakes.resnet_run(), unverified=(), verify=verify, certificate={"ok": True}, engine=None
+    )
+
+
+def test_what_was_all_measured_and_checked_can_be_shipped() -> None:
+    run = checked_run()
+    found = shipping(run)
+    assert (found.figure, found.verdict) == ("Yes", "good")
+    assert found.detail.endswith("2.04x faster, −0.3 points of quality, within the budget")
+    assert next_steps(run)[0].command == "trt-layermerge package --run NAME --for plain"
+
+
+def test_a_failed_gate_is_the_first_thing_on_both_pages() -> None:
+    gate = "accuracy dropped by 7.00% on 96 images, 1.00% is allowed"
+    run = replace(checked_run(), failed_gates=(gate,))
+    assert (shipping(run).figure, shipping(run).verdict) == ("No", "bad")
+    for page in (fakes.html(run), fakes.markdown(run)):
+        said = page[page.index("Can I ship it?") :]
+        assert said.index(gate) < said.index("How much faster?")
+    assert answers(run)[3].verdict == "bad"
+    # By hand: half of what 2.04x gained, and twice the eight epochs.
+    commands = [
+        step.command.removeprefix("trt-layermerge run --run NAME ") for step in next_steps(run)
+    ]
+    assert commands == ["--speedup 1.52", "--set finetune.options.epochs=16"]
+
+
+def test_a_merge_that_its_certificate_rejects_is_not_shipped() -> None:
+    run = replace(checked_run(), certificate={"ok": False})
+    assert (shipping(run).figure, answers(run)[3].verdict) == ("No", "bad")
+
+
+@pytest.mark.parametrize(
+    ("changes", "figure", "words"),
+    [
+        ({"unverified": ("one",)}, "Not proven", "but 1 thing was not checked"),
+        ({"verify": None, "bench": None}, "Not proven", "but 2 things were not checked"),
+        ({"accuracies": {}}, "Not proven", "cost not measured"),
+        ({"bench": replace(BENCH, low=0.98)}, "Not proven", "but 1 thing was not checked"),
+        ({"bench": replace(BENCH, low=0.9, high=0.98)}, "No", "it is not faster"),
+        ({"budget_ms": 0.4}, "Not yet", "3.4 % over the budget"),
+        ({"budget_ms": None}, "Yes", "without a budget"),
+        (
+            {"accuracies": {"original": Accuracy(0.9, 5000), "merged": Accuracy(0.8, 5000)}},
+            "Your decision",
+            "−10.0 points of quality",
+        ),
+    ],
+)
+def test_what_is_not_known_is_no_yes(changes: dict[str, Any], figure: str, words: str) -> None:
+    run = checked_run()
+    if "budget_ms" in changes:
+        changes = {"summary": {**run.summary, **changes}}
+    found = shipping(replace(run, **changes))
+    assert found.figure == figure
+    assert words in found.detail
+
+
+def test_latencies_that_were_made_up_get_no_tick() -> None:
+    run = replace(checked_run(), device=replace(fakes.DEVICE, backend="fake"))
+    assert [answer.verdict for answer in answers(run)] == ["open"] * 4
+    assert shipping(run).figure == "Not proven"
+
+
+def test_a_tasks_own_figure_is_what_it_cost() -> None:
+    metric = {"name": "mIoU", "original": 0.71, "repaired": 0.5, "merged": 0.69}
+    run = replace(checked_run(), accuracies={})
+    found = accuracy(replace(run, summary={**run.summary, "metric": metric}))
+    assert (found.figure, found.detail) == ("−0.02", "mIoU: 0.71 → 0.69")
 
 
 def test_a_missed_budget_says_by_how_much() -> None:
@@ -248,10 +346,10 @@ def test_a_race_is_told_by_the_mean_of_its_rungs() -> None:
         if re.match(r"\| (first|short|fallen|idle) ", line)
     ]
     assert rows == [
-        ["2.0000", "-0.2500", "0.6250, 3 rungs", "chosen"],
-        ["2.0000", "-0.1250", "0.3750, 1 rung", ""],
-        ["2.0000", "–", "diverged", ""],
-        ["2.0000", "–", "–", ""],
+        ["17.0000", "-0.2500", "0.6250, 3 rungs", "chosen"],
+        ["17.0000", "-0.1250", "0.3750, 1 rung", ""],
+        ["17.0000", "–", "diverged", ""],
+        ["17.0000", "–", "–", ""],
     ]
 
 
@@ -283,7 +381,8 @@ def test_nothing_that_is_not_finite_becomes_a_figure() -> None:
     assert not re.search(r"\b(nan|inf)\b", text)
     assert "not a number" in text
     found = [answer.figure for answer in view_of(run).answers]
-    assert found == ["not measured", "not measured", "no budget", "unknown"]
+    assert found == ["not measured", "not measured", "no budget", "not all"]
+    assert prediction(run).figure == "unknown"
 
 
 def test_long_histories_and_tables_are_cut_and_say_so() -> None:
@@ -304,10 +403,11 @@ def test_pages_and_pictures_are_written_and_repeat_to_the_byte(tmp_path: Path) -
     assert sorted(pages) == sorted((tmp_path / "a").rglob("*.*"))
     files = sorted(p.relative_to(tmp_path / "a") for p in pages)
     assert [str(f) for f in files] == [
+        "pictures/accuracy.svg",
         "pictures/chain.svg",
         "pictures/comparison.svg",
-        "pictures/finetune.svg",
         "pictures/frontier.svg",
+        "pictures/loss.svg",
         "pictures/prediction.svg",
         "report.html",
         "report.md",
@@ -315,7 +415,7 @@ def test_pages_and_pictures_are_written_and_repeat_to_the_byte(tmp_path: Path) -
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     linked = re.findall(r"\]\(([^)]+\.svg)\)", again[1].read_text(encoding="utf-8"))
-    assert len(linked) == 5
+    assert len(linked) == 6
     assert all((tmp_path / "b" / link).is_file() for link in linked)
 
 

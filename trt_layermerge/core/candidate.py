@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from trt_layermerge.core.conv import AddSpec, ConvSpec, Spec, compose, spec_from_json
 from trt_layermerge.core.geometry import composition
@@ -13,6 +13,16 @@ from trt_layermerge.core.unit import Block, Branch, ConvUnit, Residual
 from trt_layermerge.errors import UnsupportedModelError
 
 CandidateKey: TypeAlias = tuple[int, int, str, tuple[int, ...], tuple[Spec, ...]]
+
+
+class Change(NamedTuple):
+    """Units ``start`` to ``end`` (half open) go; of those ``kept``, ``convs`` convolutions come."""
+
+    start: int
+    end: int
+    kind: str
+    kept: tuple[int, ...]
+    convs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +68,12 @@ class Candidate:
     def key(self) -> CandidateKey:
         """What tells this candidate from every other one of the same graph."""
         return self.block.start, self.block.end, self.kind, self.kept, self.convs
+
+    @property
+    def change(self) -> Change:
+        """What it changes, without geometry."""
+        block, convs = self.block, len(self.convs)
+        return Change(block.start, block.end, self.kind, self.kept, convs)
 
     @property
     def nonlinear(self) -> int:

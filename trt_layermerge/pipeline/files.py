@@ -208,11 +208,26 @@ class _Prediction(TypedDict):
     fit: _Fit
 
 
+class _Change(TypedDict):
+    start: Count
+    end: Count
+    kind: str
+    kept: list[Count]
+    convs: Count
+
+
+class _Stop(TypedDict):
+    predicted_ms: Number
+    score: Number
+    changes: list[_Change]
+
+
 class Frontier(TypedDict):
     """``frontier.json``."""
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     points: list[Annotated[list[float], Field(min_length=2, max_length=2)]]
+    plans: NotRequired[list[_Stop]]
     untouched: Annotated[list[float], Field(min_length=2, max_length=2)]
     overhead_ms: Number
     prediction: _Prediction

@@ -68,9 +68,12 @@ def chain_picture(graph: LayerGraph, plan: MergePlan, kinds: Mapping[str, Look])
 
 def look_of(candidate: Candidate, kinds: Mapping[str, Look]) -> Look:
     """Returns how a candidate appears: by the name of its kind where nothing is known of it."""
-    return (
-        UNTOUCHED if candidate.original else kinds.get(candidate.kind, Look(candidate.kind, GREEN))
-    )
+    return UNTOUCHED if candidate.original else look_of_kind(candidate.kind, kinds)
+
+
+def look_of_kind(kind: str, kinds: Mapping[str, Look]) -> Look:
+    """Returns how a kind appears."""
+    return kinds.get(kind, Look(kind, GREEN))
 
 
 def statuses(plan: MergePlan, kinds: Mapping[str, Look]) -> tuple[Status, ...]:

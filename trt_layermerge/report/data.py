@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
+from trt_layermerge.core.candidate import Change
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
@@ -87,6 +89,17 @@ class Finalist:
 
 
 @dataclass(frozen=True, slots=True)
+class Stop:
+    """A plan that could be chosen instead: predicted latency, score, and what it changes."""
+
+    latency_ms: float
+    score: float
+    changes: tuple[Change, ...]
+    measured_ms: float | None = None
+    chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PredictionError:
     """How predicted latencies compare with measured ones, over ``count`` whole networks.
 
@@ -158,19 +171,22 @@ class Bench(Pairing):
 
 @dataclass(frozen=True)
 class RunReport:
-    """One run. Every part that did not happen is None or empty, and the pages say so.
+    """One run, every latency on one clock. The pages say which parts are None or empty.
 
     Attributes:
         model: Name of the network, as the user typed it.
         kinds: How each kind of replacement appears; one that is not here appears by its name.
         summary: The object of ``summary.json``; ``certificate``, ``calibration`` and ``verify``
             are those of their files, ``engine`` is the sidecar.
+        folder: Where the run is, for the commands that the pages tell.
         frontier: Predicted latency and score (to maximise) of every non-dominated plan.
+        stops: Some of these plans and the chosen one, by rising latency.
         untouched: The same of the original network.
         prediction: Error over all networks that were measured, finalists or not.
         accuracies: Test accuracy by name of the network; ``original`` and ``merged`` are compared.
         accuracy_data: What the accuracies were measured on, in words.
         unverified: What nobody checked, one sentence each.
+        failed_gates: Which limits are exceeded, a paragraph each: the first thing on the page.
         versions: Version by library.
         stage_seconds: Wall-clock seconds by stage.
     """
@@ -182,7 +198,9 @@ class RunReport:
     plan: MergePlan
     kinds: Mapping[str, Look] = field(default_factory=known_looks)
     summary: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path = Path("runs/NAME")
     frontier: tuple[Point, ...] = ()
+    stops: tuple[Stop, ...] = ()
     untouched: Point | None = None
     finalists: tuple[Finalist, ...] = ()
     prediction: PredictionError | None = None
@@ -195,6 +213,7 @@ class RunReport:
     verify: Mapping[str, Any] | None = None
     engine: Mapping[str, Any] | None = None
     unverified: tuple[str, ...] = ()
+    failed_gates: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     recipe: str = ""
     stage_seconds: Mapping[str, float] = field(default_factory=dict)

@@ -1,22 +1,39 @@
-"""The pages of a run: one view of it, shown as HTML and as Markdown by the same template."""
+"""The pages of a run: one view of it, shown as HTML and as Markdown by the same template.
+
+The HTML is whole: style, pictures and one small script of its own, which moves the slider and shows
+what is pointed at. A plotting library would weigh a megabyte for what sixty lines do here.
+"""
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from markupsafe import Markup
 
 from trt_layermerge.core.jsonio import write_text
 from trt_layermerge.report import plots
-from trt_layermerge.report.answers import Answer, answers, gaps
+from trt_layermerge.report.answers import (
+    Answer,
+    Step,
+    answers,
+    gaps,
+    next_steps,
+    prediction,
+    shipping,
+)
 from trt_layermerge.report.chain import chain_picture
-from trt_layermerge.report.data import Epoch, RunReport
+from trt_layermerge.report.choice import HEAD, Row, looks_of, rows_of
+from trt_layermerge.report.data import Epoch, Look, RunReport
 from trt_layermerge.report.nested import Table, nested
 from trt_layermerge.report.templates import BLOCK, render
 
 WHOLE_HISTORY = 12
+WIDTH = 720
+"""Of a picture outside the page, in pixels: inside, it is as wide as its column."""
 
 
 @dataclass(frozen=True)
@@ -25,39 +42,51 @@ class View:
 
     Attributes:
         run: The run itself.
-        answers: The first screen.
+        shipping: Whether it can be shipped: the first words of the page.
+        answers: The first screen below it.
+        prediction: How well predictions held.
+        steps: What to type next.
         gaps: What nobody checked.
+        choice: The plans to choose from, below ``head``; ``looks`` are those of their blocks.
         pictures: SVG by file name; None where there is nothing to draw.
         epochs: The epochs that matter.
         proofs: Certificate, verification and engine, as they were written.
     """
 
     run: RunReport
+    shipping: Answer
     answers: tuple[Answer, ...]
+    prediction: Answer
+    steps: tuple[Step, ...]
     gaps: tuple[str, ...]
+    choice: tuple[Row, ...]
+    looks: tuple[Look, ...]
     pictures: Mapping[str, Markup | None]
     epochs: tuple[Epoch, ...]
     proofs: Mapping[str, tuple[Table, ...]]
+    head: tuple[str, ...] = HEAD
 
 
 def view_of(run: RunReport) -> View:
-    """Returns everything that the pages of a run show.
-
-    Raises:
-        MissingDependencyError: If matplotlib is not installed.
-    """
+    """Returns everything that the pages of a run show."""
     original = run.accuracies.get("original")
+    limit = run.summary.get("budget_ms", run.plan.budget_ms)
     drawn = {
         "comparison": plots.comparison_plot(run.accuracies, run.bench),
         "chain": chain_picture(run.graph, run.plan, run.kinds),
-        "frontier": plots.frontier_plot(run.frontier, run.untouched, run.plan, run.finalists),
+        "frontier": plots.frontier_plot(run.frontier, run.untouched, run.stops, limit),
         "prediction": plots.prediction_plot(run.finalists),
-        "finetune": plots.finetune_plot(run.history, original.value if original else None),
+        **plots.finetune_plots(run.history, original.value if original else None),
     }
     return View(
         run=run,
+        shipping=shipping(run),
         answers=answers(run),
+        prediction=prediction(run),
+        steps=next_steps(run),
         gaps=gaps(run),
+        choice=rows_of(run),
+        looks=looks_of(run),
         pictures={name: Markup(svg) if svg else None for name, svg in drawn.items()},
         epochs=_telling(run.history),
         proofs={name: nested(getattr(run, name)) for name in ("certificate", "verify", "engine")},
@@ -76,10 +105,14 @@ def _telling(history: tuple[Epoch, ...]) -> tuple[Epoch, ...]:
 def pages(view: View) -> dict[str, str]:
     """Returns ``report.html`` and its Markdown twin, by name.
 
-    The HTML holds style and pictures, has no scripts and asks for nothing; the Markdown links its
-    pictures as ``pictures/NAME.svg``.
+    The HTML asks for nothing, and its own script is the only one that browsers run in it; the
+    Markdown links its pictures as ``pictures/NAME.svg``.
     """
-    html = render("page.html", view=view, run=view.run, contents=[])
+    script = render("script.js").strip()
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    html = render(
+        "page.html", view=view, run=view.run, contents=[], script=Markup(script), digest=digest
+    )
     blocks = render("page.md", view=view, run=view.run).split(BLOCK)
     markdown = "\n\n".join(filter(None, (block.strip() for block in blocks))) + "\n"
     return {"report.html": html, "report.md": markdown}
@@ -96,10 +129,13 @@ def write_report(run: RunReport, folder: Path) -> tuple[Path, ...]:
 
     Raises:
         DeviceError: If the folder cannot be written.
-        MissingDependencyError: If matplotlib is not installed.
     """
     view = view_of(run)
-    pictures = {folder / "pictures" / f"{n}.svg": svg for n, svg in view.pictures.items() if svg}
+    pictures = {
+        folder / "pictures" / f"{name}.svg": svg.replace('width="100%"', f'width="{WIDTH}"', 1)
+        for name, svg in view.pictures.items()
+        if svg
+    }
     written = {folder / name: page for name, page in pages(view).items()}
     for path, words in (pictures | written).items():
         write_text(path, words)

@@ -1,153 +1,186 @@
 """The plots of a run: pure functions from plain numbers to small, deterministic SVG.
 
-Values that are not finite are left out. A plot without any value is None, and the pages say so in
-a sentence. matplotlib is imported when the first plot is drawn, without a display and without its
-global state.
+Places are percentages of the picture and sizes of text are pixels, so that a picture is as wide as
+its page and its words stay readable on a telephone. Values that are not finite are left out. A plot
+without any value is None, and the pages say so in a sentence.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
-from io import StringIO
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
-from markupsafe import Markup
-
-from trt_layermerge.core.plan import MergePlan
-from trt_layermerge.errors import MissingDependencyError
 from trt_layermerge.report import text
-from trt_layermerge.report.data import Accuracy, Bench, Epoch, Finalist, Point
-from trt_layermerge.report.palette import BLUE, GRID, INK, MUTED, ORANGE, RED, STONE, SURFACE
+from trt_layermerge.report.data import Accuracy, Bench, Epoch, Finalist, Interval, Point, Stop
+from trt_layermerge.report.palette import BLUE, INK, MUTED, ORANGE, RED, STONE
 from trt_layermerge.report.templates import render
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-WIDTH = 960
-MAX_POINTS = 500
-POINTS_PER_INCH = 72
-STYLE: dict[str, Any] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": MUTED,
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.labelcolor": MUTED,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.facecolor": "none",
-    "figure.constrained_layout.h_pad": 0.13,
-    "figure.constrained_layout.w_pad": 0.13,
-    "font.family": "DejaVu Sans",
-    "font.size": 12,
-    "grid.color": GRID,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "text.color": INK,
-    "text.parse_math": False,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-}
+MAX_POINTS = 200
+LEFT, RIGHT, TOP, BOTTOM = 13.0, 97.0, 15.0, 87.0
+"""Edges of a frame in % of its picture; what is left of them holds the words of the axes."""
 
 
-def _draw(
-    name: str, width: float, height: float, label: str, paint: Callable[[Figure], None]
-) -> str:
-    """Returns the SVG of what ``paint`` draws on a figure of ``width`` by ``height`` pixels.
+class Tick(NamedTuple):
+    """A value of an axis as it is written, and where it stands, in %."""
 
-    ``name`` makes the identifiers inside unique among the pictures of a page. The same calls give
-    the same text, with one version of matplotlib.
+    place: float
+    words: str
 
-    Raises:
-        MissingDependencyError: If matplotlib is not installed.
-    """
-    try:
-        from matplotlib import style
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError("matplotlib", "drawing the plots", "report") from error
-    stream = StringIO()
-    with style.context(["default", {**STYLE, "svg.hashsalt": name}]):
-        inches = (width / POINTS_PER_INCH, height / POINTS_PER_INCH)
-        figure = Figure(figsize=inches, layout="constrained")
-        paint(figure)
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(stream, format="svg", metadata=nothing)
-    svg = stream.getvalue()
-    body = svg[svg.index("</defs>") + len("</defs>") : svg.rindex("</svg>")]  # after a page's style
-    used = set(re.findall(r'["(]#([^")]+)[")]', body))
-    body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", body)
-    body = re.sub(r"<!--.*?-->\n?| font-family: 'DejaVu Sans';", "", body)
-    return render("picture.svg", width=width, height=height, label=label, body=Markup(body))
+
+@dataclass(frozen=True)
+class Axis:
+    """Values from ``low`` to ``high`` stand from ``begin`` to ``end`` %; ``label`` names them."""
+
+    label: str
+    low: float
+    high: float
+    begin: float
+    end: float
+    whole: bool = False
+
+    def __call__(self, value: float) -> float:
+        """Returns where a value stands, in %."""
+        share = (value - self.low) / ((self.high - self.low) or 1)
+        return round(self.begin + share * (self.end - self.begin), 2)
+
+    @property
+    def ticks(self) -> tuple[Tick, ...]:
+        """About four round values."""
+        rough = (self.high - self.low) / 4 or abs(self.low) or 1
+        unit = 10.0 ** math.floor(math.log10(rough))
+        step = unit * next(n for n in (1, 2, 5, 10) if n * unit >= 0.7 * rough)
+        step = max(1.0, step) if self.whole else step
+        digits = max(0, -math.floor(math.log10(step) + 1e-9))
+        found = range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)
+        return tuple(
+            Tick(self(n * step), f"{n * step:.{digits}f}".replace("-", "−")) for n in found
+        )
+
+
+class Mark(NamedTuple):
+    """A spot in %; ``tip`` tells what it is, a ``shape`` other than ``dot`` is larger."""
+
+    x: float
+    y: float
+    colour: str
+    tip: str
+    shape: str = "dot"
+
+
+class Line(NamedTuple):
+    """Spots in %, joined; a filled one is closed and thin of colour."""
+
+    points: tuple[Point, ...]
+    colour: str
+    width: float = 2.0
+    dashes: str = ""
+    filled: bool = False
+
+
+class Note(NamedTuple):
+    """Words that begin, end or stand in the middle at a spot in %."""
+
+    x: float
+    y: float
+    words: str
+    anchor: str = "middle"
+
+
+def _axes(xs: Iterable[float], ys: Iterable[float], labels: tuple[str, str]) -> tuple[Axis, Axis]:
+    """Returns the axes that hold all of some values, with a little room around them."""
+    (left, right), (low, high) = (_padded(tuple(values)) for values in (xs, ys))
+    return Axis(labels[0], left, right, LEFT, RIGHT), Axis(labels[1], low, high, BOTTOM, TOP)
+
+
+def _padded(values: Sequence[float]) -> Interval:
+    low, high = min(values), max(values)
+    room = 0.06 * (high - low) or 0.06 * abs(high) or 1.0
+    return low - room, high + room
 
 
 def _finite(*values: float | None) -> bool:
     return all(v is not None and math.isfinite(v) for v in values)
 
 
-def _note(axes: Axes, words: str, spot: Point, offset: Point, side: str, colour: str) -> None:
-    """Writes a label beside a spot, ``offset`` in points, on a ground that keeps it readable."""
-    ground = {"facecolor": SURFACE, "edgecolor": "none", "pad": 1.0, "alpha": 0.75}
-    look: dict[str, Any] = {"color": colour, "ha": side, "fontweight": "bold", "bbox": ground}
-    axes.annotate(words, spot, xytext=offset, textcoords="offset points", **look)
+class Frame(NamedTuple):
+    """Axes of predicted latency and expected loss; ``top`` is the score of the original."""
+
+    x: Axis
+    y: Axis
+    top: float
+
+
+def frontier_frame(
+    points: Iterable[Point], untouched: Point | None, stops: Iterable[Stop]
+) -> Frame | None:
+    """Returns the frame that plans stand in; None where there are none.
+
+    Plans that lose far more than the chosen one would squeeze the rest: losses are drawn up to four
+    times its own.
+
+    Args:
+        points: Predicted latency and score of the plans.
+        untouched: The same of the original network.
+        stops: Plans to choose from.
+    """
+    plans = [(s.latency_ms, s.score, s.chosen) for s in stops]
+    spots = [*plans, *((*point, False) for point in points)]
+    if not (spots := [spot for spot in spots if _finite(*spot[:2])]):
+        return None
+    top = untouched[1] if untouched and _finite(*untouched) else max(s for _, s, _ in spots)
+    limit = max((4 * (top - s) for _, s, chosen in spots if chosen and s < top), default=math.inf)
+    latencies, losses = zip(*[(ms, top - s) for ms, s, _ in spots if top - s <= limit], strict=True)
+    return Frame(*_axes(latencies, losses, ("predicted latency, ms", "expected loss")), top)
 
 
 def frontier_plot(
     points: Sequence[Point],
     untouched: Point | None,
-    plan: MergePlan,
-    finalists: Sequence[Finalist],
+    stops: Sequence[Stop],
+    budget_ms: float | None,
 ) -> str | None:
-    """Returns the non-dominated plans, what was chosen, and where the finalists measured.
+    """Returns what every plan is expected to lose at its latency, and which one was chosen.
 
-    The worst plans are left out where they would squeeze the rest: the scores drawn reach from the
-    best to four times as far below it as the chosen plan. Of more than ``MAX_POINTS`` plans,
-    every n-th is drawn, and the last.
+    Of more than ``MAX_POINTS`` plans, every n-th is drawn, and the last.
 
     Args:
         points: Predicted latency and score of the plans.
         untouched: The same of the original network.
-        plan: What was chosen, and the budget.
-        finalists: Plans that were measured, each tied to where it was predicted.
+        stops: Plans to choose from, the chosen one among them.
+        budget_ms: What the run was asked for.
     """
-    every = sorted((ms, score) for ms, score in points if _finite(ms, score))
-    if not every:
+    every = sorted(point for point in points if _finite(*point))
+    frame = frontier_frame(every, untouched, stops)
+    if not every or frame is None:
         return None
-    best = max(score for _, score in every)
-    chosen = (plan.latency_ms or math.nan, math.nan if plan.score is None else plan.score)
-    reach = 4 * (best - chosen[1]) if _finite(*chosen) else math.inf
-    shown = [(ms, score) for ms, score in every if reach <= 0 or score >= best - reach]
-    every_finalist = [(f.predicted_ms, f.measured_ms, f.score) for f in finalists]
-    built = [row for row in every_finalist if _finite(*row)]
-    shown = shown[:: len(shown) // MAX_POINTS + 1] + shown[-1:]
-
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        axes.set(xlabel="predicted latency, ms", ylabel="score (higher is better)")
-        latencies, scores = zip(*shown, strict=True)
-        axes.step(latencies, scores, where="post", color=STONE, label="best plan at a latency")
-        if built:
-            label = "finalist as measured, tied to its prediction"
-            predicted, measured, goodness = zip(*built, strict=True)
-            axes.hlines(goodness, predicted, measured, color=ORANGE, linewidth=1.2)
-            axes.plot(measured, goodness, "D", color=ORANGE, markeredgecolor=INK, label=label)
-        if untouched and _finite(*untouched):
-            axes.plot(*untouched, "s", color=INK, markersize=7)
-            _note(axes, "original", untouched, (-9, -16), "right", INK)
-        if plan.budget_ms is not None and _finite(plan.budget_ms):
-            axes.axvline(plan.budget_ms, color=RED, linestyle="--", linewidth=1.4)
-            corner = (plan.budget_ms, axes.get_ylim()[0])
-            _note(axes, f"budget {text.milliseconds(corner[0])}", corner, (6, 8), "left", RED)
-        if _finite(*chosen):
-            axes.plot(*chosen, "*", color=BLUE, markersize=16, markeredgecolor=INK)
-            words = f"chosen {text.milliseconds(chosen[0])}"
-            _note(axes, words, chosen, (-10, 12), "right", BLUE)
-        axes.margins(y=0.12)
-        axes.legend(loc="lower right", labelcolor=INK)
-
-    return _draw("frontier", WIDTH, 430, "Score against predicted latency", paint)
+    x, y, top = frame
+    thin = every[:: len(every) // MAX_POINTS + 1] + every[-1:]
+    shown = [(ms, top - score) for ms, score in thin if top - score <= y.high]
+    steps = [(x(ms), y(loss)) for ms, loss in shown]
+    corners = [(b[0], a[1]) for a, b in pairwise(steps)]
+    stairs = [spot for pair in zip(steps, [*corners, *steps[-1:]], strict=True) for spot in pair]
+    marks, notes, lines = [], [], [Line(tuple(stairs), STONE)]
+    if budget_ms is not None and x.low <= budget_ms <= x.high:
+        lines.append(Line(((x(budget_ms), TOP), (x(budget_ms), BOTTOM)), RED, 1.4, "5 4"))
+        notes.append(_beside(x(budget_ms), TOP - 3, f"budget {text.milliseconds(budget_ms)}"))
+    for stop in stops:
+        loss = top - stop.score
+        if not _finite(stop.latency_ms, loss) or loss > y.high:
+            continue
+        tip = f"predicted {text.milliseconds(stop.latency_ms)}, expected loss {loss:.3g}"
+        if stop.chosen:
+            tip = f"chosen: {tip}"
+            notes.append(_beside(x(stop.latency_ms), y(loss) - 4, "chosen"))
+        look = (BLUE, tip, "star") if stop.chosen else (STONE, tip)
+        marks.append(Mark(x(stop.latency_ms), y(loss), *look))
+    if untouched and _finite(*untouched):
+        spot = x(untouched[0]), y(0.0)
+        marks.append(Mark(*spot, INK, f"original {text.milliseconds(untouched[0])}", "square"))
+        notes.append(_beside(spot[0], spot[1] - 4, "original"))
+    return _plot("Expected loss against predicted latency", (x, y), lines, marks, notes)
 
 
 def prediction_plot(finalists: Sequence[Finalist]) -> str | None:
@@ -159,50 +192,59 @@ def prediction_plot(finalists: Sequence[Finalist]) -> str | None:
         return None
     values = [v for f in shown for v in (f.predicted_ms, f.measured_ms)]
     low, high = 0.93 * min(values), 1.07 * max(values)
+    x = Axis("predicted, ms", low, high, LEFT, RIGHT)
+    y = Axis("measured, ms", 0.9 * low, 1.1 * high, BOTTOM, TOP)
+    lines, notes = [], []
+    for band in (0.10, 0.05):
+        corners = [(v, v * (1 + s * band)) for s, v in ((1, low), (1, high), (-1, high), (-1, low))]
+        lines.append(Line(tuple((x(a), y(b)) for a, b in corners), BLUE, filled=True))
+        notes.append(Note(x(high) - 1, y(high * (1 - band)), f"±{band:.0%}", "end"))
+    lines.append(Line(((x(low), y(low)), (x(high), y(high))), MUTED, 1.2))
+    marks = []
+    for f in sorted(shown, key=lambda f: f.chosen):
+        pair = f"predicted {text.milliseconds(f.predicted_ms)}"
+        tip = f"{f.label}: {pair}, measured {text.milliseconds(f.measured_ms)}"
+        spot, look = (x(f.predicted_ms), y(f.measured_ms)), (BLUE, tip, "star")
+        marks.append(Mark(*spot, *(look if f.chosen else (ORANGE, tip))))
+        if f.chosen:
+            notes.append(_beside(spot[0], spot[1] - 4, "chosen"))
+    return _plot("Measured against predicted latency", (x, y), lines, marks, notes)
 
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        axes.set(xlabel="predicted, ms", ylabel="measured, ms")
-        for band, opacity in ((0.10, 0.13), (0.05, 0.2)):
-            lower, upper = ([v * (1 + s * band) for v in (low, high)] for s in (-1, 1))
-            axes.fill_between([low, high], lower, upper, color=BLUE, alpha=opacity, linewidth=0)
-            _note(axes, f"±{band:.0%}", (high, high * (1 - band)), (-3, -4), "right", MUTED)
-        axes.plot([low, high], [low, high], color=MUTED, linewidth=1.2)
-        for f in shown:
-            marker, size, colour = ("*", 15.0, BLUE) if f.chosen else ("o", 6.5, ORANGE)
-            spot = (f.predicted_ms, f.measured_ms)
-            axes.plot(*spot, marker, color=colour, markersize=size, markeredgecolor=INK)
-            if f.chosen:
-                _note(axes, "chosen", spot, (10, -14), "left", BLUE)
-        axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
 
-    return _draw("prediction", 580, 540, "Measured against predicted latency", paint)
-
-
-def finetune_plot(history: Sequence[Epoch], original_accuracy: float | None) -> str | None:
-    """Returns loss and validation accuracy over the epochs, beside the original's accuracy."""
+def finetune_plots(
+    history: Sequence[Epoch], original_accuracy: float | None
+) -> dict[str, str | None]:
+    """Returns training loss, and validation accuracy beside the original's, over the epochs."""
     losses = [(e.epoch, e.loss) for e in history if _finite(e.loss)]
     shares = [(e.epoch, 100 * (e.accuracy or 0)) for e in history if _finite(e.accuracy)]
-    both = (("training loss", losses, ORANGE), ("validation accuracy, %", shares, BLUE))
-    curves = [curve for curve in both if curve[1]]
-    if not curves:
+    level = None if original_accuracy is None else 100 * original_accuracy
+    return {
+        "accuracy": _curve("validation accuracy, %", shares, BLUE, level),
+        "loss": _curve("training loss", losses, ORANGE, None),
+    }
+
+
+def _curve(
+    name: str, rows: Sequence[tuple[int, float]], colour: str, level: float | None
+) -> str | None:
+    """Returns a curve over the epochs, with a dashed level of the original; None without rows."""
+    if not rows:
         return None
-
-    def paint(figure: Figure) -> None:
-        panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, (name, rows, colour) in zip(panels, curves, strict=True):
-            axes.set(ylabel=name)
-            axes.plot(*zip(*rows, strict=True), "-o", color=colour, markersize=3.5)
-            _note(axes, f"{rows[-1][1]:.4g}", rows[-1], (8, -3), "left", colour)
-            axes.margins(x=0.08, y=0.15)
-            axes.xaxis.get_major_locator().set_params(integer=True)
-        if shares and original_accuracy is not None and _finite(original_accuracy):
-            level = 100 * original_accuracy
-            panels[-1].axhline(level, color=INK, linestyle="--", linewidth=1.2)
-            _note(panels[-1], f"original {level:.1f}", (shares[0][0], level), (0, 5), "left", INK)
-        panels[-1].set_xlabel("epoch")
-
-    return _draw("finetune", WIDTH, 220 * len(curves) + 20, "Fine-tune curves", paint)
+    level = level if _finite(level) else None
+    epochs, values = zip(*rows, strict=True)
+    found, y = _axes(epochs, values if level is None else (*values, level), ("epoch", name))
+    x = Axis("epoch", found.low, found.high, LEFT, RIGHT, whole=True)
+    spots = tuple((x(epoch), y(value)) for epoch, value in rows)
+    lines, notes = [Line(spots, colour)], []
+    marks = [
+        Mark(*spot, colour, f"epoch {epoch}: {name} {value:.4g}")
+        for spot, (epoch, value) in zip(spots, rows, strict=True)
+    ]
+    notes.append(_beside(spots[-1][0], spots[-1][1] - 4, f"{values[-1]:.4g}"))
+    if level is not None:
+        lines.append(Line(((LEFT, y(level)), (RIGHT, y(level))), INK, 1.2, "5 4"))
+        notes.append(Note(LEFT + 1, y(level) - 2, f"original {level:.1f}", "start"))
+    return _plot(f"{name} over the epochs", (x, y), lines, marks, notes)
 
 
 def comparison_plot(accuracies: Mapping[str, Accuracy], bench: Bench | None) -> str | None:
@@ -223,3 +265,19 @@ def comparison_plot(accuracies: Mapping[str, Accuracy], bench: Bench | None) -> 
     )
     panels = [(title, rows, max(map(max, (r[1:4] for r in rows)))) for title, rows in both if rows]
     return render("comparison.svg", panels=panels) if panels else None
+
+
+def _beside(x: float, y: float, words: str) -> Note:
+    """Returns words at a spot that do not leave the picture."""
+    return Note(x, max(11.0, y), words, "start" if x < 30 else "end" if x > 70 else "middle")
+
+
+def _plot(
+    label: str,
+    axes: tuple[Axis, Axis],
+    lines: Sequence[Line],
+    marks: Sequence[Mark],
+    notes: Sequence[Note],
+) -> str:
+    """Returns the SVG of lines, spots and words in a frame; ``label`` is read out in its place."""
+    return render("plot.svg", label=label, axes=axes, lines=lines, marks=marks, notes=notes)

@@ -23,7 +23,11 @@ def render(template: str, /, **values: Any) -> str:
         template: Name of a file in ``templates``, without ``.j2``.
         **values: What the template names.
     """
-    return _environment(not template.endswith(".md")).get_template(f"{template}.j2").render(values)
+    return (
+        _environment(not template.endswith((".md", ".js")))
+        .get_template(f"{template}.j2")
+        .render(values)
+    )
 
 
 @cache

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from trt_layermerge.core.candidate import Candidate
@@ -22,13 +23,13 @@ from trt_layermerge.finetune.device import lent
 from trt_layermerge.finetune.evaluate import outputs_of
 from trt_layermerge.importance.distance import Distance
 from trt_layermerge.measure.fit import Observation, fit_latency
-from trt_layermerge.search import Objective
+from trt_layermerge.search import Frontier, Objective
 from trt_layermerge.search.choosing import Choice, Goal, Imported, Ranked
 from trt_layermerge.search.closing import Closed, Tools
 from trt_layermerge.search.evaluator import Measured
 from trt_layermerge.search.problem import Problem
 from trt_layermerge.search.sampling import inside_of, specs_of
-from trt_layermerge.search.solve import fastest_ms
+from trt_layermerge.search.solve import fastest_ms, plan_of
 from trt_layermerge.session.latency import Latencies
 from trt_layermerge.session.networks import Networks
 from trt_layermerge.session.recorded import Recorded
@@ -39,6 +40,9 @@ from trt_layermerge.session.training import Racers
 BUILDS = 3
 """How often the engine of the chosen network is built: builders choose kernels by chance too."""
 
+
+STOPS = 40
+"""Plans of the frontier that are written with all that they change."""
 
 HOPELESS = 2.0
 """How often the budget the fastest plan is predicted to take before nothing needs to be scored."""
@@ -285,11 +289,31 @@ def save_frontier(folder: Path, closed: Closed, problem: Problem) -> None:
     kept = problem.priced(closed.table, MergePlan.of(problem.graph, []))
     body: Json = {
         "points": [[latency + overhead, score] for latency, score in closed.frontier],
+        "plans": _stops(closed.frontier, overhead),
         "untouched": [kept.latency_ms, kept.score],
         "overhead_ms": overhead,
         "prediction": dict(closed.table.notes),
     }
     write_json(folder / "frontier.json", "frontier", body)
+
+
+def _stops(found: Frontier, overhead_ms: float) -> list[Json]:
+    """Returns all plans of a short frontier, and those nearest to ``STOPS`` even latencies."""
+    latencies = found.latency_ms
+    long = len(latencies) > STOPS
+    even = np.linspace(latencies[0], latencies[-1], STOPS) if long else latencies
+    plans = [
+        plan_of(found.solution(index), overhead_ms)
+        for index in sorted({int(np.abs(latencies - ms).argmin()) for ms in even})
+    ]
+    return [
+        {
+            "predicted_ms": plan.latency_ms,
+            "score": plan.score,
+            "changes": [c.change._asdict() for c in plan.changed],
+        }
+        for plan in plans
+    ]
 
 
 def _finite(score: float | None) -> float | None:

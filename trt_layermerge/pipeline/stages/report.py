@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from trt_layermerge.core.candidate import Candidate, Change
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json, damage, read_json, write_json
@@ -13,7 +16,14 @@ from trt_layermerge.pipeline.recipe import dump_recipe
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.pipeline.versions import versions
-from trt_layermerge.report.data import Accuracy, Epoch, Finalist, PredictionError, RunReport
+from trt_layermerge.report.data import (
+    Accuracy,
+    Epoch,
+    Finalist,
+    PredictionError,
+    RunReport,
+    Stop,
+)
 from trt_layermerge.report.page import write_report
 from trt_layermerge.report.summary import checked_summary
 from trt_layermerge.session.built import built_engines, engine_names
@@ -62,17 +72,18 @@ def _clock(run: Run, bench: Json) -> float:
         return float(bench["original"]["p50_ms"] / run.plan.notes["original_ms"])
 
 
-def _predicted_ms(run: Run, bench: Json) -> float | None:
-    """Returns the plan's prediction on the clock of ``bench``; None if that ran elsewhere.
+def _comparable(run: Run, bench: Json) -> bool:
+    """Whether ``bench`` ran where, and as, the search predicts; also if nothing was benchmarked."""
+    table, asked = run.latency, (bench["precision"], bench["batch"])
+    measured = {key[1:] for key in table.entries}
+    same = table.device.to_json() == bench["device"] and asked in measured
+    return bench["original"] is None or same
 
-    Where nothing was benchmarked, the prediction is returned as it is.
-    """
-    table, promised = run.latency, run.plan.latency_ms
-    same_device = table.device.to_json() == bench["device"]
-    asked = (bench["precision"], bench["batch"])
-    if bench["original"] is None:
-        return promised
-    if promised is None or not same_device or asked not in {key[1:] for key in table.entries}:
+
+def _predicted_ms(run: Run, bench: Json) -> float | None:
+    """Returns the plan's prediction on the clock of ``bench``; None if that ran elsewhere."""
+    promised = run.plan.latency_ms
+    if promised is None or not _comparable(run, bench):
         return None
     return _clock(run, bench) * promised
 
@@ -136,16 +147,21 @@ def _summary(run: Run) -> Json:
 def _report(run: Run, summary: Json) -> RunReport:
     verify, frontier, bench = (_read(run, k) for k in ("verify", "frontier", "bench"))
     fit = frontier["prediction"]["fit"]  # errors of networks left out of the table's fit
+    failed = () if verify["failed_gate"] is None else (verify["failed_gate"],)
+    clock = _clock(run, bench) if _comparable(run, bench) else 1.0
     return RunReport(
-        title=_title(run, summary),
+        title=_title(run, summary, failed),
+        failed_gates=failed,
         model=run.recipe.model.name,
         device=DeviceInfo.from_json(bench["device"]),
         graph=run.graph,
         plan=run.plan,
         summary=summary,
-        frontier=tuple((ms, score) for ms, score in frontier["points"]),
-        untouched=tuple(frontier["untouched"]),
-        finalists=_finalists(run),
+        folder=run.folder.root,
+        frontier=tuple((clock * ms, score) for ms, score in frontier["points"]),
+        stops=_stops(run, frontier.get("plans", ()), summary, clock),
+        untouched=(clock * frontier["untouched"][0], frontier["untouched"][1]),
+        finalists=_finalists(run, summary, clock),
         prediction=None
         if fit["median_error"] is None
         else PredictionError(
@@ -165,25 +181,57 @@ def _report(run: Run, summary: Json) -> RunReport:
     )
 
 
-def _title(run: Run, summary: Json) -> str:
+def _title(run: Run, summary: Json, failed: tuple[str, ...]) -> str:
     speedup, name = summary["speedup"], run.folder.root.name
+    if failed:
+        return f"{name}: beyond its limits"
     return name if speedup is None else f"{name}: {speedup:.2f}x faster"
 
 
-def _finalists(run: Run) -> tuple[Finalist, ...]:
+def _finalists(run: Run, summary: Json, clock: float) -> tuple[Finalist, ...]:
+    """Returns the plans that the search measured; of the chosen one, what ``bench`` measured."""
     return tuple(
         Finalist(
             f"{len(row['candidates'])} blocks replaced",
-            row["predicted_ms"],
-            row["measured_ms"],
+            clock * row["predicted_ms"],
+            ms,
             row["score"],
             row["chosen"],
             row["joint_score"],
             tuple(row["race_scores"] or ()),
         )
         for row in _read(run, "finalists")["finalists"]
-        if row["measured_ms"] is not None
+        if (ms := _measured_ms(row, summary, clock)) is not None
     )
+
+
+def _measured_ms(row: Json, summary: Json, clock: float) -> float | None:
+    """Returns what a finalist took; one whose prediction ``bench`` can judge, in ``bench``."""
+    searched, benched = row["measured_ms"], summary["merged"]["latency_ms"]
+    if row["chosen"] and summary["predicted_ms"] is not None and benched is not None:
+        return float(benched)
+    return None if searched is None else float(clock * searched)
+
+
+def _stops(run: Run, plans: Sequence[Json], summary: Json, clock: float) -> tuple[Stop, ...]:
+    """Returns the plans to choose from, with what the search measured of them."""
+    with damage(run.folder / "finalists.json"):
+        measured = {
+            tuple(Candidate.from_json(c).change for c in row["candidates"]): ms
+            for row in _read(run, "finalists")["finalists"]
+            if (ms := _measured_ms(row, summary, clock)) is not None
+        }
+    plan, changes = run.plan, tuple(c.change for c in run.plan.changed)
+    stops = {
+        found: Stop(clock * row["predicted_ms"], row["score"], found, measured.get(found))
+        for row in plans
+        for found in [tuple(Change(**{**c, "kept": tuple(c["kept"])}) for c in row["changes"])]
+    }
+    if plan.latency_ms is not None and plan.score is not None:
+        stops[changes] = Stop(
+            clock * plan.latency_ms, plan.score, changes, measured.get(changes), True
+        )
+    return tuple(sorted(stops.values(), key=lambda stop: stop.latency_ms))
 
 
 def _accuracies(verify: Json) -> dict[str, Accuracy]:
