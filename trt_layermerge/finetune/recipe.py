@@ -34,7 +34,7 @@ class FinetuneRecipe:
         ema_decay: Decay of a running mean of the weights, which then is the result; None for none.
         grad_clip: Largest L2 norm of the gradient; None for no limit.
         amp: Whether a CUDA device computes in mixed precision; no effect elsewhere.
-        augment: Names for ``data.augment.parse_augment``.
+        augment: Changes of the images, each as ``kind:amount`` (``data.augment.parse_augment``).
         bn: ``train``: running statistics follow; ``freeze``: kept as they are; ``reestimate``:
             after the last epoch, averaged anew over the unaugmented training images.
         seed: Seed of order, augmentation and dropout.
@@ -168,8 +168,19 @@ PRESETS: Mapping[str, FinetuneRecipe] = MappingProxyType(
         "importance": FinetuneRecipe.from_json({**_MOBILENET, "epochs": 1, "lr": 0.1}),
     }
 )
-"""Recipes by name: ``short`` is the default, ``importance`` the paper's for one table entry, the
-others its fine-tunings (LayerMerge, ICML 2024)."""
+"""Recipes by name; ``MEANINGS`` says what each is."""
+
+MEANINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "short": "Some epochs of AdamW, taught mostly by the original's answers; the default.",
+        "none": "No training: the repaired network is the result.",
+        "resnet34": "The paper's, for ResNet-34 on ImageNet.",
+        "mobilenet_v2_1.0": "The paper's, for MobileNetV2 on ImageNet.",
+        "mobilenet_v2_1.4": "The paper's, for MobileNetV2 of 1.4 times the width.",
+        "importance": "The paper's, for one entry of its importance table.",
+    }
+)
+"""What ``finetune.preset`` may name, and what that is (LayerMerge, ICML 2024)."""
 
 DEVIATIONS: Mapping[str, str] = MappingProxyType(
     {

@@ -110,7 +110,13 @@ class ObjectiveSection(Section):
 
 
 class LimitsSection(Section):
-    """Bounds on candidates under ``rules: full`` (``kinds.Limits``)."""
+    """Bounds on candidates under ``rules: full`` (``kinds.Limits``).
+
+    Attributes:
+        max_units: Longest block, in units.
+        max_kernel: Largest kernel of a merged convolution, per axis.
+        kernels: Square kernels that are fitted.
+    """
 
     max_units: Count = 6
     max_kernel: Count = 7
@@ -121,8 +127,9 @@ class SearchSection(Section):
     """What is looked for. Exactly one of ``speedup`` and ``budget_ms`` counts; the latter wins.
 
     Attributes:
-        rules: ``paper`` or ``full``.
-        mode: ``layermerge``, ``depth`` or ``layer``.
+        rules: Which replacements there are: ``full`` for all kinds, ``paper`` for the published.
+        mode: What may go: ``layermerge`` for activations and convolutions, ``depth`` for
+            activations only, ``layer`` for convolutions only.
         speedup: Measured original latency divided by the budget.
         budget_ms: Latency that the measured network must meet.
         objective: What is maximised.

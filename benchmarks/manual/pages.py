@@ -1,0 +1,16 @@
+"""Which pages are made from the code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from benchmarks.manual.commands import commands_page
+from benchmarks.manual.recipe import recipe_page
+
+ROOT = Path(__file__).parents[2]
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    "docs/reference/commands.md": commands_page,
+    "docs/reference/recipe.md": recipe_page,
+}
