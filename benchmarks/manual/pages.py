@@ -1,4 +1,4 @@
-"""Which pages are made from the code."""
+"""Which pages are made from the code and from what is recorded."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 
 from benchmarks.manual.commands import commands_page
 from benchmarks.manual.recipe import recipe_page
+from benchmarks.manual.results import results_page
 
 ROOT = Path(__file__).parents[2]
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "docs/reference/commands.md": commands_page,
     "docs/reference/recipe.md": recipe_page,
+    "docs/results/index.md": results_page,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, dropwhile, groupby
 
 from benchmarks.manual.site import CODE, ROOT, prose
 
@@ -43,11 +43,11 @@ def typed(page: str) -> Iterator[list[str]]:
     spoken = " ".join(prose(text_of(page)).split())
     lines += re.findall(r"`((?:make|python -m|torchrun|trt-layermerge) [^`]+)`", spoken)
     for line in dict.fromkeys(lines):
-        for part in re.split(r" && |; do |; done", line):
-            words = shlex.split(part, comments=True)
-            while words and re.match(r"[A-Z_]+=", words[0]):
-                words = words[1:]
-            if words:
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="&;")
+        lexer.whitespace_split = True
+        for between, part in groupby(lexer, lambda word: word in ("&&", ";")):
+            words = list(dropwhile(lambda word: re.match("[A-Z_]+=|do(ne)?$", word), part))
+            if words and not between:
                 yield words
 
 
