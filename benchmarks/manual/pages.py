@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks.manual.commands import commands_page
 from benchmarks.manual.recipe import recipe_page
 from benchmarks.manual.results import results_page
+from trt_layermerge.core.jsonio import write_text
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,3 +17,10 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "docs/reference/recipe.md": recipe_page,
     "docs/results/index.md": results_page,
 }
+
+
+def write() -> None:
+    """Writes every page."""
+    for path, text in PAGES.items():
+        write_text(ROOT / path, text())
+        print(path)
