@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from trt_layermerge.errors import UsageError
+from trt_layermerge.errors import UsageError, did_you_mean
 
 Optimiser = Literal["sgd", "adamw"]
 BatchNormMode = Literal["train", "freeze", "reestimate"]
@@ -99,9 +99,10 @@ class FinetuneRecipe:
         Raises:
             UsageError: If a field is unknown or its value cannot be used.
         """
-        unknown = sorted(data.keys() - {f.name for f in fields(FinetuneRecipe)})
-        if unknown:
-            raise UsageError(f"a fine-tuning recipe has no field {', '.join(unknown)}")
+        known = [field.name for field in fields(FinetuneRecipe)]
+        if unknown := sorted(data.keys() - set(known)):
+            hint = did_you_mean(unknown[0], known)
+            raise UsageError(f"a fine-tuning recipe has no field {', '.join(unknown)}{hint}")
         try:
             return FinetuneRecipe(**{**data, "augment": tuple(data.get("augment", ()))})
         except TypeError as error:
@@ -211,5 +212,5 @@ def preset(name: str) -> FinetuneRecipe:
     if name in UNSUPPORTED:
         raise UsageError(f"the recipe {name} is not supported: {UNSUPPORTED[name]}")
     if name not in PRESETS:
-        raise UsageError(f"there is no recipe {name!r}; known: {', '.join(PRESETS)}")
+        raise UsageError(f"there is no recipe {name!r}; known: {', '.join(MEANINGS)}")
     return PRESETS[name]
