@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint agent clean
+.PHONY: demo test lint docs agent clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/trt-layermerge run engines/recipes/glyphs-resnet20-cpu.yaml --run demo
@@ -19,6 +19,11 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+# The manual as a site, readable from disk. (Material warns of a version of MkDocs that the extra excludes.)
+docs: $(VENV)/test.stamp
+	$(BIN)/python -m benchmarks.manual
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # The measuring agent for a Jetson, in one file; needs nothing but Python.
 agent:

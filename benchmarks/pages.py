@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 
+from benchmarks.manual import pages as manual
 from benchmarks.quotes import quotes
 from benchmarks.results import Page
 from trt_layermerge.core.jsonio import write_text
@@ -47,6 +48,7 @@ def main() -> None:
         page = page_of(module)
         page.write()
         print(page.path)
+    manual.write()
     for quote in quotes():
         text = quote.path.read_text(encoding="utf-8")
         write_text(quote.path, quote.updated(text))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.manual.results import OURS, RIVALS, standings, verdict
 from benchmarks.results import RESULTS
 from benchmarks.studies.settings import ROOT
 from trt_layermerge.core.jsonio import Json, read_lines
@@ -61,6 +62,8 @@ class Quote:
 def quotes() -> Iterator[Quote]:
     """Yields every quote, made from the recorded figures."""
     yield demo(rows_of("glyphs-demo"))
+    yield from beside_others()
+    yield search_time({row["network"]: row for row in rows_of("search-time")})
     yield from speed({row["name"]: row["ms"] for row in rows_of("speed")})
     yield from tolerances(rows_of("tolerances"))
     yield from int8({row["network"]: row for row in rows_of("int8-latency")})
@@ -85,6 +88,32 @@ def demo(rows: list[Json]) -> Quote:
         "seeds), and from the paper's start to {} to {} %"
     )
     return Quote("README.md", words, tuple(figures))
+
+
+def beside_others() -> Iterator[Quote]:
+    """Yields what README.md says about points lost beside other methods."""
+    for each in standings():
+        shown = (OURS, *RIVALS[:2])
+        lost = (
+            f"{100 * each.lost[arm].mean:+.2f}" if arm == OURS or arm in each.lead else "none"
+            for arm in shown
+        )
+        yield Quote("README.md", f"| {each.title} | {{}} | {{}} | {{}} |", tuple(lost))
+    for rival, name in zip(RIVALS, ("the paper's method", "removals alone"), strict=False):
+        words = f"{name}: fewer in {{}} of {{}} cases ({{}} clearly), more in {{}} ({{}} clearly)"
+        cases, fewer, clearly, *more = verdict(rival)
+        yield Quote("README.md", words, (fewer, cases, clearly, *more))
+
+
+def search_time(rows: dict[str, Json]) -> Quote:
+    """Returns what docs/own-network.md says about the time of a search."""
+    row = rows["mobilenet_v2"]
+    words = (
+        "MobileNetV2 at 224 pixels came to a measured plan in {} minutes on two cores, with up to "
+        "{} GB of memory"
+    )
+    minutes = sum(row["seconds"].values()) / 60
+    return Quote("docs/own-network.md", words, (f"{minutes:.1f}", f"{row['peak_gb']:.1f}"))
 
 
 def speed(ms: dict[str, float]) -> Iterator[Quote]:

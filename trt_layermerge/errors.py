@@ -21,7 +21,7 @@ from __future__ import annotations
 import shlex
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Iterable, Iterator
 
 
 class LayerMergeError(Exception):
@@ -131,6 +131,20 @@ def words_of(error: BaseException) -> str:
     if isinstance(error, LayerMergeError) or (type(error) is ValueError and text):
         return text
     return f"{name}: {text}" if text else name
+
+
+def did_you_mean(name: str, known: Iterable[str], alike: float = 0.6) -> str:
+    """Returns the end of a message about an unknown name: the known ones that are like it, if any.
+
+    Args:
+        name: What was typed.
+        known: What could have been.
+        alike: How much they must have in common, 0 to 1.
+    """
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), 3, alike)
+    return f"; did you mean {', '.join(close)}?" if close else ""
 
 
 def command(verb: str, run: Path, *more: str) -> str:

@@ -183,7 +183,7 @@ BEGINNING = [
     ("run {bad}/open.yaml", CORRUPT, "open.yaml is not valid YAML: .*line 2"),
     ("run {bad}/binary.yaml", CORRUPT, "binary.yaml is not valid YAML"),
     ("run {bad}/code.yaml", CORRUPT, "code.yaml is not valid YAML: .*python/object"),
-    ("run {bad}/unknown.yaml", USAGE, "serach: extra inputs are not permitted"),
+    ("run {bad}/unknown.yaml", USAGE, "unknown.yaml cannot be used: serach: .* mean search"),
     ("run {bad}/nodata.yaml", USAGE, "names no training images.*set data.train"),
     ("inspect --run new", USAGE, "there is no run 'new'"),
     ("search --run new --recipe {project}/tiny.yaml", USAGE, "has no graph.json, .*do the earlier"),

@@ -90,7 +90,10 @@ def test_a_recipe_survives_being_remembered(tmp_path: Path) -> None:
     [
         ("model: {}", r"model\.name: field required"),
         ("model: {name: a}\nsearch: {speedup: 0.5}", r"search\.speedup: .*greater than 1"),
-        ("model: {name: a}\nserach: {speedup: 2}", r"serach: extra inputs"),
+        ("model: {name: a}\nserach: {speedup: 2}", r"serach: there is no .* mean search\?"),
+        ("model: {name: a}\nsearch: {spedup: 2}", r"did you mean search\.speedup"),
+        ("model: {name: a}\nfinalists: 2", r"did you mean search\.finalists\?"),
+        ("model: {name: a}\nzzzz: 2", r"zzzz: there is no such key$"),
         ("model: {name: a, input: [1, 3, 224]}", r"model\.input"),
         ("model: {name: a}\nmeasure: {precision: fp4}", r"measure\.precision"),
         ("model: {name: a}\nimportance: {fit_images: 0}", r"importance\.fit_images"),
@@ -112,6 +115,18 @@ def test_a_recipe_survives_being_remembered(tmp_path: Path) -> None:
 def test_refuses_values_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         load_recipe(write(tmp_path, text), {})
+
+
+def test_who_made_a_mistake_is_blamed(tmp_path: Path) -> None:
+    good = write(tmp_path, "model: {name: a}\nsearch: {finalists: 3}")
+    with pytest.raises(UsageError, match=r"^the options cannot be used: search\.speedup: "):
+        load_recipe(good, {"search.speedup": 0.5})
+    bad = write(tmp_path, "model: {name: a}\nsearch: {finalists: 0}")
+    with pytest.raises(UsageError, match=r"^the recipe .*yaml cannot be used: search\.finalists"):
+        load_recipe(bad, {"search.speedup": 2.0})
+    both = r"the recipe .*: search\.finalists: .*, and the options cannot be used: seed: "
+    with pytest.raises(UsageError, match=both):
+        load_recipe(bad, {"seed": -1})
 
 
 @pytest.mark.parametrize("text", ["model: {name: [", "- a\n- b", "\x00"])

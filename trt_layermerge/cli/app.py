@@ -52,7 +52,6 @@ EXIT_CODES = (
 )
 
 app = typer.Typer(
-    add_completion=False,
     context_settings={"help_option_names": ["--help", "-h"]},
     epilog=EXIT_CODES,
     no_args_is_help=True,

@@ -18,7 +18,7 @@ from trt_layermerge.cli.options import (
 from trt_layermerge.cli.verb import option, overrides
 from trt_layermerge.cli.views import stage_view
 from trt_layermerge.errors import DeviceError, UnsupportedModelError, error_of
-from trt_layermerge.pipeline.options import Reporter, RunOptions
+from trt_layermerge.pipeline.options import PRESETS, Reporter, RunOptions
 
 Result: TypeAlias = dict[str, Any]
 
@@ -123,7 +123,9 @@ class FinetuneOptions(StageOptions):
     """Options of ``finetune``."""
 
     preset: str | None = option(
-        "Name of a training recipe; none trains nothing.", key="finetune.preset"
+        " ".join(f"{name}: {what}" for name, what in PRESETS.items()),
+        key="finetune.preset",
+        metavar="NAME",
     )
     start: Literal["repair", "original"] | None = option(
         "Start from repaired blocks, or from the original weights.", key="finetune.start"

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from trt_layermerge.errors import UsageError
+from trt_layermerge.errors import UsageError, did_you_mean
 
 Optimiser = Literal["sgd", "adamw"]
 BatchNormMode = Literal["train", "freeze", "reestimate"]
@@ -34,7 +34,7 @@ class FinetuneRecipe:
         ema_decay: Decay of a running mean of the weights, which then is the result; None for none.
         grad_clip: Largest L2 norm of the gradient; None for no limit.
         amp: Whether a CUDA device computes in mixed precision; no effect elsewhere.
-        augment: Names for ``data.augment.parse_augment``.
+        augment: Changes of the images, each as ``kind:amount`` (``data.augment.parse_augment``).
         bn: ``train``: running statistics follow; ``freeze``: kept as they are; ``reestimate``:
             after the last epoch, averaged anew over the unaugmented training images.
         seed: Seed of order, augmentation and dropout.
@@ -99,9 +99,10 @@ class FinetuneRecipe:
         Raises:
             UsageError: If a field is unknown or its value cannot be used.
         """
-        unknown = sorted(data.keys() - {f.name for f in fields(FinetuneRecipe)})
-        if unknown:
-            raise UsageError(f"a fine-tuning recipe has no field {', '.join(unknown)}")
+        known = [field.name for field in fields(FinetuneRecipe)]
+        if unknown := sorted(data.keys() - set(known)):
+            hint = did_you_mean(unknown[0], known)
+            raise UsageError(f"a fine-tuning recipe has no field {', '.join(unknown)}{hint}")
         try:
             return FinetuneRecipe(**{**data, "augment": tuple(data.get("augment", ()))})
         except TypeError as error:
@@ -168,8 +169,19 @@ PRESETS: Mapping[str, FinetuneRecipe] = MappingProxyType(
         "importance": FinetuneRecipe.from_json({**_MOBILENET, "epochs": 1, "lr": 0.1}),
     }
 )
-"""Recipes by name: ``short`` is the default, ``importance`` the paper's for one table entry, the
-others its fine-tunings (LayerMerge, ICML 2024)."""
+"""Recipes by name; ``MEANINGS`` says what each is."""
+
+MEANINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "short": "Some epochs of AdamW, taught mostly by the original's answers; the default.",
+        "none": "No training: the repaired network is the result.",
+        "resnet34": "The paper's, for ResNet-34 on ImageNet.",
+        "mobilenet_v2_1.0": "The paper's, for MobileNetV2 on ImageNet.",
+        "mobilenet_v2_1.4": "The paper's, for MobileNetV2 of 1.4 times the width.",
+        "importance": "The paper's, for one entry of its importance table.",
+    }
+)
+"""What ``finetune.preset`` may name, and what that is (LayerMerge, ICML 2024)."""
 
 DEVIATIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -200,5 +212,5 @@ def preset(name: str) -> FinetuneRecipe:
     if name in UNSUPPORTED:
         raise UsageError(f"the recipe {name} is not supported: {UNSUPPORTED[name]}")
     if name not in PRESETS:
-        raise UsageError(f"there is no recipe {name!r}; known: {', '.join(PRESETS)}")
+        raise UsageError(f"there is no recipe {name!r}; known: {', '.join(MEANINGS)}")
     return PRESETS[name]

@@ -18,6 +18,7 @@ from trt_layermerge.errors import (
     MissingDependencyError,
     UnsupportedModelError,
     UsageError,
+    did_you_mean,
     foreign,
 )
 from trt_layermerge.models import ONNX, PRETRAINED
@@ -165,10 +166,7 @@ def _torchvision(name: str, pretrained: bool) -> nn.Module:
 
 
 def _unknown(library: str, name: str, known: list[str]) -> UsageError:
-    difflib = importlib.import_module("difflib")
-    close = difflib.get_close_matches(name, known, 3, 0.4)
-    hint = f"; did you mean {', '.join(close)}?" if close else ""
-    return UsageError(f"{library} has no network {name!r}{hint}")
+    return UsageError(f"{library} has no network {name!r}{did_you_mean(name, known, 0.4)}")
 
 
 def _factory(source: str, name: str) -> Callable[[], Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 
-from trt_layermerge.errors import UnsupportedModelError, UsageError
+from trt_layermerge.errors import UnsupportedModelError, UsageError, did_you_mean
 
 MOVES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 """Operators that only lay values out anew: what is before them is the better end of a network."""
@@ -42,8 +41,7 @@ def cut(model: onnx.ModelProto, outputs: Sequence[str], name: str) -> onnx.Model
     computed = [output for node in model.graph.node for output in node.output if output]
     for i, output in enumerate(outputs):
         if output not in computed:
-            close = difflib.get_close_matches(output, computed, 3, 0.4)
-            hint = f"; did you mean {', '.join(close)}?" if close else ""
+            hint = did_you_mean(output, computed, 0.4)
             raise UsageError(f"{name} computes no tensor {output!r} (--outputs){hint}")
         if output in outputs[:i]:
             raise UsageError(f"{name} cannot be cut at {output!r} twice; name it once (--outputs)")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 from trt_layermerge.errors import UsageError
+from trt_layermerge.finetune.recipe import MEANINGS
 
 STAGES: tuple[str, ...] = (
     "inspect",
@@ -31,6 +32,9 @@ PACKAGE = "package"
 
 LONGEST_NAME = 200
 """Bytes of a run's name: file systems allow 255, and files beside it have longer ones."""
+
+PRESETS: Mapping[str, str] = MEANINGS
+"""What ``finetune.preset`` may name, and what that is."""
 
 StageState: TypeAlias = Literal["run", "skip", "done"]
 

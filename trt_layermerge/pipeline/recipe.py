@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import BaseModel, ValidationError, model_validator
 
 from trt_layermerge.core.jsonio import Json, read_small, sha256_bytes
 from trt_layermerge.core.strict_yaml import load_yaml
 from trt_layermerge.data.names import parse_name
-from trt_layermerge.errors import CorruptInputError, UsageError
+from trt_layermerge.errors import CorruptInputError, UsageError, did_you_mean
 from trt_layermerge.models import ONNX, PRETRAINED
 from trt_layermerge.pipeline.sections import (
     DataSection,
@@ -102,7 +102,7 @@ def load_recipe(
             _add(body, key, value)
         return Recipe.model_validate(body)
     except ValidationError as error:
-        raise UsageError(_explain(error, path)) from error
+        raise UsageError(_explain(error, path, given)) from error
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -225,17 +225,45 @@ def _absolute(value: str, folder: Path, *, bare: bool) -> str:
     return value
 
 
-def _explain(error: ValidationError, path: Path | None) -> str:
-    where = f"the recipe {path}" if path else "the options"
-    faults = [
-        ": ".join(part for part in (_place(fault["loc"]), _reason(fault["msg"])) if part)
-        for fault in error.errors(include_url=False)
-    ]
-    return f"{where} cannot be used: {'; '.join(faults[:5])}"
+def _explain(error: ValidationError, path: Path | None, given: Json) -> str:
+    """Returns what cannot be used, and whether the file says it or what was typed beside it."""
+    said: dict[str, list[str]] = {}
+    for fault in error.errors(include_url=False):
+        typed = path is None or _holds(given, fault["loc"])
+        where = "the options cannot be used" if typed else f"the recipe {path} cannot be used"
+        place = ".".join(map(str, fault["loc"]))
+        reason = _reason(fault["msg"])
+        if fault["type"] == "extra_forbidden":
+            reason = f"there is no such key{did_you_mean(place, _alike(place))}"
+        said.setdefault(where, []).append(": ".join(part for part in (place, reason) if part))
+    return ", and ".join(f"{where}: {'; '.join(faults[:5])}" for where, faults in said.items())
 
 
-def _place(path: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in path)
+def _holds(given: Any, place: tuple[int | str, ...]) -> bool:
+    """Whether a value, or a part of it, is among those that were typed."""
+    for part in place:
+        if not isinstance(given, dict):
+            return True
+        if part not in given:
+            return False
+        given = given[part]
+    return bool(place)
+
+
+def _alike(place: str) -> list[str]:
+    """Returns the keys that an unknown one may stand for: those of its name, or all."""
+    known = list(_keys(Recipe))
+    name = place.rpartition(".")[2]
+    return [key for key in known if key.rpartition(".")[2] == name] or known
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yields every key of a section, dotted, and those of the sections within it."""
+    for name, field in section.model_fields.items():
+        yield f"{prefix}{name}"
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _keys(kind, f"{prefix}{name}.")
 
 
 def _reason(message: str) -> str:

@@ -128,7 +128,7 @@ class PreprocessSection(Section):
 
 
 class DataSection(Section):
-    """Which images: a name, as ``data.names`` understands it.
+    """Which images, each by a name such as ``imagefolder:DIR`` (``data.names``).
 
     Without labels (``images:DIR``, or an npz file of ``images`` alone) the original network is the
     only teacher, and no accuracy is reported.

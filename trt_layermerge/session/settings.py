@@ -116,7 +116,13 @@ class ObjectiveSection(Section):
 
 
 class LimitsSection(Section):
-    """Bounds on candidates under ``rules: full`` (``kinds.Limits``)."""
+    """Bounds on candidates under ``rules: full`` (``kinds.Limits``).
+
+    Attributes:
+        max_units: Longest block, in units.
+        max_kernel: Largest kernel of a merged convolution, per axis.
+        kernels: Square kernels that are fitted.
+    """
 
     max_units: Count = 6
     max_kernel: Count = 7
@@ -135,8 +141,9 @@ class SearchSection(Section):
     """What is looked for. Exactly one of ``speedup`` and ``budget_ms`` counts; the latter wins.
 
     Attributes:
-        rules: ``paper`` or ``full``.
-        mode: ``layermerge``, ``depth`` or ``layer``.
+        rules: Which replacements there are: ``full`` for all kinds, ``paper`` for the published.
+        mode: What may go: ``layermerge`` for activations and convolutions, ``depth`` for
+            activations only, ``layer`` for convolutions only.
         kinds: Names of the kinds of candidates (``kinds``) under ``rules: full``; ``narrow`` is
             one that is used only where it is named.
         speedup: Measured original latency divided by the budget.

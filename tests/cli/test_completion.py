@@ -1,0 +1,43 @@
+"""Completion by the shell, and help that says what a name stands for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trt_layermerge.cli.main import main
+from trt_layermerge.finetune.recipe import MEANINGS
+
+
+def shell(home: Path, *words: str, **variables: str) -> str:
+    """Returns what the command prints, in a home of its own."""
+    place = {**os.environ, "HOME": str(home), **variables}
+    command = [sys.executable, "-m", "trt_layermerge", *words]
+    done = subprocess.run(command, env=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_completion_is_installed_and_completes(tmp_path: Path) -> None:
+    (tmp_path / ".bashrc").write_text("# mine\n")
+    shell(tmp_path, "--install-completion", "bash")
+    kept = (tmp_path / ".bashrc").read_text()
+    assert kept.startswith("# mine\n") and "completion" in kept
+    asked = {"_TRT_LAYERMERGE_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
+    assert shell(tmp_path, COMP_WORDS="trt-layermerge sea", **asked).split() == ["search"]
+    asked["COMP_CWORD"] = "2"
+    found = shell(tmp_path, COMP_WORDS="trt-layermerge search --sp", **asked)
+    assert found.split() == ["--speedup"]
+
+
+def test_help_says_what_each_preset_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    assert main(["finetune", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert [name for name, what in MEANINGS.items() if f"{name}: {what}" not in said] == []
