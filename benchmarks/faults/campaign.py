@@ -43,21 +43,24 @@ class Trial:
         name: Which file, and what read it.
         number: Which of the damages of that file.
         work: Does it; returns the outcome and what was said.
+        patience_s: How long it may take; None for ``PATIENCE_S``.
     """
 
     name: str
     number: int
     work: Callable[[Random], tuple[str, str]]
+    patience_s: int | None = None
 
     def row(self, seed: int) -> Json:
         """Does it, and returns a row for the journal."""
         started = time.monotonic()
         rng = Random(f"{seed} {self.name} {self.number}")
+        patience_s = self.patience_s or PATIENCE_S
         try:
-            with _patience():
+            with _patience(patience_s):
                 outcome, said = self.work(rng)
         except Late:
-            outcome, said = "hang", f"longer than {PATIENCE_S} s"
+            outcome, said = "hang", f"longer than {patience_s} s"
         took = round(time.monotonic() - started, 2)
         return {
             "trial": self.name,
@@ -157,14 +160,14 @@ def _value(door: Door) -> str:
 
 
 @contextmanager
-def _patience() -> Iterator[None]:
+def _patience(seconds: int) -> Iterator[None]:
     """Raises ``Late`` where something takes too long."""
 
     def late(*_: object) -> None:
         raise Late
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(PATIENCE_S)
+    signal.alarm(seconds)
     try:
         yield
     finally:
