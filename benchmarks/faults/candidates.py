@@ -36,7 +36,7 @@ class _OddClock(FakeBackend):
     def open(self, model: bytes, *, seed: int = 0) -> Runner:
         runner = super().open(model, seed=seed)
         if b"broken" in model:
-            runner.ms = self.odd  # type: ignore[attr-defined]
+            runner.ms = self.odd
         return runner
 
 
@@ -66,7 +66,9 @@ def _breaking(folder: Path, trouble: str, kind: str) -> Callable[[Random], tuple
         def measure() -> int:
             os.environ["PYTHONPATH"] = f"{folder}:{os.environ.get('PYTHONPATH', '')}"
             apart.HANG_SECONDS = 1.0
-            error = (_of_networks if kind == "network" else _of_blocks)(_meter(trouble), place, store)
+            error = (_of_networks if kind == "network" else _of_blocks)(
+                _meter(trouble), place, store
+            )
             os.write(2, error.encode())
             return 0
 

@@ -59,7 +59,7 @@ class Points:
                 return points.around(super().__exit__)(*rest)
 
         connect = sqlite3.connect
-        sqlite3.connect = lambda *given, **more: connect(*given, **more, factory=Watched)  # type: ignore[misc, assignment]
+        sqlite3.connect = lambda *given, **more: connect(*given, **more, factory=Watched)
 
 
 def kill_trials(work: Path, count: int) -> Iterator[Trial]:

@@ -143,8 +143,7 @@ def _crowding(project: Project, stage: str, many: int) -> Callable[[Random], tup
             return project.type()
 
         begun = [
-            started(lambda d=delay: run(d), path)  # type: ignore[misc]
-            for delay, path in zip(delays, paths, strict=True)
+            started(lambda d=delay: run(d), path) for delay, path in zip(delays, paths, strict=True)
         ]
         done: list[Ended] = [ended(pid, p) for pid, p in zip(begun, paths, strict=True)]
         codes = sorted(one.code for one in done)

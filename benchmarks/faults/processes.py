@@ -23,7 +23,6 @@ from pathlib import Path
 
 from tests.pipeline import tiny
 from trt_layermerge.cli.main import main
-from trt_layermerge.core.jsonio import Json
 from trt_layermerge.importance.calibrate import CalibrateScorer
 from trt_layermerge.measure import meter
 from trt_layermerge.pipeline import api
@@ -31,6 +30,17 @@ from trt_layermerge.pipeline.options import PACKAGE, STAGES
 
 ALL = (*STAGES, PACKAGE)
 SETTINGS = ("package.targets=[plain]", "search.race_steps=0", "finetune.options.epochs=1")
+TIMED = (
+    "bench.json",
+    "finetune.jsonl",
+    "finetune.state.safetensors",
+    "package.json",
+    "report.html",
+    "report.md",
+    "state.json",
+)
+"""Files of a run that tell how long something took: no two runs have the same."""
+
 PATIENCE_S = 120
 
 OnStage = Callable[[str], None]
@@ -93,9 +103,9 @@ def observe(on_stage: OnStage, tally: Path | None = None) -> None:
 
     def performing(stage: api.Stage, *rest: object, **more: object) -> None:
         on_stage(stage.name)
-        perform(stage, *rest, **more)  # type: ignore[arg-type]
+        perform(stage, *rest, **more)
 
-    api.perform = performing  # type: ignore[assignment]
+    api.perform = performing
     if tally is None:
         return
     handle = os.open(tally, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -120,7 +130,7 @@ class Project:
 
     Attributes:
         folder: Its files; ``runs/tiny`` is the run, ``at/STAGE`` what it is before a stage.
-        sound: Content of the files of an undisturbed run, where it is the same each time.
+        sound: Content of the files of an undisturbed run, but for those with times.
         names: All files of one.
         points: Points of each stage that were counted (``kills``).
     """
@@ -172,18 +182,17 @@ class Project:
             shutil.copytree(self.folder / "at" / stage, self.run, symlinks=True)
 
     def ready(self) -> None:
-        """Makes the project, undisturbed twice, and imports what that took, where it is not."""
-        if self.sound:
+        """Makes the project, undisturbed, and imports what that took, where it is not made yet."""
+        if self.names:
             return
-        first = self._baseline()
-        for name in first.pop("modules"):
+        found, modules = self._baseline()
+        for name in modules:
             with suppress(ImportError):  # some are made up by others
                 importlib.import_module(name)
-        found, again = first["files"], self._baseline()["files"]
-        self.sound = {n: found[n] for n in found if found[n] == again.get(n)}
+        self.sound = {name: data for name, data in found.items() if name not in TIMED}
         self.names = set(found)
 
-    def _baseline(self) -> Json:
+    def _baseline(self) -> tuple[dict[str, bytes], list[str]]:
         """Returns the files of an undisturbed run, and the modules that it imported."""
         modules = self.folder / "modules.json"
 
@@ -203,7 +212,7 @@ class Project:
         done = ended(started(work, self.said), self.said)
         if done.code != 0:
             raise RuntimeError(f"the undisturbed run fails: {done.said}")
-        return {"files": files(self.run), "modules": json.loads(modules.read_text())}
+        return files(self.run), json.loads(modules.read_text())
 
     def _keep(self, stage: str) -> None:
         shutil.copytree(self.run, self.folder / "at" / stage, ignore=lambda *_: [".lock"])
