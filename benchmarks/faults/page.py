@@ -92,7 +92,8 @@ def kind_of(family: str, trial: str) -> str:
         verb, _, rest = trial.partition(" over ")
         return f"{verb}{', noted as right' if 'noted' in rest else ''}"
     if family == "payloads":
-        return trial.split()[0]
+        first = trial.split()[0]
+        return first if first in ("pickle", "YAML", "field", "zip", "ONNX") else "other files"
     cut = {"kills": " of ", "limits": " from ", "candidates": " ", "attacks": ":"}.get(family)
     return trial.split(cut)[0].strip(":") if cut else trial
 

@@ -249,6 +249,6 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def stages_of(count: int) -> Iterator[tuple[int, str]]:
-    """Yields numbers with stages in turn."""
+    """Yields numbers with stages in turn, the last stage first: least is left to do after it."""
     for number in range(count):
-        yield number, ALL[number % len(ALL)]
+        yield number, ALL[-1 - number % len(ALL)]
