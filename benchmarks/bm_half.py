@@ -32,7 +32,6 @@ SAMPLE = (
     "timm:repghostnet_050",
     "timm:starnet_s050",
     "timm:legacy_seresnet18",
-    "timm:vgg11_bn",
     "torchvision:mobilenet_v2",
     "torchvision:shufflenet_v2_x0_5",
     "torchvision:squeezenet1_1",

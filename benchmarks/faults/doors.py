@@ -18,7 +18,7 @@ from tests.agent import folders
 from tests.deploy import bundles
 from tests.pipeline import tiny
 from trt_layermerge.core.graph_file import load_graph
-from trt_layermerge.core.jsonio import write_bytes, write_json
+from trt_layermerge.core.jsonio import regular, write_bytes, write_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
@@ -164,11 +164,12 @@ def _training(path: Path) -> Any:
 
 def _run_of(path: Path) -> str:
     """Returns what a state says that it is of, so that damage elsewhere is what shows."""
-    data = path.read_bytes()
-    size = int.from_bytes(data[:8], "little")
     try:
-        return str(json.loads(data[8 : 8 + size])["__metadata__"]["run"])
-    except (ValueError, KeyError, TypeError):
+        with regular(path).open("rb") as file:
+            head = file.read(1 << 20)
+        size = int.from_bytes(head[:8], "little")
+        return str(json.loads(head[8 : 8 + size])["__metadata__"]["run"])
+    except (OSError, ValueError, KeyError, TypeError):
         return "unknown"
 
 
