@@ -64,12 +64,18 @@ def made() -> Iterator[tuple[str, bytes, Images]]:
     ]
     for name, first, second in (("overflows", 3e3, 1e-3), ("underflows", 1e-8, 1e8)):
         weights = {"w": np.full((2, 2, 1, 1), first), "v": np.full((2, 2, 1, 1), second)}
-        yield f"made: {name}", network(convs, twenty.shape, weights), twenty
+        yield f"made: {name}", _shaped(network(convs, twenty.shape, weights)), twenty
     divide = [
         helper.make_node("Add", ["x", "eps"], ["n"], "add"),
         helper.make_node("Div", ["x", "n"], ["y"], "divide"),
     ]
-    yield "made: eps 1e-12", network(divide, twenty.shape, {"eps": 1e-12}), 0 * twenty
+    yield "made: eps 1e-12", _shaped(network(divide, twenty.shape, {"eps": 1e-12})), 0 * twenty
+
+
+def _shaped(model: bytes) -> bytes:
+    return bytes(
+        onnx.shape_inference.infer_shapes(onnx.load_from_string(model)).SerializeToString()
+    )
 
 
 def measured(name: str, master: bytes, images: Images) -> Json:

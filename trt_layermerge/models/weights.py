@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
+from trt_layermerge.core.jsonio import read_whole
 from trt_layermerge.errors import CorruptInputError, UntrustedInputError, UsageError, foreign
 
 T = TypeVar("T")
