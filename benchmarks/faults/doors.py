@@ -26,6 +26,7 @@ from trt_layermerge.data.sources import read_npz
 from trt_layermerge.deploy.bundle.folder import read_bundle, write_bundle
 from trt_layermerge.deploy.bundle.render import render
 from trt_layermerge.deploy.sidecar import KIND, check_engine, sidecar_path
+from trt_layermerge.errors import UsageError
 from trt_layermerge.finetune.state import load_state
 from trt_layermerge.measure.agent.jobs import load_manifest
 from trt_layermerge.measure.agent.run import run_jobs
@@ -159,6 +160,8 @@ def _remembered(path: Path) -> Any:
 def _training(path: Path) -> Any:
     run = _run_of(path)
     state = load_state(path, run)
+    if state is None and not path.exists():
+        raise UsageError("there is none, and the training begins anew")
     return None if state is None else (_tensors(state.model), state.history)
 
 

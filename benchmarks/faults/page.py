@@ -94,8 +94,13 @@ def kind_of(family: str, trial: str) -> str:
     if family == "payloads":
         first = trial.split()[0]
         return first if first in ("pickle", "YAML", "field", "zip", "ONNX") else "other files"
-    cut = {"kills": " of ", "limits": " from ", "candidates": " ", "attacks": ":"}.get(family)
-    return trial.split(cut)[0].strip(":") if cut else trial
+    if family == "attacks":
+        what = trial.partition(":")[0]
+        return next(
+            (k for k in ("manifest, signed", "manifest without", "the other's") if k in what), what
+        )
+    cut = {"kills": " of ", "limits": " from ", "candidates": ":"}.get(family)
+    return trial.split(cut)[0] if cut else trial
 
 
 def text(header: Json, rows: list[Json]) -> str:
