@@ -33,7 +33,11 @@ def test_a_page_whose_figures_are_recorded_is_not_awaited(module: str) -> None:
 
 def test_every_benchmark_with_a_page_is_known() -> None:
     folder = RESULTS.parents[1] / "benchmarks"
-    having = [p.stem for p in folder.glob("*.py") if "\nPAGE = " in p.read_text(encoding="utf-8")]
+    having = [
+        ".".join(path.relative_to(folder).with_suffix("").parts)
+        for path in folder.rglob("*.py")
+        if "\nPAGE = " in path.read_text(encoding="utf-8")
+    ]
     assert sorted(having) == sorted((*MODULES, *AWAITED))
 
 

@@ -2,11 +2,12 @@
 
 Every damage must come to the same result or to a clear refusal. What does not is one of
 
-=======  ===========================================================================================
-raw      an error that is no paragraph of ours, or one that says ``This is a bug``
-other    another result, from a file that a hash would have told, or by a verb that ended with 0
-hang     more than ten seconds
-=======  ===========================================================================================
+========  ==========================================================================================
+raw       an error that is no paragraph of ours, or one that says ``This is a bug``
+other     another result, from a file that a hash would have told, or by a verb that ended with 0
+hang      more than ten seconds
+executed  code that came with the file
+========  ==========================================================================================
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import signal
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +28,10 @@ from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import LayerMergeError, words_of
 
 PATIENCE_S = 10
-BAD = ("raw", "other", "hang")
+BAD = ("raw", "other", "hang", "executed")
+
+Damage = Callable[[Path, bytes, Random], str]
+"""Damages a file, given its content; returns what was done to it."""
 
 
 class Late(BaseException):
@@ -43,21 +46,24 @@ class Trial:
         name: Which file, and what read it.
         number: Which of the damages of that file.
         work: Does it; returns the outcome and what was said.
+        patience_s: How long it may take; None for ``PATIENCE_S``.
     """
 
     name: str
     number: int
     work: Callable[[Random], tuple[str, str]]
+    patience_s: int | None = None
 
     def row(self, seed: int) -> Json:
         """Does it, and returns a row for the journal."""
         started = time.monotonic()
         rng = Random(f"{seed} {self.name} {self.number}")
+        patience_s = self.patience_s or PATIENCE_S
         try:
-            with _patience():
+            with _patience(patience_s):
                 outcome, said = self.work(rng)
         except Late:
-            outcome, said = "hang", f"longer than {PATIENCE_S} s"
+            outcome, said = "hang", f"longer than {patience_s} s"
         took = round(time.monotonic() - started, 2)
         return {
             "trial": self.name,
@@ -76,9 +82,9 @@ def reader_trials(work: Path, each: int) -> Iterator[Trial]:
         each: How many for each reader.
     """
     for door in doors(work):
-        sound, data = _value(door), door.path.read_bytes()
+        sound, data = value_of(door), door.path.read_bytes()
         for number in range(each):
-            yield Trial(f"reader of {door.name}", number, _reading(door, data, sound))
+            yield Trial(f"reader of {door.name}", number, reading(door, data, sound, _mutate))
 
 
 def verb_trials(work: Path, each: int) -> Iterator[Trial]:
@@ -100,25 +106,61 @@ def verb_trials(work: Path, each: int) -> Iterator[Trial]:
                 yield Trial(f"{verb} over {file}{words}", number, trial)
 
 
-def _reading(door: Door, data: bytes, sound: str) -> Callable[[Random], tuple[str, str]]:
+def reading(
+    door: Door, data: bytes, sound: str, damage: Damage, canary: Path | None = None
+) -> Callable[[Random], tuple[str, str]]:
+    """Returns what damages a door's file, reads it, and puts it back.
+
+    Args:
+        door: The reader.
+        data: Content of its file.
+        sound: What that comes to.
+        damage: Damages the file.
+        canary: File that the damage makes where it is executed.
+    """
+
     def work(rng: Random) -> tuple[str, str]:
-        how, damaged = mutated(data, rng)
         try:
-            door.path.write_bytes(damaged)
-            found = _value(door)
-        except LayerMergeError as error:
-            return "refused", f"{how}: {error}"
-        except Late:
-            raise
-        except BaseException as error:
-            return "raw", f"{how}: {words_of(error)}"
+            outcome, said = _outcome(door, data, sound, damage, rng)
         finally:
-            door.path.write_bytes(data)
-        if found == sound:
-            return "same", how
-        return ("other" if door.sealed else "another value"), how
+            _put_back(door.path, data)
+        if canary is not None and canary.exists():
+            canary.unlink()
+            return "executed", said
+        return outcome, said
 
     return work
+
+
+def _outcome(door: Door, data: bytes, sound: str, damage: Damage, rng: Random) -> tuple[str, str]:
+    how = "damaged"
+    try:
+        how = damage(door.path, data, rng)
+        found = value_of(door)
+    except LayerMergeError as error:
+        unbounded = "MemoryError" in str(error)  # nothing of this size was there to be read
+        return "raw" if unbounded else "refused", f"{how}: {error}"
+    except Late:
+        raise
+    except BaseException as error:
+        return "raw", f"{how}: {words_of(error)}"
+    if found == sound:
+        return "same", how
+    return ("other" if door.sealed else "another value"), how
+
+
+def _put_back(path: Path, data: bytes) -> None:
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
+    path.write_bytes(data)
+
+
+def _mutate(path: Path, data: bytes, rng: Random) -> str:
+    how, damaged = mutated(data, rng)
+    path.write_bytes(damaged)
+    return how
 
 
 def _typing(
@@ -150,31 +192,24 @@ def _written(verb: str, file: str) -> bool:
     return file.partition(".")[0] == verb or (verb, file) == ("report", "summary.json")
 
 
-def _value(door: Door) -> str:
+def value_of(door: Door) -> str:
+    """Returns what a door's file comes to."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return str(door.read(door.path))
 
 
 @contextmanager
-def _patience() -> Iterator[None]:
+def _patience(seconds: int) -> Iterator[None]:
     """Raises ``Late`` where something takes too long."""
 
     def late(*_: object) -> None:
         raise Late
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(PATIENCE_S)
+    signal.alarm(seconds)
     try:
         yield
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-
-
-def counted(rows: list[Json]) -> dict[str, Counter[str]]:
-    """Returns the outcomes of all trials by name."""
-    found: dict[str, Counter[str]] = {}
-    for row in rows:
-        found.setdefault(row["trial"], Counter())[row["outcome"]] += 1
-    return found

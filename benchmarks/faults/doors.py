@@ -18,7 +18,7 @@ from tests.agent import folders
 from tests.deploy import bundles
 from tests.pipeline import tiny
 from trt_layermerge.core.graph_file import load_graph
-from trt_layermerge.core.jsonio import write_bytes, write_json
+from trt_layermerge.core.jsonio import regular, write_bytes, write_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
@@ -26,6 +26,7 @@ from trt_layermerge.data.sources import read_npz
 from trt_layermerge.deploy.bundle.folder import read_bundle, write_bundle
 from trt_layermerge.deploy.bundle.render import render
 from trt_layermerge.deploy.sidecar import KIND, check_engine, sidecar_path
+from trt_layermerge.errors import UsageError
 from trt_layermerge.finetune.state import load_state
 from trt_layermerge.measure.agent.jobs import load_manifest
 from trt_layermerge.measure.agent.run import run_jobs
@@ -159,16 +160,19 @@ def _remembered(path: Path) -> Any:
 def _training(path: Path) -> Any:
     run = _run_of(path)
     state = load_state(path, run)
+    if state is None and not path.exists():
+        raise UsageError("there is none, and the training begins anew")
     return None if state is None else (_tensors(state.model), state.history)
 
 
 def _run_of(path: Path) -> str:
     """Returns what a state says that it is of, so that damage elsewhere is what shows."""
-    data = path.read_bytes()
-    size = int.from_bytes(data[:8], "little")
     try:
-        return str(json.loads(data[8 : 8 + size])["__metadata__"]["run"])
-    except (ValueError, KeyError, TypeError):
+        with regular(path).open("rb") as file:
+            head = file.read(1 << 20)
+        size = int.from_bytes(head[:8], "little")
+        return str(json.loads(head[8 : 8 + size])["__metadata__"]["run"])
+    except (OSError, ValueError, KeyError, TypeError):
         return "unknown"
 
 

@@ -139,6 +139,14 @@ def test_a_missing_model_is_refused(tmp_path: Path) -> None:
         read_model(tmp_path, model)
 
 
+def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
+    model = a_model(tmp_path)
+    (tmp_path / model.file).unlink()
+    (tmp_path / model.file).symlink_to(Path(model.file).name)
+    with pytest.raises(CorruptInputError, match="symbolic links"):
+        read_model(tmp_path, model)
+
+
 def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     """Even where what it points to has the right hash: the folder must be complete."""
     folder = tmp_path / "jobs"

@@ -59,6 +59,7 @@ def test_an_error_for_users_is_its_text_and_its_code(
         ),
         (OSError("odd"), 4, "cannot be used: OSError: odd"),
         (RuntimeError("can't allocate memory: 9 bytes"), 4, "out of memory"),
+        (RuntimeError("could not create a primitive"), 4, "out of memory"),
         (SystemExit(0), 2, "failed: it ends the program (SystemExit: 0); this is no code of"),
         (GeneratorExit(), 2, "failed: GeneratorExit; this is no code of"),
         (ZeroDivisionError("by zero"), 2, "failed: ZeroDivisionError: by zero; this is no code of"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,6 +173,17 @@ def test_every_truncation_and_many_mutations_end_in_our_errors(tmp_path: Path) -
         except LayerMergeError:
             refused += 1
     assert refused >= len(good) // 3  # all truncations at least
+
+
+@pytest.mark.parametrize("name", ["images", "labels", "class_names"])
+def test_a_member_that_is_no_array_is_refused(tmp_path: Path, name: str) -> None:
+    """``numpy.load`` gives what has another beginning back as it is."""
+    arrays = {"images": IMAGES, "labels": LABELS, "class_names": np.array(["a", "b", "c"])}
+    np.savez(tmp_path / "a.npz", **{k: v for k, v in arrays.items() if k != name})
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr(f"{name}.npy", b"/etc/passwd")
+    with pytest.raises(CorruptInputError, match="a member of it is no array"):
+        open_data(f"npz:{tmp_path / 'a.npz'}", PREPROCESS)
 
 
 def test_a_plain_array_is_no_archive(tmp_path: Path) -> None:

@@ -356,6 +356,8 @@ def test_a_manifest_that_was_changed_is_refused(bundle, field, value):
 @pytest.mark.parametrize("value", [1e9, 0, -1, float("nan")])
 def test_no_manifest_makes_anything_pass(bundle, value):
     change_manifest(bundle, lambda body: body.update(tolerance=value))
+    with pytest.raises(CorruptInputError, match=r"manifest\.json is damaged"):
+        read_bundle(bundle)
     done = subprocess.run([sys.executable, bundle / VERIFY], capture_output=True, text=True)
     assert done.returncode == 7 and "manifest.json allows a difference of" in done.stderr
 

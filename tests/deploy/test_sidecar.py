@@ -214,6 +214,25 @@ def test_no_engine(tmp_path):
         check_engine(tmp_path / "model.fp16.plan")
 
 
+def test_a_pipe_in_the_place_of_an_engine_is_not_waited_for(plan):
+    plan.unlink()
+    os.mkfifo(plan)
+    with pytest.raises(UsageError, match="a pipe or a device"):
+        check_engine(plan)
+
+
+def test_links_in_a_circle_and_engines_beyond_all_memory_are_refused(plan):
+    plan.unlink()
+    plan.symlink_to(plan.name)
+    with pytest.raises(UsageError, match="cannot read the engine"):
+        check_engine(plan)
+    plan.unlink()
+    with plan.open("wb") as file:
+        file.truncate(1 << 42)
+    with pytest.raises(UsageError, match="it is larger than the memory"):
+        check_engine(plan)
+
+
 def test_later_findings_are_added(plan):
     amend_sidecar(plan, accuracy={"original": 0.99, "merged": 0.98})
     sidecar = amend_sidecar(plan, latency={"p50_ms": 0.2, "p99_ms": 0.3})

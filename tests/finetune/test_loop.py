@@ -31,6 +31,7 @@ from trt_layermerge.finetune.evaluate import accuracy, predict
 from trt_layermerge.finetune.loop import EpochRow, finetune
 from trt_layermerge.finetune.norms import batch_norms, reestimate
 from trt_layermerge.finetune.recipe import FinetuneRecipe
+from trt_layermerge.finetune.state import load_state
 
 MakeData = Callable[..., LabelledData]
 MakeNet = Callable[..., nn.Module]
@@ -241,6 +242,20 @@ def test_damaged_states_end_in_our_errors(
         state.write_bytes(good[:place] + bytes([good[place] ^ 4]) + good[place + 1 :])
         with pytest.raises(CorruptInputError, match=r"not as they were written.*delete the file"):
             finetune(make_net(), train, None, recipe, state_path=state)
+
+
+def test_a_lack_of_memory_does_not_call_a_state_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who deletes it, as is said of damaged ones, loses days."""
+
+    def opened(*_: object, **__: object) -> None:
+        raise MemoryError("Cannot allocate memory")
+
+    (tmp_path / "s").write_bytes(b"days of training")
+    monkeypatch.setattr("trt_layermerge.finetune.state.safe_open", opened)
+    with pytest.raises(DeviceError, match="larger than the memory; close other programs"):
+        load_state(tmp_path / "s", "run")
 
 
 def test_unwritable_state_is_a_device_error(

@@ -25,6 +25,8 @@ def breaking(session, trouble):
         if trouble == "hang": time.sleep(3600)
         if trouble == "slow": time.sleep(0.4)
         if trouble == "memory": raise MemoryError
+        if trouble == "eats": bytearray(1 << 60)
+        if trouble == "segv": os.kill(os.getpid(), 11)
         if trouble == "odd": raise KeyError("odd")
         return right(binding)
     return run

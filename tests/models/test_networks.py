@@ -313,6 +313,14 @@ def test_weights_are_a_regular_file(tmp_path: Path, suffix: str) -> None:
             read_weights(tmp_path / f"{name}.{suffix}")
 
 
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_weights_beyond_all_memory_are_refused(tmp_path: Path, suffix: str) -> None:
+    with (tmp_path / f"w.{suffix}").open("wb") as file:
+        file.truncate(1 << 42)
+    with pytest.raises((UsageError, CorruptInputError), match=r"larger than the memory|damaged"):
+        read_weights(tmp_path / f"w.{suffix}")
+
+
 def test_of_several_networks_it_is_told_which_was_taken(tmp_path: Path) -> None:
     state, average = {"w": torch.zeros(2)}, {"w": torch.ones(2)}
     torch.save({"ema": average, "state_dict": state, "epoch": 3}, tmp_path / "w.pt")

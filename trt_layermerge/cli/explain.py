@@ -23,7 +23,13 @@ _LIBRARIES = tuple(
     os.path.join(os.path.realpath(sysconfig.get_path(name)), "")
     for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
-_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "storage size calc")
+_NO_MEMORY = (
+    "not enough memory",
+    "can't allocate memory",
+    "out of memory",
+    "storage size calc",
+    "could not create a primitive",  # what oneDNN says of it
+)
 
 
 def explain(error: BaseException) -> tuple[int, str]:

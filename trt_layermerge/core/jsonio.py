@@ -213,6 +213,14 @@ def read_small(path: Path, most: int = SMALL_BYTES) -> bytes:
     return path.read_bytes()
 
 
+def read_whole(path: Path) -> bytes:
+    """Returns the content of a file of any size. Raises ``OSError``, also where memory is less."""
+    try:
+        return regular(path).read_bytes()
+    except MemoryError as error:
+        raise OSError(errno.ENOMEM, "it is larger than the memory", str(path)) from error
+
+
 def sha256_bytes(data: bytes) -> str:
     """Returns the SHA-256 of some bytes, in hex."""
     return hashlib.sha256(data).hexdigest()

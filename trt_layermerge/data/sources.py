@@ -180,6 +180,8 @@ def read_npz(path: Path, preprocess: Preprocess) -> ArrayData:
         images, alone = archive["images"], archive.files == ["images"]
         labels = None if alone else archive["labels"]
         names = archive.get("class_names")
+        if any(isinstance(member, bytes) for member in (images, labels, names)):
+            raise ValueError("a member of it is no array")
     if images.size == 0:
         raise _malformed(path, "it holds no images")
     if images.dtype != np.uint8 or images.ndim != 4:

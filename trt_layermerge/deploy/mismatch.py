@@ -8,6 +8,7 @@ documentation; never tried).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ COMPATIBLE_FROM = (8, 0)
 
 def rebuild_command(plan: Path) -> str:
     """Returns what builds an engine again; names its run where the path tells."""
-    folders = plan.resolve().parents
+    folders = Path(os.path.realpath(plan)).parents  # ``resolve`` raises where links go in circles
     if len(folders) > 2 and folders[1].name == "engines":
         return command("build", folders[2])
     return "trt-layermerge build --run NAME"

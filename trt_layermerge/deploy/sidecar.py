@@ -22,6 +22,7 @@ from trt_layermerge.core.jsonio import (
     Json,
     damage,
     read_json,
+    read_whole,
     sha256_bytes,
     write_bytes,
     write_json,
@@ -242,7 +243,7 @@ def read_engine(
             is not the one that is wanted, unless trusted.
     """
     try:
-        data = plan.read_bytes()
+        data = read_whole(plan)
     except OSError as error:
         raise UsageError(
             f"cannot read the engine {plan}: {error.strerror or error}; "

@@ -98,7 +98,7 @@ def load_state(path: Path, run: str) -> TrainState | None:
 
     Raises:
         CorruptInputError: If it is damaged.
-        DeviceError: If it cannot be renamed.
+        DeviceError: If it cannot be renamed, or memory is lacking.
     """
     if not path.exists():
         return None
@@ -106,6 +106,11 @@ def load_state(path: Path, run: str) -> TrainState | None:
         with safe_open(regular(path), framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except MemoryError as error:
+        raise DeviceError(
+            f"cannot read {path}: it is larger than the memory; close other programs, or delete it "
+            "to train anew, then type the same command"
+        ) from error
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise CorruptInputError(
             f"{path} is damaged ({error}); delete it and type the same command to train anew"

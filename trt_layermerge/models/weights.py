@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
+from trt_layermerge.core.jsonio import read_whole
 from trt_layermerge.errors import CorruptInputError, UntrustedInputError, UsageError, foreign
 
 T = TypeVar("T")
@@ -51,10 +52,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if path.exists() and not path.is_file():
         raise UsageError(f"the weights {path} are no file; name one, not a folder or a device")
     try:
-        with path.open("rb") as file:
-            if path.suffix != ".safetensors":
+        if path.suffix == ".safetensors":
+            data = read_whole(path)
+        else:
+            with path.open("rb") as file:
                 _refuse_unpacking(path, file)
-            data = file.read() if path.suffix == ".safetensors" else b""
     except OSError as error:
         raise UsageError(f"cannot read the weights {path}: {error.strerror or error}") from error
     if path.suffix != ".safetensors":

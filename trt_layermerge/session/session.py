@@ -32,6 +32,8 @@ from trt_layermerge.finetune.loop import FinetuneResult
 from trt_layermerge.finetune.processes import ProcessGroup
 from trt_layermerge.importance.amounts import Amounts
 from trt_layermerge.importance.table import fill_table
+from trt_layermerge.measure.kept import KeptMeter
+from trt_layermerge.measure.meter import BackendMeter
 from trt_layermerge.merge import RelaxedNet, certify, collapse
 from trt_layermerge.search.choosing import Choice, Goal, choose, choose_imported
 from trt_layermerge.search.closing import BudgetMissedError
@@ -273,16 +275,22 @@ class Session(State):
         effort = affordable(self.macs, self.settings)
         problem = self.problem
         goal = goal_of(self.settings, self.latencies.original_ms, effort.samples)
+        networks = self.networks
+        kept = KeptMeter(networks.meter, self.folder / "search.part.jsonl")
+        if isinstance(networks.meter, BackendMeter):  # an agent keeps its own answers
+            networks = replace(networks, meter=kept)
         try:
             with scratch() as racing:
                 whole = self.whole_networks(images, judges, metric, racing)
-                choice = self._choose(problem, goal, whole)
+                choice = self._choose(problem, goal, replace(whole, networks=networks))
         except BudgetMissedError as missed:
+            kept.forget()
             if not self.keep_frontier:
                 save_frontier(self.folder, missed.closed, problem)
             raise
         told = {"seed": self.settings.seed, **(notes or {})}
         self._made["plan"] = save_choice(self.folder, choice, problem, goal, told)
+        kept.forget()
         self._forget("relaxed", "merged", "certificate")
         return self.plan
 

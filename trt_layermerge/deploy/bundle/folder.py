@@ -7,7 +7,7 @@ import re
 import shutil
 from pathlib import Path, PurePosixPath
 
-from trt_layermerge.core.jsonio import damage, read_json, regular, sha256_bytes, write_bytes
+from trt_layermerge.core.jsonio import damage, read_json, read_whole, sha256_bytes, write_bytes
 from trt_layermerge.core.scratch import running
 from trt_layermerge.deploy.bundle import manifest
 from trt_layermerge.deploy.bundle.contents import Contents, Files, Target
@@ -131,7 +131,7 @@ def _checked(folder: Path, name: str, digest: str, engine: str | None) -> bytes:
             "bundle again from where it was made"
         )
     try:
-        data = regular(folder / name).read_bytes()
+        data = read_whole(folder / name)
     except OSError as error:
         raise _changed(folder, name, f"it cannot be read ({error.strerror or error})") from error
     if sha256_bytes(data) == digest:

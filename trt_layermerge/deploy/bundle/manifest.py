@@ -118,6 +118,8 @@ def contents_of(path: Path, body: Json, files: Files) -> tuple[Target, Contents]
     """
     with damage(path, AGAIN):
         given = load(Manifest, body)
+        if not 0 < given.tolerance <= max(TOLERANCES.values()):
+            raise ValueError(f"it allows a difference of {given.tolerance}")
         part = {role: files[place] for role, place in given.roles.items()}
         arrays = _arrays(part["expected"])
         models = {p: part.get(f"onnx.{p}") for p in PRECISIONS} | {given.precision: part["onnx"]}
@@ -140,9 +142,12 @@ def _facts(of: Facts) -> dict[str, Any]:
 def _arrays(data: bytes) -> dict[str, NDArray[np.float32]]:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return dict(arrays)
+            found = dict(arrays)
     except (EOFError, zipfile.BadZipFile) as error:
         raise ValueError(str(error)) from error
+    if any(isinstance(member, bytes) for member in found.values()):
+        raise ValueError("a member of the samples is no array")
+    return found
 
 
 def _engine(part: Files) -> Engine | None:

@@ -7,6 +7,7 @@ Models lie in ``models/``; nothing outside the folder is ever opened.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -177,7 +178,7 @@ def read_model(folder: Path, model: ModelFile) -> bytes:
     path = folder / model.file
     again = "copy the folder again, or export the jobs again"
     try:
-        resolved = path.resolve()
+        resolved = Path(os.path.realpath(path))
         resolved.relative_to(folder.resolve())
         if resolved.exists() and not resolved.is_file():
             raise CorruptInputError(f"{path} is no file; {again}")

@@ -1,0 +1,99 @@
+"""What was measured of whole networks outlives a kill, and nothing else is taken for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.measure.troubled import network
+from tests.pipeline import tiny
+from trt_layermerge.backends.fake import FakeBackend
+from trt_layermerge.measure.kept import KeptMeter
+from trt_layermerge.measure.meter import BackendMeter, Beside, Failed, Outcome
+
+
+def meter(path: Path, backend: FakeBackend) -> KeptMeter:
+    return KeptMeter(BackendMeter(backend), path)
+
+
+def asked(kept: KeptMeter, *names: str, rounds: int = 3) -> list[Outcome]:
+    return kept.networks(network("o"), [network(name) for name in names], rounds)
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
+    path, noisy = tmp_path / "kept.jsonl", FakeBackend(noise=0.3)
+    first = meter(path, noisy)
+    found = [asked(first, "a", "b"), asked(first, "a"), asked(first, "a", rounds=6)]
+    assert all(isinstance(one, Beside) for outcomes in found for one in outcomes)
+    other = FakeBackend(noise=0.3, seed=7)
+    again = meter(path, other)
+    assert [asked(again, "a", "b"), asked(again, "a"), asked(again, "a", rounds=6)] == found
+    assert other.opened == []
+    asked(again, "c")
+    assert other.opened == ["o", "c"]
+    again.forget()
+    assert not path.exists()
+
+
+def test_another_request_is_measured_and_so_is_all_behind_it(tmp_path: Path) -> None:
+    path = tmp_path / "kept.jsonl"
+    first = meter(path, FakeBackend())
+    for name in "abc":
+        asked(first, name)
+    backend = FakeBackend()
+    again = meter(path, backend)
+    for name in "axc":
+        asked(again, name)
+    assert backend.opened == ["o", "x", "o", "c"]
+    last = FakeBackend()
+    third = meter(path, last)
+    for name in "axc":
+        asked(third, name)
+    assert last.opened == []
+
+
+def test_other_devices_failures_and_damage_are_no_answers(tmp_path: Path) -> None:
+    path = tmp_path / "kept.jsonl"
+    assert isinstance(asked(meter(path, FakeBackend(broken={"a": "no"})), "a")[0], Failed)
+    backend = FakeBackend()
+    asked(meter(path, backend), "a")
+    assert backend.opened == ["o", "a"]
+    elsewhere = FakeBackend(name="another")
+    asked(meter(path, elsewhere), "a")
+    assert elsewhere.opened == ["o", "a"]
+    path.write_bytes(path.read_bytes().replace(b'"round_ms": [0.', b'"round_ms": [1.', 1))
+    damaged = FakeBackend(name="another")
+    asked(meter(path, damaged), "a")
+    assert damaged.opened == ["o", "a"]
+
+
+def test_a_search_that_is_taken_up_again_measures_no_network_twice(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    right = BackendMeter.networks
+
+    def networks(self: BackendMeter, *given: object, **more: object) -> list[Outcome]:
+        counts.append(1)
+        return right(self, *given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(BackendMeter, "networks", networks)
+    recipe = finished / "tiny.yaml"
+    tiny.run(tmp_path / "whole", recipe)
+    whole = len(counts)
+    counts.clear()
+
+    def interrupted(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trt_layermerge.session.session.save_choice", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tiny.run(tmp_path / "parts", recipe)
+    assert (tmp_path / "parts" / "tiny" / "search.part.jsonl").exists()
+    tiny.run(tmp_path / "parts")
+    assert len(counts) == whole > 2
+    plans = [tmp_path / name / "tiny" / "plan.json" for name in ("whole", "parts")]
+    assert plans[0].read_bytes() == plans[1].read_bytes()
+    assert not (tmp_path / "parts" / "tiny" / "search.part.jsonl").exists()
