@@ -22,16 +22,21 @@ HEAD = """\
 trt-layermerge VERB --help
 ```
 
-says the same in the terminal. `run` does every stage of a recipe in order; each stage is a verb of
-its own too, leaves its [files](../files.md) in the run's folder and continues after Ctrl-C. What an
-option sets is a [key of the recipe](recipe.md), and the run remembers it. This page is made of the
-code by `python -m benchmarks.manual`.
+says in the terminal what a verb uses. `run` does every stage of a recipe in order; each stage is a
+verb of its own too, leaves its [files](../files.md) in the run's folder and continues after Ctrl-C.
+What an option sets is a [key of the recipe](recipe.md), and the run remembers it. Shells complete
+verbs and options after `trt-layermerge --install-completion`. This page is made of the code by
+`python -m benchmarks.manual`.
 """
 
 COMMON: Sequence[tuple[type, str, str]] = (
     (OutputOptions, "Every verb", "What every verb understands:"),
-    (SharedOptions, "`run` and every stage", "What `run` and every stage understand, as well:"),
-    (StageOptions, "Every stage", "What every stage understands, as well:"),
+    (
+        SharedOptions,
+        "`run` and every stage",
+        "What `run` and every stage take as well, though the help of a stage lists what it uses:",
+    ),
+    (StageOptions, "Every stage", "What every stage takes as well:"),
 )
 """Options that many verbs share, from the most common to the least, with their titles."""
 

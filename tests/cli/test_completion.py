@@ -1,4 +1,4 @@
-"""Completion by the shell, and help that says what a name stands for."""
+"""Completion by the shell, and help that says what a name stands for and what a verb uses."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from trt_layermerge.cli.app import USES
 from trt_layermerge.cli.main import main
 from trt_layermerge.finetune.recipe import MEANINGS
+from trt_layermerge.pipeline.options import PACKAGE, STAGES
 
 
 def shell(home: Path, *words: str, **variables: str) -> str:
@@ -41,3 +43,30 @@ def test_help_says_what_each_preset_is(
     assert main(["finetune", "--help"]) == 0
     said = capsys.readouterr().out
     assert [name for name, what in MEANINGS.items() if f"{name}: {what}" not in said] == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "listed", "not_listed"),
+    [
+        ("merge", ["--run", "--set", "--json"], ["--train", "--backend", "--seed", "--model"]),
+        ("latency", ["--backend", "--model", "--ssh"], ["--train", "--device"]),
+        ("build", ["--backend", "--precision", "--batch"], ["--train", "--device"]),
+        ("run", ["--train", "--backend", "--model", "--device"], []),
+    ],
+)
+def test_help_lists_what_a_verb_uses(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    listed: list[str],
+    not_listed: list[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main([verb, "--help"]) == 0
+    words = capsys.readouterr().out.split()
+    assert [name for name in listed if name not in words] == []
+    assert [name for name in not_listed if name in words] == []
+
+
+def test_every_stage_says_what_it_uses() -> None:
+    assert USES.keys() == {*STAGES, PACKAGE}

@@ -7,8 +7,9 @@ stands beside it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import MISSING, field, fields
+from collections.abc import Callable, Collection
+from copy import copy
+from dataclasses import MISSING, Field, field, fields
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -87,8 +88,21 @@ def _setting(text: str) -> tuple[str, Any]:
         ) from error
 
 
-def add_verb(app: typer.Typer, verb: Callable[[Any], None]) -> None:
-    """Registers a verb under the name of its function, with its docstring as the help."""
+def _listed(each: Field[Any], listed: bool) -> Any:
+    """Returns what Typer makes an option of, or one that its help leaves out."""
+    shown = copy(each.metadata["typer"])
+    shown.hidden = shown.hidden or not listed
+    return shown
+
+
+def add_verb(app: typer.Typer, verb: Callable[[Any], None], unlisted: Collection[str] = ()) -> None:
+    """Registers a verb under the name of its function, with its docstring as the help.
+
+    Args:
+        app: Where.
+        verb: A function of one dataclass.
+        unlisted: Fields whose options are taken, and are not in the help.
+    """
     options = get_type_hints(verb)["options"]
     hints = get_type_hints(options)
     parameters = [
@@ -96,7 +110,7 @@ def add_verb(app: typer.Typer, verb: Callable[[Any], None]) -> None:
             each.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=inspect.Parameter.empty if each.default is MISSING else each.default,
-            annotation=Annotated[hints[each.name], each.metadata["typer"]],
+            annotation=Annotated[hints[each.name], _listed(each, each.name not in unlisted)],
         )
         for each in fields(options)
     ]
