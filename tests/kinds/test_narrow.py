@@ -242,7 +242,9 @@ def test_kinds_are_named_in_the_settings() -> None:
     usual = SearchSection().kinds
     assert usual == ("compose", "fit", "identity")
     assert SearchSection(kinds=["narrow", "compose"]).kinds == ("compose", "narrow")
-    with pytest.raises(ValueError, match=r"no kind 'narow'.*compose, fit, identity, narrow"):
+    with pytest.raises(
+        ValueError, match=r"no kind 'narow'.*compose, fit, identity, lowrank, narrow"
+    ):
         SearchSection(kinds=["narow"])
     graph = trace(network("basic"), images(1))
     assert enumerate_candidates(graph) == enumerate_candidates(graph, kinds=usual)

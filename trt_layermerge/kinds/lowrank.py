@@ -99,6 +99,13 @@ class LowRank(Kind):
         starts = Start(first), replace(start, weight=last)
         return LowRankChain(candidate, next(whole.parameters()), starts)
 
+    def repairs(self, block: RelaxedBlock) -> tuple[str, ...]:
+        """Returns the start, the start with a fitted decoder, and the fit of both.
+
+        The last leaves the least error; the second was better for the answers as often.
+        """
+        return "none", "ls-variance", *block.fits
+
     def weight_error(self, traced: TracedNetwork, candidate: Candidate) -> float:
         """Returns ‖W − Ŵ‖₂ / ‖W‖₂ of the folded weights (``blocks.factors.spectral_error``)."""
         from trt_layermerge.blocks.factors import spectral_error
