@@ -11,9 +11,10 @@ from torch.nn import functional as F
 from trt_layermerge.blocks.algebra import Kernel, compose
 from trt_layermerge.blocks.factors import (
     Owns,
+    decode,
     decompose,
+    encode,
     fold,
-    regress,
     spectral_error,
 )
 from trt_layermerge.core.conv import ConvSpec
@@ -120,7 +121,9 @@ def loss(kernel: Tensor, cov: Tensor, cross: Tensor, total: Tensor) -> float:
 
 def regressed(owns: Owns, chunks: int, rank: int) -> Tensor:
     cov, cross, _ = moments(owns)
-    return product(*regress(cov, cross, KERNEL, owns, chunks, rank, 1e-12), chunks)
+    best = torch.linalg.solve(cov, cross).mT.reshape(KERNEL.shape)
+    encoder = encode(best, cov, owns, chunks, rank, 0.0)
+    return product(*decode(encoder, cov, cross, KERNEL, chunks, 1e-12), chunks)
 
 
 def test_reduced_rank_regression_is_the_best_of_its_rank() -> None:

@@ -74,23 +74,23 @@ def test_statuses_by_hand() -> None:
     ]  # fmt: skip
 
 
-def lowrank(graph: LayerGraph) -> MergePlan:
+def unheard(graph: LayerGraph) -> MergePlan:
     """A kind that nobody knows: one convolution becomes two in a row."""
     first = fakes.conv(16, 4, 3, 16)
     second = replace(fakes.conv(4, 16, 1, 16), activation="relu")
-    return MergePlan.of(graph, [Candidate(Block(1, 2), "lowrank", (1,), (first, second))])
+    return MergePlan.of(graph, [Candidate(Block(1, 2), "unheard", (1,), (first, second))])
 
 
 def test_an_unknown_kind_appears_by_its_name_with_all_its_convolutions() -> None:
     graph = fakes.resnet20()
-    svg = chain_picture(graph, lowrank(graph), KINDS)
+    svg = chain_picture(graph, unheard(graph), KINDS)
     titles = _titles(svg)
-    assert titles[1].endswith("(lowrank)")
+    assert titles[1].endswith("(unheard)")
     assert not any(title.endswith("(dropped)") for title in titles)
     (group,) = [
         g
         for g in ElementTree.fromstring(svg).iter(f"{SVG}g")
-        if (g.findtext(f"{SVG}title") or "").startswith("lowrank 1:2")
+        if (g.findtext(f"{SVG}title") or "").startswith("unheard 1:2")
     ]
     assert [t.text for t in group.iter(f"{SVG}text")] == ["3×3", "16→4", "1×1", "4→16"]
     boxes = [r for r in group.iter(f"{SVG}rect") if r.get("stroke")]
@@ -101,7 +101,7 @@ def test_an_unknown_kind_appears_by_its_name_with_all_its_convolutions() -> None
 
 def test_a_known_kind_has_the_label_and_colour_that_it_was_given() -> None:
     graph = fakes.resnet20()
-    svg = chain_picture(graph, lowrank(graph), {"lowrank": Look("split in two", BLUE)})
+    svg = chain_picture(graph, unheard(graph), {"unheard": Look("split in two", BLUE)})
     assert _titles(svg)[1].endswith("(split in two)")
     words = [t.text for t in ElementTree.fromstring(svg).iter(f"{SVG}text")]
     assert words.count("split in two") == 1  # the legend

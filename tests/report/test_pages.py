@@ -357,9 +357,9 @@ def test_a_kind_that_the_pages_do_not_know_appears_by_its_name() -> None:
     run = fakes.resnet_run()
     graph = run.graph
     convs = (fakes.conv(16, 4, 3, 16), fakes.conv(4, 16, 1, 16))
-    plan = MergePlan.of(graph, [finish(graph, Block(1, 2), "lowrank", (), convs)])
-    assert "(lowrank)" in _text(replace(run, plan=plan))
-    row = "| 1 | blocks.0.conv1 | lowrank | none | 16&gt;4 k3x3 @16x16 + 4&gt;16 k1x1 @16x16 relu |"
+    plan = MergePlan.of(graph, [finish(graph, Block(1, 2), "unheard", (), convs)])
+    assert "(unheard)" in _text(replace(run, plan=plan))
+    row = "| 1 | blocks.0.conv1 | unheard | none | 16&gt;4 k3x3 @16x16 + 4&gt;16 k1x1 @16x16 relu |"
     assert row in fakes.markdown(replace(run, plan=plan))
 
 

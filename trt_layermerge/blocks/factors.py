@@ -52,25 +52,12 @@ def decompose(weight: Tensor, owns: Owns, chunks: int, rank: int) -> tuple[Tenso
         chunks: k; divides c.
         rank: j, of each chunk; at most the smaller side of a fold.
     """
+    (rows, down), (columns, right) = taps(weight, owns)
     u, s, v = torch.linalg.svd(fold(weight, owns, chunks), full_matrices=False)
     root = s[:, :rank].sqrt()
-    return shaped(root.unsqueeze(2) * v[:, :rank], u[:, :, :rank] * root.unsqueeze(1), weight, owns)
-
-
-def shaped(encoder: Tensor, decoder: Tensor, weight: Tensor, owns: Owns) -> tuple[Tensor, Tensor]:
-    """Returns factors of the folds of a kernel as the weights of two convolutions.
-
-    Args:
-        encoder: ``(k, j, c/k · encoder taps)``.
-        decoder: ``(k, f · decoder taps, j)``.
-        weight: The kernel; only its shape counts.
-        owns: Which taps are the encoder's.
-    """
-    chunks, rank, _ = encoder.shape
-    (rows, down), (columns, right) = taps(weight, owns)
-    first = encoder.reshape(chunks * rank, -1, rows, columns)
-    split = decoder.reshape(chunks, len(weight), down, right, rank)
-    return first, split.permute(1, 0, 4, 2, 3).reshape(len(weight), -1, down, right)
+    encoder = (root.unsqueeze(2) * v[:, :rank]).reshape(chunks * rank, -1, rows, columns)
+    decoder = (u[:, :, :rank] * root.unsqueeze(1)).reshape(chunks, len(weight), down, right, rank)
+    return encoder, decoder.permute(1, 0, 4, 2, 3).reshape(len(weight), -1, down, right)
 
 
 def spectral_error(weight: Tensor, owns: Owns, chunks: int, rank: int) -> float:
@@ -95,56 +82,67 @@ def spectral_error(weight: Tensor, owns: Owns, chunks: int, rank: int) -> float:
     return norm(tail) / norm(whole)
 
 
-def regress(
-    cov: Tensor, cross: Tensor, like: Tensor, owns: Owns, chunks: int, rank: int, ridge: float
-) -> tuple[Tensor, Tensor]:
-    """Returns the encoder and decoder that lose least of wanted outputs, not of the weights.
+def encode(kernel: Tensor, cov: Tensor, owns: Owns, chunks: int, rank: int, flat: float) -> Tensor:
+    """Returns the encoder ``(k·j, c/k, eh, ew)`` that keeps most of a kernel's values on data.
 
-    Reduced-rank regression: with B the full regression of y on patches x, and L the Cholesky
-    factor of what the encoder sees, Cov(x) = L·Lᵀ, the best map of rank j is the projection of the
-    fitted values B·x to their first j principal directions, which keeps the first j right singular
-    vectors of B·L,
-
-        encoder = V_jᵀ·L⁻¹        decoder = the regression of y on encoder · x
-
-    Exact where the encoder has all taps and one group. Otherwise each chunk is whitened by itself,
-    averaged over the decoder's taps, and only the decoder is the best for its encoder.
+    With L the Cholesky factor of what the encoder sees, Cov(x) = L·Lᵀ, the values W·x = (W·L)·L⁻¹·x
+    lose least, in the sum of squares, if the first j right singular vectors V of W·L are kept:
+    encoder = V_jᵀ·L⁻¹ (reduced-rank regression, where W is the regression of wanted values on x).
+    Each chunk is whitened by itself, averaged over the decoder's taps.
 
     Args:
+        kernel: ``(f, c, kh, kw)``, dense.
         cov: Of patches, ``(D, D)`` with D = c·kh·kw.
-        cross: Of patches and wanted outputs, ``(D, f)``.
-        like: A kernel ``(f, c, kh, kw)``; only its shape counts.
         owns: Which taps are the encoder's.
         chunks: k; divides c.
         rank: j, of each chunk.
-        ridge: Pull towards zero, relative to the mean variance of a regression's inputs.
+        flat: How many times their mean is added to the variances; 0 for the least squared error,
+            much for the singular vectors of the weights alone.
     """
-    channels = like.shape[1]
-    (rows, down), (columns, right) = taps(like, owns)
-    damped = _damped(cov, ridge)
-    kernel = torch.linalg.solve(damped, cross).mT.reshape(like.shape)
+    channels = kernel.shape[1]
+    (rows, down), (columns, right) = taps(kernel, owns)
     axes = chunks, channels // chunks, down, rows, right, columns
-    seen = torch.einsum("kadrtqkbdstp->karqbsp", damped.reshape(axes + axes)) / (down * right)
+    seen = torch.einsum("kadrtqkbdstp->karqbsp", damped(cov, flat).reshape(axes + axes))
     size = channels // chunks * rows * columns
-    lower = torch.linalg.cholesky(seen.reshape(chunks, size, size))
+    lower = torch.linalg.cholesky(seen.reshape(chunks, size, size) / (down * right))
     _, _, v = torch.linalg.svd(fold(kernel, owns, chunks) @ lower, full_matrices=False)
-    encoder = torch.linalg.solve_triangular(lower, v[:, :rank], upper=False, left=False)
-    through = cov.new_zeros(chunks, rank, down, right, *axes)
-    split = encoder.reshape(chunks, rank, channels // chunks, rows, columns)
-    for i in range(chunks):
+    found: Tensor = torch.linalg.solve_triangular(lower, v[:, :rank], upper=False, left=False)
+    return found.reshape(chunks * rank, -1, rows, columns)
+
+
+def decode(
+    encoder: Tensor, cov: Tensor, cross: Tensor, kernel: Tensor, groups: int, ridge: float
+) -> tuple[Tensor, Tensor]:
+    """Returns encoder and decoder ``(f, k·j, dh, dw)``, which is fitted to wanted values.
+
+    Channels between them are scaled so that both have weights of one size.
+
+    Args:
+        encoder: ``(k·j, c/k, eh, ew)``.
+        cov: Of patches of the dense convolution, ``(D, D)``.
+        cross: Of patches and wanted values, ``(D, f)``.
+        kernel: The dense convolution's weights; only their shape counts.
+        groups: k.
+        ridge: Pull towards zero, relative to the mean variance of the decoder's inputs.
+    """
+    out, channels, kh, kw = kernel.shape
+    inner, _, rows, columns = encoder.shape
+    down, right, part = kh // rows, kw // columns, channels // groups
+    through = cov.new_zeros(inner, down, right, channels, down, rows, right, columns)
+    for number, weight in enumerate(encoder):
+        first = number // (inner // groups) * part
         for a in range(down):
             for b in range(right):
-                through[i, :, a, b, i, :, a, :, b, :] = split[i]
+                through[number, a, b, first : first + part, a, :, b] = weight
     matrix = through.reshape(-1, len(cov))  # from a patch to what the decoder sees of it
-    inner = _damped(matrix @ cov @ matrix.mT, ridge)
-    decoder = torch.linalg.solve(inner, matrix @ cross).mT
-    first = encoder.reshape(chunks * rank, -1, rows, columns)
-    last = decoder.reshape(len(like), chunks * rank, down, right)
-    scale = (last.square().sum((0, 2, 3)) / first.square().sum((1, 2, 3))).clamp_min(1e-30) ** 0.25
-    return first * scale.reshape(-1, 1, 1, 1), last / scale.reshape(-1, 1, 1)
+    found = torch.linalg.solve(damped(matrix @ cov @ matrix.mT, ridge), matrix @ cross)
+    decoder = found.mT.reshape(out, inner, down, right)
+    sizes = decoder.square().sum((0, 2, 3)), encoder.square().sum((1, 2, 3))
+    scale = (sizes[0] / sizes[1]).clamp_min(1e-30) ** 0.25
+    return encoder * scale.reshape(-1, 1, 1, 1), decoder / scale.reshape(-1, 1, 1)
 
 
-def _damped(cov: Tensor, ridge: float) -> Tensor:
-    """Returns a covariance with ``ridge`` times its mean variance added to each."""
+def damped(cov: Tensor, share: float) -> Tensor:
+    """Returns a covariance with ``share`` times its mean variance added to each variance."""
     size = float(cov.diagonal().mean())
-    return cov + ridge * (size or 1.0) * torch.eye(len(cov), dtype=cov.dtype, device=cov.device)
+    return cov + share * (size or 1.0) * torch.eye(len(cov), dtype=cov.dtype, device=cov.device)

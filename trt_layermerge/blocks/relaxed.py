@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from torch import Tensor, nn
@@ -21,7 +21,9 @@ M = TypeVar("M", bound=nn.Module)
 class Gather(Protocol):
     """Returns moments of what reaches a convolution and what it should put out, on real data."""
 
-    def __call__(self, module: nn.Module, conv: ConvNorm, own: bool = False) -> Moments:
+    def __call__(
+        self, module: nn.Module, conv: ConvNorm, own: bool = False, key: Hashable = None
+    ) -> Moments:
         """Runs a module in a block's place on what reaches the block.
 
         Args:
@@ -29,6 +31,8 @@ class Gather(Protocol):
             conv: A convolution inside it, the last one unless ``own``.
             own: Whether what it puts out itself is wanted, and not what makes the module's output
                 the block's target.
+            key: Names the module where other candidates of the block run an equal one: its moments
+                are gathered once for all of them.
         """
 
 

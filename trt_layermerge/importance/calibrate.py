@@ -105,6 +105,7 @@ class CalibrateScorer:
         self._seed, self._limit_bytes = seed, limit_bytes
         self._rest = lru_cache(partial(rest_of, network))
         self._segment = lru_cache(partial(segment, network))
+        self._pairs = lru_cache(1)(self._pairs_of)
         ends = block_ends(self._traced)
         context = {name for unit in graph.units for name in self._rest(unit.nodes.out).needed}
         fit_images, score_images = (
@@ -183,8 +184,12 @@ class CalibrateScorer:
         """Yields every repair once the block is repaired by it."""
         if set(methods) <= {"none"}:  # its target may be a value that no repair aims at
             return iter(methods)
-        names = ports.source, ports.target
-        fit = self._fits[-1 if self._needs_many(candidate, block) else 0]
+        pairs = self._pairs(ports, self._needs_many(candidate, block))
+        return repair_in_turn(block, pairs, methods, candidate_seed(candidate, self._seed))
+
+    def _pairs_of(self, ports: Ports, many: bool) -> Pairs:
+        """Returns what repairs fit a block on, by few images or by all of them."""
+        names, fit = (ports.source, ports.target), self._fits[-1 if many else 0]
         used = fit.batches_within(names, self._limit_bytes)
         together = fit.batches_at_a_time(names, self._computed(ports, names))
 
@@ -192,8 +197,7 @@ class CalibrateScorer:
             for values in fit.joined_batches(names, together, used):
                 yield values[names[0]], values[names[1]]
 
-        pairs = Pairs(sum(map(len, fit.parts[:used])), batches)
-        return repair_in_turn(block, pairs, methods, candidate_seed(candidate, self._seed))
+        return Pairs(sum(map(len, fit.parts[:used])), batches)
 
     def _needs_many(self, candidate: Candidate, block: RelaxedBlock) -> bool:
         """Whether few images have too few positions for the weights that are fitted."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -47,10 +47,12 @@ class Pairs:
     Attributes:
         images: Number of images in all.
         batches: Returns ``(N, C_in, H, W)`` and ``(N, C_out, H', W')`` of every batch, anew.
+        shared: Moments that several candidates need, by the key that they give them.
     """
 
     images: int
     batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]
+    shared: dict[Hashable, Moments] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -193,21 +195,31 @@ def _fit(block: RelaxedBlock, pairs: Pairs, method: str, seed: int, known: list[
 
 
 def _gather(
-    pairs: Pairs, seed: int, module: nn.Module, conv: ConvNorm, own: bool = False
+    pairs: Pairs,
+    seed: int,
+    module: nn.Module,
+    conv: ConvNorm,
+    own: bool = False,
+    key: Hashable = None,
 ) -> Moments:
     """Returns the moments of a convolution's inputs and wanted outputs (``blocks.Gather``).
 
     Its target is the block's target minus what shortcuts add behind it. 16 positions an image
-    are drawn, borders included, or as many more as make 5 equations per unknown.
+    are drawn, borders included, or as many more as make 5 equations per unknown. Those of a key
+    are drawn alike for every candidate.
     """
+    if key in pairs.shared:
+        return pairs.shared[key]
     moments = Moments(conv.conv)
     needed = math.ceil(EQUATIONS_PER_UNKNOWN * (moments.size + 1) / pairs.images)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed if key is None else 0)
     for inputs, targets in pairs.batches():
         seen, produced, output = _observe(module, conv, inputs)
         wanted = produced if own else targets - (output - produced)
         positions = sample_positions(wanted, max(POSITIONS, needed), generator)
         moments.add(seen, wanted, positions)
+    if key is not None:
+        pairs.shared[key] = moments
     return moments
 
 
