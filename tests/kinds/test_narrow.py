@@ -27,8 +27,9 @@ from trt_layermerge.kinds import enumerate_candidates, kinds_of, refusal
 from trt_layermerge.merge import build_block, certify, collapse, relax, repair
 from trt_layermerge.merge.segments import record
 from trt_layermerge.merge.surgery import block_ports
-from trt_layermerge.report.chain import statuses, surviving_residuals
+from trt_layermerge.report.chain import chain_picture, statuses, surviving_residuals
 from trt_layermerge.report.data import known_looks
+from trt_layermerge.report.palette import RED
 from trt_layermerge.session.settings import SearchSection
 from trt_layermerge.tracing import TracedNetwork, trace, trace_network
 
@@ -179,6 +180,13 @@ def test_shortcut_addition_and_activation_stay() -> None:
     found = statuses(plan, looks)
     assert [s.activation for s in found] == [u.activation is not None for u in graph.units]
     assert {s.look for s in found[1:4]} == {looks["narrow"]}
+    before_and_after = chain_picture(graph, plan, looks)
+    assert "24→12" in before_and_after and "8→12" in before_and_after
+    assert "narrowed" in before_and_after
+    assert "activation removed" in before_and_after  # in the legend, and nowhere is one
+    assert before_and_after.count(f'stroke="{RED}"') == chain_picture(graph, before, looks).count(
+        f'stroke="{RED}"'
+    )
 
 
 @pytest.mark.parametrize("name", ["basic", "bottleneck", "inverted", "plain"])
