@@ -68,9 +68,14 @@ def test_other_devices_failures_and_damage_are_no_answers(tmp_path: Path) -> Non
     assert damaged.opened == ["o", "a"]
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["trt_layermerge.session.session.save_choice", "trt_layermerge.pipeline.stage.record_stage"],
+)
 def test_a_search_that_is_taken_up_again_measures_no_network_twice(
-    runs: Path, monkeypatch: pytest.MonkeyPatch
+    runs: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
+    """Interrupted before its plan is written, and before the stage is noted."""
     counts: list[int] = []
     right = BackendMeter.networks
 
@@ -89,7 +94,7 @@ def test_a_search_that_is_taken_up_again_measures_no_network_twice(
     plan, whole = search(), len(counts)
     counts.clear()
     with monkeypatch.context() as patch:
-        patch.setattr("trt_layermerge.session.session.save_choice", interrupted)
+        patch.setattr(place, interrupted)
         with pytest.raises(KeyboardInterrupt):
             search()
     assert (runs / "tiny" / "search.part.jsonl").exists()
