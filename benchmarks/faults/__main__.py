@@ -36,8 +36,8 @@ class Family(NamedTuple):
 
 FAMILIES = {  # those that fork come first: nothing may have been computed before
     "kills": Family(kill_trials, 208, 13),
-    "limits": Family(limit_trials, 104, 13),
-    "crowds": Family(crowd_trials, 52, 4),
+    "limits": Family(limit_trials, 52, 13),
+    "crowds": Family(crowd_trials, 26, 4),
     "candidates": Family(candidate_trials, 120, 24),
     "attacks": Family(attack_trials, 1000, 50),
     "payloads": Family(payload_trials, 100, 2),

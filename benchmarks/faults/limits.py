@@ -17,6 +17,7 @@ from benchmarks.faults.processes import (
     Project,
     ended,
     observe,
+    project_in,
     stages_of,
     started,
 )
@@ -49,7 +50,7 @@ def limit_trials(work: Path, count: int) -> Iterator[Trial]:
         work: Folder of the project.
         count: How many.
     """
-    project = Project(work / "project")
+    project = project_in(work / "project")
     for number, stage in stages_of(count):
         kind = LIMITS[(number // 13 + number) % len(LIMITS)]
         yield Trial(f"{kind} from {stage} on", number, _limiting(project, stage, kind), 400)
@@ -125,7 +126,7 @@ def crowd_trials(work: Path, count: int) -> Iterator[Trial]:
         work: Folder of the project.
         count: How many.
     """
-    project = Project(work / "project")
+    project = project_in(work / "project")
     for number, stage in stages_of(count):
         many = (2, 4)[number % 2]
         yield Trial(f"{many} processes at once", number, _crowding(project, stage, many), 400)

@@ -20,14 +20,14 @@ SECTIONS: dict[str, tuple[int, str]] = {
         "was repeated.",
     ),
     "limits": (
-        100,
+        52,
         "From a stage on, the disk is full (but for up to eight pages), the folder is read-only, "
         "files may have a few kB, or memory ends within 48 MiB. *Refused*: the command said so; "
         "then it was taken up again as above. *Same*: the limit was not reached, or the system "
         "ended a process without memory.",
     ),
     "crowds": (
-        50,
+        26,
         "Two and four processes at once on one run: all but one are refused, and the result is "
         "that of one.",
     ),

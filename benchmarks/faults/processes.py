@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from tests.pipeline import tiny
@@ -174,7 +174,7 @@ class Project:
         return path
 
     def reset(self, stage: str | None) -> None:
-        """Puts the run back to where a stage begins; None is before everything."""
+        """Puts the run back to where a stage begins; None is where nothing was begun."""
         shutil.rmtree(self.run.parent, ignore_errors=True)
         shutil.rmtree(self.temporary)
         self.run.parent.mkdir(exist_ok=True)
@@ -233,6 +233,12 @@ class Project:
         left += sorted(p.name for p in self.temporary.iterdir())
         told = {"other": other, "left behind": left, "rows twice": twice}
         return "; ".join(f"{what}: {', '.join(names)}" for what, names in told.items() if names)
+
+
+@cache
+def project_in(folder: Path) -> Project:
+    """Returns the project in a folder: the same for all kinds of faults, so it is made once."""
+    return Project(folder)
 
 
 def _twice(table: bytes) -> bool:

@@ -187,14 +187,18 @@ class _Exported(TypedDict):
     file: str
     sha256: str
     input_shape: Annotated[list[int | str], Field(min_length=1)]
+    inputs: Annotated[dict[str, Any], Field(min_length=1)]
     notes: list[str]
+
+
+_Models = TypedDict("_Models", {"original.onnx": _Exported, "model.onnx": _Exported})
 
 
 class Export(TypedDict):
     """``export.json``."""
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
-    models: dict[str, _Exported]
+    models: _Models
 
 
 class _Fit(TypedDict):

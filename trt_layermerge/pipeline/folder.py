@@ -173,6 +173,8 @@ def record_stage(
         "seconds": seconds,
     }
     write_json(folder / "state.json", "state", {"stages": records})
+    for path in folder.root.glob("*.part.jsonl"):  # what an unfinished stage keeps
+        path.unlink()
 
 
 def copy_stages(source: RunFolder, target: RunFolder, stages: tuple[str, ...]) -> None:

@@ -290,7 +290,8 @@ class Session(State):
             raise
         told = {"seed": self.settings.seed, **(notes or {})}
         self._made["plan"] = save_choice(self.folder, choice, problem, goal, told)
-        kept.forget()
+        if not self.stored:  # a run forgets once the stage is noted (``pipeline.folder``)
+            kept.forget()
         self._forget("relaxed", "merged", "certificate")
         return self.plan
 
