@@ -129,7 +129,12 @@ def summary_view(summary: Result) -> RenderableType:
         "seed": summary.get("seed"),
     }
     notes = (Text(f"note: {note}") for note in summary.get("notes", ()))
-    return Group(table("Result", ("", "original", "merged"), rows), fields_view(facts), *notes)
+    failed = (
+        Text(f"A LIMIT IS EXCEEDED: {why}", style="bold red")
+        for why in summary.get("failed_gates", ())
+    )
+    result = table("Result", ("", "original", "merged"), rows)
+    return Group(*failed, result, fields_view(facts), *notes)
 
 
 def calibrate_view(result: Result) -> RenderableType:

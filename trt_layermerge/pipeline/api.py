@@ -12,7 +12,7 @@ from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json, write_text
 from trt_layermerge.errors import UsageError
 from trt_layermerge.pipeline.folder import RunFolder, locked
-from trt_layermerge.pipeline.launched import first, launched_group, only_alone
+from trt_layermerge.pipeline.launched import launched_group, only_alone
 from trt_layermerge.pipeline.options import (
     PACKAGE,
     STAGES,
@@ -24,7 +24,10 @@ from trt_layermerge.pipeline.preflight import preflight
 from trt_layermerge.pipeline.pretrained import completed
 from trt_layermerge.pipeline.recipe import load_recipe, remembered
 from trt_layermerge.pipeline.run import Run
-from trt_layermerge.pipeline.stage import Stage, perform
+from trt_layermerge.pipeline.stage import Stage, perform, refuse_stale
+
+CHOSEN = STAGES[STAGES.index("search") :]
+"""The stages that follow from a plan. What comes before them only adds to tables."""
 
 
 def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | None = None) -> Json:
@@ -50,13 +53,15 @@ def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | No
 
 def _whole(run: Run, options: RunOptions) -> Json:
     if options.only_stage is not None:
-        perform(stage(options.only_stage), run, again=True, before=lambda: remember(run))
-        return stage(options.only_stage).result(run)
+        return _alone(stage(options.only_stage), run, again=True)
+
+    begun = _recipe_path(run.folder).is_file()
 
     @cache
     def check() -> None:
         preflight(run)
-        remember(run)
+        if not begun:  # or there would be nothing that the run could go on with
+            remember(run)
 
     def check_goal() -> None:
         check()
@@ -67,7 +72,9 @@ def _whole(run: Run, options: RunOptions) -> Json:
     again = False
     for name in STAGES:
         again = again or name == options.from_stage
-        perform(stage(name), run, again=again, before=checks.get(name, check))
+        done = perform(stage(name), run, again=again, before=checks.get(name, check))
+        if done and name in CHOSEN:
+            remember(run)
     remember(run)
     for name in STAGES:
         stage(name).gate(run)
@@ -108,16 +115,23 @@ def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) 
 
 def _do(needed: Stage, run: Run) -> Json:
     if needed.name == "latency":  # where measuring on another device begins
-        perform(stage("inspect"), run, before=lambda: remember(run))
-    again = not needed.settled(run)
-    perform(needed, run, again=again, before=lambda: remember(run))
+        perform(stage("inspect"), run)
+        if not _recipe_path(run.folder).is_file():
+            remember(run)
+    return _alone(needed, run, again=not needed.settled(run))
+
+
+def _alone(needed: Stage, run: Run, *, again: bool) -> Json:
+    """Does one stage; returns its result."""
+    refuse_stale(needed, map(stage, STAGES), run)
+    perform(needed, run, again=again)
     remember(run)
     needed.gate(run)
     return needed.result(run)
 
 
 def open_run(recipe: Path | None, options: RunOptions, reporter: Reporter) -> Run:
-    """Returns the run of a run, new or begun; a new one remembers its recipe at once.
+    """Returns the run of a recipe or of a name, new or begun; writes nothing.
 
     Args:
         recipe: YAML file; None for the recipe that the run remembers.
@@ -126,10 +140,9 @@ def open_run(recipe: Path | None, options: RunOptions, reporter: Reporter) -> Ru
 
     Raises:
         UsageError: If there is neither a recipe, nor a remembered one, nor a model.
-        DeviceError: If the folder cannot be written.
     """
     folder = RunFolder(options.runs_dir / options.run)
-    kept = folder / "recipe.yaml"
+    kept = _recipe_path(folder)
     source = recipe or (kept if kept.is_file() else None)
     if source is None and "model.name" not in options.overrides:
         raise UsageError(
@@ -138,21 +151,22 @@ def open_run(recipe: Path | None, options: RunOptions, reporter: Reporter) -> Ru
         )
     own = source == kept
     chosen = completed(load_recipe(source, options.overrides, remembered=own))
-    run = Run(chosen, folder, reporter, options.trust_engine)
-    if not kept.is_file() and first():
-        remember(run)
-    return run
+    return Run(chosen, folder, reporter, options.trust_engine)
 
 
 def remember(run: Run) -> None:
     """Writes the recipe, with what was typed beside it, into the run's folder.
 
-    A begun run takes to another recipe only when work by it begins, so that a mistyped name does
-    not stick.
+    A begun run takes to another recipe only when work by it has succeeded: neither a mistyped name
+    nor a goal that cannot be reached sticks, and no bundle has another one than its network.
     """
-    path, text = run.folder / "recipe.yaml", remembered(run.recipe)
+    path, text = _recipe_path(run.folder), remembered(run.recipe)
     if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)
+
+
+def _recipe_path(folder: RunFolder) -> Path:
+    return folder / "recipe.yaml"
 
 
 def rebuild(folder: Path, library: str | None, precision: Precision | None) -> Json:

@@ -171,6 +171,7 @@ class RunReport:
         accuracies: Test accuracy by name of the network; ``original`` and ``merged`` are compared.
         accuracy_data: What the accuracies were measured on, in words.
         unverified: What nobody checked, one sentence each.
+        failed_gates: Which limits are exceeded, a paragraph each: the first thing on the page.
         versions: Version by library.
         stage_seconds: Wall-clock seconds by stage.
     """
@@ -195,6 +196,7 @@ class RunReport:
     verify: Mapping[str, Any] | None = None
     engine: Mapping[str, Any] | None = None
     unverified: tuple[str, ...] = ()
+    failed_gates: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     recipe: str = ""
     stage_seconds: Mapping[str, float] = field(default_factory=dict)

@@ -6,12 +6,15 @@ from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json, damage, read_json, write_json
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.errors import AccuracyGateError, LatencyGateError
 from trt_layermerge.pipeline.bench_page import bench_of
 from trt_layermerge.pipeline.files import read_body, read_history
 from trt_layermerge.pipeline.folder import stage_seconds
 from trt_layermerge.pipeline.recipe import dump_recipe
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
+from trt_layermerge.pipeline.stages.bench import STAGE as BENCH
+from trt_layermerge.pipeline.stages.verify import STAGE as VERIFY
 from trt_layermerge.pipeline.versions import versions
 from trt_layermerge.report.data import Accuracy, Epoch, Finalist, PredictionError, RunReport
 from trt_layermerge.report.page import write_report
@@ -129,6 +132,7 @@ def _summary(run: Run) -> Json:
             "device": str(DeviceInfo.from_json(bench["device"])),
             "notes": verify.get("notes", []),
             "metric": verify["metric"],
+            "failed_gates": failed_gates(run),
         }
     )
 
@@ -138,6 +142,7 @@ def _report(run: Run, summary: Json) -> RunReport:
     fit = frontier["prediction"]["fit"]  # errors of networks left out of the table's fit
     return RunReport(
         title=_title(run, summary),
+        failed_gates=tuple(summary.get("failed_gates", ())),
         model=run.recipe.model.name,
         device=DeviceInfo.from_json(bench["device"]),
         graph=run.graph,
@@ -167,7 +172,20 @@ def _report(run: Run, summary: Json) -> RunReport:
 
 def _title(run: Run, summary: Json) -> str:
     speedup, name = summary["speedup"], run.folder.root.name
+    if summary.get("failed_gates"):
+        return f"{name}: beyond its limits"
     return name if speedup is None else f"{name}: {speedup:.2f}x faster"
+
+
+def failed_gates(run: Run) -> list[str]:
+    """Returns a paragraph for each limit of the recipe that the run exceeds."""
+    found = []
+    for stage in (VERIFY, BENCH):
+        try:
+            stage.gate(run)
+        except (AccuracyGateError, LatencyGateError) as error:
+            found.append(str(error))
+    return found
 
 
 def _finalists(run: Run) -> tuple[Finalist, ...]:

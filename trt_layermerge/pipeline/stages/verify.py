@@ -25,9 +25,11 @@ def _settings(run: Run) -> Json:
         "max_metric_drop": run.recipe.verify.max_metric_drop,
         **metric_inputs(data.metric),
         "precisions": wanted_precisions(run.recipe),
-        "engines": engine_hashes(run.folder.root),
-        "trust_engine": run.trust_engine,
     }
+
+
+def _here(run: Run) -> Json:
+    return {"engines": engine_hashes(run.folder.root), "trust_engine": run.trust_engine}
 
 
 def _run(run: Run) -> tuple[str, ...]:
@@ -74,4 +76,4 @@ READS = (
     "build.json",
     CALIBRATION,
 )
-STAGE = Stage("verify", READS, _settings, _run, _result, _gate)
+STAGE = Stage("verify", READS, _settings, _run, _result, _gate, _here)
