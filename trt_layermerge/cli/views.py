@@ -119,6 +119,7 @@ def summary_view(summary: Result) -> RenderableType:
     where = summary.get("device") or summary.get("backend")
     setting = f"{where}, {summary.get('precision')}, batch {summary.get('batch')}"
     facts = {
+        "same_answer_as_the_original": _agreement(summary),
         "speedup": _speedup(summary),
         "measured_on": setting,
         "predicted_ms": summary.get("predicted_ms"),
@@ -157,6 +158,11 @@ def calibrate_view(result: Result) -> RenderableType:
         if row["keep_float"]
     }
     return Group(table("Int8", columns, rows), fields_view(facts))
+
+
+def _agreement(summary: Result) -> str | None:
+    share, images = summary.get("agreement"), summary.get("compared_on")
+    return None if share is None else f"{percent(share)} of {images}"
 
 
 def _accuracy(side: Result) -> str:

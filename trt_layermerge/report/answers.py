@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from trt_layermerge.report import text
-from trt_layermerge.report.data import RunReport
+from trt_layermerge.report.data import Accuracy, RunReport
 
 MEDIAN_GOAL, WORST_GOAL = 0.05, 0.10
+
+FEW_KEPT = 0.9
+"""A network that surely changes more than every tenth answer is marked, whatever is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +88,31 @@ def accuracy(report: RunReport) -> Answer:
 def agreement(report: RunReport) -> Answer | None:
     """Returns how often both networks answer alike, which needs no labels; None if not recorded."""
     verify = report.verify or {}
-    same, images = verify.get("agreement"), verify.get("images")
+    same, images = verify.get("least_agreement", verify.get("agreement")), verify.get("images")
     if same is None or not images:
         return None
+    asked = verify.get("min_agreement")
+    low, high = Accuracy(same, images).interval
+    limit = "" if asked is None else f"; {text.percent(asked)} is asked for"
+    where = f"{text.count(images)} {verify.get('on', 'images')}"
     detail = (
-        f"of {text.count(images)} images get the same answer as before; accuracy was not measured, "
-        "for want of labels"
+        f"of {where} get the same answer as before{limit} (95 % interval {text.percent(low)} to "
+        f"{text.percent(high)}){_distance(verify)}; accuracy was not measured, for want of labels"
     )
-    return Answer("What did it keep?", text.percent(same), detail)
+    lost = high < FEW_KEPT if asked is None else same < asked
+    verdict = "bad" if lost else "open" if asked is None else "good"
+    return Answer("What did it keep?", text.percent(same), detail, verdict)
+
+
+def _distance(verify: Mapping[str, Any]) -> str:
+    """Returns how far the outputs are apart; of several, the farthest by either measure."""
+    found: Mapping[str, Any] = verify.get("fidelity", {})
+    kls, errors = (
+        [v for row in found.values() if (v := row.get(name)) is not None]
+        for name in ("kl", "relative_error")
+    )
+    told = f", KL {max(kls):.3g} nats" if kls else ""
+    return told + (f", relative error {max(errors):.3g}" if errors else "")
 
 
 def budget(report: RunReport) -> Answer:

@@ -50,6 +50,7 @@ def view_of(run: RunReport) -> View:
     drawn = {
         "comparison": plots.comparison_plot(run.accuracies, run.bench),
         "chain": chain_picture(run.graph, run.plan, run.kinds),
+        "changed": render("changed.svg", changed=run.changed) if run.changed else None,
         "frontier": plots.frontier_plot(run.frontier, run.untouched, run.plan, run.finalists),
         "prediction": plots.prediction_plot(run.finalists),
         "finetune": plots.finetune_plot(run.history, original.value if original else None),

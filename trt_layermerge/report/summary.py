@@ -67,6 +67,8 @@ class _Summary(BaseModel):
     speedup_high: Positive | None
     device: str
     notes: list[str]
+    agreement: Share | None
+    compared_on: str
     metric: _Metric | None = None
     failed_gates: list[str] = []
 

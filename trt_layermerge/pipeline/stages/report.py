@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+
 from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json, damage, read_json, write_json
@@ -16,7 +18,14 @@ from trt_layermerge.pipeline.stage import Stage
 from trt_layermerge.pipeline.stages.bench import STAGE as BENCH
 from trt_layermerge.pipeline.stages.verify import STAGE as VERIFY
 from trt_layermerge.pipeline.versions import versions
-from trt_layermerge.report.data import Accuracy, Epoch, Finalist, PredictionError, RunReport
+from trt_layermerge.report.data import (
+    Accuracy,
+    Changed,
+    Epoch,
+    Finalist,
+    PredictionError,
+    RunReport,
+)
 from trt_layermerge.report.page import write_report
 from trt_layermerge.report.summary import checked_summary
 from trt_layermerge.session.built import built_engines, engine_names
@@ -131,6 +140,8 @@ def _summary(run: Run) -> Json:
             "speedup_high": bench["high"],
             "device": str(DeviceInfo.from_json(bench["device"])),
             "notes": verify.get("notes", []),
+            "agreement": verify["least_agreement"],
+            "compared_on": f"{verify['images']} {verify['on']}",
             "metric": verify["metric"],
             "failed_gates": failed_gates(run),
         }
@@ -157,6 +168,7 @@ def _report(run: Run, summary: Json) -> RunReport:
             fit["networks"], fit["median_error"], fit["worst_error"], fit["spearman"]
         ),
         accuracies=_accuracies(verify),
+        changed=_changed(run, verify),
         history=_history(run),
         certificate=_read(run, "certificate"),
         bench=bench_of(bench),
@@ -211,6 +223,24 @@ def _accuracies(verify: Json) -> dict[str, Accuracy]:
         for name in ("original", "repaired", "merged")
         if values[name] is not None
     }
+
+
+def _changed(run: Run, verify: Json) -> tuple[Changed, ...]:
+    def picture(name: str | None) -> str | None:
+        path = run.folder / str(name)
+        return b64encode(path.read_bytes()).decode() if name and path.is_file() else None
+
+    return tuple(
+        Changed(
+            row["image"],
+            row["original"],
+            row["original_confidence"],
+            row["merged"],
+            row["merged_confidence"],
+            picture(row["picture"]),
+        )
+        for row in verify["changed"]
+    )
 
 
 def _history(run: Run) -> tuple[Epoch, ...]:
