@@ -110,6 +110,7 @@ def test_the_summary_sets_original_beside_merged() -> None:
         "latency, ms 0.5123 (0.5 to 0.61) 0.256",
         "convolutions 21 10",
         "activations 19 9",
+        "same answer as the original –",
         "speedup 2.00x (1.95x to 2.10x)",
         "measured on onnxruntime, fp32, batch 1",
         "predicted ms 0.25",
@@ -322,7 +323,11 @@ def test_a_verification_shows_what_was_compared_and_what_was_not() -> None:
     broken = {**compared, "max_abs": None, "max_rel": None, "finite": False}
     result = {
         "images": 1000,
+        "on": "test images",
         "agreement": 0.97,
+        "least_agreement": 0.96,
+        "fidelity": {"logits": {"kind": "classes", "agreement": 0.97, "kl": 0.0125}},
+        "classes": [{"class": "cat", "images": 8, "original": 1.0, "merged": 0.75}],
         "accuracy": {"original": 0.95, "merged": 0.942, "drop": 0.009},
         "comparisons": [
             {"name": "model.onnx", **compared, **shares},
@@ -336,11 +341,13 @@ def test_a_verification_shows_what_was_compared_and_what_was_not() -> None:
         "against torch difference relative same class accuracy",
         "model.onnx 5.0e-06 8.0e-07 99.80 % 94.10 %",
         "model.int8.onnx not finite not finite 50.00 % –",
-        "1000 images; original and merged answer alike on 97.00 %",
+        "1000 test images; original and merged answer alike on 97.00 %, KL 0.0125 nats;",
+        "of what was built, 96.00 %",
+        "class cat: 100.00 % → 75.00 % of 8 images",
         "accuracy in torch: original 95.00 %, merged 94.20 %; worst drop 0.90 %",
         "not verified: model.plan was not run: no driver",
     ]
     unlabelled = {**result, "accuracy": dict.fromkeys(("original", "merged", "drop"))}
     told = lines(verify_view(unlabelled), 80)
-    assert "1000 images; original and merged answer alike on 97.00 %" in told
+    assert "1000 test images; original and merged answer alike on 97.00 %" in " ".join(told)
     assert not any("accuracy in torch" in line for line in told)

@@ -149,6 +149,7 @@ def test_what_cannot_run_is_null_and_listed():
         "max_abs": None,
         "max_rel": None,
         "agreement": None,
+        "kept": None,
         "accuracy": None,
         "metric": None,
         "tolerance": None,

@@ -11,7 +11,7 @@ import pytest
 
 from tests.pipeline import tiny
 from trt_layermerge.backends.fake import FakeBackend
-from trt_layermerge.errors import DeviceError, LatencyGateError, UntrustedInputError
+from trt_layermerge.errors import DeviceError, LatencyGateError, UntrustedInputError, UsageError
 from trt_layermerge.measure.agent.sources import Reading
 from trt_layermerge.measure.agent.telemetry import DeviceState, GpuClock
 from trt_layermerge.measure.conditions import Conditions
@@ -38,7 +38,7 @@ def swapped(folder: Path, network: str, *rest: Any, **options: Any) -> bytes:
 
 
 def test_what_was_measured_stands_at_the_top_and_every_precision_below(runs: Path) -> None:
-    body = run_stage("bench", asked(runs, measure__precision="fp16", build__engine="none"))
+    body = run_stage("bench", asked(runs, measure__precision="fp16"))
     assert body["precision"] == "fp16" and body["untimed"] == []
     (pair,) = body["precisions"]
     assert {name: body[name] for name in ("original", "merged", "speedup", "low", "high")} == {
@@ -50,12 +50,19 @@ def test_what_was_measured_stands_at_the_top_and_every_precision_below(runs: Pat
 
 def test_what_is_built_is_timed_too(runs: Path) -> None:
     both = asked(runs, build__engine="auto", build__precisions=["fp32", "fp16"])
+    with pytest.raises(
+        UsageError, match=r"build of the run 'tiny' was done with other .*\(build\)"
+    ):
+        run_stage("bench", both)
+    run_stage("build", both)
     assert [p["precision"] for p in run_stage("bench", both)["precisions"]] == ["fp32", "fp16"]
 
 
 def test_a_processor_does_not_time_half_precision_but_says_so(runs: Path) -> None:
     where = {"measure__backend": "onnxruntime", "build__engine": "auto"}
-    body = run_stage("bench", asked(runs, **where, build__precisions=["fp32", "fp16"]))
+    options = asked(runs, **where, build__precisions=["fp32", "fp16"])
+    run_stage("build", options)
+    body = run_stage("bench", options)
     assert [p["precision"] for p in body["precisions"]] == ["fp32"]
     (untimed,) = body["untimed"]
     assert untimed["precision"] == "fp16" and "through casts" in untimed["reason"]
@@ -158,6 +165,7 @@ def test_another_device_is_asked_for_every_precision(
     meter = Elsewhere()
     monkeypatch.setattr(Session, "meter", property(lambda self: meter))
     wanted = {"build__engine": "auto", "build__precisions": ["fp32", "fp16"]}
+    run_stage("build", asked(runs, **wanted))
     body = run_stage("bench", asked(runs, measure__host="board", **wanted))
     assert [pair["precision"] for pair in body["precisions"]] == ["fp32", "fp16"]
     assert meter.asked == 2 and body["untimed"] == []

@@ -214,7 +214,7 @@ def test_tensorrt_rtx_builds_what_was_calibrated(runs: Path) -> None:
 
 def test_engines_at_int8_need_a_calibration(runs: Path) -> None:
     asked = {"build.engine": "tensorrt_rtx", "build.precisions": ["int8"]}
-    with pytest.raises(UsageError, match=r"calibrate --run tiny"):
+    with pytest.raises(UsageError, match=r"calibrate of the run 'tiny' was done with other"):
         run_stage("build", RunOptions("tiny", runs, overrides=asked))
 
 

@@ -50,14 +50,14 @@ def test_a_run_interrupted_at_every_stage_ends_as_if_it_never_was(
         told = tiny.Recorder(interrupt_at=name)
         with pytest.raises(KeyboardInterrupt):
             tiny.run(tmp_path, recipe, told)
-        recipe = None  # the run remembers it from now on
         assert told.stages("skip") == STAGES[: max(0, number - 1)]
         assert told.stages("done") == STAGES[max(0, number - 1) : number]
 
         told = tiny.Recorder()
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             interrupt_before_it_is_noted(patch, name)
-            tiny.run(tmp_path, None, told)
+            tiny.run(tmp_path, recipe, told)
+        recipe = None if number else recipe  # what is inspected and checked is remembered
         assert told.stages("skip") == STAGES[:number]
         assert told.stages("done") == ()
     _, told = tiny.run(tmp_path)

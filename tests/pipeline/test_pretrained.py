@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trt_layermerge.errors import UsageError
-from trt_layermerge.pipeline.api import open_run
+from trt_layermerge.pipeline.api import open_run, remember
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
 from trt_layermerge.pipeline.pretrained import completed, preprocess_note
 from trt_layermerge.pipeline.recipe import Recipe, load_recipe
@@ -151,7 +151,9 @@ def test_without_timm_the_defaults_are_assumed(monkeypatch: pytest.MonkeyPatch) 
 def test_values_that_are_typed_later_are_not_assumed(tmp_path: Path, factories: str) -> None:
     """The run remembers that it assumed; what is typed beside it is the user's own."""
     options = RunOptions("r", tmp_path, overrides={"model.name": f"{factories}:silent"})
-    assert open_run(None, options, NullReporter()).recipe.data.preprocess.assumed
+    run = open_run(None, options, NullReporter())
+    assert run.recipe.data.preprocess.assumed
+    remember(run)
     again = RunOptions("r", tmp_path)
     assert open_run(None, again, NullReporter()).recipe.data.preprocess.assumed
     typed = {"data.preprocess.mean": [0.5] * 3, "data.preprocess.std": [0.5] * 3}
@@ -162,7 +164,9 @@ def test_values_that_are_typed_later_are_not_assumed(tmp_path: Path, factories: 
 def test_a_run_remembers_what_it_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("timm")
     options = RunOptions("r", tmp_path, overrides={"model.name": "timm:tf_efficientnet_lite1"})
-    first = open_run(None, options, NullReporter()).recipe
+    run = open_run(None, options, NullReporter())
+    remember(run)
+    first = run.recipe
     remembered = load_recipe(tmp_path / "r" / "recipe.yaml", {})
     assert remembered.data.preprocess == first.data.preprocess
     assert remembered.data.preprocess.crop_pct == 0.882

@@ -318,6 +318,9 @@ def test_without_labels_it_is_told_which_share_of_the_answers_is_kept() -> None:
     run = replace(fakes.resnet_run(), accuracies={}, verify={"agreement": 0.925, "images": 1200})
     found = accuracy(run)
     assert (found.figure, found.verdict) == ("92.5 %", "open")
+    for share, asked, verdict in ((0.467, None, "bad"), (0.925, 0.95, "bad"), (0.97, 0.95, "good")):
+        told = {"agreement": share, "images": 1200, "min_agreement": asked}
+        assert accuracy(replace(run, verify=told)).verdict == verdict
     assert found.question == "What did it keep?"  # 92.5 % is what was not lost
     assert "of 1\u2009200 images get the same answer as before" in found.detail
 

@@ -82,8 +82,13 @@ def verify_view(result: Result) -> RenderableType:
         for c in result["comparisons"]
         if c["reason"] is None
     ]
-    alike, accuracy = percent(result["agreement"]), result["accuracy"]
-    said = [f"{result['images']} images; original and merged answer alike on {alike}"]
+    accuracy = result["accuracy"]
+    said = [f"{result['images']} {result['on']}; {fidelity(result)}"]
+    said += [
+        f"  class {row['class']}: {percent(row['original'])} → {percent(row['merged'])} of "
+        f"{row['images']} images"
+        for row in result["classes"]
+    ]
     if accuracy["original"] is not None:
         torch = ", ".join(f"{name} {percent(accuracy[name])}" for name in ("original", "merged"))
         said.append(f"accuracy in torch: {torch}; worst drop {percent(accuracy['drop'])}")
@@ -95,6 +100,20 @@ def verify_view(result: Result) -> RenderableType:
         )
     said += [f"not verified: {sentence}" for sentence in result["unverified"]]
     return Group(table("Verification", head, rows), *map(Text, said))
+
+
+def fidelity(result: Result) -> str:
+    """Returns how far the merged network gives the answers of the original, in words."""
+    told = []
+    for name, found in result["fidelity"].items():
+        prefix = f"{name}: " if len(result["fidelity"]) > 1 else ""
+        kl, error = found.get("kl"), found.get("relative_error")
+        far = f", KL {kl:.3g} nats" if kl is not None else ""
+        far = f", relative error {error:.3g}" if error is not None else far
+        told.append(f"{prefix}{percent(found['agreement'])}{far}")
+    least = result["least_agreement"]
+    worst = f"; of what was built, {percent(least)}" if least < result["agreement"] else ""
+    return f"original and merged answer alike on {'; '.join(told)}{worst}"
 
 
 def _differences(comparison: Result) -> tuple[str, str]:

@@ -224,6 +224,10 @@ class VerifyOptions(StageOptions):
     max_accuracy_drop: float | None = option(
         "Largest loss of accuracy allowed, as a fraction like 0.01.", key="verify.max_accuracy_drop"
     )
+    min_agreement: float | None = option(
+        "Smallest share of answers that must be the original's, like 0.95; needs no labels.",
+        key="verify.min_agreement",
+    )
     trust_engine: bool = option(
         "Load engines that do not match their sidecar too; an engine runs code.",
         "--trust-engine",

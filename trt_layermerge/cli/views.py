@@ -172,6 +172,7 @@ def summary_view(summary: Result) -> RenderableType:
     where = summary.get("device") or summary.get("backend")
     setting = f"{where}, {summary.get('precision')}, batch {summary.get('batch')}"
     facts = {
+        "same_answer_as_the_original": _agreement(summary),
         "speedup": _speedup(summary),
         "measured_on": setting,
         "predicted_ms": summary.get("predicted_ms"),
@@ -182,7 +183,12 @@ def summary_view(summary: Result) -> RenderableType:
         "seed": summary.get("seed"),
     }
     notes = (Text(f"note: {note}") for note in summary.get("notes", ()))
-    return Group(table("Result", ("", "original", "merged"), rows), fields_view(facts), *notes)
+    failed = (
+        Text(f"A LIMIT IS EXCEEDED: {why}", style="bold red")
+        for why in summary.get("failed_gates", ())
+    )
+    result = table("Result", ("", "original", "merged"), rows)
+    return Group(*failed, result, fields_view(facts), *notes)
 
 
 def calibrate_view(result: Result) -> RenderableType:
@@ -205,6 +211,11 @@ def calibrate_view(result: Result) -> RenderableType:
         if row["keep_float"]
     }
     return Group(table("Int8", columns, rows), fields_view(facts))
+
+
+def _agreement(summary: Result) -> str | None:
+    share, images = summary.get("agreement"), summary.get("compared_on")
+    return None if share is None else f"{percent(share)} of {images}"
 
 
 def _accuracy(side: Result) -> str:

@@ -29,6 +29,9 @@ Array: TypeAlias = NDArray[Any]
 NUMBER, SIGN, DENSE = 0.1, 1e-3, 0.5
 """Largest difference over the scale: of a number, of one whose sign changes, of a pixel."""
 
+TINIEST = 1e-30
+"""Least probability, and least size of an output, that is told from 0."""
+
 VOID = 255
 """Label of a pixel that belongs to no class, as data sets of segmentation have it."""
 
@@ -69,6 +72,41 @@ def agreements_of(
     each = [agreements(reference[name], found[name], kind) for name, kind in kinds.items()]
     least: NDArray[np.float64] = np.min(each, axis=0)
     return least
+
+
+def probabilities(logits: Array) -> Array:
+    """Returns the softmax over the classes, float64, of the shape of the logits ``(N, C, ...)``."""
+    shifted = np.asarray(logits, np.float64)
+    powers = np.exp(shifted - shifted.max(1, keepdims=True))
+    shares: Array = powers / powers.sum(1, keepdims=True)
+    return shares
+
+
+def distances(reference: Array, found: Array, kind: Kind) -> NDArray[np.float64]:
+    """Returns how far every image's output is from the reference's, ``(N,)``; 0 is equal.
+
+    Of ``classes`` the Kullback-Leibler divergence of the probabilities, in nats, the mean over the
+    pixels of dense outputs; of all others the norm of the difference over the reference's.
+
+    Args:
+        reference: Outputs of the one network, ``(N, ...)``.
+        found: Those of the other, of the same shape; what is not finite is infinitely far.
+        kind: What they are.
+    """
+    rows = len(reference)
+    expected, given = (np.asarray(a, np.float64) for a in (reference, found))
+    finite = np.isfinite(given).reshape(rows, -1).all(1)
+    given = np.where(np.isfinite(given), given, 0)
+    if kind == "classes":
+        p, q = (np.log(np.maximum(probabilities(a), TINIEST)) for a in (expected, given))
+        far = (np.exp(p) * (p - q)).sum(1).reshape(rows, -1).mean(1).clip(min=0)
+    else:
+        apart, size = (
+            np.sqrt((a.reshape(rows, -1) ** 2).sum(1)) for a in (given - expected, expected)
+        )
+        far = apart / np.maximum(size, TINIEST)
+    told: NDArray[np.float64] = np.where(finite, far, np.inf)
+    return told
 
 
 def right(outputs: Array, labels: Array) -> NDArray[np.float64]:

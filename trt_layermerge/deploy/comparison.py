@@ -12,7 +12,7 @@ import numpy as np
 
 from trt_layermerge.backends import Runner
 from trt_layermerge.backends.base import Array
-from trt_layermerge.core.agreement import agreements, right
+from trt_layermerge.core.agreement import agreements, agreements_of, right
 from trt_layermerge.core.inputs import chunks, mapped, parts_of
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.outputs import Kinds
@@ -54,6 +54,8 @@ class Comparison:
         max_abs: Largest difference of all outputs; infinite if an output is not finite.
         max_rel: Largest difference over the largest magnitude of the output's reference.
         agreement: Share of images with the same answer (``core.agreement``) in all outputs.
+        kept: Share of images with the same answer as the original torch network; None of what
+            was built of that one.
         accuracy: Share of right classes, or None without labels.
         metric: What the task's own figure says, or None without one.
         tolerance: What ``max_rel`` may be, or None.
@@ -67,6 +69,7 @@ class Comparison:
     max_abs: float | None = None
     max_rel: float | None = None
     agreement: float | None = None
+    kept: float | None = None
     accuracy: float | None = None
     metric: float | None = None
     tolerance: float | None = None
@@ -109,20 +112,25 @@ class Trial:
         self._reason: str | None = None
         self._counts = {name: _Count() for name in kinds}
         self._right: list[Array] = []
+        self._kept: list[Array] = []
         try:
             self._runner = subject.open()
         except DeviceError as error:
             self._reason = str(error)
 
     def add(
-        self, images: Any, labels: Array | None, reference: Mapping[str, Array], told: str | None
+        self,
+        images: Any,
+        labels: Array | None,
+        answers: Mapping[str, Mapping[str, Array]],
+        told: str | None,
     ) -> None:
-        """Runs a batch and compares it with what the torch network answers.
+        """Runs a batch and compares it with what the torch networks answer.
 
         Args:
             images: Inputs ``(n, C, H, W)``, or several (``core.inputs``).
             labels: The right classes ``(n,)``, or ``(n, H, W)``, or None.
-            reference: What the torch network answers, by the outputs' names.
+            answers: What every torch network answers, by the outputs' names.
             told: The output that the labels are about, or None.
         """
         if self._runner is None:
@@ -133,6 +141,9 @@ class Trial:
             self._reason = str(error)
             self.close()
             return
+        reference = answers[self.subject.network]
+        if self.subject.network == "merged":
+            self._kept.append(agreements_of(answers["original"], outputs, self._kinds))
         for name, kind in self._kinds.items():
             count, expected, found = self._counts[name], reference[name], outputs[name]
             count.agreeing.append(agreements(expected, found, kind))
@@ -156,6 +167,7 @@ class Trial:
             max_abs=max(count.max_abs for count in counts.values()),
             max_rel=max(count.max_rel for count in counts.values()),
             agreement=float(np.min(each, axis=0).mean()),
+            kept=share(self._kept),
             accuracy=share(self._right),
             metric=None if self._tally is None else self._tally.compute(),
             tolerance=subject.tolerance,

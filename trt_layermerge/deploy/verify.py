@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -10,11 +11,12 @@ from typing import Any, TypeAlias
 
 from trt_layermerge.backends import Backend
 from trt_layermerge.backends.base import Array
-from trt_layermerge.core.agreement import agreements_of, right
+from trt_layermerge.core.agreement import agreements, agreements_of, distances, right
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.labels import check_labels
 from trt_layermerge.core.outputs import Kinds, judged_by
 from trt_layermerge.core.tally import Judge
+from trt_layermerge.deploy.changes import Change, Changes
 from trt_layermerge.deploy.comparison import (
     EXPORT_AGAIN,
     Comparison,
@@ -43,6 +45,10 @@ class Verification:
         accuracies: Accuracy of every torch network by name, or None without labels.
         metrics: What the task's own figure says of each, or None without one.
         agreement: Share of images with the same answer of original and merged torch network.
+        fidelity: The same of each output by its name, with how far it is from the original's:
+            ``kl`` in nats of classes, ``relative_error`` of others; None where it is not finite.
+        classes: Those classes that lost most (``deploy.changes``); none of other answers.
+        changed: Images whose class changed, those that the original was surest of.
         comparisons: One for each subject.
         unverified: What was not checked, one sentence each.
         advice: What to type about a subject outside its tolerance, by its name.
@@ -52,6 +58,9 @@ class Verification:
     accuracies: Mapping[str, float | None]
     metrics: Mapping[str, float | None]
     agreement: float
+    fidelity: Mapping[str, Json]
+    classes: Sequence[Json]
+    changed: Sequence[Change]
     comparisons: tuple[Comparison, ...]
     unverified: tuple[str, ...]
     advice: Mapping[str, str]
@@ -60,6 +69,12 @@ class Verification:
     def accuracy_drop(self) -> float | None:
         """Accuracy of the original less the worst of anything merged, or None without labels."""
         return self._drop(self.accuracies, [c.accuracy for c in self.comparisons_of_merged])
+
+    @property
+    def least_agreement(self) -> float:
+        """The smallest share of images that anything merged answers as the original does."""
+        built = (c.kept for c in self.comparisons if c.kept is not None)
+        return min([self.agreement, *built])
 
     @property
     def metric_drop(self) -> float | None:
@@ -85,6 +100,9 @@ class Verification:
             "images": self.images,
             "accuracy": {**{n: self.accuracies[n] for n in both}, "drop": self.accuracy_drop},
             "agreement": self.agreement,
+            "least_agreement": self.least_agreement,
+            "fidelity": dict(self.fidelity),
+            "classes": list(self.classes),
             "comparisons": [c.to_json() for c in self.comparisons],
             "unverified": list(self.unverified),
         }
@@ -161,6 +179,9 @@ def verify(
     tallies = {} if judge is None else {name: judge() for name in networks}
     given = False
     same: list[Array] = []
+    alike: dict[str, list[Array]] = {name: [] for name in kinds}
+    far: dict[str, list[Array]] = {name: [] for name in kinds}
+    changes = Changes()
     with ExitStack() as stack:
         trials = [
             stack.enter_context(closing(Trial(subject, kinds, judge() if judge else None)))
@@ -171,7 +192,13 @@ def verify(
             told = None if labels is None else judged_by(labels, answers["original"], kinds)
             same.append(agreements_of(answers["original"], answers["merged"], kinds))
             for trial in trials:
-                trial.add(images, labels, answers[trial.subject.network], told)
+                trial.add(images, labels, answers, told)
+            for name, kind in kinds.items():
+                before, after = (answers[each][name] for each in ("original", "merged"))
+                alike[name].append(agreements(before, after, kind))
+                far[name].append(distances(before, after, kind))
+                if list(kinds.values()) == ["classes"] and before.ndim == 2:
+                    changes.add(images, before, after, labels if told else None)
             for name, tally in tallies.items():
                 tally.update(answers[name], labels)
             given = given or labels is not None
@@ -192,14 +219,29 @@ def verify(
         accuracies={name: share(found) for name, found in hits.items()},
         metrics={name: tallies[name].compute() if tallies else None for name in networks},
         agreement=agreement,
+        fidelity={
+            name: _fidelity(kind, share(alike[name]), share(far[name]))
+            for name, kind in kinds.items()
+        },
+        classes=changes.classes(),
+        changed=changes.images(),
         comparisons=comparisons,
         unverified=tuple(unverified),
         advice={subject.name: subject.advice for subject in subjects},
     )
 
 
+def _fidelity(kind: str, agreement: float | None, distance: float | None) -> Json:
+    measure = "kl" if kind == "classes" else "relative_error"
+    finite = distance is not None and math.isfinite(distance)
+    return {"kind": kind, "agreement": agreement, measure: distance if finite else None}
+
+
 def gate(
-    result: Verification, max_accuracy_drop: float | None, max_metric_drop: float | None = None
+    result: Verification,
+    max_accuracy_drop: float | None,
+    max_metric_drop: float | None = None,
+    min_agreement: float | None = None,
 ) -> None:
     """Passes silently, or says which limit is exceeded.
 
@@ -207,10 +249,12 @@ def gate(
         result: What was found.
         max_accuracy_drop: Largest loss of accuracy, as a fraction; None for no limit.
         max_metric_drop: The same of the task's own figure, in its own units.
+        min_agreement: Smallest share of answers that are the original's; None for no limit.
 
     Raises:
-        AccuracyGateError: If a subject is outside its tolerance or not finite, or accuracy or the
-            task's own figure drops by more than allowed; also if it was never measured.
+        AccuracyGateError: If a subject is outside its tolerance or not finite, accuracy or the
+            task's own figure drops by more than allowed, also if it was never measured, or too few
+            answers are the original's.
     """
     for c in result.comparisons:
         if not c.ok:
@@ -219,6 +263,13 @@ def gate(
                 f"largest output, {_allowed(c)}; {result.advice[c.name]}, and see verify.json for "
                 "the figures"
             )
+    kept = result.least_agreement
+    if min_agreement is not None and kept < min_agreement:
+        raise AccuracyGateError(
+            f"only {kept:.2%} of {result.images} images get the answer of the original network, "
+            f"{min_agreement:.2%} is asked for (verify.min_agreement); choose a smaller speed-up "
+            "(--speedup) or a longer fine-tuning"
+        )
     loss = result.metric_drop
     if max_metric_drop is not None and (loss is None or loss > max_metric_drop):
         told = "was not measured (data.metric)" if loss is None else f"dropped by {loss:.4g}"

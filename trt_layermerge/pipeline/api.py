@@ -13,7 +13,7 @@ from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json, write_text
 from trt_layermerge.errors import UsageError
 from trt_layermerge.pipeline.folder import RunFolder, locked
-from trt_layermerge.pipeline.launched import first, launched_group, only_alone
+from trt_layermerge.pipeline.launched import launched_group, only_alone
 from trt_layermerge.pipeline.options import (
     PACKAGE,
     STAGES,
@@ -26,7 +26,10 @@ from trt_layermerge.pipeline.pretrained import completed
 from trt_layermerge.pipeline.recipe import load_recipe, remembered
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.several import TABLES, each, single, speedups_of
-from trt_layermerge.pipeline.stage import Stage, perform, reads_of
+from trt_layermerge.pipeline.stage import Stage, perform, reads_of, refuse_stale
+
+CHOSEN = STAGES[STAGES.index("search") :]
+"""The stages that follow from a plan. What comes before them only adds to tables."""
 
 
 def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | None = None) -> Json:
@@ -65,8 +68,7 @@ def _several(reporter: Reporter, options: RunOptions) -> Json:
 
 def _whole(run: Run, options: RunOptions) -> Json:
     if options.only_stage is not None:
-        perform(stage(options.only_stage), run, again=True, before=lambda: remember(run))
-        return stage(options.only_stage).result(run)
+        return _alone(stage(options.only_stage), run, again=True)
     again = _stages(run, STAGES, options.from_stage)
     remember(run)
     for name in STAGES:
@@ -78,11 +80,13 @@ def _whole(run: Run, options: RunOptions) -> Json:
 
 def _stages(run: Run, names: Sequence[str], from_stage: str | None) -> bool:
     """Does stages in order; returns whether the last one had to be done again in any case."""
+    begun = _recipe_path(run.folder).is_file()
 
     @cache
     def check() -> None:
         preflight(run)
-        remember(run)
+        if not begun:  # or there would be nothing that the run could go on with
+            remember(run)
 
     def check_goal() -> None:
         check()
@@ -93,7 +97,9 @@ def _stages(run: Run, names: Sequence[str], from_stage: str | None) -> bool:
     again = False
     for name in names:
         again = again or name == from_stage
-        perform(stage(name), run, again=again, before=checks.get(name, check))
+        done = perform(stage(name), run, again=again, before=checks.get(name, check))
+        if done and name in CHOSEN:
+            remember(run)
     return again
 
 
@@ -136,16 +142,23 @@ def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) 
 
 def _do(needed: Stage, run: Run) -> Json:
     if needed.name == "latency":  # where measuring on another device begins
-        perform(stage("inspect"), run, before=lambda: remember(run))
-    again = not needed.settled(run)
-    perform(needed, run, again=again, before=lambda: remember(run))
+        perform(stage("inspect"), run)
+        if not _recipe_path(run.folder).is_file():
+            remember(run)
+    return _alone(needed, run, again=not needed.settled(run))
+
+
+def _alone(needed: Stage, run: Run, *, again: bool) -> Json:
+    """Does one stage; returns its result."""
+    refuse_stale(needed, map(stage, STAGES), run)
+    perform(needed, run, again=again)
     remember(run)
     needed.gate(run)
     return needed.result(run)
 
 
 def open_run(recipe: Path | None, options: RunOptions, reporter: Reporter) -> Run:
-    """Returns the run of a run, new or begun; a new one remembers its recipe at once.
+    """Returns the run of a recipe or of a name, new or begun; writes nothing.
 
     Args:
         recipe: YAML file; None for the recipe that the run remembers.
@@ -154,10 +167,9 @@ def open_run(recipe: Path | None, options: RunOptions, reporter: Reporter) -> Ru
 
     Raises:
         UsageError: If there is neither a recipe, nor a remembered one, nor a model.
-        DeviceError: If the folder cannot be written.
     """
     folder = RunFolder(options.runs_dir / options.run)
-    kept = folder / "recipe.yaml"
+    kept = _recipe_path(folder)
     source = recipe or (kept if kept.is_file() else None)
     if source is None and "model.name" not in options.overrides:
         raise UsageError(
@@ -166,21 +178,22 @@ def open_run(recipe: Path | None, options: RunOptions, reporter: Reporter) -> Ru
         )
     own = source == kept
     chosen = completed(load_recipe(source, options.overrides, remembered=own))
-    run = Run(chosen, folder, reporter, options.trust_engine)
-    if not kept.is_file() and first():
-        remember(run)
-    return run
+    return Run(chosen, folder, reporter, options.trust_engine)
 
 
 def remember(run: Run) -> None:
     """Writes the recipe, with what was typed beside it, into the run's folder.
 
-    A begun run takes to another recipe only when work by it begins, so that a mistyped name does
-    not stick.
+    A begun run takes to another recipe only when work by it has succeeded: neither a mistyped name
+    nor a goal that cannot be reached sticks, and no bundle has another one than its network.
     """
-    path, text = run.folder / "recipe.yaml", remembered(run.recipe)
+    path, text = _recipe_path(run.folder), remembered(run.recipe)
     if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)
+
+
+def _recipe_path(folder: RunFolder) -> Path:
+    return folder / "recipe.yaml"
 
 
 def rebuild(folder: Path, library: str | None, precision: Precision | None) -> Json:

@@ -151,11 +151,27 @@ class _Comparison(TypedDict):
     finite: bool | None
 
 
+class _Change(TypedDict):
+    image: Count
+    original: str
+    original_confidence: Number
+    merged: str
+    merged_confidence: Number
+    picture: str | None
+
+
 class Verify(TypedDict):
     """``verify.json``."""
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     images: Count
+    on: str
+    agreement: Number
+    least_agreement: Number
+    min_agreement: Number | None
+    fidelity: dict[str, dict[str, Any]]
+    classes: list[dict[str, Any]]
+    changed: list[_Change]
     accuracy: _Accuracies
     comparisons: list[_Comparison]
     unverified: list[str]

@@ -34,12 +34,20 @@ def locked(folder: RunFolder) -> Iterator[None]:
     """Keeps other processes out of a run. The lock goes with the process, however that ends.
 
     What killed processes have left of unfinished files is cleared. Where files cannot be locked, or
-    the folder cannot be written, there is no lock.
+    the folder cannot be written, there is no lock. A new folder in which nothing came to be goes.
 
     Raises:
-        DeviceError: If another process works on the run.
+        DeviceError: If another process works on the run, or the folder cannot be made.
     """
     path, handle = folder / ".lock", None
+    new = [place for place in (folder.root, *folder.root.parents) if not place.exists()]
+    try:
+        folder.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeviceError(
+            f"cannot write the folder {folder.root}: {error.strerror or error}; choose another one "
+            "(--runs-dir DIR)"
+        ) from error
     try:
         handle = _lock(path)
         os.ftruncate(handle, 0)
@@ -62,6 +70,9 @@ def locked(folder: RunFolder) -> Iterator[None]:
             with suppress(OSError):
                 path.unlink()
             os.close(handle)
+        with suppress(OSError):
+            for place in new:
+                place.rmdir()
 
 
 def _lock(path: Path) -> int:
@@ -110,22 +121,43 @@ def outdated(folder: RunFolder, files: tuple[str, ...]) -> str | None:
     Raises:
         CorruptInputError: If a file that one of them was made from is not as its own stage left it.
     """
-    records = _records(folder)
-    makers = {file: stage for stage, record in records.items() for file in record["outputs"]}
-    pending, seen = list(files), set(files)
-    while pending:
-        stage = makers.get(pending.pop())
-        reads: Mapping[str, str] = records[stage]["reads"] if stage else {}
-        for name, digest in reads.items():
+    for stage, record in sources(folder, files).items():
+        for name, digest in record["reads"].items():
             found = sha256_file(folder / name) if (folder / name).is_file() else None
             if found == digest:
                 continue
             if found is not None:
                 refuse_changed(folder, {name: found})
             return stage
-        pending += reads.keys() - seen
-        seen |= reads.keys()
     return None
+
+
+def sources(folder: RunFolder, files: tuple[str, ...]) -> dict[str, Json]:
+    """Returns the records of the stages that files go back to, by name, the last ones first."""
+    records = _records(folder)
+    makers = {file: stage for stage, record in records.items() for file in record["outputs"]}
+    found: dict[str, Json] = {}
+    pending, seen = list(files), set(files)
+    while pending:
+        stage = makers.get(pending.pop())
+        if stage is None:
+            continue
+        found[stage] = records[stage]
+        pending += found[stage]["reads"].keys() - seen
+        seen |= found[stage]["reads"].keys()
+    return found
+
+
+def other_settings(folder: RunFolder, stage: str, settings: Mapping[str, str]) -> list[str]:
+    """Returns the names of those settings that a recorded stage was not done with.
+
+    Args:
+        folder: The run.
+        stage: Its name.
+        settings: Hashes of what decides its outcome now, by name.
+    """
+    noted: Mapping[str, str] = _records(folder)[stage]["settings"]
+    return [name for name, digest in settings.items() if noted.get(name) != digest]
 
 
 def refuse_changed(folder: RunFolder, found: Mapping[str, str]) -> None:
@@ -142,8 +174,9 @@ def refuse_changed(folder: RunFolder, found: Mapping[str, str]) -> None:
         for name, digest in record["outputs"].items():
             if found.get(name, digest) != digest:
                 raise CorruptInputError(
-                    f"{folder / name} is not as {maker} left it: it is damaged, or was changed by "
-                    f"hand; delete the file and make it again: {command('run', folder.root)}"
+                    f"{folder / name} is not as {maker} left it: it is damaged, was changed by "
+                    f"hand, or {maker} was begun again and failed; delete the file and make it "
+                    f"again: {command('run', folder.root)}"
                 )
 
 
@@ -154,6 +187,7 @@ def record_stage(
     reads: Mapping[str, str],
     outputs: tuple[str, ...],
     seconds: float,
+    settings: Mapping[str, str],
 ) -> None:
     """Notes on what a stage ran, what it wrote, and how long it took.
 
@@ -164,6 +198,7 @@ def record_stage(
         reads: Hashes of the files that it read.
         outputs: Names of the files that it wrote.
         seconds: How long it took.
+        settings: Hashes of what else decided its outcome, by name.
     """
     records = _records(folder)
     records[stage] = {
@@ -171,6 +206,7 @@ def record_stage(
         "reads": dict(reads),
         "outputs": folder.hashes(outputs),
         "seconds": seconds,
+        "settings": dict(settings),
     }
     write_json(folder / "state.json", "state", {"stages": records})
     for path in folder.root.glob("*.part.jsonl"):  # what an unfinished stage keeps
@@ -215,6 +251,7 @@ def _records(folder: RunFolder) -> Json:
                 "reads": dict(record["reads"]),
                 "outputs": dict(record["outputs"]),
                 "seconds": float(record["seconds"]),
+                "settings": dict(record["settings"]),
             }
             for name, record in records.items()
         }

@@ -25,11 +25,6 @@ def processes() -> int:
     return _number("WORLD_SIZE", 1)
 
 
-def first() -> bool:
-    """Whether this is the first process, or the only one."""
-    return _number("RANK", 0) == 0
-
-
 def only_alone(what: str) -> None:
     """Refuses work that several processes would do all at once. Raises ``UsageError``."""
     if processes() > 1:

@@ -6,8 +6,9 @@ from importlib.util import find_spec
 
 from trt_layermerge.core.labels import check_labels
 from trt_layermerge.data.names import parse_name
-from trt_layermerge.errors import MissingDependencyError, UsageError
+from trt_layermerge.errors import MissingDependencyError, UnsupportedModelError, UsageError
 from trt_layermerge.pipeline.data_files import data_inputs, refuse_overlaps
+from trt_layermerge.pipeline.room import refuse_little_room
 from trt_layermerge.pipeline.run import Run
 
 UNTOLD = ", or none that tell the classes of an output"
@@ -16,13 +17,15 @@ UNTOLD = ", or none that tell the classes of an output"
 def preflight(run: Run) -> None:
     """Looks at the device, the images, the training recipes and the calibration of a whole run.
 
-    Of the test images only the labels are looked at, and of a Dataset nothing: ``verify`` shows
-    them to networks, and nothing else does.
+    Of the test images only the labels are looked at, and of a Dataset only where a limit needs
+    them: ``verify`` shows them to networks, and nothing else does.
 
     Raises:
         UsageError: If a name or an option cannot be used, or training images are missing.
         CorruptInputError: If images cannot be used.
-        DeviceError: If the device is not there, or Ray is not installed where it is asked for.
+        DeviceError: If the device is not there, Ray is not installed where it is asked for, or
+            disk or memory will not do.
+        UnsupportedModelError: If the original network cannot be typed as it is to be deployed.
     """
     from trt_layermerge.data.augment import parse_augment
     from trt_layermerge.finetune.device import device_named
@@ -60,27 +63,56 @@ def preflight(run: Run) -> None:
     run.data("val")
     data_inputs(data.test)
     _check_labels(run)
-    if run.recipe.verify.max_accuracy_drop is not None and not _may_be_labelled(run):
+    if run.recipe.verify.max_accuracy_drop is not None and not _tells_accuracy(run):
         raise UsageError(
             "verify.max_accuracy_drop is a limit on accuracy, and there are no test images with "
-            "labels to measure it on; give some (--test imagefolder:DIR or npz:FILE), or take the "
-            "limit away (--set verify.max_accuracy_drop=null)"
+            f"labels{UNTOLD} to measure it on; give some (--test imagefolder:DIR or npz:FILE), or "
+            "hold the answers to the original network's instead (--set "
+            "verify.max_accuracy_drop=null --set verify.min_agreement=0.95)"
         )
     if run.metric is None and run.recipe.verify.max_metric_drop is not None:
         raise UsageError(
             "verify.max_metric_drop is a limit on data.metric, and there is none; name it "
             "(FILE.py:FUNCTION), or take the limit away (--set verify.max_metric_drop=null)"
         )
+    if run.recipe.measure.recorded and run.recipe.verify.max_latency_ms is not None:
+        raise UsageError(
+            "verify.max_latency_ms is a limit on what bench times, and latencies are imported ones "
+            "(measure.recorded), so nothing is timed; give the limit as the goal (--budget-ms), or "
+            "take it away (--set verify.max_latency_ms=null)"
+        )
     refuse_bundles(run)
+    refuse_precisions(run)
+    refuse_little_room(run)
+    for note in run.image_notes:
+        run.reporter.note(note)
 
 
-def _may_be_labelled(run: Run) -> bool:
-    """Whether the test images have labels, as far as it is known without asking a Dataset."""
-    source = run.recipe.data.test
-    if source is None or parse_name(source).kind == "python":
-        return source is not None
+def _tells_accuracy(run: Run) -> bool:
+    """Whether the test images have labels, and an output is logits of their classes."""
     test = run.data("test")
-    return test is not None and test.labelled
+    return test is not None and run.session.judged(test)
+
+
+def refuse_precisions(run: Run) -> None:
+    """Types the original network as the merged one is to be measured and bundled.
+
+    Raises:
+        UnsupportedModelError: If it cannot be, as where a weight is beyond half precision.
+    """
+    from trt_layermerge.session.networks import onnx_of
+
+    recipe, session = run.recipe, run.session
+    wanted = {recipe.measure.precision}
+    if recipe.package.targets and recipe.package.precision is not None:
+        wanted.add(recipe.package.precision)
+    for precision in sorted(wanted - {"fp32"}):
+        try:
+            onnx_of(session.model, session.example, precision, session.networks.fallback)
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(
+                f"the original network itself cannot be {precision}: {error}"
+            ) from error
 
 
 def _check_labels(run: Run) -> None:

@@ -135,6 +135,14 @@ class Run:
         return data
 
     @cached_property
+    def image_notes(self) -> tuple[str, ...]:
+        """What a user must hear of the training images: too few, or foreign to the network."""
+        from trt_layermerge.session.suitable import image_notes
+
+        data = None if self.recipe.data.train is None else self.train
+        return () if data is None else tuple(image_notes(self.session.model, data))
+
+    @cached_property
     def metric(self) -> TaskMetric | None:
         """The task's own figure, or None. Raises ``UsageError`` where it cannot be begun."""
         from trt_layermerge.session.judging import TaskMetric

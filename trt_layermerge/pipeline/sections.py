@@ -155,6 +155,8 @@ class VerifySection(Section):
     Attributes:
         max_accuracy_drop: Largest loss of accuracy on ``test``, as a fraction; None for no gate.
         max_metric_drop: Largest loss of ``data.metric`` on ``test``, in its own units.
+        min_agreement: Smallest share of the images, from 0 to 1, that must get the answer of the
+            original network (``core.agreement``); needs no labels. None for no gate.
         never_slower: Whether a merged network that is slower than the original at the same
             precision, beyond the spread of the rounds, fails.
         max_latency_ms: Most that the merged network may take at the measured precision, in the
@@ -163,6 +165,7 @@ class VerifySection(Section):
 
     max_accuracy_drop: Fraction | None = None
     max_metric_drop: Annotated[float, Field(ge=0)] | None = None
+    min_agreement: Fraction | None = None
     never_slower: bool = True
     max_latency_ms: Positive | None = None
 

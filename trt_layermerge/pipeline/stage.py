@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,9 +15,11 @@ from trt_layermerge.errors import UsageError, command
 from trt_layermerge.pipeline.folder import (
     RunFolder,
     is_current,
+    other_settings,
     outdated,
     record_stage,
     refuse_changed,
+    sources,
     unfinished,
 )
 from trt_layermerge.pipeline.run import Run
@@ -52,6 +54,11 @@ def _always(_: Run) -> bool:
     return True
 
 
+def _nothing(_: Run) -> Json:
+    """Returns no settings."""
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One step of a run.
@@ -59,7 +66,9 @@ class Stage:
     Attributes:
         name: As the user types it.
         reads: Files of the run it depends on.
-        settings: What else decides its outcome, as a JSON value.
+        settings: What of the recipe, and of the files that it names, decides its outcome.
+        here: What else does: the machine that it runs on, and what was asked for this time alone.
+            Later stages need not be done where, and as, this one was.
         run: Does the work; returns the names of the files it wrote.
         result: What a user or a program wants to know of it, read from its files.
         gate: Raises where its files say that a limit is exceeded. A run goes on to its report
@@ -74,6 +83,7 @@ class Stage:
     run: Callable[[Run], tuple[str, ...]]
     result: Callable[[Run], Json]
     gate: Callable[[Run], None] = _no_gate
+    here: Callable[[Run], Json] = _nothing
     settled: Callable[[Run], bool] = _always
 
 
@@ -106,8 +116,8 @@ def perform(
     *,
     again: bool = False,
     before: Callable[[], None] | None = None,
-) -> None:
-    """Does a stage unless it was done by the same code on the same inputs, its files untouched.
+) -> bool:
+    """Returns whether a stage had to be done: not if the same code did it on the same inputs.
 
     Args:
         stage: What to do.
@@ -123,15 +133,47 @@ def perform(
     """
     folder, reads = run.folder, reads_of(stage, run.folder)
     settings = stage.settings(run)
-    inputs = sha256_json({"code": code_hash(), "reads": reads, "settings": settings})
+    decisive = {"reads": reads, "settings": settings, "here": stage.here(run)}
+    inputs = sha256_json({"code": code_hash(), **decisive})
     if not again and is_current(folder, stage.name, inputs):
         run.reporter.stage(stage.name, "skip")
-        return
+        return False
     if before is not None:
         before()
     run.reporter.stage(stage.name, "run")
     started = time.perf_counter()
     outputs = stage.run(run)
     seconds = time.perf_counter() - started
-    record_stage(folder, stage.name, inputs, reads, outputs, seconds)
+    record_stage(folder, stage.name, inputs, reads, outputs, seconds, _hashes(settings))
     run.reporter.stage(stage.name, "done", seconds)
+    return True
+
+
+def refuse_stale(stage: Stage, earlier: Iterable[Stage], run: Run) -> None:
+    """Refuses a stage that would tell of a network, data or settings which are others by now.
+
+    Args:
+        stage: What is to be done.
+        earlier: The stages before it, as they are done.
+        run: The run.
+
+    Raises:
+        UsageError: If one of those that it goes back to was done with others.
+    """
+    folder = run.folder
+    needed = sources(folder, stage.reads)
+    for before in earlier:
+        if before.name not in needed:
+            continue
+        changed = other_settings(folder, before.name, _hashes(before.settings(run)))
+        if changed:
+            raise UsageError(
+                f"{before.name} of the run {folder.root.name!r} was done with other settings or "
+                f"files than are asked for now ({', '.join(changed)}), so {stage.name} would tell "
+                "of what no longer is; bring all up to date, with the same options: "
+                f"{command('run', folder.root)}"
+            )
+
+
+def _hashes(settings: Json) -> dict[str, str]:
+    return {key: sha256_json(value) for key, value in settings.items()}

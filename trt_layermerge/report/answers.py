@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trt_layermerge.errors import command
 from trt_layermerge.report import text
-from trt_layermerge.report.data import RunReport
+from trt_layermerge.report.data import Accuracy, RunReport
 
 MEDIAN_GOAL, WORST_GOAL = 0.05, 0.10
 KEPT = "What did it keep?"
@@ -19,6 +20,9 @@ BUDGET = {
     "unknown": "budget not checked",
 }
 """What the answers about the budget are in a sentence."""
+
+FEW_KEPT = 0.9
+"""A network that surely changes more than every tenth answer is marked, whatever is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,14 +201,31 @@ def _metric(report: RunReport) -> Answer | None:
 def agreement(report: RunReport) -> Answer | None:
     """Returns how often both networks answer alike, which needs no labels; None if not recorded."""
     verify = report.verify or {}
-    same, images = verify.get("agreement"), verify.get("images")
+    same, images = verify.get("least_agreement", verify.get("agreement")), verify.get("images")
     if same is None or not images:
         return None
+    asked = verify.get("min_agreement")
+    low, high = Accuracy(same, images).interval
+    limit = "" if asked is None else f"; {text.percent(asked)} is asked for"
+    where = f"{text.count(images)} {verify.get('on', 'images')}"
     detail = (
-        f"of {text.count(images)} images get the same answer as before; accuracy was not measured, "
-        "for want of labels"
+        f"of {where} get the same answer as before{limit} (95 % interval {text.percent(low)} to "
+        f"{text.percent(high)}){_distance(verify)}; accuracy was not measured, for want of labels"
     )
-    return Answer(KEPT, text.percent(same), detail)
+    lost = high < FEW_KEPT if asked is None else same < asked
+    verdict = "bad" if lost else "open" if asked is None else "good"
+    return Answer(KEPT, text.percent(same), detail, verdict)
+
+
+def _distance(verify: Mapping[str, Any]) -> str:
+    """Returns how far the outputs are apart; of several, the farthest by either measure."""
+    found: Mapping[str, Any] = verify.get("fidelity", {})
+    kls, errors = (
+        [v for row in found.values() if (v := row.get(name)) is not None]
+        for name in ("kl", "relative_error")
+    )
+    told = f", KL {max(kls):.3g} nats" if kls else ""
+    return told + (f", relative error {max(errors):.3g}" if errors else "")
 
 
 def budget(report: RunReport) -> Answer:

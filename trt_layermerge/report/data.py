@@ -169,6 +169,26 @@ class Bench(Pairing):
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """An image whose answer merging changed: classes with their probabilities, before and after.
+
+    ``picture`` is a JPEG in base64, or None where the input is no image.
+    """
+
+    image: int
+    before: str
+    was_sure: float
+    after: str
+    is_sure: float
+    picture: str | None = None
+
+    @property
+    def words(self) -> str:
+        """The same in words."""
+        return f"{self.before} to {self.after}"
+
+
 @dataclass(frozen=True)
 class RunReport:
     """One run, every latency on one clock. The pages say which parts are None or empty.
@@ -187,6 +207,7 @@ class RunReport:
         accuracy_data: What the accuracies were measured on, in words.
         unverified: What nobody checked, one sentence each.
         failed_gates: Which limits are exceeded, a paragraph each: the first thing on the page.
+        changed: Images whose answer is another one since.
         versions: Version by library.
         stage_seconds: Wall-clock seconds by stage.
     """
@@ -206,6 +227,7 @@ class RunReport:
     prediction: PredictionError | None = None
     accuracies: Mapping[str, Accuracy] = field(default_factory=dict)
     accuracy_data: str = "test images"
+    changed: tuple[Changed, ...] = ()
     history: tuple[Epoch, ...] = ()
     certificate: Mapping[str, Any] | None = None
     bench: Bench | None = None

@@ -74,6 +74,7 @@ def view_of(run: RunReport) -> View:
     drawn = {
         "comparison": plots.comparison_plot(run.accuracies, run.bench),
         "chain": chain_picture(run.graph, run.plan, run.kinds),
+        "changed": render("changed.svg", changed=run.changed) if run.changed else None,
         "frontier": plots.frontier_plot(run.frontier, run.untouched, run.stops, limit),
         "prediction": plots.prediction_plot(run.finalists),
         **plots.finetune_plots(run.history, original.value if original else None),

@@ -17,6 +17,9 @@ Size: TypeAlias = Annotated[int, Field(gt=0)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Count: TypeAlias = Annotated[int, Field(ge=0)]
 
+WHERE_THERE_IS_ONE = ("metric", "failed_gates")
+"""Fields that stand there only where they have something to say."""
+
 
 class _Repaired(BaseModel):
     model_config = STRICT
@@ -64,7 +67,10 @@ class _Summary(BaseModel):
     speedup_high: Positive | None
     device: str
     notes: list[str]
+    agreement: Share | None
+    compared_on: str
     metric: _Metric | None = None
+    failed_gates: list[str] = []
 
 
 def checked_summary(body: Mapping[str, Any]) -> Json:
@@ -79,7 +85,7 @@ def checked_summary(body: Mapping[str, Any]) -> Json:
     """
     try:
         found = _Summary.model_validate(body).model_dump()
-        return found if found["metric"] else {k: v for k, v in found.items() if k != "metric"}
+        return {k: v for k, v in found.items() if v or k not in WHERE_THERE_IS_ONE}
     except ValidationError as error:
         wrong = "; ".join(
             f"{'.'.join(map(str, fault['loc']))} {fault['input']!r}: {fault['msg'].lower()}"

@@ -61,6 +61,7 @@ from trt_layermerge.session.searching import (
     save_frontier,
 )
 from trt_layermerge.session.settings import Settings
+from trt_layermerge.session.showing import Showing, shown_by
 from trt_layermerge.session.state import State, with_goal
 from trt_layermerge.session.training import Metric, Racers, Teaching, first_labels
 from trt_layermerge.session.verifying import UNLABELLED_IMAGES, image_batches, verify_networks
@@ -606,6 +607,7 @@ class Session(State):
         metric: TaskMetric | None = None,
         max_accuracy_drop: float | None = None,
         max_metric_drop: float | None = None,
+        min_agreement: float | None = None,
         unseen: Sequence[str] = (),
     ) -> tuple[Json, tuple[str, ...]]:
         """Compares torch, ONNX and engines on images that nothing else has seen.
@@ -616,6 +618,7 @@ class Session(State):
             metric: The task's own figure, in every network beside its accuracy.
             max_accuracy_drop: Largest loss of accuracy, as a fraction; None for no gate.
             max_metric_drop: The same of the metric, in its own units.
+            min_agreement: Smallest share of answers that are the original's; None for no gate.
             unseen: Reasons why the images are none that nothing else has seen.
 
         Returns:
@@ -645,6 +648,8 @@ class Session(State):
             metric=metric,
             max_accuracy_drop=max_accuracy_drop,
             max_metric_drop=max_metric_drop,
+            min_agreement=min_agreement,
+            shown=Showing(shown_by(test, train), self.preprocess, self.class_names),
             unseen=unseen,
             notes=self.notes,
             trust=self.trust_engine,

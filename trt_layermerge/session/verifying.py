@@ -49,9 +49,10 @@ from trt_layermerge.session.deployed import (
     RUNTIME_FALLBACK,
     deployed_model,
 )
-from trt_layermerge.session.images import images_of, in_memory, plain
+from trt_layermerge.session.images import in_memory, plain
 from trt_layermerge.session.judging import TaskMetric
 from trt_layermerge.session.settings import Settings
+from trt_layermerge.session.showing import Showing
 
 TOLERANCE: dict[Precision, float | None] = {"fp32": 1e-3, "fp16": 5e-2, "int8": None}
 """Largest difference over the largest output. Half precision has 11 bits, and a network adds their
@@ -72,6 +73,8 @@ def verify_networks(
     metric: TaskMetric | None,
     max_accuracy_drop: float | None,
     max_metric_drop: float | None,
+    min_agreement: float | None,
+    shown: Showing,
     unseen: Sequence[str],
     notes: Sequence[str],
     trust: bool,
@@ -87,6 +90,8 @@ def verify_networks(
         metric: The task's own figure, or None.
         max_accuracy_drop: Largest loss of accuracy, as a fraction; None for no gate.
         max_metric_drop: The same of the metric.
+        min_agreement: Smallest share of answers that are the original's; None for no gate.
+        shown: What the images are, for words and pictures of them.
         unseen: Reasons why the images are none that nothing else has seen.
         notes: What was taken for lack of better, a sentence each.
         trust: Whether engines without a matching sidecar are loaded.
@@ -102,7 +107,7 @@ def verify_networks(
         result = verify(batches, answers, built, kinds, judge)
     failed = None
     try:
-        gate(result, max_accuracy_drop, max_metric_drop)
+        gate(result, max_accuracy_drop, max_metric_drop, min_agreement)
     except AccuracyGateError as error:
         failed = str(error)
         wrong = {c.name.partition(" ")[0] for c in result.comparisons if not c.ok}
@@ -110,6 +115,10 @@ def verify_networks(
     body = {
         **result.to_json(),
         "outputs": dict(kinds),
+        "on": shown.what,
+        "min_agreement": min_agreement,
+        "classes": [{**row, "class": shown.name(row["class"])} for row in result.classes],
+        "changed": shown.rows(result.changed, folder),
         "repaired_accuracy": result.accuracies["repaired"],
         "metric": metric and {"name": metric.name, **result.metrics, "drop": result.metric_drop},
         "unverified": [*result.unverified, *unseen],
@@ -117,7 +126,8 @@ def verify_networks(
         "failed_gate": failed,
     }
     write_json(folder / "verify.json", "verify", body)
-    return body, ("verify.json", *_amend_engines(folder, result, trust))
+    pictures = [row["picture"] for row in body["changed"] if row["picture"]]
+    return body, ("verify.json", *pictures, *_amend_engines(folder, result, trust))
 
 
 def image_batches(
@@ -141,7 +151,9 @@ def image_batches(
         return
     if train is not None:
         few = in_memory(train, UNLABELLED_IMAGES)
-        drawn = images_of(few, UNLABELLED_IMAGES)
+        # Folders are sorted: from all over, or they would be of the first class alone.
+        places = torch.linspace(0, len(few) - 1, min(UNLABELLED_IMAGES, len(few))).long()
+        drawn = few.batch(places)[0]
     yield mapped(_array, drawn), None
 
 

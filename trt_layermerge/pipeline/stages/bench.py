@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import LatencyGateError
 from trt_layermerge.measure.conditions import device_here
@@ -16,17 +14,17 @@ from trt_layermerge.session.deployed import CALIBRATION
 
 def _settings(run: Run) -> Json:
     measure = run.recipe.measure
-    if run.session.elsewhere:
-        where: Json | list[Any] = [measure.host, measure.recorded]
-    else:
-        where = device_here(run.session.backend).to_json()
     return {
         "precision": measure.precision,
         "precisions": timed_precisions(run.recipe),
         "batch": measure.batch,
-        "where": where,
-        "trust_engine": run.trust_engine,
+        "elsewhere": [measure.host, measure.recorded],
     }
+
+
+def _here(run: Run) -> Json:
+    where = None if run.session.elsewhere else device_here(run.session.backend).to_json()
+    return {"where": where, "trust_engine": run.trust_engine}
 
 
 def _run(run: Run) -> tuple[str, ...]:
@@ -75,4 +73,4 @@ def _result(run: Run) -> Json:
 
 
 READS = (CALIBRATION, "build.json", "original.onnx", "model.onnx", "export.json")
-STAGE = Stage("bench", READS, _settings, _run, _result, _gate)
+STAGE = Stage("bench", READS, _settings, _run, _result, _gate, _here)

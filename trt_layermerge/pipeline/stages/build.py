@@ -15,13 +15,18 @@ from trt_layermerge.session.deployed import CALIBRATION
 
 def _settings(run: Run) -> Json:
     return {
-        "libraries": versions(("tensorrt", "tensorrt-rtx")),
         "build": run.recipe.build.model_dump(mode="json"),
         "batch": run.recipe.measure.batch,
-        "machine": this_machine().folder,
         "labels": data_inputs(run.recipe.data.train),
         "preprocess": run.preprocessing,
         "seed": run.seed,
+    }
+
+
+def _here(_: Run) -> Json:
+    return {
+        "libraries": versions(("tensorrt", "tensorrt-rtx")),
+        "machine": this_machine().folder,
     }
 
 
@@ -40,4 +45,4 @@ def _settled(run: Run) -> bool:
 
 
 READS = ("original.onnx", "model.onnx", "merged.safetensors", CALIBRATION)
-STAGE = Stage("build", READS, _settings, _run, _result, settled=_settled)
+STAGE = Stage("build", READS, _settings, _run, _result, here=_here, settled=_settled)

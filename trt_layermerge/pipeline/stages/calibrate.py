@@ -20,13 +20,12 @@ NOT_ASKED = (
 
 def _settings(run: Run) -> Json:
     if not run.recipe.int8:
-        return {"int8": False}
+        return {}  # whatever was calibrated before does no harm
     data, section = run.recipe.data, run.recipe.calibrate
     epochs, preset = section.qat_epochs, preset_of(section)
     if preset.keep_float:  # before the run remembers a mistyped name
         presets_of(preset, masters_in(run.folder.root))
     return {
-        "int8": True,
         "preset": preset.to_json(),
         "train": data_inputs(data.train),
         "val": data_inputs(data.val),

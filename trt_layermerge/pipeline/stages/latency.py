@@ -11,13 +11,13 @@ from trt_layermerge.session.meters import source_of
 
 
 def _settings(run: Run) -> Json:
+    return {"model": run.recipe.model.identity(), "seed": run.seed}
+
+
+def _here(run: Run) -> Json:
     measure = run.recipe.measure
-    return {
-        "measure": measure.model_dump(mode="json", exclude={"store"}),
-        **source_of(measure, run.folder.root, run.session.meter),
-        "model": run.recipe.model.identity(),
-        "seed": run.seed,
-    }
+    source = source_of(measure, run.folder.root, run.session.meter)
+    return {"measure": measure.model_dump(mode="json", exclude={"store"}), **source}
 
 
 def _run(run: Run) -> tuple[str, ...]:
@@ -37,4 +37,5 @@ def _result(run: Run) -> Json:
     }
 
 
-STAGE = Stage("latency", ("graph.json", "candidates.jsonl"), _settings, _run, _result)
+READS = ("graph.json", "candidates.jsonl")
+STAGE = Stage("latency", READS, _settings, _run, _result, here=_here)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
 
 from trt_layermerge.core.candidate import Candidate, Change
@@ -9,15 +10,19 @@ from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json, damage, read_json, write_json
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.errors import AccuracyGateError, LatencyGateError
 from trt_layermerge.pipeline.bench_page import bench_of
 from trt_layermerge.pipeline.files import read_body, read_history
 from trt_layermerge.pipeline.folder import stage_seconds
 from trt_layermerge.pipeline.recipe import dump_recipe
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage
+from trt_layermerge.pipeline.stages.bench import STAGE as BENCH
+from trt_layermerge.pipeline.stages.verify import STAGE as VERIFY
 from trt_layermerge.pipeline.versions import versions
 from trt_layermerge.report.data import (
     Accuracy,
+    Changed,
     Epoch,
     Finalist,
     PredictionError,
@@ -139,7 +144,10 @@ def _summary(run: Run) -> Json:
             "speedup_high": bench["high"],
             "device": str(DeviceInfo.from_json(bench["device"])),
             "notes": verify.get("notes", []),
+            "agreement": verify["least_agreement"],
+            "compared_on": f"{verify['images']} {verify['on']}",
             "metric": verify["metric"],
+            "failed_gates": failed_gates(run),
         }
     )
 
@@ -147,11 +155,10 @@ def _summary(run: Run) -> Json:
 def _report(run: Run, summary: Json) -> RunReport:
     verify, frontier, bench = (_read(run, k) for k in ("verify", "frontier", "bench"))
     fit = frontier["prediction"]["fit"]  # errors of networks left out of the table's fit
-    failed = () if verify["failed_gate"] is None else (verify["failed_gate"],)
     clock = _clock(run, bench) if _comparable(run, bench) else 1.0
     return RunReport(
-        title=_title(run, summary, failed),
-        failed_gates=failed,
+        title=_title(run, summary),
+        failed_gates=tuple(summary.get("failed_gates", ())),
         model=run.recipe.model.name,
         device=DeviceInfo.from_json(bench["device"]),
         graph=run.graph,
@@ -168,6 +175,7 @@ def _report(run: Run, summary: Json) -> RunReport:
             fit["networks"], fit["median_error"], fit["worst_error"], fit["spearman"]
         ),
         accuracies=_accuracies(verify),
+        changed=_changed(run, verify),
         history=_history(run),
         certificate=_read(run, "certificate"),
         bench=bench_of(bench),
@@ -181,11 +189,22 @@ def _report(run: Run, summary: Json) -> RunReport:
     )
 
 
-def _title(run: Run, summary: Json, failed: tuple[str, ...]) -> str:
+def _title(run: Run, summary: Json) -> str:
     speedup, name = summary["speedup"], run.folder.root.name
-    if failed:
+    if summary.get("failed_gates"):
         return f"{name}: beyond its limits"
     return name if speedup is None else f"{name}: {speedup:.2f}x faster"
+
+
+def failed_gates(run: Run) -> list[str]:
+    """Returns a paragraph for each limit of the recipe that the run exceeds."""
+    found = []
+    for stage in (VERIFY, BENCH):
+        try:
+            stage.gate(run)
+        except (AccuracyGateError, LatencyGateError) as error:
+            found.append(str(error))
+    return found
 
 
 def _finalists(run: Run, summary: Json, clock: float) -> tuple[Finalist, ...]:
@@ -241,6 +260,24 @@ def _accuracies(verify: Json) -> dict[str, Accuracy]:
         for name in ("original", "repaired", "merged")
         if values[name] is not None
     }
+
+
+def _changed(run: Run, verify: Json) -> tuple[Changed, ...]:
+    def picture(name: str | None) -> str | None:
+        path = run.folder / str(name)
+        return b64encode(path.read_bytes()).decode() if name and path.is_file() else None
+
+    return tuple(
+        Changed(
+            row["image"],
+            row["original"],
+            row["original_confidence"],
+            row["merged"],
+            row["merged_confidence"],
+            picture(row["picture"]),
+        )
+        for row in verify["changed"]
+    )
 
 
 def _history(run: Run) -> tuple[Epoch, ...]:

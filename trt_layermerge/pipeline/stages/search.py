@@ -17,21 +17,22 @@ OUTPUTS = ("frontier.json", "finalists.json", "plan.json")
 
 def _settings(run: Run) -> Json:
     recipe = run.recipe
-    training = training_recipe(recipe.finetune, run.seed, run.train.labelled)
-    # How the plans race is left out, so that what was chosen can be trained in other ways too.
-    judges = {}
-    if races(recipe, training):
-        judges = {"judges": data_inputs(recipe.data.val), **metric_inputs(recipe.data.metric)}
-    source = {}
-    if recipe.measure.recorded:
-        source = source_of(recipe.measure, run.folder.root, run.session.meter)
     return {
         "search": recipe.search.model_dump(mode="json", exclude={"rules", "kinds", "limits"}),
         "seed": run.seed,
-        "task": run.recipe.task,
-        **judges,
-        **source,
+        "task": recipe.task,
     }
+
+
+def _here(run: Run) -> Json:
+    recipe, found = run.recipe, {}
+    training = training_recipe(recipe.finetune, run.seed, run.train.labelled)
+    # How the plans race is left out, so that what was chosen can be trained in other ways too.
+    if races(recipe, training):
+        found = {"judges": data_inputs(recipe.data.val), **metric_inputs(recipe.data.metric)}
+    if recipe.measure.recorded:
+        found |= source_of(recipe.measure, run.folder.root, run.session.meter)
+    return found
 
 
 def _run(run: Run) -> tuple[str, ...]:
@@ -62,4 +63,4 @@ INPUTS = (
     "latency.jsonl",
     "importance.jsonl",
 )
-STAGE = Stage("search", INPUTS, _settings, _run, _result)
+STAGE = Stage("search", INPUTS, _settings, _run, _result, here=_here)

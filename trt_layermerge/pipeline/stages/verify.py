@@ -23,21 +23,28 @@ def _settings(run: Run) -> Json:
         "task": run.recipe.task,
         "max_accuracy_drop": run.recipe.verify.max_accuracy_drop,
         "max_metric_drop": run.recipe.verify.max_metric_drop,
+        "min_agreement": run.recipe.verify.min_agreement,
         **metric_inputs(data.metric),
         "precisions": wanted_precisions(run.recipe),
-        "engines": engine_hashes(run.folder.root),
-        "trust_engine": run.trust_engine,
     }
+
+
+def _here(run: Run) -> Json:
+    return {"engines": engine_hashes(run.folder.root), "trust_engine": run.trust_engine}
 
 
 def _run(run: Run) -> tuple[str, ...]:
     test = run.data("test")
+    if run.recipe.data.train is not None:
+        run.session.class_names = run.train.class_names
+    run.session.notes = (*run.session.notes, *run.image_notes)
     _, written = run.session.verify(
         test,
         train=None if test is not None else run.data("train"),
         metric=run.metric,
         max_accuracy_drop=run.recipe.verify.max_accuracy_drop,
         max_metric_drop=run.recipe.verify.max_metric_drop,
+        min_agreement=run.recipe.verify.min_agreement,
         unseen=seen_before(run.recipe.data),
     )
     return written
@@ -74,4 +81,4 @@ READS = (
     "build.json",
     CALIBRATION,
 )
-STAGE = Stage("verify", READS, _settings, _run, _result, _gate)
+STAGE = Stage("verify", READS, _settings, _run, _result, _gate, _here)
