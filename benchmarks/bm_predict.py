@@ -161,7 +161,7 @@ def usual(
         table = fit_latency(bare, seen, precision, 1)
         if settled(table):
             break
-    return table, len(seen)
+    return table, len(seen) - 1
 
 
 def measure_table(
