@@ -228,7 +228,7 @@ class _Prediction(TypedDict):
     fit: _Fit
 
 
-class _Change(TypedDict):
+class _Replaced(TypedDict):
     start: Count
     end: Count
     kind: str
@@ -239,7 +239,7 @@ class _Change(TypedDict):
 class _Stop(TypedDict):
     predicted_ms: Number
     score: Number
-    changes: list[_Change]
+    changes: list[_Replaced]
 
 
 class Frontier(TypedDict):
