@@ -4,8 +4,9 @@ The work itself is done by the verbs of a session on live objects (``trt_layerme
 is what a folder and a recipe add to it.
 
 - What is asked for: ``recipe``, of the ``sections``, and the ``options`` of a caller; ``api`` opens
-  the run and does its stages; ``preflight`` looks for mistakes first; ``pretrained`` networks bring
-  their preprocessing; ``launched`` is for launched processes.
+  the run and does its stages; ``preflight`` looks for mistakes first, and for ``room`` on the disk;
+  ``pretrained`` networks bring their preprocessing; ``launched`` is for launched processes.
+- ``several`` speed-ups get a run each, from the same tables.
 - A ``run`` has a ``folder`` and a session; a ``stage`` knows when it is up to date; ``data_files``
   and ``versions`` are among the reasons.
 - What a stage reads of an earlier one's ``files`` is checked there.
