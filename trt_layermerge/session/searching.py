@@ -34,7 +34,7 @@ from trt_layermerge.session.latency import Latencies
 from trt_layermerge.session.networks import Networks
 from trt_layermerge.session.recorded import Recorded
 from trt_layermerge.session.settings import MeasureSection, ObjectiveSection, Settings
-from trt_layermerge.session.starts import BATCH, Starts
+from trt_layermerge.session.starts import Starts
 from trt_layermerge.session.training import Racers
 
 BUILDS = 3
@@ -93,7 +93,7 @@ class WholeNetworks:
     def _answers(self, network: nn.Module) -> Iterator[dict[str, Tensor]]:
         """Yields a network's outputs on the images that it is scored on, batch by batch."""
         with lent(self.starts.settings.device, network):
-            for part in chunks(self.score, BATCH):
+            for part in chunks(self.score, self.starts.batch):
                 yield outputs_of(network, part)
 
     @cached_property

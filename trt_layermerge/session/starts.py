@@ -37,7 +37,11 @@ from trt_layermerge.session.images import images_of
 from trt_layermerge.session.settings import Settings
 from trt_layermerge.tracing import TracedNetwork
 
-BATCH = 128
+BATCH, FEWEST = 128, 16
+"""Images that are computed at a time: the most, and those where values are large."""
+
+BATCH_BYTES = 64 << 20
+"""Of the largest value of a batch: what follows from it takes several times as much."""
 
 KEPT_BYTES = 1 << 30
 """Of the original's values, while plans are compared."""
@@ -96,7 +100,15 @@ class Starts:
         with lent(self.settings.device, network) as device:
             images = mapped(lambda part: part.to(device), images_of(self._images))
             targets = self._targets(images, device)
-            repair(network, self._traced, chunks(images, BATCH), methods, targets)
+            repair(network, self._traced, chunks(images, self.batch), methods, targets)
+
+    @cached_property
+    def batch(self) -> int:
+        """Images that are computed at a time."""
+        nodes = self._traced.module.graph.nodes
+        shapes = [node.meta["shape"] for node in nodes if "shape" in node.meta]
+        largest = 4 * max(int(math.prod(shape[1:])) for shape in shapes)
+        return max(FEWEST, min(BATCH, BATCH_BYTES // largest))
 
     @cached_property
     def _traced(self) -> TracedNetwork:
@@ -108,7 +120,8 @@ class Starts:
         if not self._recorded:
             traced = retrace(self._traced, self.graph)
             module, ends = traced.module.to(device), block_ends(traced)
-            self._recorded.append(RecordedValues(module, images, ends, BATCH, KEPT_BYTES))
+            values = RecordedValues(module, images, ends, self.batch, KEPT_BYTES)
+            self._recorded.append(values)
         (recorded,) = self._recorded
         return lambda name: (values[name] for values in recorded.batches([name]))
 
