@@ -85,7 +85,8 @@ class Moments:
     def system(self) -> tuple[Tensor, Tensor]:
         """Returns Cov(x), ``(groups, D, D)``, and Cov(x, y), ``(groups, D, C_out / groups)``."""
         mean_x, mean_y = self.x / self.count, self.y / self.count
-        cov = self.xx / self.count - mean_x.unsqueeze(2) * mean_x.unsqueeze(1)
+        # In place: a matrix may have a gigabyte.
+        cov = (self.xx / self.count).baddbmm_(mean_x.unsqueeze(2), mean_x.unsqueeze(1), alpha=-1)
         return cov, self.xy / self.count - mean_x.unsqueeze(2) * mean_y.unsqueeze(1)
 
     def narrowed(self, conv: nn.Conv2d, inputs: Tensor, outputs: Tensor) -> Moments:
@@ -113,12 +114,14 @@ class Moments:
         """
         (cov, cross), mean_x, mean_y = self.system(), self.x / self.count, self.y / self.count
         spread = (self.yy / self.count - mean_y.square()).clamp_min(0)
-        size = cov.diagonal(dim1=1, dim2=2).mean(1)
-        pull = ridge * torch.where(size > 0, size, 1.0).reshape(-1, 1, 1)
-        wanted = cross if prior is None else cross + pull * self._grouped(prior)
-        damped = cov + pull * torch.eye(self.size, dtype=cov.dtype, device=cov.device)
-        weight = torch.linalg.solve(damped, wanted)
-        variance = (weight * (cov @ weight)).sum(1).clamp_min(0)
+        diagonal = cov.diagonal(dim1=1, dim2=2)  # a view
+        size = diagonal.mean(1, keepdim=True)
+        pull = ridge * torch.where(size > 0, size, 1.0)
+        wanted = cross if prior is None else cross + pull.unsqueeze(2) * self._grouped(prior)
+        diagonal += pull  # cov is damped from here on
+        weight = torch.linalg.solve(cov, wanted)
+        undamped = (weight * (cov @ weight)).sum(1) - pull * weight.square().sum(1)
+        variance = undamped.clamp_min(0)
         if rescale:
             known = variance > 1e-12 * spread
             scale = torch.where(known, spread / torch.where(known, variance, 1.0), 1.0).sqrt()
