@@ -64,7 +64,7 @@ HEAD = """\
 Every fault ends with the same result, with another value where no hash can tell, or with a clear \
 refusal. What must not be: *raw*, an error that is no paragraph of ours; *other*, another result \
 without a word; *hang*, more than ten seconds for a file; *executed*, code that came with a file. \
-Seed {seed}; [how](../../benchmarks/faults).
+Seed {seed}; [how](../../benchmarks/faults/__main__.py).
 
 | faults | tried | badly ended |
 |---|---:|---:|

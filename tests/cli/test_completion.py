@@ -17,7 +17,8 @@ from trt_layermerge.pipeline.options import PACKAGE, STAGES
 
 def shell(home: Path, *words: str, **variables: str) -> str:
     """Returns what the command prints, in a home of its own."""
-    place = {**os.environ, "HOME": str(home), **variables}
+    detection = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # a worker runs in no shell
+    place = {**os.environ, **detection, "HOME": str(home), **variables}
     command = [sys.executable, "-m", "trt_layermerge", *words]
     done = subprocess.run(command, env=place, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

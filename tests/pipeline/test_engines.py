@@ -19,14 +19,15 @@ from trt_layermerge.backends import Backend, Runner, get_backend
 from trt_layermerge.backends.fake import FakeBackend
 from trt_layermerge.backends.tensorrt import EngineBuild
 from trt_layermerge.core.device import DeviceInfo, Precision
+from trt_layermerge.core.jsonio import sha256_json
 from trt_layermerge.deploy import engines
 from trt_layermerge.deploy.machine import Machine
 from trt_layermerge.deploy.sidecar import Network, Origin, sidecar_path, write_engine
 from trt_layermerge.errors import AccuracyGateError, DeviceError, UntrustedInputError
 from trt_layermerge.export.batch import with_batch
 from trt_layermerge.export.fp16 import to_precision
-from trt_layermerge.pipeline.api import run_stage
-from trt_layermerge.pipeline.options import RunOptions
+from trt_layermerge.pipeline.api import open_run, run_stage, stage
+from trt_layermerge.pipeline.options import NullReporter, RunOptions
 from trt_layermerge.session.built import Built, identity_of
 from trt_layermerge.session.deployed import deployed_model
 from trt_layermerge.session.session import Session
@@ -96,6 +97,14 @@ class Bench:
         tiny.replace_output(self.folder / "build.json", "build", {"engines": rows})
         return plans
 
+    def note_settings(self, options: RunOptions) -> None:
+        """Notes that these are what the engines were built by."""
+        asked = stage("build").settings(open_run(None, options, NullReporter()))
+        state = json.loads((self.folder / "state.json").read_text())
+        noted = {key: sha256_json(value) for key, value in asked.items()}
+        state["stages"]["build"]["settings"] = noted
+        (self.folder / "state.json").write_text(json.dumps(state))
+
 
 @pytest.fixture
 def gpu(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
@@ -120,7 +129,9 @@ def gpu(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 def asked(gpu: Bench, *precisions: Precision, **overrides: Any) -> RunOptions:
     dotted = {key.replace("__", "."): value for key, value in overrides.items()}
     wanted = {"build.engine": "tensorrt", "build.precisions": list(precisions)}
-    return RunOptions("tiny", gpu.folder.parent, overrides={**wanted, **dotted})
+    options = RunOptions("tiny", gpu.folder.parent, overrides={**wanted, **dotted})
+    gpu.note_settings(options)
+    return options
 
 
 def latencies(plans: dict[str, Path]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def test_a_field_that_is_missing_or_malformed_is_damage_and_no_bug(
     note(runs / "tiny", name)
     again = ("--set", "search.finalists=3") if verb == "search" else ()
     if (name, verb) == ("export.json", "bench"):
-        again = ("--batch", "1", "--set", "build.max_batch=1")
+        again = ("--batch", "1")
     code = main([verb, "--run", "tiny", "--runs-dir", str(runs), "-q", *again])
     said = capsys.readouterr().err
     assert code in ((0, 7) if again else (7,)), said
