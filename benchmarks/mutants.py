@@ -67,8 +67,8 @@ MUTANTS = (
     ),
     Mutant(
         "code-not-hashed",
-        '{"code": code_hash(), "reads"',
-        '{"reads"',
+        'sha256_json({"code": code_hash(), **decisive})',
+        "sha256_json(decisive)",
         ("tests/pipeline/test_stage.py::test_what_other_code_made_is_made_again",),
     ),
     Mutant(
@@ -103,8 +103,9 @@ MUTANTS = (
     ),
     Mutant(
         "first-activation-moves",
-        "(a for a in reversed(inside) if a is not None)",
-        "(a for a in inside if a is not None)",
+        "activation = graph.units[last - 1].activation",
+        "activation = next((u.activation for u in graph.units[block.start : last]"
+        " if u.activation), None)",
         (
             "tests/kinds/test_candidates.py::test_of_several_inner_activations_the_last_moves_to"
             "_the_end_of_a_block",
