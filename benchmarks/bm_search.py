@@ -139,15 +139,15 @@ def page(header: Json, rows: list[Json]) -> str:
             + " | ".join(f"{s:.0f}" for s in took)
             + f" | {sum(took) / 60:.1f} | {row['peak_gb']:.1f} | {plan} |"
         )
-    late = [
-        row["network"]
-        for row in rows
-        if sum(row["seconds"].values()) > GOAL_S or row["peak_gb"] > GOAL_GB
-    ]
+    over = {
+        "time": [r["network"] for r in rows if sum(r["seconds"].values()) > GOAL_S],
+        "memory": [r["network"] for r in rows if r["peak_gb"] > GOAL_GB],
+    }
+    late = [f"in {what} by {', '.join(names)}" for what, names in over.items() if names]
     absent = [name for name in NETWORKS if name not in {row["network"] for row in rows}]
     lines += [
         "",
-        f"The goal is missed by {', '.join(late)}." if late else "Each of these reaches the goal.",
+        f"The goal is missed {' and '.join(late)}." if late else "Each of these reaches the goal.",
         *([f"Not measured yet: {', '.join(absent)}."] if absent else []),
         *(f"`{row['network']}`: {row['missed']}." for row in rows if row["missed"]),
         *_estimates(rows),
