@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.pipeline.tiny import Recorder, files, run
+from tests.pipeline.tiny import Recorder, files
+from trt_layermerge.cli.main import main
 from trt_layermerge.core.jsonio import Json, read_json
 from trt_layermerge.errors import UsageError
 from trt_layermerge.pipeline.api import run_stage
@@ -59,14 +61,39 @@ def test_what_is_not_reached_is_told_and_the_rest_goes_on(runs: Path) -> None:
     assert any("tiny-50x: no network meets" in note for note in recorder.notes)
 
 
-def test_a_whole_run_makes_the_tables_once(runs: Path) -> None:
-    recorder = Recorder()
-    overrides = {**QUICK, "search.speedup": [1.1, 1.3], "finetune.options.epochs": 1}
-    result, _ = run(runs, reporter=recorder, overrides=overrides)
-    assert {"inspect", "latency", "importance"}.isdisjoint(recorder.stages("done"))
-    assert recorder.stages("done").count("report") == 2
-    assert all((runs / row["run"] / "report.html").is_file() for row in result["plans"])
-    assert all(0 <= row["accuracy"] <= 1 for row in result["plans"])
+def test_a_whole_run_makes_the_tables_once_and_a_page_compares_all(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "run --run tiny --speedup 1.1,1.3,50 --set finetune.options.epochs=1"
+    words += " --set search.race_steps=0 --set search.samples=0"
+    code = main([*words.split(), "--runs-dir", str(runs)])
+    out, err = capsys.readouterr()
+    assert code == 6 and "tiny-50x: no network meets" in err
+    assert "✓ importance" not in err and err.count("✓ report") == 2
+    assert f"One page compares them: {runs}/tiny/plans.html" in "".join(out.split("\n"))
+    page, twin = ((runs / "tiny" / f"plans.{kind}").read_text() for kind in ("html", "md"))
+    for name in ("tiny-1.1x", "tiny-1.3x"):
+        found = read_json(runs / name / "summary.json", "summary")
+        asked = name.removeprefix("tiny-")
+        row = next(line for line in twin.splitlines() if line.startswith(f"| [{asked}]"))
+        assert f"(../{name}/report.md) | {found['speedup']:.2f}x (" in row
+        shares = [f"{100 * found[side]['accuracy']:.4g}" for side in ("original", "merged")]
+        assert f"| {' → '.join(shares)} % |" in row
+        assert f'href="../{name}/report.html"' in page and (runs / name / "report.html").is_file()
+    assert "| 50x | – | – | – | – | – | not reached |" in twin
+    # The backend makes latencies up, so nothing is proven, and nothing has a tick.
+    assert "None as it is" in page and "the backend fake makes its latencies up" in page
+    assert "✓" not in page and "Yes" not in page
+
+
+def test_too_high_a_wish_does_not_end_a_new_run_of_several(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = f"run {finished}/tiny.yaml --speedup 1.1,50 --set finetune.preset=none"
+    words += " --set search.race_steps=0 --set search.samples=0 --json"
+    assert main([*words.split(), "--runs-dir", str(tmp_path)]) == 6
+    reached, missed = json.loads(capsys.readouterr().out)["plans"]
+    assert reached["error"] is None and "no network meets" in missed["error"]
 
 
 def test_a_run_without_tables_says_so_by_its_own_name(runs: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from tests.report import fakes
+from tests.report import fakes, test_plans
 from tests.report.browser import CHROMIUM, Browser, browser
 from trt_layermerge.report.page import write_report
+from trt_layermerge.report.plans import write_plans
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here")
 
@@ -49,13 +51,23 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the page of several speed-ups, with the report that it leads to."""
+    folder = tmp_path_factory.mktemp("compared")
+    write_report(fakes.resnet_run(), folder / "mine-1.6x")
+    return write_plans(test_plans.plans(), folder / "mine")
+
+
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     with browser() as found:
         yield found
 
 
-def test_the_page_is_quiet_and_asks_for_nothing(chromium: Browser, page: Path, bare: Path) -> None:
-    for file in (page, bare):
+def test_the_page_is_quiet_and_asks_for_nothing(
+    chromium: Browser, page: Path, bare: Path, compared: Path
+) -> None:
+    for file in (page, bare, compared):
         chromium.open(file, 1280)
         chromium.evaluate("new Promise((done) => setTimeout(done, 100))")
         asked = [event["request"]["url"] for event in chromium.told("Network.requestWillBeSent")]
@@ -67,15 +79,83 @@ def test_the_page_is_quiet_and_asks_for_nothing(chromium: Browser, page: Path, b
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_word_is_legible_on_a_telephone(
-    chromium: Browser, page: Path, bare: Path, scheme: str
+    chromium: Browser, page: Path, bare: Path, compared: Path, scheme: str
 ) -> None:
-    for file in (page, bare):
+    for file in (page, bare, compared):
         chromium.open(file, 390, scheme)
         chromium.evaluate(OPEN)
         *smallest, (texts, _) = chromium.evaluate(SMALLEST)
-        assert texts > 100
+        assert texts > (50 if file == compared else 100)
         assert smallest[0][0] >= 10.999, smallest  # px; pictures of whole pixels are not scaled
         assert chromium.evaluate(OVERFLOW) == 0
+
+
+SCROLLS = """[...document.querySelectorAll("main *")].filter((part) =>
+  part.checkVisibility() && part.scrollWidth > part.clientWidth + 1 &&
+  getComputedStyle(part).overflowX !== "visible"
+).map((part) => part.outerHTML.slice(0, 90))"""
+
+
+def test_neither_pictures_nor_plans_scroll_sideways_on_a_telephone(
+    chromium: Browser, page: Path, bare: Path, compared: Path
+) -> None:
+    for file in (page, bare, compared):
+        chromium.open(file, 390)
+        assert chromium.evaluate(SCROLLS) == []
+        chromium.evaluate("document.querySelector('#selection details')?.setAttribute('open', '')")
+        assert chromium.evaluate(SCROLLS) == []
+    assert chromium.evaluate("document.querySelectorAll('.cards tbody tr').length") == 4
+    chromium.open(page, 1280)
+    assert len(chromium.evaluate(SCROLLS)) == 0
+
+
+def test_a_plan_leads_to_its_report(chromium: Browser, compared: Path) -> None:
+    chromium.open(compared, 1280)
+    chromium.evaluate("document.querySelectorAll('.cards a')[1].click()")
+    chromium.evaluate("new Promise((done) => setTimeout(done, 100))")
+    assert chromium.evaluate("document.title") == fakes.resnet_run().title
+
+
+NAMED = {"button", "link", "slider", "image", "region", "heading", "columnheader"}
+
+
+def test_everything_has_a_name_for_those_who_do_not_see(
+    chromium: Browser, page: Path, bare: Path, compared: Path
+) -> None:
+    for file in (page, bare, compared):
+        chromium.open(file, 390)
+        chromium.evaluate(OPEN)
+        nodes = chromium.call("Accessibility.getFullAXTree")["nodes"]
+        found = [
+            (node["role"]["value"], node.get("name", {}).get("value", ""))
+            for node in nodes
+            if not node["ignored"] and node["role"]["value"] in NAMED
+        ]
+        assert {"heading", "region", "image"} <= {role for role, _ in found}
+        assert not [role for role, name in found if not name.strip()]
+
+
+AXE = find_spec("axe_core_python")
+
+
+@pytest.mark.skipif(AXE is None, reason="axe-core-python is not installed")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_finds_nothing(
+    chromium: Browser, page: Path, bare: Path, compared: Path, width: int, scheme: str
+) -> None:
+    assert AXE is not None and AXE.origin is not None
+    rules = Path(AXE.origin).with_name("axe.min.js").read_text()
+    for file in (page, bare, compared):
+        chromium.open(file, width, scheme)
+        chromium.evaluate(OPEN)
+        chromium.evaluate(f"{rules};0")
+        told = "f.violations.map((v) => [v.id, v.nodes[0].html])"
+        run = f"axe.run().then((f) => [f.passes.length, {told}])"
+        passes, violations = chromium.evaluate(run)
+        assert passes > 20 and violations == []
+    chromium.evaluate("document.querySelector('h1').remove()")  # and it would find something
+    assert chromium.evaluate(run)[1]
 
 
 def test_the_slider_moves_plan_and_numbers_by_keyboard(chromium: Browser, page: Path) -> None:

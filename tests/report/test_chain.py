@@ -53,7 +53,7 @@ def test_rows_are_even() -> None:
 
 def test_rows_of_an_empty_chain() -> None:
     graph = LayerGraph((), (), (), (), (1, 3, 8, 8))
-    assert wrap_rows(graph, MergePlan(())) == ()
+    assert wrap_rows(graph, MergePlan(()), 13) == ()
     ElementTree.fromstring(chain_picture(graph, MergePlan(()), KINDS))
 
 

@@ -121,9 +121,9 @@ def test_hostile_names_are_text_in_html() -> None:
     plain_tags = sorted(set(_outline(fakes.resnet_run()).tags))
     outline = _outline(_hostile(fakes.resnet_run()))
     assert sorted(set(outline.tags)) == plain_tags
-    # 19 boxes, 11 names in the table of changes, 3 titles and lead, 3 on the data of accuracies,
-    # 2 names of a network, and 13 in the tables below.
-    assert "".join(outline.text).count(HOSTILE) == 19 + 11 + 3 + 3 + 2 + 13
+    # 19 boxes in each of two pictures, 11 names in the table of changes, 3 titles and lead, 3 on
+    # the data of accuracies, 2 names of a network, and 13 in the tables below.
+    assert "".join(outline.text).count(HOSTILE) == 2 * 19 + 11 + 3 + 3 + 2 + 13
 
 
 def test_hostile_names_are_text_in_markdown() -> None:

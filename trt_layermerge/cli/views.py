@@ -147,6 +147,7 @@ def plans_view(result: Result) -> RenderableType:
         table("Plans", columns, rows),
         *(Text(f"{row['run']}: {row['error']}") for row in result["plans"] if row["error"]),
         *(Text(f"→ {row['next']}") for row in result["plans"] if "next" in row),
+        *([Text(f"One page compares them: {result['page']}")] if "page" in result else []),
     )
 
 

@@ -52,14 +52,31 @@ def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | No
     only_alone("a whole run")
     reporter = reporter or NullReporter()
     if speedups := speedups_of(options):
-        source = open_run(recipe, single(options, max(speedups)), reporter)
+        source = open_run(recipe, single(options, min(speedups)), reporter)
         if options.only_stage is None:
             with locked(source.folder):
                 _stages(source, TABLES, options.from_stage)
-        return each(source.folder, options, partial(_several, reporter), reporter)
+        found = each(source.folder, options, partial(_several, reporter), reporter)
+        if options.only_stage is None:
+            found["page"] = str(_compared(source.folder, options, found["plans"]))
+        return found
     run = open_run(recipe, options, reporter)
     with locked(run.folder):
         return _whole(run, options)
+
+
+def _compared(folder: RunFolder, options: RunOptions, rows: Sequence[Json]) -> Path:
+    """Writes the page that compares the runs of several speed-ups; returns its path."""
+    from trt_layermerge.pipeline.stages.report import report_of
+    from trt_layermerge.report.plans import Planned, write_plans
+
+    def planned(row: Json) -> Planned:
+        finished = "goes" in row
+        request = RunOptions(row["run"], options.runs_dir)
+        report = report_of(open_run(None, request, NullReporter())) if finished else None
+        return Planned(row["speedup"], row["run"], report, row["error"] or "")
+
+    return write_plans(tuple(map(planned, rows)), folder.root)
 
 
 def _several(reporter: Reporter, options: RunOptions) -> Json:

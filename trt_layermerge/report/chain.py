@@ -21,8 +21,26 @@ from trt_layermerge.report.data import Look
 from trt_layermerge.report.palette import GREEN, RED, STONE
 from trt_layermerge.report.templates import render
 
-COLUMNS = 13
 UNTOUCHED, DROPPED = Look("untouched", STONE), Look("dropped", RED)
+
+
+class Sizes(NamedTuple):
+    """Units in a row at most; width of a unit with the gap behind it, of that gap, of the margin.
+
+    The picture is ``width`` wide at least. Where a block is longer than a row, its units become
+    narrower until they fit, down to ``least``.
+    """
+
+    columns: int
+    cell: int
+    gap: int
+    margin: int
+    width: int
+    least: int
+
+
+WIDE, NARROW = Sizes(13, 76, 16, 58, 800, 76), Sizes(5, 64, 12, 12, 340, 46)
+"""On a screen, and on a telephone of 390 pixels, where text keeps its size."""
 
 
 class Row(NamedTuple):
@@ -39,7 +57,9 @@ class Status(NamedTuple):
     activation: bool
 
 
-def chain_picture(graph: LayerGraph, plan: MergePlan, kinds: Mapping[str, Look]) -> str:
+def chain_picture(
+    graph: LayerGraph, plan: MergePlan, kinds: Mapping[str, Look], sizes: Sizes = WIDE
+) -> str:
     """Returns the SVG picture of a network's units and of what the plan makes of them.
 
     Rows wrap at the ends of blocks. Colours, outlines and shapes tell what becomes of a unit, so
@@ -49,13 +69,19 @@ def chain_picture(graph: LayerGraph, plan: MergePlan, kinds: Mapping[str, Look])
         graph: The traced network.
         plan: What replaces what.
         kinds: How each kind of replacement appears; any other appears by its name.
+        sizes: Of rows and boxes.
     """
+    rows = wrap_rows(graph, plan, sizes.columns)
+    longest = max((row.end - row.start for row in rows), default=1)
+    fitting = (sizes.width - sizes.margin) // longest
+    sizes = sizes._replace(cell=min(sizes.cell, max(sizes.least, fitting)))
     looks = {candidate: look_of(candidate, kinds) for candidate in plan.candidates}
     return render(
         "chain.svg",
         graph=graph,
         plan=plan,
-        rows=wrap_rows(graph, plan),
+        rows=rows,
+        sizes=sizes,
         statuses=statuses(plan, kinds),
         looks=looks,
         legend=dict.fromkeys(looks[c] for c in plan.changed if c.convs),
@@ -95,7 +121,7 @@ def statuses(plan: MergePlan, kinds: Mapping[str, Look]) -> tuple[Status, ...]:
     return tuple(found)
 
 
-def wrap_rows(graph: LayerGraph, plan: MergePlan, columns: int = COLUMNS) -> tuple[Row, ...]:
+def wrap_rows(graph: LayerGraph, plan: MergePlan, columns: int) -> tuple[Row, ...]:
     """Returns even rows of at most ``columns`` units that tear no block.
 
     A row that cannot but tear a residual is as long as it may be; any other tears none. A block

@@ -25,7 +25,7 @@ from trt_layermerge.report.answers import (
     prediction,
     shipping,
 )
-from trt_layermerge.report.chain import chain_picture
+from trt_layermerge.report.chain import NARROW, chain_picture
 from trt_layermerge.report.choice import HEAD, Row, looks_of, rows_of
 from trt_layermerge.report.data import Epoch, Look, RunReport
 from trt_layermerge.report.nested import Table, nested
@@ -49,6 +49,7 @@ class View:
         gaps: What nobody checked.
         choice: The plans to choose from, below ``head``; ``looks`` are those of their blocks.
         pictures: SVG by file name; None where there is nothing to draw.
+        narrow: The picture of the chain for a telephone.
         epochs: The epochs that matter.
         proofs: Certificate, verification and engine, as they were written.
     """
@@ -62,6 +63,7 @@ class View:
     choice: tuple[Row, ...]
     looks: tuple[Look, ...]
     pictures: Mapping[str, Markup | None]
+    narrow: Markup
     epochs: tuple[Epoch, ...]
     proofs: Mapping[str, tuple[Table, ...]]
     head: tuple[str, ...] = HEAD
@@ -89,6 +91,7 @@ def view_of(run: RunReport) -> View:
         choice=rows_of(run),
         looks=looks_of(run),
         pictures={name: Markup(svg) if svg else None for name, svg in drawn.items()},
+        narrow=Markup(chain_picture(run.graph, run.plan, run.kinds, NARROW)),
         epochs=_telling(run.history),
         proofs={name: nested(getattr(run, name)) for name in ("certificate", "verify", "engine")},
     )
@@ -109,14 +112,37 @@ def pages(view: View) -> dict[str, str]:
     The HTML asks for nothing, and its own script is the only one that browsers run in it; the
     Markdown links its pictures as ``pictures/NAME.svg``.
     """
+    html = render("page.html", view=view, run=view.run, contents=[])
+    markdown = render("page.md", view=view, run=view.run)
+    return {
+        "report.html": document(view.run.title, html, view.looks),
+        "report.md": joined(markdown),
+    }
+
+
+def document(title: str, body: str, looks: tuple[Look, ...] = ()) -> str:
+    """Returns a whole page of HTML, which asks for nothing and runs its own script only.
+
+    Args:
+        title: Of the page.
+        body: What it shows, in HTML.
+        looks: Of the blocks that it shows.
+    """
     script = render("script.js").strip()
     digest = b64encode(sha256(script.encode()).digest()).decode()
-    html = render(
-        "page.html", view=view, run=view.run, contents=[], script=Markup(script), digest=digest
+    return render(
+        "shell.html",
+        title=title,
+        body=Markup(body),
+        looks=looks,
+        script=Markup(script),
+        digest=digest,
     )
-    blocks = render("page.md", view=view, run=view.run).split(BLOCK)
-    markdown = "\n\n".join(filter(None, (block.strip() for block in blocks))) + "\n"
-    return {"report.html": html, "report.md": markdown}
+
+
+def joined(markdown: str) -> str:
+    """Returns rendered Markdown with blank lines between its blocks and nowhere else."""
+    return "\n\n".join(filter(None, map(str.strip, markdown.split(BLOCK)))) + "\n"
 
 
 def write_report(run: RunReport, folder: Path) -> tuple[Path, ...]:
@@ -132,12 +158,27 @@ def write_report(run: RunReport, folder: Path) -> tuple[Path, ...]:
         DeviceError: If the folder cannot be written.
     """
     view = view_of(run)
-    pictures = {
+    return write_pages(folder, pages(view), view.pictures)
+
+
+def write_pages(
+    folder: Path, pages: Mapping[str, str], pictures: Mapping[str, str | None]
+) -> tuple[Path, ...]:
+    """Writes pages and the pictures that their Markdown links to; returns their paths.
+
+    Raises what ``write_report`` raises.
+
+    Args:
+        folder: Where to.
+        pages: The text of each, by its name.
+        pictures: SVG by name; None where there is nothing to draw.
+    """
+    drawn = {
         folder / "pictures" / f"{name}.svg": svg.replace('width="100%"', f'width="{WIDTH}"', 1)
-        for name, svg in view.pictures.items()
+        for name, svg in pictures.items()
         if svg
     }
-    written = {folder / name: page for name, page in pages(view).items()}
-    for path, words in (pictures | written).items():
+    written = {folder / name: page for name, page in pages.items()}
+    for path, words in (drawn | written).items():
         write_text(path, words)
-    return *written, *pictures
+    return *written, *drawn

@@ -183,6 +183,42 @@ def frontier_plot(
     return _plot("Expected loss against predicted latency", (x, y), lines, marks, notes)
 
 
+class Quality(NamedTuple):
+    """What a merged network is worth, with its interval, and the original's; in some unit."""
+
+    merged: float
+    low: float
+    high: float
+    original: float | None
+    unit: str
+
+
+def plans_plot(name: str, plans: Sequence[tuple[str, Bench, Quality]]) -> str:
+    """Returns quality at measured speed-up, with spreads, and a dashed level of the original.
+
+    Args:
+        name: Of the quality.
+        plans: What each is called, what was measured of it, and how good it is.
+    """
+    levels = [kept.original for *_, kept in plans if kept.original is not None]
+    xs = [1.0, *(v for _, b, _ in plans for v in (b.low, b.high, b.speedup))]
+    ys = [*levels, *(v for *_, kept in plans for v in kept[:3])]
+    x, y = _axes(xs, ys, ("measured speed-up", name))
+    lines, marks, notes = [], [], []
+    if levels:
+        lines.append(Line(((LEFT, y(levels[0])), (RIGHT, y(levels[0]))), INK, 1.2, "5 4"))
+        notes.append(Note(LEFT + 1, y(levels[0]) - 2, f"original {levels[0]:.4g}", "start"))
+    for words, bench, kept in plans:
+        spot = x(bench.speedup), y(kept.merged)
+        lines.append(Line(((x(bench.low), spot[1]), (x(bench.high), spot[1])), BLUE, 1.4))
+        lines.append(Line(((spot[0], y(kept.low)), (spot[0], y(kept.high))), BLUE, 1.4))
+        tip = f"{words}; measured {text.ratio(bench.speedup)}, {name} {kept.merged:.4g}"
+        marks.append(Mark(*spot, BLUE, tip, "star"))
+        side, anchor = (1.2, "start") if spot[0] < 85 else (-1.2, "end")
+        notes.append(Note(spot[0] + side, spot[1] - 3, words, anchor))
+    return _plot(f"{name} against measured speed-up", (x, y), lines, marks, notes)
+
+
 def prediction_plot(finalists: Sequence[Finalist]) -> str | None:
     """Returns measured against predicted latency, with the diagonal and bands of 5 and 10 %."""
     shown = [

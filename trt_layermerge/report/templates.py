@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, partial
 from html import escape
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from trt_layermerge.report import palette, text
 
@@ -41,12 +42,28 @@ def _environment(autoescape: bool) -> Environment:
     )
     environment.filters |= {name: getattr(text, name) for name in FORMATS.split()}
     environment.filters |= {"literal": literal, "fence": fence}
-    environment.globals |= {"palette": palette, "BLOCK": BLOCK}
+    links = {"link": partial(link, html=autoescape)}
+    environment.globals |= {"palette": palette, "BLOCK": BLOCK, **links}
     return environment
 
 
+def link(words: str, stem: str, *, html: bool) -> Markup:
+    """Returns a link to a page that there is as HTML and as Markdown, in the language of the page.
+
+    Args:
+        words: What is to be seen.
+        stem: The address up to the page's suffix, quoted.
+        html: The language.
+    """
+    if html:
+        return Markup('<a href="{}html">{}</a>').format(stem, words)
+    return Markup(f"[{literal(words)}]({stem}md)")
+
+
 def literal(words: str) -> str:
-    """Returns text on one line that Markdown and HTML take literally."""
+    """Returns text on one line that Markdown and HTML take literally; links stay links."""
+    if isinstance(words, Markup):
+        return words
     return re.sub(r"([\\`*_\[\]#|~$])", r"\\\1", escape(" ".join(words.split()), quote=False))
 
 

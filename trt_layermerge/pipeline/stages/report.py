@@ -152,6 +152,11 @@ def _summary(run: Run) -> Json:
     )
 
 
+def report_of(run: Run) -> RunReport:
+    """Returns all that the pages of a finished run show."""
+    return _report(run, _result(run))
+
+
 def _report(run: Run, summary: Json) -> RunReport:
     verify, frontier, bench = (_read(run, k) for k in ("verify", "frontier", "bench"))
     fit = frontier["prediction"]["fit"]  # errors of networks left out of the table's fit
