@@ -1,4 +1,4 @@
-"""Networks that people bring: small ones of many families, built by their libraries."""
+"""Networks that people bring: small ones of many families, most built by their libraries."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 import timm
 import torchvision
 from torch import nn
+
+from benchmarks import tasks
 
 TIMM: dict[str, tuple[str, ...]] = {
     "byoanet": ("eca_botnext26ts_256",),
@@ -159,6 +161,14 @@ CLASSIFIERS = (
     "vgg11",
 )
 SEGMENTERS = ("deeplabv3_mobilenet_v3_large", "fcn_resnet50", "lraspp_mobilenet_v3_large")
+TASKS: dict[Callable[[], nn.Module], str] = {
+    tasks.Yolo: "detection",
+    tasks.ssdlite: "detection",
+    tasks.UNet: "segmentation",
+    tasks.Heatmaps: "key points",
+    tasks.Edsr: "restoration",
+    tasks.DnCnn: "restoration",
+}
 
 
 @dataclass(frozen=True)
@@ -166,7 +176,7 @@ class Network:
     """A network of a library.
 
     Attributes:
-        name: ``LIBRARY:NAME``.
+        name: ``LIBRARY:NAME``, or ``MODULE:FACTORY`` of one of ours.
         family: What it is related to.
         make: Builds it, with random weights.
         size: Pixels a side that it demands, or None.
@@ -177,6 +187,11 @@ class Network:
     make: Callable[[], nn.Module]
     size: int | None = None
 
+    @property
+    def classifies(self) -> bool:
+        """Whether it tells of one class for an image."""
+        return self.family not in {"segmentation", *TASKS.values()}
+
 
 def _torchvision(name: str) -> nn.Module:
     given: dict[str, Any] = {"weights": None}
@@ -186,14 +201,6 @@ def _torchvision(name: str) -> nn.Module:
         given["init_weights"] = False
     made: nn.Module = torchvision.models.get_model(name, **given)
     return made
-
-
-def _detector_backbone() -> nn.Module:
-    detector = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
-        weights=None, weights_backbone=None
-    )
-    backbone: nn.Module = detector.backbone
-    return backbone
 
 
 NETWORKS: tuple[Network, ...] = (
@@ -210,11 +217,14 @@ NETWORKS: tuple[Network, ...] = (
         Network(f"torchvision:{name}", "segmentation", partial(_torchvision, name))
         for name in SEGMENTERS
     ),
-    Network("torchvision:ssdlite320 backbone", "detection", _detector_backbone, 320),
+    *(Network(f"benchmarks.tasks:{make.__name__}", task, make) for make, task in TASKS.items()),
 )
 
 WALKED: tuple[str, ...] = (
     *(f"timm:{names[-1]}" for family, names in TIMM.items() if family not in _LARGE),
     "torchvision:shufflenet_v2_x0_5",
+    *(f"torchvision:{name}" for name in SEGMENTERS),
+    *(f"benchmarks.tasks:{make.__name__}" for make in TASKS),
 )
-"""Networks that walk the whole pipeline: one of every family but those whose smallest are large."""
+"""Networks that walk the whole pipeline: one of every family but those whose smallest are large,
+and those of other tasks."""

@@ -79,7 +79,8 @@ def walk(network: Network, folder: Path, backend: str = "onnxruntime") -> Json:
     for seed, (split, count) in enumerate(IMAGES.items()):
         rng = np.random.default_rng(seed)
         images = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-        np.savez(folder / f"{split}.npz", images=images, labels=rng.integers(0, CLASSES, count))
+        labels = {"labels": rng.integers(0, CLASSES, count)} if network.classifies else {}
+        np.savez(folder / f"{split}.npz", images=images, **labels)
     recipe = folder / "recipe.yaml"
     recipe.write_text(RECIPE.format(name=network.name, size=size, backend=backend))
     stages = Stages()
