@@ -27,7 +27,9 @@ from benchmarks.results import Page, measured_by
 from benchmarks.studies.settings import ROOT
 from benchmarks.studies.statistics import Grouped
 from trt_layermerge.core.agreement import agreements
+from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json, read_json
+from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.data.loader import batches
 from trt_layermerge.errors import InfeasibleBudgetError
 from trt_layermerge.pipeline import api
@@ -114,9 +116,8 @@ def compared(network: nn.Module, run: Run) -> Json:
     return found
 
 
-def replaced(run: Run) -> Json:
+def replaced(plan: MergePlan, graph: LayerGraph) -> Json:
     """Returns how many blocks of each kind a plan replaces, and what goes with them."""
-    plan, graph = run.plan, run.graph
     kinds = Counter(candidate.kind for candidate in plan.changed)
     return {
         "blocks": [
@@ -159,7 +160,7 @@ def row_of(
         "ms": [bench[side]["p50_ms"] for side in ("original", "merged")],
         "before": compared(run.session.filled("repaired.safetensors"), run),
         "after": compared(merged, run),
-        "replaced": replaced(run),
+        "replaced": replaced(run.plan, run.graph),
         "answers": {photo: prepare().answers(merged, file, 3) for photo, file in seen.items()},
     }
 
