@@ -1,10 +1,11 @@
 """Networks that people bring: which are traced, what is in reach, and that merges are right.
 
 Run as ``python -m benchmarks.bm_coverage --record``; about an hour on two cores. Small networks of
-every family of timm that is mostly convolutions, torchvision's classifiers and its networks for
-other tasks, with seeded weights on one image of 128 pixels (or what the network demands). One of
-every family then walks the whole pipeline, all stages on a few images of 64 pixels. Every network
-has a process of its own, and a run that is interrupted goes on where it was. Writes
+every family of timm that is mostly convolutions, torchvision's classifiers and networks of other
+tasks, with seeded weights on one image of 128 pixels (or what the network demands). One of every
+family, and those of other tasks, then walk the whole pipeline, all stages on a few images of 64
+pixels. Every network has a process of its own, and a run that is interrupted goes on where it was;
+with ``--again NAME...`` a new one looks only at these and at what was never recorded. Writes
 ``docs/results/data/coverage.jsonl`` and ``docs/coverage.md``.
 """
 
@@ -30,7 +31,7 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.coverage import reach
 from benchmarks.networks import NETWORKS, WALKED, Network
 from benchmarks.results import Page, measured_by
-from benchmarks.studies.journal import Journal, session
+from benchmarks.studies.journal import Journal, commit, session
 from benchmarks.studies.settings import ROOT
 from benchmarks.walk import walk
 from tests import nets
@@ -38,7 +39,7 @@ from tests.plans import disjoint
 from trt_layermerge.backends import get_backend
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.jsonio import Json
+from trt_layermerge.core.jsonio import Json, read_lines
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.errors import LayerMergeError
 from trt_layermerge.export.onnx import export_bytes
@@ -46,7 +47,7 @@ from trt_layermerge.kinds import enumerate_candidates
 from trt_layermerge.merge import certify, collapse, relax
 from trt_layermerge.tracing import trace_network
 
-SIZE, PLANS, LIMIT_S = 128, 3, 600
+SIZE, PLANS, LIMIT_S = 128, 3, 1800
 EXACT = 1e-9
 """Largest relative error in float64 that counts as none."""
 
@@ -260,33 +261,50 @@ def _one(network: Network, kind: str) -> Json:
         return walk(network, Path(folder))
 
 
+def _begun(path: Path, again: Sequence[str]) -> Journal:
+    """Returns the journal of a file; with ``again``, a new one begins with all other recorded rows.
+
+    Every row keeps the commit that it was made at.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = not path.exists()
+    journal = Journal.open(path, "coverage", {"size": SIZE, "plans": PLANS})
+    if fresh and again:
+        header, rows = read_lines(PAGE.data, PAGE.name)
+        for row in rows:
+            if row["name"] not in again:
+                journal.add(**{"commit": header["commit"], **row})
+    return journal
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Looks at every network that was not looked at yet; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bm_coverage", description=__doc__)
     parser.add_argument("--one", nargs=2, metavar=("NAME", "KIND"), help="print a network's row")
     parser.add_argument("--work", type=Path, default=Path("runs/coverage.jsonl"))
+    parser.add_argument("--again", nargs="+", default=(), metavar="NAME", help="look at anew")
     parser.add_argument("--record", action="store_true", help="write the page")
     given = parser.parse_args(arguments)
     known = {network.name: network for network in NETWORKS}
     if given.one is not None:
         print(json.dumps(_one(known[given.one[0]], given.one[1])))
         return 0
-    given.work.parent.mkdir(parents=True, exist_ok=True)
-    journal = Journal.open(given.work, "coverage", {"size": SIZE, "plans": PLANS})
+    journal = _begun(given.work, given.again)
     todo = [("network", network) for network in NETWORKS]
     todo += [("walk", known[name]) for name in WALKED]
     done = {(row["kind"], row.get("name")) for row in journal.rows}
     for number, (kind, network) in enumerate(todo):
         if (kind, network.name) not in done:
             row = _in_a_process(network, kind)
-            journal.add(kind=kind, **row, load=session()["load"])
+            journal.add(kind=kind, **row, load=session()["load"], commit=commit())
             told = row.get("refused") or row.get("crash") or f"done in {row['seconds']} s"
             print(f"{number + 1} of {len(todo)}: {network.name}, {kind}: {told}", flush=True)
     if given.record:
         order = [(kind, network.name) for kind, network in todo]
-        rows = [row for row in journal.rows if row["kind"] != "session"]
+        rows = [row for row in journal.rows if (row["kind"], row.get("name")) in order]
         rows.sort(key=lambda row: order.index((row["kind"], row["name"])))
-        PAGE.record({"size": SIZE, "plans": PLANS, "commit": journal.commits()}, rows)
+        commits = ", ".join(dict.fromkeys(c for r in rows for c in r["commit"].split(", ")))
+        PAGE.record({"size": SIZE, "plans": PLANS, "commit": commits}, rows)
     return 0
 
 

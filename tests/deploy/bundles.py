@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
@@ -13,11 +14,12 @@ from tests.export.free import free_batch
 from trt_layermerge.backends.tensorrt import EngineBuild
 from trt_layermerge.core.jsonio import sha256_bytes, sha256_json
 from trt_layermerge.core.preprocess import Preprocess
-from trt_layermerge.deploy.bundle.contents import Baked, Contents, Engine, Interface, Samples
+from trt_layermerge.deploy.bundle.contents import Baked, Contents, Engine, Interface, Port, Samples
 from trt_layermerge.deploy.machine import Machine
 from trt_layermerge.deploy.sidecar import Origin, describe
 from trt_layermerge.export.bake import bake
 from trt_layermerge.export.fp16 import to_precision
+from trt_layermerge.export.graph import rename
 
 IMAGENET = Preprocess()
 UNIFORM = Preprocess(1 / 255, (0.5, 0.4, 0.3), (0.25, 0.25, 0.25))
@@ -76,10 +78,11 @@ def contents(*, precision="fp16", max_batch=None, normalise=False, softmax=False
         models[name] = bake(typed, preprocess if normalise else None, softmax=softmax)
     raw = pixels().transpose(0, 3, 1, 2).astype(np.float32)
     inputs = raw if normalise else preprocess(pixels())
-    outputs = {name: run(model, inputs) for name, model in models.items()}
+    outputs = {name: (run(model, inputs),) for name, model in models.items()}
     if max_batch:
         models = {name: free_batch(model) for name, model in models.items()}
-    face = Interface("input", (3, 8, 6), "prob" if softmax else "logits", 3, 1, max_batch)
+    output = Port("prob" if softmax else "logits", (3,), "classes")
+    face = Interface((Port("input", (3, 8, 6), "image"),), (output,), 1, max_batch)
     values = {
         "name": "net",
         "precision": precision,
@@ -91,7 +94,7 @@ def contents(*, precision="fp16", max_batch=None, normalise=False, softmax=False
         "baked": baked,
         "preprocess": preprocess,
         "labels": LABELS,
-        "samples": Samples(inputs, outputs, "two made-up images"),
+        "samples": Samples((inputs,), outputs, "two made-up images"),
         "recipe": "seed: 7\n",
         "build": {"engine": "auto", "tf32": False},
         "weights_sha256": "b" * 64,
@@ -99,6 +102,57 @@ def contents(*, precision="fp16", max_batch=None, normalise=False, softmax=False
         "accuracy": {"original": 0.9, "fp32": 0.88, "fp16": 0.87},
     }
     return Contents(**{**values, **changes})
+
+
+def several(**changes):
+    """Returns contents of a network that takes an image and two numbers, and gives three tensors.
+
+    ``map`` is what a convolution gives, plus the first number; ``kind`` are logits of three
+    classes, and ``best`` the place of the largest.
+    """
+    max_batch = changes.pop("max_batch", None)
+    ports = (
+        (Port("image", (3, 8, 6), "image"), Port("numbers", (2,), "numbers", "int64")),
+        (
+            Port("map", (4, 8, 6), "values"),
+            Port("kind", (3,), "classes"),
+            Port("best", (), "indices", "int64"),
+        ),
+    )
+    parsed = onnx.load_from_string(network())
+    graph = parsed.graph
+    nodes = [
+        helper.make_node("Cast", ["numbers"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Gather", ["floats", "first"], ["one"], axis=1),
+        helper.make_node("Unsqueeze", ["one", "axes"], ["wide"]),
+        helper.make_node("Add", ["z", "wide"], ["map"]),
+        helper.make_node("ArgMax", ["kind"], ["best"], axis=1, keepdims=0),
+    ]
+    rename(graph, "input", "image")
+    rename(graph, "logits", "kind")
+    graph.node.extend(nodes)
+    for name, value in (("first", [0]), ("axes", [2, 3])):
+        graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.int64), name))
+    del graph.input[:], graph.output[:]
+    for values, side in zip((graph.input, graph.output), ports, strict=True):
+        for port in side:
+            kind = helper.np_dtype_to_tensor_dtype(np.dtype(port.type))
+            values.append(helper.make_tensor_value_info(port.name, kind, (1, *port.shape)))
+    model = parsed.SerializeToString(deterministic=True)
+    inputs = (IMAGENET(pixels()), np.array([[3, 1], [-2, 5]]))
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    rows = [
+        session.run(None, {"image": inputs[0][i : i + 1], "numbers": inputs[1][i : i + 1]})
+        for i in range(2)
+    ]
+    outputs = tuple(np.concatenate(parts) for parts in zip(*rows, strict=True))
+    given = {
+        "precision": "fp32",
+        "models": {"fp32": free_batch(model) if max_batch else model},
+        "interface": Interface(*ports, 1, max_batch),
+        "samples": Samples(inputs, {"fp32": outputs}, "two made-up images"),
+    }
+    return contents(**{**given, **changes})
 
 
 def with_plan(given, *, library="tensorrt", machine=ORIN, plan=PLAN, **settings):

@@ -17,6 +17,7 @@ from tests.deploy.bundles import (
     PLAN,
     change_manifest,
     contents,
+    several,
     signed,
     with_plan,
 )
@@ -103,10 +104,28 @@ def test_what_is_written_is_read(full, target, precision, tmp_path):
     assert found_target == target
     np.testing.assert_array_equal(found.samples.inputs, given.samples.inputs)
     assert found.samples.outputs.keys() == given.samples.outputs.keys()
-    for name, array in given.samples.outputs.items():
-        np.testing.assert_array_equal(found.samples.outputs[name], array)
+    for name, arrays in given.samples.outputs.items():
+        np.testing.assert_array_equal(found.samples.outputs[name], arrays)
     assert replace(found, samples=given.samples) == given
     assert render(found, target) == render(given, target)
+
+
+def test_several_inputs_and_outputs_are_read_as_written(tmp_path):
+    given = with_plan(several())
+    write_bundle(tmp_path / "b", render(given, "plain"))
+    _, found = read_bundle(tmp_path / "b")
+    for wanted, arrays in (
+        (given.samples.inputs, found.samples.inputs),
+        (given.samples.outputs["fp32"], found.samples.outputs["fp32"]),
+    ):
+        for expected, array in zip(wanted, arrays, strict=True):
+            np.testing.assert_array_equal(array, expected)
+            assert array.dtype == expected.dtype
+    assert replace(found, samples=given.samples) == given
+    text = (tmp_path / "b" / "README.md").read_text()
+    assert "| input | `numbers`, int64, (1, 2): numbers |" in text
+    assert "| output | `kind`, float32, (1, 3): logits |" in text
+    assert "| output | `best`, int64, (1): whole numbers |" in text
 
 
 def test_int8_runs_its_own_model_in_onnx_runtime(full):

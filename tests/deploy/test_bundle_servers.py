@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.deploy.bundles import IMAGENET, UNIFORM, contents, pixels, with_plan
+from tests.deploy.bundles import IMAGENET, UNIFORM, contents, pixels, several, with_plan
 from trt_layermerge.core.preprocess import Preprocess
-from trt_layermerge.deploy.bundle.contents import Baked
+from trt_layermerge.deploy.bundle.contents import Baked, Port
 from trt_layermerge.deploy.bundle.deepstream import config, nvinfer_scaling, one_line
 from trt_layermerge.deploy.bundle.isaac_ros import encoder_scaling, params
 from trt_layermerge.deploy.bundle.render import render
@@ -120,8 +120,30 @@ def test_logits_are_no_probabilities():
 @pytest.mark.parametrize("target", ["deepstream", "isaac-ros"])
 def test_networks_of_neither_colour_nor_grey_fit_no_camera(target):
     given = contents(normalise=True, softmax=True)
+    face = replace(given.interface, inputs=(Port("input", (4, 8, 6), "image"),))
     with pytest.raises(UsageError, match="takes 4 channels"):
-        render(replace(given, interface=replace(given.interface, image=(4, 8, 6))), target)
+        render(replace(given, interface=face), target)
+
+
+def test_deepstream_hands_on_the_tensors_of_what_is_no_classifier():
+    given = several(preprocess=UNIFORM)
+    with pytest.raises(UsageError, match="a frame and nothing else, and this one takes 2 inputs"):
+        render(given, "deepstream")
+    face = replace(given.interface, inputs=given.interface.inputs[:1])
+    text = config(replace(given, interface=face))
+    assert "network-type=100\n" in text and "output-tensor-meta=1\n" in text
+    assert "output-blob-names=map;kind;best\n" in text
+    assert "classifier-threshold" not in text
+
+
+def test_isaac_ros_numbers_several_tensors():
+    found = yaml.safe_load(params(several()))["/**"]["ros__parameters"]
+    assert found["input_tensor_names"] == ["input_tensor_0", "input_tensor_1"]
+    assert found["input_binding_names"] == ["image", "numbers"]
+    assert found["output_tensor_names"] == [f"output_tensor_{i}" for i in range(3)]
+    assert found["output_binding_names"] == ["map", "kind", "best"]
+    readme = " ".join(render(several(), "isaac-ros")["README.md"].decode().split())
+    assert "a node of yours must put the other inputs into the same list" in readme
 
 
 @pytest.mark.parametrize("label", ["a;b", "a\nb"])

@@ -6,7 +6,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from tests.deploy.bundles import LABELS, contents, with_plan
+from tests.deploy.bundles import LABELS, contents, several, with_plan
+from trt_layermerge.deploy.bundle.contents import Port
 from trt_layermerge.deploy.bundle.render import render
 from trt_layermerge.deploy.machine import Machine
 
@@ -91,8 +92,27 @@ def test_int8_gives_onnx_runtime_the_model_that_it_runs():
     assert files["onnx/model.int8.onnx"] == b"rest fp16"
 
 
+@pytest.mark.parametrize("max_batch", [None, 4])
+def test_several_inputs_and_outputs_of_any_rank_and_type(max_batch):
+    _, parsed = configs(several(max_batch=max_batch))
+    batch = [] if max_batch else [1]
+    for config in parsed.values():
+        assert [tensor(i) for i in config.input] == [
+            ("image", "TYPE_FP32", [*batch, 3, 8, 6]),
+            ("numbers", "TYPE_INT64", [*batch, 2]),
+        ]
+        assert [tensor(o) for o in config.output] == [
+            ("map", "TYPE_FP32", [*batch, 4, 8, 6]),
+            ("kind", "TYPE_FP32", [*batch, 3]),
+            ("best", "TYPE_INT64", [1]),
+        ]
+        assert [o.label_filename for o in config.output] == ["", "labels.txt", ""]
+        # Where the server adds the batch, a number for each image has no dimension left.
+        assert [o.HasField("reshape") for o in config.output] == [False, False, bool(max_batch)]
+
+
 def test_names_cannot_break_out_of_their_quotes():
     given = contents()
-    face = replace(given.interface, input='in"put\\')
+    face = replace(given.interface, inputs=(Port('in"put\\', (3, 8, 6), "image"),))
     _, parsed = configs(replace(given, interface=face))
     assert parsed["net"].input[0].name == 'in"put\\'

@@ -16,7 +16,7 @@ import pytest
 from tests.backends.fake_cuda import FakeDriver
 from tests.backends.fake_engine import FakeContext, FakeEngine, fake_library
 from tests.backends.fake_tensorrt import VERSIONS, Strict
-from tests.deploy.bundles import contents, network, signed, with_plan
+from tests.deploy.bundles import contents, network, several, signed, with_plan
 from trt_layermerge.core.jsonio import sha256_bytes
 from trt_layermerge.deploy.bundle.contents import TARGETS
 from trt_layermerge.deploy.bundle.folder import write_bundle
@@ -86,6 +86,25 @@ def test_passes_with_numpy_and_onnx_runtime_alone(target, max_batch, tmp_path):
     assert "differs by 0.0e+00" in done.stdout
     assert "The engine was not run: tensorrt_rtx is blocked" in done.stdout
     assert done.stdout.count("\n") == 1 and done.stderr == ""
+
+
+@pytest.mark.parametrize("max_batch", [None, 4])
+def test_every_output_is_compared(max_batch, tmp_path):
+    given = several(max_batch=max_batch)
+    write_bundle(tmp_path / "b", render(given, "triton"))
+    done = alone(tmp_path / "b", "--time")
+    assert done.returncode == 0, done.stderr
+    assert "differs by 0.0e+00" in done.stdout and " and takes 0." in done.stdout
+    expected = given.samples.outputs["fp32"]
+    for place, change in enumerate((1.01, 1.01, 0)):  # of whole numbers one other is enough
+        other = [array.copy() for array in expected]
+        other[place][1] = other[place][1] * change if change else other[place][1] + 1
+        samples = replace(given.samples, outputs={"fp32": tuple(other)})
+        wrong = render(replace(given, samples=samples), "triton")["expected.npz"]
+        changed(tmp_path / "b", "expected", wrong)
+        done = alone(tmp_path / "b")
+        assert done.returncode == 5, done.stdout
+        assert "of the largest output, 1e-03 is allowed at fp32" in done.stderr
 
 
 def test_a_bundle_without_an_engine_says_so(tmp_path):
@@ -173,7 +192,7 @@ def test_a_network_that_computes_something_else_is_5(bundle, rtx):
 @pytest.mark.parametrize(("factor", "code"), [(1.005, 0), (1.02, 5), (float("nan"), 5), (0.0, 5)])
 def test_the_tolerance_is_the_stated_one(bundle, rtx, factor, code):
     """1e-2 of the largest output at fp16: half of it passes, twice does not."""
-    outputs = {k: v * np.float32(factor) for k, v in rtx.samples.outputs.items()}
+    outputs = {k: (v * np.float32(factor),) for k, (v,) in rtx.samples.outputs.items()}
     samples = replace(rtx.samples, outputs=outputs)
     changed(bundle, "expected", render(replace(rtx, samples=samples), "plain")["expected.npz"])
     done = alone(bundle)
@@ -185,7 +204,7 @@ def test_the_tolerance_is_the_stated_one(bundle, rtx, factor, code):
 def test_pickles_are_not_read(bundle, rtx):
     array = np.array([print], dtype=object)
     path = bundle / "expected.npz"
-    np.savez(path, input=array, output_fp16=array)
+    np.savez(path, input_0=array, output_fp16_0=array)
     changed(bundle, "expected", path.read_bytes())
     done = alone(bundle)
     assert done.returncode == 7
@@ -235,7 +254,7 @@ def given():
 @pytest.fixture
 def machine(given):
     """Returns the modules that can be imported on a fake Orin."""
-    engine = Answering(FakeDriver(), given.samples.inputs, given.samples.outputs["fp16"])
+    engine = Answering(FakeDriver(), *given.samples.inputs, *given.samples.outputs["fp16"])
     return machine_of(engine)
 
 
@@ -291,7 +310,7 @@ def test_the_engine_runs_on_every_version(given, tmp_path, version, capsys):
     engine = given.engine
     built = replace(engine, sidecar=replace(engine.sidecar, library_version=version))
     write_bundle(tmp_path / "b", render(replace(given, engine=built), "plain"))
-    fake = Answering(FakeDriver(), given.samples.inputs, given.samples.outputs["fp16"])
+    fake = Answering(FakeDriver(), *given.samples.inputs, *given.samples.outputs["fp16"])
     code, out, _ = on(
         machine_of(fake, version), tmp_path / "b", "--require-engine", "--time", capsys=capsys
     )
@@ -299,6 +318,57 @@ def test_the_engine_runs_on_every_version(given, tmp_path, version, capsys):
     assert "the engine differs by 0.0e+00" in out and "was not run" not in out
     assert fake.runtime.calls.count("cuMemcpyHtoD_v2") == 2 + 60
     assert fake.runtime.calls.count("cuMemcpyDtoH_v2") == 2 + 60
+
+
+class SeveralContext:
+    """Copies what it expects to the outputs, where the inputs are the samples."""
+
+    def __init__(self, engine):
+        self.engine, self.addresses, self.shapes = engine, {}, {}
+
+    def set_input_shape(self, name, shape):
+        self.shapes[name] = shape
+        return True
+
+    def set_tensor_address(self, name, address):
+        self.addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream_handle):
+        self.engine.runtime.work(self.answer, self.engine.run_ms)
+        return True
+
+    def answer(self):
+        samples, face = self.engine.samples, self.engine.face
+        for row in range(2):
+            wanted = [array[row : row + 1] for array in samples.inputs]
+            found = [
+                ctypes.string_at(self.addresses[port.name], array.nbytes)
+                for port, array in zip(face.inputs, wanted, strict=True)
+            ]
+            if found == [array.tobytes() for array in wanted]:
+                break
+        assert self.shapes == {port.name: (1, *port.shape) for port in face.inputs}
+        for port, array in zip(face.outputs, samples.outputs["fp32"], strict=True):
+            data = array[row : row + 1].tobytes()
+            ctypes.memmove(self.addresses[port.name], data, len(data))
+
+
+@pytest.mark.parametrize(("change", "code"), [(0, 0), (1, 5)])
+def test_an_engine_of_several_inputs_and_outputs_runs(tmp_path, change, code, capsys):
+    given = with_plan(several())
+    write_bundle(tmp_path / "b", render(given, "plain"))
+    engine = FakeEngine(FakeDriver())
+    outputs = [*given.samples.outputs["fp32"]]
+    outputs[2] = outputs[2] + change
+    engine.samples = replace(given.samples, outputs={"fp32": tuple(outputs)})
+    engine.face = given.interface
+    engine.create_execution_context = lambda: SeveralContext(engine)
+    found, out, _ = on(
+        machine_of(engine), tmp_path / "b", "--require-engine", "--time", capsys=capsys
+    )
+    assert found == code
+    assert code or "the engine differs by 0.0e+00" in out
 
 
 def test_an_engine_that_computes_something_else_is_5(machine, orin, capsys):
@@ -360,7 +430,7 @@ def test_an_engine_that_does_not_fit_is_left_out_with_the_reason(
 def test_compatible_engines_are_tried_elsewhere(given, tmp_path, capsys):
     made = with_plan(given, hardware_compatible=True, version_compatible=True)
     write_bundle(tmp_path / "b", render(made, "plain"))
-    fake = Answering(FakeDriver(), given.samples.inputs, given.samples.outputs["fp16"])
+    fake = Answering(FakeDriver(), *given.samples.inputs, *given.samples.outputs["fp16"])
     machine = machine_of(fake, VERSIONS[-2])
     fake.runtime.capability = {75: 8, 76: 9}
     assert on(machine, tmp_path / "b", "--require-engine", capsys=capsys)[0] == 0

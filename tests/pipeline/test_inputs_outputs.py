@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from tests.pipeline import tiny
 from trt_layermerge.core.jsonio import read_json
+from trt_layermerge.deploy.bundle.folder import read_bundle
 from trt_layermerge.errors import CorruptInputError, UsageError
 from trt_layermerge.pipeline.api import run_stage
 from trt_layermerge.pipeline.options import RunOptions
@@ -77,6 +80,7 @@ search:
 importance: {fit_images: 8, score_images: 8}
 finetune: {options: {epochs: 1, batch: 12}}
 build: {engine: none}
+package: {targets: [plain, triton, isaac-ros], bake_preprocess: true}
 """
 
 
@@ -106,7 +110,18 @@ def test_a_recipe_of_two_inputs_and_a_dict_goes_to_its_report(project: Path) -> 
     assert model["inputs"] == {"image": [1, 3, 16, 16], "numbers": [1, 4]}
     assert model["max_rel_error"] < 1e-4
     assert (folder / "report.html").is_file()
-    assert heard.stages("done")[-1] == "report"
+    assert heard.stages("done")[-1] == "package"
+    for target in ("plain", "triton", "isaac-ros"):
+        command = [sys.executable, str(folder / "deploy" / target / "verify.py")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    face = read_bundle(folder / "deploy" / "triton")[1].interface
+    assert [(port.name, port.shape, port.kind) for port in (*face.inputs, *face.outputs)] == [
+        ("image", (3, 16, 16), "image"),
+        ("numbers", (4,), "numbers"),
+        ("out", (3, 16, 16), "classes"),
+        ("size_0", (2,), "values"),
+    ]
     assert any("out (1, 3, 16, 16) as classes, size_0 (1, 2) as values" in n for n in heard.notes)
     # Nothing is done again, unless the outputs are for something else.
     _, again = tiny.run(project / "runs")
@@ -117,7 +132,7 @@ def test_a_recipe_of_two_inputs_and_a_dict_goes_to_its_report(project: Path) -> 
     ("overrides", "words"),
     [
         ({"data.train": "npz:train.npz"}, r"takes 2 inputs .image, numbers., and npz:.* feeds one"),
-        ({"package.targets": ["triton"]}, "maps image, numbers to out"),
+        ({"package.targets": ["plain", "deepstream"]}, "a frame and nothing else"),
         ({"task": {"ouf": "segmentation"}}, "task names ouf"),
         ({"importance.method": "finetune", "task": "regression"}, "none that tell the classes"),
     ],

@@ -121,13 +121,13 @@ def test_sample_inputs_of_a_baked_graph_are_the_pixels_of_the_images(
     package(runs, package__targets=["plain"], package__bake_preprocess=True)
     _, contents = read_bundle(runs / "tiny" / "deploy" / "plain")
     images = np.load(finished / "val.npz")["images"][[0, 32]]
-    np.testing.assert_array_equal(contents.samples.inputs, images.transpose(0, 3, 1, 2))
-    baked = contents.samples.outputs["fp32"]
+    np.testing.assert_array_equal(contents.samples.inputs[0], images.transpose(0, 3, 1, 2))
+    (baked,) = contents.samples.outputs["fp32"]
     assert contents.samples.source == "images 0 and 32 of val"
     package(runs, package__bake_preprocess=False)
     _, contents = read_bundle(runs / "tiny" / "deploy" / "plain")
-    np.testing.assert_array_equal(contents.samples.inputs, tiny.PREPROCESS(images))
-    logits = contents.samples.outputs["fp32"].astype(np.float64)
+    np.testing.assert_array_equal(contents.samples.inputs[0], tiny.PREPROCESS(images))
+    logits = contents.samples.outputs["fp32"][0].astype(np.float64)
     powers = np.exp(logits)
     np.testing.assert_allclose(baked, powers / powers.sum(1, keepdims=True), atol=1e-5)
 
@@ -138,9 +138,9 @@ def test_without_images_the_inputs_are_seeded(runs: Path) -> None:
         RunOptions("tiny", runs, overrides={"data.val": None, "data.train": None}),
         tiny.Recorder(),
     )
-    raw, source = sample_inputs(run, normalised=False)
-    again, _ = sample_inputs(run, normalised=False)
-    normal, _ = sample_inputs(run, normalised=True)
+    (raw,), source = sample_inputs(run, normalised=False)
+    (again,), _ = sample_inputs(run, normalised=False)
+    (normal,), _ = sample_inputs(run, normalised=True)
     assert source == "random pixels, seed 0"
     assert raw.shape == (2, 3, 16, 16) and raw.min() >= 0 and raw.max() <= 255
     np.testing.assert_array_equal(raw, again)
@@ -161,7 +161,9 @@ def test_without_images_the_inputs_are_seeded(runs: Path) -> None:
     ],
 )
 def test_what_is_baked(target: Any, wanted: bool | None, baked: Baked) -> None:
-    assert baked_for(target, wanted) == baked
+    assert baked_for(target, wanted, classifies=True) == baked
+    without = Baked(baked.normalise, False)  # only logits of classes become probabilities
+    assert baked_for(target, wanted, classifies=False) == without
 
 
 def test_nothing_is_bundled_for_nobody(runs: Path) -> None:

@@ -8,8 +8,10 @@ over the classes. A network typed in another precision keeps float32 at its ends
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.errors import UnsupportedModelError
@@ -23,9 +25,9 @@ def bake(model: bytes, preprocess: Preprocess | None, *, softmax: bool) -> bytes
     """Returns the model with normalisation in front and softmax behind.
 
     Args:
-        model: An ONNX model with one float32 input ``(N, C, H, W)`` and one float32 output
-            ``(N, classes)``.
-        preprocess: What the input goes through; its name stays. None leaves the input alone.
+        model: An ONNX model; for ``softmax``, one with a single float32 output ``(N, classes)``.
+        preprocess: What the first input, float32 ``(N, C, H, W)``, goes through; its name stays.
+            None leaves it alone.
         softmax: Whether the output becomes probabilities, then called ``prob``.
 
     Raises:
@@ -33,25 +35,23 @@ def bake(model: bytes, preprocess: Preprocess | None, *, softmax: bool) -> bytes
         UnsupportedModelError: If input or output are of another form, or the channels are not
             those of ``preprocess``.
     """
-    parsed = _parse(model)
+    parsed = parse_model(model)
     if preprocess is not None:
+        _refuse_other("first input", parsed.graph.input[:1], 4)
         _normalise(parsed.graph, preprocess)
     if softmax:
+        _refuse_other("output", parsed.graph.output, 2)
         _add_softmax(parsed.graph)
     return checked(parsed)
 
 
-def _parse(data: bytes) -> ModelProto:
-    model = parse_model(data)
-    graph = model.graph
-    for kind, values, rank in (("input", graph.input, 4), ("output", graph.output, 2)):
-        types = [value.type.tensor_type for value in values]
-        if [(t.elem_type, len(t.shape.dim)) for t in types] != [(TensorProto.FLOAT, rank)]:
-            raise UnsupportedModelError(
-                f"the {kind} of the network is not one float32 tensor of {rank} dimensions; "
-                "package it without --bake-preprocess"
-            )
-    return model
+def _refuse_other(what: str, values: Sequence[ValueInfoProto], rank: int) -> None:
+    types = [value.type.tensor_type for value in values]
+    if [(t.elem_type, len(t.shape.dim)) for t in types] != [(TensorProto.FLOAT, rank)]:
+        raise UnsupportedModelError(
+            f"the {what} of the network is not one float32 tensor of {rank} dimensions; "
+            "package it without --bake-preprocess"
+        )
 
 
 def _normalise(graph: GraphProto, preprocess: Preprocess) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trt_layermerge.core.device import PRECISIONS, DeviceInfo, Precision
+from trt_layermerge.core.inputs import batch, parts_of
 from trt_layermerge.core.jsonio import Json, damage, read_json, sha256_bytes, sha256_file
 from trt_layermerge.deploy.sidecar import STEMS
 from trt_layermerge.errors import (
@@ -16,7 +17,6 @@ from trt_layermerge.errors import (
     DeviceError,
     UnsupportedModelError,
     UntrustedInputError,
-    UsageError,
     command,
 )
 from trt_layermerge.pipeline.recipe import dump_recipe
@@ -46,25 +46,12 @@ def refuse_bundles(run: Run) -> None:
     """Refuses the wanted bundles of a network that their servers would not know how to run.
 
     Raises:
-        UsageError: If it has several inputs or outputs, or another one than ``(N, K)``; or if
-            DeepStream, which takes outputs for probabilities, would get something else.
+        UsageError: If DeepStream would have to give it more than an image.
     """
-    session, targets = run.session, run.recipe.package.targets
-    if not targets:
-        return
-    shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in session.answers.items())
-    single = len(session.input_names) == len(session.outputs) == 1
-    if not single or any(value.ndim != 2 for value in session.answers.values()):
-        raise UsageError(
-            f"bundles ({', '.join(targets)}) are of networks that map one batch of images to one "
-            f"output (N, K), and this one maps {', '.join(session.input_names)} to {shapes}; leave "
-            "package.targets out, and take engines and ONNX models from the run's folder"
-        )
-    if "deepstream" in targets and list(session.outputs.values()) != ["classes"]:
-        raise UsageError(
-            f"a bundle for DeepStream gives probabilities of classes, and this network's output is "
-            f"{shapes}, no logits of classes; leave deepstream out of package.targets"
-        )
+    from trt_layermerge.deploy.bundle.deepstream import refuse_inputs
+
+    if "deepstream" in run.recipe.package.targets:
+        refuse_inputs(run.session.input_names)
 
 
 def server_name(run: str) -> str:
@@ -136,18 +123,20 @@ def _model(run: Run, baked: Baked, precision: Precision, fallback: Precision) ->
 def _interface(run: Run, model: bytes) -> Interface:
     import onnx
 
-    from trt_layermerge.deploy.bundle.contents import Interface
+    from trt_layermerge.deploy.bundle.contents import Interface, Port
     from trt_layermerge.export.batch import dynamic_batch
 
+    def port(value: onnx.ValueInfoProto, kind: Any) -> Port:
+        tensor = value.type.tensor_type
+        number: Any = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+        return Port(value.name, tuple(d.dim_value for d in tensor.shape.dim[1:]), kind, number)
+
     graph = onnx.load_from_string(model).graph
-    _, channels, height, width = (d.dim_value for d in graph.input[0].type.tensor_type.shape.dim)
-    measured = run.recipe.measure.batch
+    outputs = zip(graph.output, run.session.outputs.values(), strict=True)
     return Interface(
-        input=graph.input[0].name,
-        image=(channels, height, width),
-        output=graph.output[0].name,
-        classes=graph.output[0].type.tensor_type.shape.dim[1].dim_value,
-        batch=measured,
+        inputs=tuple(port(v, "numbers" if i else "image") for i, v in enumerate(graph.input)),
+        outputs=tuple(port(value, kind) for value, kind in outputs),
+        batch=run.recipe.measure.batch,
         max_batch=run.recipe.build.max_batch if dynamic_batch(model) else None,
     )
 
@@ -166,12 +155,13 @@ def _samples(run: Run, baked: Baked, face: Interface, models: dict[Precision, by
     for precision, model in models.items():
         fixed = with_batch(model, face.batch) if face.max_batch else model
         with backend.open(rounded(fixed)) as runner:
-            (outputs[precision],) = infer_all(runner, inputs).values()
+            found = infer_all(runner, batch(inputs))
+        outputs[precision] = tuple(found[port.name] for port in face.outputs)
     return Samples(inputs, outputs, source)
 
 
-def sample_inputs(run: Run, *, normalised: bool) -> tuple[NDArray[np.float32], str]:
-    """Returns two inputs ``(2, C, H, W)`` and where they are from, normalised or as pixels.
+def sample_inputs(run: Run, *, normalised: bool) -> tuple[tuple[NDArray[Any], ...], str]:
+    """Returns two of every input ``(2, ...)`` and where they are from, normalised or as pixels.
 
     Images of a data set come normalised; their pixels are worked out again.
     """
@@ -179,20 +169,24 @@ def sample_inputs(run: Run, *, normalised: bool) -> tuple[NDArray[np.float32], s
     split = "val" if run.recipe.data.val is not None else "train"
     data = run.data(split)
     if data is None:
+        from trt_layermerge.session.images import random_like
+
         _, channels, height, width = run.recipe.model.input
         rng = np.random.default_rng(run.seed)
         pixels = rng.integers(0, 256, (2, height, width, channels), dtype=np.uint8)
         images, source = preprocess(pixels), f"random pixels, seed {run.seed}"
+        _, *more = parts_of(random_like(run.session.example, 2, run.seed))
     else:
         import torch
 
-        images = data.batch(torch.tensor([0, len(data) // 2]))[0].numpy()
-        source = f"images 0 and {len(data) // 2} of {split}"
+        images, *more = parts_of(data.batch(torch.tensor([0, len(data) // 2]))[0])
+        images, source = images.numpy(), f"images 0 and {len(data) // 2} of {split}"
+    others = tuple(part.numpy() for part in more)
     if normalised:
-        return images, source
+        return (images, *others), source
     mean, std = (np.asarray(v).reshape(-1, 1, 1) for v in (preprocess.mean, preprocess.std))
     raw = np.rint((images * std + mean) / preprocess.scale).clip(0, 255)
-    return raw.astype(np.float32), source
+    return (raw.astype(np.float32), *others), source
 
 
 def _accuracy(run: Run) -> dict[str, float]:

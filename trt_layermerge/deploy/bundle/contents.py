@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
-import numpy as np
 from numpy.typing import NDArray
 
 from trt_layermerge.core.codec import Finite
 from trt_layermerge.core.device import Precision
+from trt_layermerge.core.outputs import Kind
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.deploy.sidecar import Sidecar
 from trt_layermerge.errors import UsageError
@@ -19,11 +19,14 @@ from trt_layermerge.errors import UsageError
 Target: TypeAlias = Literal["plain", "triton", "deepstream", "isaac-ros"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 
+NumberType: TypeAlias = Literal["float32", "int64", "int32", "bool"]
+Arrays: TypeAlias = tuple[NDArray[Any], ...]
+
 Files: TypeAlias = dict[str, bytes]
 """Content by path relative to the bundle, with forward slashes."""
 
 TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-3, "fp16": 1e-2, "int8": 0.2}
-"""Largest difference over largest expected output that ``verify.py`` lets pass.
+"""Largest difference over the largest value of an expected output that ``verify.py`` lets pass.
 
 The expected outputs are those of the same graph in ONNX Runtime: what is left is the order of
 summation and the rounding in between. At int8, where a sum that is a little different falls on
@@ -37,7 +40,7 @@ class Baked:
     """What of the work before and behind the network is part of its graph.
 
     Attributes:
-        normalise: The input is pixels from 0 to 255, not yet normalised.
+        normalise: The first input is pixels from 0 to 255, not yet normalised.
         softmax: The output is probabilities, not logits.
     """
 
@@ -49,24 +52,48 @@ class Baked:
 
 
 @dataclass(frozen=True)
-class Interface:
-    """What goes into the network and comes out, both float32.
+class Port:
+    """A tensor that goes into the network or comes out of it.
 
     Attributes:
-        input: Name of the input.
-        image: Its ``(C, H, W)``.
-        output: Name of the output.
-        classes: Length of an output.
+        name: Its name.
+        shape: Its shape for one image: without the batch, which is its first dimension.
+        kind: What it is: ``image`` or ``numbers`` of inputs, ``core.outputs`` of outputs.
+        type: Of its numbers.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Literal["image", "numbers"] | Kind
+    type: NumberType = "float32"
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What goes into the network and comes out.
+
+    Attributes:
+        inputs: The inputs; the first one is an image ``(C, H, W)``.
+        outputs: The outputs.
         batch: Images per run; the usual number where any up to ``max_batch`` may be given.
         max_batch: Most images per run, or None where it is always ``batch``.
     """
 
-    input: str
-    image: tuple[int, int, int]
-    output: str
-    classes: int
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
     batch: int
     max_batch: int | None = None
+
+    @property
+    def image(self) -> tuple[int, ...]:
+        """``(C, H, W)`` of the first input."""
+        return self.inputs[0].shape
+
+    @property
+    def classifies(self) -> bool:
+        """Whether all that comes out are the classes of an image."""
+        (output, *more) = self.outputs
+        return not more and output.kind == "classes" and len(output.shape) == 1
 
     @property
     def pixels(self) -> str:
@@ -93,13 +120,13 @@ class Samples:
     """Two inputs, and what the network makes of them in ONNX Runtime.
 
     Attributes:
-        inputs: ``(2, C, H, W)`` float32, as the network takes them.
-        outputs: ``(2, classes)`` float32 by precision.
+        inputs: Every input ``(2, ...)``, as the network takes them.
+        outputs: Every output ``(2, ...)``, by precision.
         source: Where the inputs are from, in words.
     """
 
-    inputs: NDArray[np.float32]
-    outputs: Mapping[Precision, NDArray[np.float32]]
+    inputs: Arrays
+    outputs: Mapping[Precision, Arrays]
     source: str
 
 
@@ -111,7 +138,7 @@ class Facts:
         name: What servers call it.
         precision: What is deployed.
         why_no_engine: The reason where there is no engine.
-        interface: Input and output.
+        interface: Inputs and outputs.
         baked: What else the graphs do.
         preprocess: From 8-bit pixels to what the network was trained on.
         labels: Class names in the order of the outputs, or None if they are not known.

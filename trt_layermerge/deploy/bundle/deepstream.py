@@ -1,4 +1,7 @@
-"""``deepstream``: a configuration of ``nvinfer`` for a classifier of whole frames."""
+"""``deepstream``: a configuration of ``nvinfer``, for whole frames.
+
+It knows what classifiers give; of every other network it hands on the tensors as they are.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,12 @@ from trt_layermerge.errors import UsageError
 NETWORK_MODES: Mapping[Precision, int] = {"fp32": 0, "int8": 1, "fp16": 2}
 COLOUR_FORMATS = {3: 0, 1: 2}
 """``nvinfer``'s number for RGB and for grey, by channels."""
-CLASSIFIER = 1
+CLASSIFIER, OTHER = 1, 100
 WHOLE_FRAMES = 1
 
 USAGE = """\
 `config_infer.txt` is for the element `nvinfer` (`config-file-path=config_infer.txt`); paths in it
-are relative to its folder. It classifies whole frames; for objects that a detector found, set
+are relative to its folder. It {does} whole frames; for objects that a detector found, set
 `process-mode=2` and `operate-on-gie-id`. {where}
 
 {state}
@@ -34,8 +37,8 @@ def layout(contents: Contents) -> Layout:
     """Returns ``config_infer.txt``, ``model.onnx``, ``model.plan`` and ``labels.txt``.
 
     Raises:
-        UsageError: If ``nvinfer`` cannot do what the network expects (``nvinfer_scaling``), the
-            network gives logits, or a label holds a semicolon.
+        UsageError: If ``nvinfer`` cannot do what the network expects (``nvinfer_scaling``), a
+            classifier gives logits, there are several inputs, or a label holds a semicolon.
     """
     files = {"config_infer.txt": config(contents).encode()}
     if contents.labels is not None:
@@ -51,7 +54,8 @@ def config(contents: Contents) -> str:
             f"DeepStream gives networks RGB or grey images, but this one takes {face.image[0]} "
             "channels; package it for another target (--for plain or triton)"
         )
-    if not contents.baked.softmax:
+    refuse_inputs(face.inputs)
+    if face.classifies and not contents.baked.softmax:
         raise UsageError(
             "nvinfer takes what a classifier gives for probabilities, and these are logits; "
             "package with the softmax in the graph (--bake-preprocess)"
@@ -65,18 +69,27 @@ def config(contents: Contents) -> str:
     values |= {
         "batch-size": face.limit,
         "network-mode": NETWORK_MODES[contents.precision],
-        "network-type": CLASSIFIER,
+        "network-type": CLASSIFIER if face.classifies else OTHER,
         "process-mode": WHOLE_FRAMES,
         "infer-dims": ";".join(map(str, face.image)),
         "model-color-format": COLOUR_FORMATS[face.image[0]],
         "maintain-aspect-ratio": 0,
         "net-scale-factor": repr(factor),
         "offsets": ";".join(map(repr, offsets)),
-        "classifier-threshold": 0.2,
-        "output-blob-names": face.output,
+        **({"classifier-threshold": 0.2} if face.classifies else {"output-tensor-meta": 1}),
+        "output-blob-names": ";".join(port.name for port in face.outputs),
         "gie-unique-id": 1,
     }
     return "[property]\n" + "".join(f"{key}={value}\n" for key, value in values.items())
+
+
+def refuse_inputs(inputs: Sequence[object]) -> None:
+    """Refuses a network that takes more than the frame. Raises ``UsageError``."""
+    if len(inputs) > 1:
+        raise UsageError(
+            f"nvinfer gives networks a frame and nothing else, and this one takes {len(inputs)} "
+            "inputs; leave deepstream out of package.targets (--for plain, triton or isaac-ros)"
+        )
 
 
 def nvinfer_scaling(preprocess: Preprocess, baked: Baked) -> tuple[float, tuple[float, ...]]:
@@ -113,10 +126,19 @@ def one_line(labels: Sequence[str]) -> bytes:
 
 def _usage(contents: Contents) -> str:
     where = (
-        "The graph normalises and ends in a softmax: `nvinfer` hands pixels on as they are."
+        "The graph normalises: `nvinfer` hands pixels on as they are."
         if contents.baked.normalise
-        else "`nvinfer` normalises; the graph ends in a softmax."
+        else "`nvinfer` normalises."
     )
+    classifies = contents.interface.classifies
+    if classifies:
+        where += " The graph ends in a softmax."
+    else:
+        where += (
+            " What the network puts out is not interpreted: every frame gets its tensors, in the "
+            "order of `output-blob-names`, as `NvDsInferTensorMeta` (`output-tensor-meta`), for a "
+            "probe of yours to read."
+        )
     if loadable(contents):
         state = "`nvinfer` loads `model.plan`, and builds its own engine where that does not fit."
     else:
@@ -129,4 +151,4 @@ def _usage(contents: Contents) -> str:
             " It must not build this one: without a calibration table, which a network with its "
             "own scales does not need, `nvinfer` falls back to fp16. Always rebuild."
         )
-    return USAGE.format(where=where, state=state)
+    return USAGE.format(does="classifies" if classifies else "sees", where=where, state=state)

@@ -48,16 +48,21 @@ def params(contents: Contents) -> str:
         "model_file_path": f"{FOLDER}/model.onnx",
         "force_engine_update": False,
         "enable_fp16": contents.precision != "fp32",
-        "input_tensor_names": ["input_tensor"],
-        "input_binding_names": [face.input],
+        "input_tensor_names": _numbered("input_tensor", len(face.inputs)),
+        "input_binding_names": [port.name for port in face.inputs],
         "input_tensor_formats": ["nitros_tensor_list_nchw_rgb_f32"],
-        "output_tensor_names": ["output_tensor"],
-        "output_binding_names": [face.output],
+        "output_tensor_names": _numbered("output_tensor", len(face.outputs)),
+        "output_binding_names": [port.name for port in face.outputs],
         "output_tensor_formats": ["nitros_tensor_list_nhwc_rgb_f32"],
         "max_batch_size": face.limit,
     }
     body = "".join(f"    {key}: {json.dumps(value)}\n" for key, value in values.items())
     return f"/**:\n  ros__parameters:\n{body}"
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    """Returns what tensors are called in the messages of ROS: one alone has no number."""
+    return [name] if count == 1 else [f"{name}_{i}" for i in range(count)]
 
 
 def encoder_scaling(contents: Contents) -> tuple[list[float], list[float]]:
@@ -82,4 +87,9 @@ def _usage(contents: Contents) -> str:
         else "There is no engine that the node can load yet: on the robot type "
         "`trt-layermerge rebuild . --backend tensorrt`. Without, the node builds its own."
     )
+    if len(contents.interface.inputs) > 1:
+        state += (
+            " The encoder makes `input_tensor_0` alone: a node of yours must put the other inputs "
+            "into the same list of tensors."
+        )
     return USAGE.format(folder=FOLDER, mean=mean, std=std, width=width, height=height, state=state)

@@ -115,6 +115,9 @@ def refuse_within(labels: Sequence[str], *signs: str) -> None:
 
 def _expected(contents: Contents) -> bytes:
     buffer = io.BytesIO()
-    outputs = {f"output_{p}": array for p, array in contents.samples.outputs.items()}
-    np.savez(buffer, input=contents.samples.inputs, **outputs)  # type: ignore[arg-type]
+    samples = contents.samples
+    found = {f"input_{i}": array for i, array in enumerate(samples.inputs)}
+    for precision, outputs in samples.outputs.items():
+        found |= {f"output_{precision}_{i}": array for i, array in enumerate(outputs)}
+    np.savez(buffer, **found)  # type: ignore[arg-type]
     return buffer.getvalue()

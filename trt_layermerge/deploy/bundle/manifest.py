@@ -123,13 +123,19 @@ def contents_of(path: Path, body: Json, files: Files) -> tuple[Target, Contents]
         part = {role: files[place] for role, place in given.roles.items()}
         arrays = _arrays(part["expected"])
         models = {p: part.get(f"onnx.{p}") for p in PRECISIONS} | {given.precision: part["onnx"]}
-        outputs = {p: arrays[f"output_{p}"] for p in PRECISIONS if f"output_{p}" in arrays}
+        face = given.interface
+        inputs = tuple(arrays[f"input_{i}"] for i in range(len(face.inputs)))
+        outputs = {
+            p: tuple(arrays[f"output_{p}_{i}"] for i in range(len(face.outputs)))
+            for p in PRECISIONS
+            if f"output_{p}_0" in arrays
+        }
         return given.target, Contents(
             **_facts(given),
             models={p: model for p, model in models.items() if model is not None},
             portable=part.get("portable"),
             engine=_engine(part),
-            samples=Samples(arrays["input"], outputs, given.samples),
+            samples=Samples(inputs, outputs, given.samples),
             recipe=part["recipe"].decode(),
             calibration=part["calibration"].decode() if "calibration" in part else None,
         )
@@ -139,7 +145,7 @@ def _facts(of: Facts) -> dict[str, Any]:
     return {f.name: getattr(of, f.name) for f in fields(Facts)}
 
 
-def _arrays(data: bytes) -> dict[str, NDArray[np.float32]]:
+def _arrays(data: bytes) -> dict[str, NDArray[Any]]:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             found = dict(arrays)

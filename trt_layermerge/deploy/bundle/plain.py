@@ -9,7 +9,7 @@ USAGE = """\
 `{plan}` is a raw serialised engine: no header stands before it, so TensorRT's
 `deserialize_cuda_engine` takes the bytes of the file as they are. `{sidecar}` says which library
 and which GPU it was built for. `{onnx}` is the graph that it was built from; ONNX Runtime and
-others take it too. Inputs and outputs are float32 in every precision.
+others take it too. Inputs and outputs are the same in every precision.
 """
 
 

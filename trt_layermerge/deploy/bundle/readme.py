@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from trt_layermerge.deploy.bundle.contents import Contents, Engine, Target
 
@@ -21,8 +21,7 @@ A network made shallower by trt-layermerge: `recipe.yaml` tells how, `manifest.j
 
 | | |
 |---|---|
-| input | `{input}`, float32, {input_shape}: {input_meaning} |
-| output | `{output}`, float32, {output_shape}: {output_meaning} |
+{ports}
 | engine | {engine} |
 | accuracy | {accuracy} |
 | latency | {latency} |
@@ -68,19 +67,12 @@ def readme(contents: Contents, target: Target, places: Mapping[str, str], usage:
         places: Path of every part by its role.
         usage: How the target uses the bundle, in Markdown.
     """
-    face, baked = contents.interface, contents.baked
-    batch = f"1 to {face.max_batch}" if face.max_batch else str(face.batch)
     end = "" if target == "plain" else UNTRIED
     text = TEMPLATE.format(
         name=contents.name,
         precision=contents.precision,
         server=SERVERS[target],
-        input=face.input,
-        input_shape=f"({batch}, {', '.join(map(str, face.image))})",
-        input_meaning=_input_meaning(contents),
-        output=face.output,
-        output_shape=f"({batch}, {face.classes})",
-        output_meaning="probabilities" if baked.softmax else "logits",
+        ports="\n".join(_ports(contents)),
         engine=_engine(contents.engine) or f"none: {contents.why_no_engine}",
         accuracy=_accuracy(contents),
         latency=_latency(contents),
@@ -98,7 +90,33 @@ def _wrapped(block: str) -> str:
     return textwrap.fill(block, 100, break_long_words=False, break_on_hyphens=False)
 
 
-def _input_meaning(contents: Contents) -> str:
+MEANINGS: Mapping[str, str] = {
+    "numbers": "numbers",
+    "classes": "logits",
+    "labels": "a logit for each label",
+    "indices": "whole numbers",
+    "values": "numbers",
+}
+"""What a tensor is by its kind; the image has a meaning of its own."""
+
+
+def _ports(contents: Contents) -> Iterator[str]:
+    """Yields a row of the table for every input and output."""
+    face = contents.interface
+    batch = f"1 to {face.max_batch}" if face.max_batch else str(face.batch)
+    for role, ports in (("input", face.inputs), ("output", face.outputs)):
+        for port in ports:
+            if port.kind == "image":
+                meaning = _image_meaning(contents)
+            elif role == "output" and contents.baked.softmax:
+                meaning = "probabilities"
+            else:
+                meaning = MEANINGS[port.kind]
+            shape = ", ".join(map(str, (batch, *port.shape)))
+            yield f"| {role} | `{port.name}`, {port.type}, ({shape}): {meaning} |"
+
+
+def _image_meaning(contents: Contents) -> str:
     image = contents.interface.pixels
     if contents.baked.normalise:
         return f"{image} from 0 to 255; the graph normalises"

@@ -133,8 +133,11 @@ def _options(contents: Contents) -> BuildOptions:
     face = contents.interface
     profile = None
     if face.max_batch is not None:
-        shapes = tuple((n, *face.image) for n in (1, face.batch, face.max_batch))
-        profile = {face.input: (shapes[0], shapes[1], shapes[2])}
+        one, usual, most = 1, face.batch, face.max_batch
+        profile = {
+            port.name: ((one, *port.shape), (usual, *port.shape), (most, *port.shape))
+            for port in face.inputs
+        }
     stored: Mapping[str, Any] = {n: v for n, v in contents.build.items() if n in STORED}
     try:
         return BuildOptions(**stored, profile=profile, timing_cache=default_timing_cache())

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from trt_layermerge.deploy.bundle.contents import Contents, Files
+from trt_layermerge.deploy.bundle.contents import Contents, Files, NumberType, Port
 from trt_layermerge.deploy.bundle.layout import Layout, engine_stem, lines, loadable, onnx_places
 
 REPOSITORY = "models"
+
+TYPES: Mapping[NumberType, str] = {
+    "float32": "TYPE_FP32",
+    "int64": "TYPE_INT64",
+    "int32": "TYPE_INT32",
+    "bool": "TYPE_BOOL",
+}
 
 USAGE = """\
 `models/` is a model repository. `{name}` runs the engine, `{name}_onnx` the ONNX model.
@@ -70,27 +77,36 @@ def _config(contents: Contents, name: str, platform: str, more: str) -> str:
     """
     face = contents.interface
     batch = () if face.max_batch else (face.batch,)
-    labels = {} if contents.labels is None else {"label_filename": json.dumps("labels.txt")}
+    labels = len(contents.labels or ())
     return (
         f"name: {json.dumps(name)}\n"
         f"platform: {json.dumps(platform)}\n"
         f"max_batch_size: {face.max_batch or 0}\n"
-        + _tensor("input", face.input, (*batch, *face.image), {})
-        + _tensor("output", face.output, (*batch, face.classes), labels)
+        + _tensors("input", face.inputs, batch)
+        + _tensors("output", face.outputs, batch, labels)
         + more
         + ("dynamic_batching { }\n" if face.max_batch else "")
     )
 
 
-def _tensor(kind: str, name: str, dims: tuple[int, ...], more: Mapping[str, str]) -> str:
+def _tensors(kind: str, ports: Sequence[Port], batch: tuple[int, ...], labels: int = 0) -> str:
+    """Returns the inputs or outputs; those that are classes are named by the labels."""
+    body = ",\n".join(_tensor(port, batch, labels) for port in ports)
+    return f"{kind} [\n{body}\n]\n"
+
+
+def _tensor(port: Port, batch: tuple[int, ...], labels: int) -> str:
+    dims = (*batch, *port.shape)
     fields = {
-        "name": json.dumps(name),
-        "data_type": "TYPE_FP32",
-        "dims": f"[ {', '.join(map(str, dims))} ]",
-        **more,
+        "name": json.dumps(port.name),
+        "data_type": TYPES[port.type],
+        "dims": f"[ {', '.join(map(str, dims or (1,)))} ]",
     }
-    body = "".join(f"    {key}: {value}\n" for key, value in fields.items())
-    return f"{kind} [\n  {{\n{body}  }}\n]\n"
+    if not dims:  # one number an image: a request has (N, 1), the network (N,)
+        fields["reshape"] = "{ shape: [ ] }"
+    if labels and port.kind == "classes" and port.shape == (labels,):
+        fields["label_filename"] = json.dumps("labels.txt")
+    return "  {\n" + "".join(f"    {key}: {value}\n" for key, value in fields.items()) + "  }"
 
 
 def _capability(contents: Contents) -> str | None:

@@ -182,6 +182,12 @@ def open_engine(manifest: dict[str, Any], files: dict[str, bytes]) -> Callable[[
     return load_plan(runtime, cuda, plan, manifest["interface"])
 
 
+def zeros(interface: dict[str, Any], side: str) -> list[Any]:
+    """Returns an array of zeros for every input or output of one run."""
+    batch = interface["batch"]
+    return [np.zeros((batch, *port["shape"]), port["type"]) for port in interface[side]]
+
+
 def load_plan(
     runtime: Any, cuda: Cuda, plan: bytes, interface: dict[str, Any]
 ) -> Callable[[Any], Any]:
@@ -199,21 +205,24 @@ def load_plan(
     context = engine.create_execution_context()
     if context is None:
         raise Unavailable("there is not enough memory on the GPU to run it")
-    shape = (interface["batch"], *interface["image"])
-    output = np.empty((shape[0], interface["classes"]), np.float32)
-    source, target = cuda.allocate(4 * int(np.prod(shape))), cuda.allocate(output.nbytes)
-    context.set_input_shape(interface["input"], shape)
-    context.set_tensor_address(interface["input"], source)
-    context.set_tensor_address(interface["output"], target)
+    inputs, outputs = (zeros(interface, side) for side in ("inputs", "outputs"))
+    names = [port["name"] for side in ("inputs", "outputs") for port in interface[side]]
+    places = [cuda.allocate(array.nbytes) for array in [*inputs, *outputs]]
+    for name, array in zip(names, inputs):
+        context.set_input_shape(name, array.shape)
+    for name, place in zip(names, places):
+        context.set_tensor_address(name, place)
     keep = (runtime, engine)  # for as long as the context is used
 
-    def run(images: Any) -> Any:
-        cuda.upload(np.ascontiguousarray(images), source)
+    def run(given: Any) -> Any:
+        for array, place in zip(given, places):
+            cuda.upload(np.ascontiguousarray(array), place)
         if not (keep and context.execute_async_v3(0)):
             raise Unavailable("TensorRT could not run it")
         cuda.wait()
-        cuda.download(target, output)
-        return output.copy()
+        for array, place in zip(outputs, places[len(inputs) :]):
+            cuda.download(place, array)
+        return [array.copy() for array in outputs]
 
     return run
 
@@ -231,9 +240,11 @@ def open_onnx(manifest: dict[str, Any], files: dict[str, bytes]) -> Callable[[An
     except Exception as error:  # the library has no common class for its errors
         raise Unavailable(f"ONNX Runtime {ort.__version__} cannot load it ({error})") from error
 
-    def run(images: Any) -> Any:
+    inputs, outputs = ([p["name"] for p in interface[side]] for side in ("inputs", "outputs"))
+
+    def run(given: Any) -> Any:
         try:
-            return session.run([interface["output"]], {interface["input"]: images})[0]
+            return session.run(outputs, dict(zip(inputs, given)))
         except Exception as error:
             raise Wrong(f"the ONNX model is not the one in manifest.json ({error})") from error
 
@@ -243,44 +254,54 @@ def open_onnx(manifest: dict[str, Any], files: dict[str, bytes]) -> Callable[[An
 WAYS = ((ENGINE, open_engine), ("the ONNX model in ONNX Runtime", open_onnx))
 
 
-def outputs_of(run: Callable[[Any], Any], images: Any, size: int) -> Any:
-    """Returns the outputs for all images, run in batches that the last image fills up.
+def outputs_of(run: Callable[[Any], Any], given: Any, size: int) -> Any:
+    """Returns every output for all images, run in batches that the last image fills up.
 
     Args:
         run: Runs one batch.
-        images: Inputs ``(N, C, H, W)``, float32.
+        given: Every input, ``(N, ...)``.
         size: Images per run.
     """
     rows = []
-    for start in range(0, len(images), size):
-        chunk = images[start : start + size]
-        filled = np.concatenate([chunk, chunk[-1:].repeat(size - len(chunk), axis=0)])
-        rows.append(run(filled)[: len(chunk)])
-    return np.concatenate(rows)
+    for start in range(0, len(given[0]), size):
+        chunk = [array[start : start + size] for array in given]
+        count = len(chunk[0])
+        filled = [np.concatenate([a, a[-1:].repeat(size - count, axis=0)]) for a in chunk]
+        rows.append([output[:count] for output in run(filled)])
+    return [np.concatenate(parts) for parts in zip(*rows)]
 
 
-def samples_of(data: bytes, name: str) -> tuple[Any, Any]:
+def samples_of(data: bytes, interface: dict[str, Any], precision: str) -> tuple[Any, Any]:
     """Returns inputs and expected outputs. Raises ``Refused``; pickles are not read."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return arrays["input"], arrays[name]
+            return (
+                [arrays[f"input_{i}"] for i in range(len(interface["inputs"]))],
+                [arrays[f"output_{precision}_{i}"] for i in range(len(interface["outputs"]))],
+            )
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise Refused(f"the expected outputs are damaged ({error})") from error
 
 
 def difference(outputs: Any, expected: Any) -> float:
-    """Returns the largest difference over the largest expected output; infinite for nan."""
+    """Returns the largest difference over the largest expected value; infinite for nan.
+
+    Of whole numbers, the share of those that differ.
+    """
     if outputs.shape != expected.shape or not np.isfinite(outputs).all():
         return float("inf")
-    return float(np.abs(outputs - expected).max() / np.abs(expected).max())
+    if expected.dtype.kind != "f":
+        return float((outputs != expected).mean())
+    size = float(np.abs(outputs - expected).max())
+    return size / float(np.abs(expected).max()) if size else 0.0
 
 
-def median_ms(run: Callable[[Any], Any], shape: tuple[int, ...]) -> float:
+def median_ms(run: Callable[[Any], Any], given: Any) -> float:
     """Returns the median wall time of a run in ms, copies included: a first impression."""
-    images, times = np.zeros(shape, np.float32), []
+    times = []
     for _ in range(WARM_UP + TIMED_RUNS):
         start = time.perf_counter()
-        run(images)
+        run(given)
         times.append(1000 * (time.perf_counter() - start))
     return float(np.median(times[WARM_UP:]))
 
@@ -300,14 +321,16 @@ def verify(
         Wrong: If an output differs by more than the manifest allows.
     """
     precision, allowed = manifest["precision"], manifest["tolerance"]
-    images, expected = samples_of(files[manifest["roles"]["expected"]], f"output_{precision}")
-    shape = (manifest["interface"]["batch"], *manifest["interface"]["image"])
+    interface = manifest["interface"]
+    given, expected = samples_of(files[manifest["roles"]["expected"]], interface, precision)
     found, left = {}, []
     for name, opening in WAYS:
         try:
             run = opening(manifest, files)
-            size = difference(outputs_of(run, images, shape[0]), expected)
-            took = f" and takes {median_ms(run, shape):.3f} ms" if timed else ""
+            size = max(map(difference, outputs_of(run, given, interface["batch"]), expected))
+            took = (
+                f" and takes {median_ms(run, zeros(interface, 'inputs')):.3f} ms" if timed else ""
+            )
         except Unavailable as error:
             left.append(f"{name} was not run: {error}")
             continue

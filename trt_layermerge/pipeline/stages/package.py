@@ -47,8 +47,11 @@ def _run(run: Run) -> tuple[str, ...]:
         stage.gate(run)
     made: dict[Baked, Contents] = {}
     rows, written = [], []
+    classifies = list(run.session.outputs.values()) == ["classes"] and all(
+        answer.ndim == 2 for answer in run.session.answers.values()
+    )
     for target in targets:
-        baked = baked_for(target, run.recipe.package.bake_preprocess)
+        baked = baked_for(target, run.recipe.package.bake_preprocess, classifies=classifies)
         if baked not in made:
             made[baked] = contents_of(run, baked)
         files = render(made[baked], target)
@@ -61,17 +64,17 @@ def _run(run: Run) -> tuple[str, ...]:
     return "package.json", *written
 
 
-def baked_for(target: Target, wanted: bool | None) -> Baked:
+def baked_for(target: Target, wanted: bool | None, *, classifies: bool) -> Baked:
     """Returns what of the work around the network goes into the graph of a bundle.
 
-    DeepStream gets the softmax in any case, since it takes outputs for probabilities, and
-    normalisation unless it was declined.
+    Only classifiers get a softmax. DeepStream has it in any case, since it takes what they give for
+    probabilities, and normalisation unless it was declined.
     """
     from trt_layermerge.deploy.bundle.contents import Baked
 
     if target == "deepstream":
-        return Baked(normalise=wanted is not False, softmax=True)
-    return Baked(normalise=bool(wanted), softmax=bool(wanted))
+        return Baked(normalise=wanted is not False, softmax=classifies)
+    return Baked(normalise=bool(wanted), softmax=bool(wanted) and classifies)
 
 
 def _tell(run: Run, target: Target, contents: Contents) -> None:
@@ -80,8 +83,8 @@ def _tell(run: Run, target: Target, contents: Contents) -> None:
     parts = [f"{target}: {packaged_precision(run)}"]
     if contents.baked.normalise:
         pixels = contents.interface.pixels
-        parts.append(f"the graph takes {pixels} from 0 to 255 and gives probabilities")
-    elif contents.baked.softmax:
+        parts.append(f"the graph takes {pixels} from 0 to 255")
+    if contents.baked.softmax:
         parts.append("the graph gives probabilities")
     if (note := engine_note(contents, target)) is not None:
         parts.append(note)
