@@ -133,6 +133,13 @@ def test_second_exporter_takes_what_the_first_cannot(tmp_path):
     assert report.max_rel_error <= REL
 
 
+def test_no_graph_of_a_failed_attempt_is_printed(capfd):
+    pytest.importorskip("onnxscript")
+    pooled = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(7)).eval()  # 14 x 15 to 7 x 7
+    assert run(export_bytes(pooled, example()), example()).shape == (2, 4, 7, 7)
+    assert "graph(" not in "".join(capfd.readouterr())
+
+
 def test_refusal_carries_both_reasons(tmp_path, capfd):
     with pytest.raises(UnsupportedModelError, match=r"torchscript: .*matrix_exp.*torch_export: "):
         export_onnx(Unexportable().eval(), example(), tmp_path / "m.onnx")

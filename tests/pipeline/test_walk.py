@@ -1,4 +1,7 @@
-"""Networks of timm through every stage, from one recipe to a bundle. Nothing is timed in truth."""
+"""Networks of timm and of other tasks through every stage, from one recipe to a bundle.
+
+Nothing is timed in truth.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,12 @@ KNOWN = {network.name: network for network in NETWORKS}
         "timm:regnetx_002",
         "timm:starnet_s050",
         "timm:tinynet_e",
+        "benchmarks.tasks:DnCnn",
+        "benchmarks.tasks:UNet",
+        "benchmarks.tasks:Yolo",
     ],
 )
-def test_a_network_of_timm_goes_through_every_stage(tmp_path: Path, name: str) -> None:
+def test_a_network_goes_through_every_stage(tmp_path: Path, name: str) -> None:
     row = walk(KNOWN[name], tmp_path, backend="fake")
     assert "crash" not in row and "refused" not in row, row
     assert row["stages"].keys() == {*STAGES, "package"}

@@ -96,7 +96,7 @@ def _torchscript(
 ) -> RawExport:
     buffer: Any = io.BytesIO()  # torch accepts it, its annotations do not say so
     free = (*names.inputs, *names.outputs) if dynamic_batch else ()
-    with warnings.catch_warnings(record=True) as caught, _stdout_to_stderr():
+    with warnings.catch_warnings(record=True) as caught, _quiet():
         warnings.simplefilter("always", TracerWarning)
         # The exporter announces its own end with every call.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch.onnx")
@@ -145,13 +145,14 @@ def _torch_export(
 
 
 @contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Sends what C++ code prints on file descriptor 1 to stderr, so that ``--json`` stays pure."""
+def _quiet() -> Iterator[None]:
+    """Drops what C++ code prints on file descriptor 1: pages of a graph that it cannot export."""
     sys.stdout.flush()
     saved = os.dup(1)
     try:
-        os.dup2(2, 1)
-        yield
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+            yield
     finally:
         os.dup2(saved, 1)
         os.close(saved)

@@ -38,6 +38,7 @@ LARGEST_TOLERANCE = 0.2  # no precision needs more, whatever a manifest says
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
 REBUILD = "type trt-layermerge rebuild"
 AGAIN = "take the bundle again from where it was made"
+TINIEST = 1e-30  # what an output that should be zero everywhere counts as
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
 DRIVER = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 
@@ -293,7 +294,7 @@ def difference(outputs: Any, expected: Any) -> float:
     if expected.dtype.kind != "f":
         return float((outputs != expected).mean())
     size = float(np.abs(outputs - expected).max())
-    return size / float(np.abs(expected).max()) if size else 0.0
+    return size / max(float(np.abs(expected).max()), TINIEST)
 
 
 def median_ms(run: Callable[[Any], Any], given: Any) -> float:
