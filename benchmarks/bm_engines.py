@@ -31,8 +31,7 @@ from trt_layermerge.backends.tensorrt_options import BuildOptions
 from trt_layermerge.core.device import PRECISIONS, Precision
 from trt_layermerge.core.jsonio import Json, read_json, sha256_bytes, write_json
 from trt_layermerge.deploy.machine import this_machine
-from trt_layermerge.deploy.record import build_record
-from trt_layermerge.deploy.sidecar import Network, Origin, check_engine, write_engine
+from trt_layermerge.deploy.sidecar import Network, Origin, build_record, check_engine, write_engine
 from trt_layermerge.export.batch import batch_shapes
 from trt_layermerge.export.fp16 import to_precision
 from trt_layermerge.export.onnx import export_bytes

@@ -23,7 +23,7 @@ from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.tables import ImportanceEntry, ImportanceTable
 from trt_layermerge.errors import DeviceError, InfeasibleBudgetError
 from trt_layermerge.measure.spec_model import spec_model
-from trt_layermerge.measure.timing import speedup, time_models
+from trt_layermerge.measure.timing import Turns, speedup, time_models
 from trt_layermerge.search import solve
 
 DEFAULT = ("mobilenet_v2", "resnet34")
@@ -72,7 +72,7 @@ def searched(outcome: Outcome, backend: Backend, precision: Precision) -> Json:
             print(error, flush=True)
     networks = outcome.networks
     models = [networks.original_onnx, *map(networks.plan_onnx, plans.values())]
-    reference, *timings = time_models(models, backend)
+    reference, *timings = time_models(models, backend, Turns())
     found = []
     for (wanted, plan), timing in zip(plans.items(), timings, strict=True):
         ratio = asdict(speedup(reference, timing))

@@ -16,15 +16,13 @@ import onnxruntime
 
 from benchmarks.bm_tolerances import NETWORKS, Outputs, unoptimised
 from benchmarks.results import Page, measured_by
-from benchmarks.studies.settings import ROOT
-from tests.quantize.graphs import glyph_images, glyphs
+from tests.quantize.graphs import glyph_images, glyphs, shipped_ranges
 from trt_layermerge.backends.onnxruntime import OnnxRuntimeRunner
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.deploy.comparison import infer_all
 from trt_layermerge.export.fp16 import to_precision
-from trt_layermerge.measure.timing import time_runners
+from trt_layermerge.measure.timing import Turns, time_runners
 from trt_layermerge.quantize.qdq import quantize_model
-from trt_layermerge.quantize.table import load_table
 
 ROUNDS, IMAGES = 100, 8
 
@@ -47,8 +45,7 @@ def moved(outputs: Outputs, reference: Outputs) -> float:
 def measured(network: str) -> Json:
     """Returns the figures of a network."""
     fp32 = glyphs(network, batch=1)
-    table = load_table(ROOT / "calib" / "tables" / f"glyphs-{NETWORKS[network]}.json")
-    int8 = quantize_model(fp32, table.ranges)
+    int8 = quantize_model(fp32, shipped_ranges(NETWORKS[network]))
     half = to_precision(int8, "fp16", keep_io=True)
     images = glyph_images("val")[0][:IMAGES]
     with ExitStack() as stack:
@@ -56,7 +53,7 @@ def measured(network: str) -> Json:
             stack.enter_context(opened(*given))
             for given in ((fp32,), (int8,), (int8, False), (half,), (half, False))
         ]
-        timings = time_runners(runners[:3], rounds=ROUNDS)
+        timings = time_runners(runners[:3], Turns(rounds=ROUNDS))
         reference = unoptimised(half, images)
         written, own = (
             moved(infer_all(runner, images)["logits"], reference) for runner in runners[3:]

@@ -27,6 +27,7 @@ import torch
 from benchmarks.predict_page import CASES, NETWORKS, Case, case_lines, page
 from benchmarks.results import Page
 from benchmarks.studies.journal import Journal
+from tests.measure.networks import measured
 from trt_layermerge.backends import Backend, get_backend
 from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.candidate import Candidate, original_candidate
@@ -40,8 +41,7 @@ from trt_layermerge.errors import LayerMergeError
 from trt_layermerge.kinds import enumerate_candidates
 from trt_layermerge.measure.fit import Observation, fit_latency, settled
 from trt_layermerge.measure.meter import BackendMeter
-from trt_layermerge.measure.table import measure_specs
-from trt_layermerge.measure.timing import VARIATION_LIMIT, speedup, time_models
+from trt_layermerge.measure.timing import VARIATION_LIMIT, Turns, speedup, time_models
 from trt_layermerge.models.networks import load_network
 from trt_layermerge.search.sampling import in_portions, inside_of, sample_plans, specs_of, useful
 from trt_layermerge.session.networks import Networks
@@ -172,7 +172,7 @@ def measure_table(
     specs = [spec for c in [*candidates, *originals] for spec in c.costs]
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        table = measure_specs(specs, backend, precision, 1, Path(folder) / "latency.sqlite")
+        table = measured(specs, backend, precision, 1, Path(folder) / "latency.sqlite")
         return table, time.perf_counter() - start
 
 
@@ -198,7 +198,7 @@ def measure(
     for start in range(0, len(plans), GROUP):
         models = [networks.plan_onnx(plan) for plan in plans[start : start + GROUP]]
         models = [networks.original_onnx, *models]
-        reference, *timings = time_models(models, backend, rounds=rounds)
+        reference, *timings = time_models(models, backend, Turns(rounds=rounds))
         original_ms = original_ms or reference.ms
         latencies += [original_ms / speedup(reference, timing).value for timing in timings]
         noisy += sum(timing.variation > VARIATION_LIMIT for timing in timings)

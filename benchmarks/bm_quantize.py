@@ -22,9 +22,9 @@ from tests.quantize.graphs import glyph_images, glyphs
 from trt_layermerge.core.jsonio import Json, write_json
 from trt_layermerge.export.fp16 import to_precision
 from trt_layermerge.export.runtime import logits
-from trt_layermerge.quantize.choose import Quantized, quantize_within
+from trt_layermerge.quantize.choose import Quantized, choose_layers
 from trt_layermerge.quantize.preset import Preset, load_preset
-from trt_layermerge.quantize.table import KIND, CalibrationTable
+from trt_layermerge.quantize.ranges import calibrate_ranges
 
 PRESETS = ("default", "minmax", "entropy", "percentile")
 SEEDS = (0, 1, 2)
@@ -68,7 +68,9 @@ def calibrated(network: str, name: str, seed: int) -> Trial:
     train, _ = glyph_images("train")
     images, labels = glyph_images("val")
     batches = [train[preset.sample(len(train))]]
-    result = quantize_within(glyphs(network), batches, images, labels, preset)
+    model = glyphs(network)
+    ranges = calibrate_ranges(model, batches, preset)
+    result = choose_layers(model, ranges, images, labels, preset)
     return Trial(network, name, preset, result)
 
 
@@ -194,8 +196,8 @@ def main() -> None:
         trials = [calibrated(network, name, seed) for name in PRESETS for seed in SEEDS]
         best = chosen(trials)
         rows += [*(trial.row for trial in trials), *map(tested, best)]
-        table = CalibrationTable.of(glyphs(network), best[0].preset, best[0].result)
-        write_json(ROOT / "calib" / "tables" / f"glyphs-{short}.json", KIND, table.to_json())
+        table = best[0].result.to_json(glyphs(network), best[0].preset)
+        write_json(ROOT / "calib" / "tables" / f"glyphs-{short}.json", "calibration", table)
     PAGE.record({}, rows)
 
 

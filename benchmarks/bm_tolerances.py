@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.results import Page, measured_by
-from benchmarks.studies.settings import ROOT
-from tests.quantize.graphs import glyph_images, glyphs, run
+from tests.quantize.graphs import glyph_images, glyphs, run, shipped_ranges
 from trt_layermerge.backends import get_backend
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json
@@ -23,7 +22,6 @@ from trt_layermerge.deploy.bundle.contents import TOLERANCES
 from trt_layermerge.deploy.comparison import infer_all
 from trt_layermerge.export.fp16 import to_precision
 from trt_layermerge.quantize.qdq import quantize_model
-from trt_layermerge.quantize.table import load_table
 
 NETWORKS = {"resnet20": "resnet20", "mobilenet_v2": "mobilenetv2"}
 Outputs = NDArray[np.float32]
@@ -67,8 +65,7 @@ def comparisons(network: str) -> Iterator[tuple[str, Precision, NDArray[np.float
     """Yields what was compared, the precision, and the differences of all pairs."""
     images = glyph_images("val")[0]
     fp32 = glyphs(network, batch=1)
-    ranges = load_table(ROOT / "calib" / "tables" / f"glyphs-{NETWORKS[network]}.json").ranges
-    int8 = quantize_model(fp32, ranges)
+    int8 = quantize_model(fp32, shipped_ranges(NETWORKS[network]))
     half = to_precision(fp32, "fp16", keep_io=True)
     models: dict[Precision, bytes] = {"fp32": fp32, "fp16": half, "int8": int8}
     for precision, model in models.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trt_layermerge.deploy.mismatch import rebuild_command
+from trt_layermerge.deploy.machine import rebuild_command
 from trt_layermerge.errors import (
     CorruptInputError,
     DeviceError,

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 import trt_layermerge as tlm
+from tests.measure.networks import measured
 from tests.pipeline.tiny import PREPROCESS
 from trt_layermerge.backends import get_backend
 from trt_layermerge.core.candidate import original_candidate
 from trt_layermerge.core.tables import ImportanceEntry
 from trt_layermerge.errors import InfeasibleBudgetError, UsageError
-from trt_layermerge.measure.table import measure_specs
 from trt_layermerge.models.networks import load_network
 from trt_layermerge.search import Option, chain_frontier, solve_chain
 
@@ -38,7 +38,7 @@ def latency(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> tlm.L
     originals = [original_candidate(graph, unit.index) for unit in graph.units]
     specs = [s for c in [*tlm.enumerate_candidates(graph), *originals] for s in c.costs]
     store = tmp_path_factory.mktemp("store") / "latency.sqlite"
-    return measure_specs(specs, get_backend("fake"), "fp32", 1, store, rounds=3)
+    return measured(specs, get_backend("fake"), "fp32", 1, store, rounds=3)
 
 
 def longer_is_worse(candidates: tuple[tlm.Candidate, ...]) -> tlm.ImportanceTable:

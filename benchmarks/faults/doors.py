@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.agent import folders
 from tests.deploy import bundles
 from tests.pipeline import tiny
-from trt_layermerge.core.graph_file import load_graph
+from trt_layermerge.core.graph import load_graph
 from trt_layermerge.core.jsonio import regular, write_bytes, write_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.preprocess import Preprocess

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +26,9 @@ from benchmarks.studies.training import (
     weights_of,
 )
 from benchmarks.studies.workers import Clock
-from trt_layermerge.data import LabelledData
+from trt_layermerge.data import LabelledData, pairs
 from trt_layermerge.errors import UsageError
-from trt_layermerge.finetune.evaluate import NotANumberError, predict
+from trt_layermerge.finetune.evaluate import BATCH, NotANumberError, outputs_for
 from trt_layermerge.merge import collapse
 from trt_layermerge.models.weights import fill
 
@@ -104,7 +105,7 @@ def _test(
     classes = np.full(len(data), -1)
     if model is not None:
         with suppress(NotANumberError):
-            classes = predict(model, data)
+            classes = np.concatenate([_classes(model, images) for images, _ in pairs(data, BATCH)])
     journal.add(
         kind="test",
         network=network,
@@ -115,6 +116,11 @@ def _test(
         accuracy=float((classes == labels_of(data)).mean()),
         classes=pack(classes),
     )
+
+
+def _classes(model: nn.Module, images: Any) -> NDArray[np.int64]:
+    (logits,) = outputs_for(model, images).values()
+    return np.asarray(logits.argmax(1).numpy(), np.int64)
 
 
 def _key(row: dict[str, object]) -> tuple[object, ...]:

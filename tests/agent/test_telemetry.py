@@ -15,10 +15,9 @@ from pathlib import Path
 import pytest
 
 from trt_layermerge.core.device import DeviceInfo
-from trt_layermerge.measure.agent import sources as sources_module
 from trt_layermerge.measure.agent.facts import read_facts
 from trt_layermerge.measure.agent.jetson import hwmon_rails, power_w, tegrastats_rails
-from trt_layermerge.measure.agent.sources import LOCAL, Answer, Sources
+from trt_layermerge.measure.agent.sources import LOCAL, Answer, Sources, ask
 from trt_layermerge.measure.agent.telemetry import DeviceState, gpu_clock, power_mode, read_state
 from trt_layermerge.measure.energy import PowerSampler
 
@@ -326,16 +325,14 @@ def test_power_that_cannot_be_read_has_a_reason_and_costs_nothing(tmp_path: Path
     assert power.reason == "nvidia-smi does not tell: No such file or directory"
 
 
-def test_commands_are_bounded_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources_module, "PATIENCE_SECONDS", 0.2)
+def test_commands_are_bounded_in_time() -> None:
     started = time.monotonic()
-    answer = LOCAL.ask((sys.executable, "-c", "import time; time.sleep(60)"))
+    answer = ask((sys.executable, "-c", "import time; time.sleep(60)"), 0.2)
     assert time.monotonic() - started < 10
     assert answer.code is None
     assert "did not answer in 0.2 s" in answer.errors
-    monkeypatch.setattr(sources_module, "PATIENCE_SECONDS", 20)
     assert LOCAL.ask(("no-such-command-here",)).code is None
-    said = LOCAL.ask((sys.executable, "-c", "print('yes'); raise SystemExit(3)"))
+    said = ask((sys.executable, "-c", "print('yes'); raise SystemExit(3)"), 20)
     assert (said.code, said.output, said.worked) == (3, "yes", False)
 
 

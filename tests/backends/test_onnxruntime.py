@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.quantize.graphs import glyph_images, glyphs, run
+from tests.quantize.graphs import glyph_images, glyphs, run, shipped_ranges
 from trt_layermerge.backends import get_backend
 from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.core.device import Precision
 from trt_layermerge.export.fp16 import to_precision
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.quantize.qdq import quantize_model
-from trt_layermerge.quantize.table import load_table
 
 TABLE = Path(__file__).parents[2] / "calib" / "tables" / "glyphs-resnet20.json"
 SPEC = ConvSpec(2, 2, (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1, 4, 4)
@@ -45,7 +44,7 @@ def test_int8_is_computed_as_it_is_written(fallback: Precision) -> None:
     the length of the output. With ONNX Runtime's own ways, half precision is 18e-2 away.
     """
     model, images = glyphs("resnet20", batch=1), glyph_images("val")[0][:8]
-    int8 = to_precision(quantize_model(model, load_table(TABLE).ranges), fallback, keep_io=True)
+    int8 = to_precision(quantize_model(model, shipped_ranges("resnet20")), fallback, keep_io=True)
     expected = np.concatenate([run(int8, image[None])[0] for image in images])
     with get_backend("onnxruntime").open(int8) as runner:
         found = np.concatenate([runner.infer({"input": i[None]})["logits"] for i in images])

@@ -89,12 +89,6 @@ def test_glyph_networks_build(rtx, name):
     assert 0.4 * weight_bytes < len(single.plan) - len(half.plan) < 0.6 * weight_bytes
 
 
-def test_log_is_handed_on_as_it_comes(rtx):
-    lines = []
-    build = build_engine(conv(), api=rtx, on_log=lines.append)
-    assert tuple(lines) == build.log
-
-
 def test_every_build_hears_its_own_log_and_no_other(rtx):
     first = build_engine(conv(), api=rtx)
     seen = len(first.log)

@@ -21,7 +21,7 @@ from trt_layermerge.cli.views import (
     summary_view,
 )
 from trt_layermerge.core.candidate import finish, merged_spec
-from trt_layermerge.core.graph_file import graph_to_json
+from trt_layermerge.core.graph import graph_to_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.unit import Barrier, Block
 

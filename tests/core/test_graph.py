@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.search.graphs import Chain
-from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.graph_file import load_graph, save_graph
+from trt_layermerge.core.graph import LayerGraph, load_graph, save_graph
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.unit import Barrier, Block, Residual
 from trt_layermerge.errors import CorruptInputError

@@ -17,6 +17,7 @@ from tests.data.helpers import PREPROCESS, save_images
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.data import LabelledData, aligned, batches, draw, open_data, split
 from trt_layermerge.data.images import Framing
+from trt_layermerge.data.loader import Batches
 from trt_layermerge.errors import (
     CorruptInputError,
     LayerMergeError,
@@ -66,11 +67,9 @@ def test_limit_draws_without_replacement_in_order(make_data: Make) -> None:
     assert draw(whole, 99, seed=0) is whole
 
 
-def test_open_data_applies_the_limit(tmp_path: Path) -> None:
-    save_images(tmp_path / "a.npz", 11)
-    assert len(open_data(f"npz:{tmp_path / 'a.npz'}", PREPROCESS, limit=5)) == 5
+def test_at_least_one_image_is_drawn(make_data: Make) -> None:
     with pytest.raises(UsageError, match="at least one"):
-        open_data(f"npz:{tmp_path / 'a.npz'}", PREPROCESS, limit=0)
+        draw(make_data(11), 0, seed=0)
 
 
 def test_split_is_disjoint_and_complete(make_data: Make) -> None:
@@ -89,9 +88,9 @@ def test_batches_in_order_and_shuffled(make_data: Make) -> None:
     ordered = [y.tolist() for _, y in batches(data, 4)]
     assert [len(y) for y in ordered] == [4, 4, 2]
     assert [y for ys in ordered for y in ys] == data.batch(torch.arange(10))[1].tolist()
-    dropped = list(batches(data, 4, drop_last=True))
+    dropped = list(Batches(data, 4, drop_last=True).drawn(None))
     assert [len(y) for _, y in dropped] == [4, 4]
-    one, same, other = (torch.cat([x for x, _ in batches(data, 4, seed=s)]) for s in (1, 1, 2))
+    one, same, other = (torch.cat([x for x, _ in Batches(data, 4).drawn(s)]) for s in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 
@@ -279,7 +278,7 @@ def test_an_archive_of_images_alone_has_no_labels(tmp_path: Path) -> None:
     assert (data.labelled, labels, data.class_names, len(data)) == (False, None, (), len(IMAGES))
     expected = PREPROCESS(IMAGES)[[1, 0]]
     np.testing.assert_array_equal(images.numpy(), expected)
-    part = open_data(source, PREPROCESS, limit=2)
+    part = draw(data, 2, seed=0)
     assert not part.labelled and [y for _, y in batches(part, 1)] == [None, None]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.data.helpers import PREPROCESS
-from trt_layermerge.data import Framing, LabelledData, batches, open_data, pairs, split
+from trt_layermerge.data import Framing, LabelledData, open_data, pairs, split
 from trt_layermerge.data import loader as module
 from trt_layermerge.data.loader import WORKERS, Batches, GivenBatches, batch_of, usual_workers
 from trt_layermerge.data.sources import DatasetData
@@ -46,11 +46,11 @@ def listed(found: Any) -> tuple[Tensor, Tensor]:
 
 def test_workers_give_what_one_process_gives(folder: Path) -> None:
     data = opened(folder)
-    alone = listed(batches(data, 5, seed=2, workers=0))
-    shared = listed(batches(data, 5, seed=2, workers=2))
+    alone = listed(Batches(data, 5, workers=0).drawn(2))
+    shared = listed(Batches(data, 5, workers=2).drawn(2))
     assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
     whole, labels = data.batch(torch.arange(24))
-    assert torch.equal(listed(batches(data, 5, workers=2))[0], whole)
+    assert torch.equal(listed(Batches(data, 5, workers=2).drawn(None))[0], whole)
     assert not torch.equal(alone[0], whole) and labels is not None
     assert torch.equal(alone[1].sort().values, labels.sort().values)
 
@@ -67,20 +67,20 @@ def test_epochs_differ_in_order_and_come_again(folder: Path) -> None:
 def test_an_image_that_is_damaged_is_named_whoever_reads_it(folder: Path, workers: int) -> None:
     (folder / "b" / "07.png").write_bytes(b"no image")
     with pytest.raises(CorruptInputError, match=r"^the image .*07\.png is damaged") as caught:
-        list(batches(opened(folder), 5, workers=workers))
+        list(Batches(opened(folder), 5, workers=workers).drawn(None))
     assert "Traceback" not in str(caught.value)
 
 
 def test_loading_leaves_the_callers_randomness_alone(folder: Path) -> None:
     before = torch.get_rng_state()
     for workers in (0, 1):
-        list(batches(opened(folder), 5, seed=3, workers=workers))
+        list(Batches(opened(folder), 5, workers=workers).drawn(3))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_processes_share_every_batch(make_data: Make) -> None:
     data = make_data(25)
-    whole = list(batches(data, 7, seed=5))
+    whole = list(Batches(data, 7).drawn(5))
     parts = [list(Batches(data, 7, share=(i, 3)).drawn(5)) for i in range(3)]
     for number, (images, labels) in enumerate(whole):
         shares = [part[number] for part in parts if number < len(part)]

@@ -7,7 +7,7 @@ import pytest
 
 from trt_layermerge.backends.tensorrt import EngineBuild
 from trt_layermerge.core.jsonio import read_json, sha256_bytes
-from trt_layermerge.deploy.record import build_record
+from trt_layermerge.deploy.sidecar import build_record
 
 RECORDS = Path(__file__).parents[2] / "engines" / "records"
 SHAPES = ((1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8))

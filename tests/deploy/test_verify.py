@@ -1,6 +1,7 @@
 """Differences, agreement and accuracy counted by hand; gates; what was not verified."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from trt_layermerge.backends.registry import get_backend
 from trt_layermerge.backends.tensorrt import build_engine
 from trt_layermerge.core.outputs import kinds_of
 from trt_layermerge.deploy.comparison import Subject, infer_all
+from trt_layermerge.deploy.engines import open_engine
 from trt_layermerge.deploy.machine import this_machine
 from trt_layermerge.deploy.sidecar import Origin, write_engine
-from trt_layermerge.deploy.verify import engine_subject, gate, onnx_subject
+from trt_layermerge.deploy.verify import gate
 from trt_layermerge.deploy.verify import verify as verify_batches
 from trt_layermerge.errors import (
     AccuracyGateError,
@@ -262,9 +264,9 @@ def test_real_models_on_onnx_runtime(network):
     half = to_precision(model, "fp16", keep_io=True)
     other = export_bytes(plain_chain(seed=1), example(batch=4))
     subjects = [
-        onnx_subject("original.onnx", "original", model, backend),
-        onnx_subject("model.fp16.onnx", "merged", half, backend, tolerance=None),
-        onnx_subject("wrong.onnx", "merged", other, backend),
+        Subject("original.onnx", "original", partial(backend.open, model), 1e-3),
+        Subject("model.fp16.onnx", "merged", partial(backend.open, half)),
+        Subject("wrong.onnx", "merged", partial(backend.open, other), 1e-3),
     ]
     reference = {"original": outputs, "merged": outputs}
     result = verify(images, outputs.argmax(1), reference, subjects)
@@ -285,12 +287,14 @@ def test_real_engine(network, tmp_path):
     plan = write_engine(tmp_path, build_engine(model), origin, this_machine())
     reference = {"original": outputs, "merged": outputs}
     if NO_GPU:
-        result = verify(images, None, reference, [engine_subject(plan)])
+        result = verify(
+            images, None, reference, [Subject(plan.name, "merged", partial(open_engine, plan))]
+        )
         assert "no CUDA driver or GPU" in result.comparisons[0].reason
         assert result.unverified[0].startswith("model.fp32.plan was not run: no CUDA driver")
     plan.write_bytes(plan.read_bytes()[:-1])
     with pytest.raises(UntrustedInputError, match="another engine"):
-        verify(images, None, reference, [engine_subject(plan)])
+        verify(images, None, reference, [Subject(plan.name, "merged", partial(open_engine, plan))])
 
 
 def test_engine_of_another_version_is_not_loaded(network, tmp_path, monkeypatch):
@@ -300,7 +304,12 @@ def test_engine_of_another_version_is_not_loaded(network, tmp_path, monkeypatch)
     build = build_engine(model)
     object.__setattr__(build, "version", "0.9")
     plan = write_engine(tmp_path, build, origin, this_machine())
-    result = verify(images, None, {"original": outputs, "merged": outputs}, [engine_subject(plan)])
+    result = verify(
+        images,
+        None,
+        {"original": outputs, "merged": outputs},
+        [Subject(plan.name, "merged", partial(open_engine, plan))],
+    )
     assert "built with tensorrt_rtx 0.9, and here is" in result.comparisons[0].reason
 
 

@@ -8,7 +8,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.nets import example, mobile
 from trt_layermerge.errors import CorruptInputError, UnsupportedModelError, UsageError
-from trt_layermerge.export.fp16 import beyond_half, kept_in_float, rounded, to_precision
+from trt_layermerge.export.fp16 import (
+    BEYOND_HALF,
+    beyond_half,
+    kept_in_float,
+    rounded,
+    to_precision,
+)
 from trt_layermerge.export.onnx import export_bytes
 
 
@@ -283,19 +289,14 @@ def test_rounded_rounds_after_every_operation_by_hand():
     assert (answer(half, np.full_like(X, 2046)) == 2048).all()
 
 
-def test_layers_stay_in_float_by_name():
-    half = to_precision(loud(), "fp16", keep_io=True, keep_float=["loud", "relu", "quiet"])
-    np.testing.assert_allclose(answer(half), 240, rtol=1e-3)
-    with pytest.raises(UsageError, match="no node is called so"):
-        to_precision(loud(), "fp16", keep_float=["laud"])
-
-
 def test_constants_that_are_shared_with_half_are_copied():
     nodes = [
         helper.make_node("Mul", ["x", "w"], ["a"], "one"),
         helper.make_node("Mul", ["a", "w"], ["y"], "two"),
     ]
-    half = to_precision(net(nodes, {"w": 1 + 2.0**-12}), "fp16", keep_io=True, keep_float=["one"])
+    told = onnx.load_from_string(net(nodes, {"w": 1 + 2.0**-12}))
+    told.metadata_props.add(key=BEYOND_HALF, value="x")
+    half = to_precision(told.SerializeToString(), "fp16", keep_io=True)
     kinds = {t.name: t.data_type for t in onnx.load_from_string(half).graph.initializer}
     assert kinds == {"w": TensorProto.FLOAT16, "w_fp32": TensorProto.FLOAT}
 

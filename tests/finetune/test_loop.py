@@ -27,7 +27,7 @@ from trt_layermerge.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from trt_layermerge.finetune.evaluate import accuracy, predict
+from trt_layermerge.finetune.evaluate import accuracy, outputs_for
 from trt_layermerge.finetune.loop import EpochRow, finetune
 from trt_layermerge.finetune.norms import batch_norms, reestimate
 from trt_layermerge.finetune.recipe import FinetuneRecipe
@@ -528,9 +528,8 @@ def test_predictions_by_hand() -> None:
         pixels[i, label] = 255
     data = ArrayData(pixels, torch.tensor([2, 0, 1, 0, 0]), ("a", "b", "c"), PREPROCESS)
     net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()).train()
-    found = predict(net, data)
-    assert found.dtype == np.int64 and found.tolist() == expected
-    assert accuracy(net, data, batch=2) == 0.6
+    assert outputs_for(net, data.batch(torch.arange(5))[0])["logits"].argmax(1).tolist() == expected
+    assert accuracy(net, data) == 0.6
     assert net.training and net[0].training
 
 

@@ -15,7 +15,7 @@ from trt_layermerge.backends.cuda import Cuda
 from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.core.device import Precision
 from trt_layermerge.measure.spec_model import spec_model
-from trt_layermerge.measure.timing import drift, time_models, warm_up
+from trt_layermerge.measure.timing import Turns, drift, time_models, warm_up
 
 pytestmark = pytest.mark.gpu
 
@@ -94,7 +94,7 @@ def test_more_work_takes_longer_and_a_second_look_sees_the_same(loader: Loader) 
     backend = get_backend(loader.api.flavor)
     wide = ConvSpec(512, 512, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1, 56, 56)
     models = [spec_model(LARGE, "fp16", 4), spec_model(wide, "fp16", 4)]
-    (first, more), (again, _) = (time_models(models, backend, rounds=10) for _ in range(2))
+    (first, more), (again, _) = (time_models(models, backend, Turns(rounds=10)) for _ in range(2))
     assert more.ms > 1.5 * first.ms  # four times the work
     assert abs(drift(first, again)) < 0.2  # clocks may be free here; a locked GPU stays below 0.03
     assert first.method == "graph" and first.enqueue_ms is not None

@@ -18,8 +18,7 @@ from trt_layermerge.backends.fake import FakeBackend
 from trt_layermerge.blocks import LowRankChain
 from trt_layermerge.blocks.factors import fold, spectral_error
 from trt_layermerge.core.candidate import Candidate, finish, merged_spec
-from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.graph_file import load_graph
+from trt_layermerge.core.graph import LayerGraph, load_graph
 from trt_layermerge.core.jsonio import read_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable

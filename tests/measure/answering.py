@@ -19,7 +19,7 @@ from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import DeviceError
 from trt_layermerge.measure.agent.jobs import load_manifest, read_model
 from trt_layermerge.measure.table import Progress
-from trt_layermerge.measure.timing import time_models
+from trt_layermerge.measure.timing import Turns, time_models
 
 DEVICE = DeviceInfo("fake", "1", "far away", "no clock")
 STATE = {"gpu_clock_mhz": None, "missing": {"gpu_clock_mhz": "no clock"}}
@@ -73,7 +73,7 @@ class Answering:
         try:
             if label in self.broken:
                 raise DeviceError(self.broken[label])
-            timings = time_models(models, self.backend, rounds=rounds, burst_ms=0)
+            timings = time_models(models, self.backend, Turns(rounds=rounds, burst_ms=0))
         except DeviceError as error:
             return {**row, "error": str(error)}
         row["models"] = [

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from onnx import GraphProto, TensorProto, helper, numpy_helper
 
 from tests.search.graphs import Chain
+from trt_layermerge.backends import Backend
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.conv import AddSpec, Spec
+from trt_layermerge.core.device import Precision
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.tables import LatencyTable
+from trt_layermerge.measure.meter import BackendMeter, silent
 from trt_layermerge.measure.spec_model import add_spec, empty_model
+from trt_layermerge.measure.table import ModelOf, Progress, SpecRequest
 
 KIND = TensorProto.FLOAT
 
@@ -120,3 +126,18 @@ def _add_head(model: GraphProto, value: str, channels: int, classes: int) -> Non
             helper.make_node("Gemm", ["flat", "head.weight"], ["logits"], transB=1),
         ]
     )
+
+
+def measured(
+    specs: Iterable[Spec],
+    backend: Backend,
+    precision: Precision,
+    batch: int,
+    store: Path,
+    rounds: int = 12,
+    on_progress: Progress = silent,
+    model_of: ModelOf | None = None,
+) -> LatencyTable:
+    """Returns the latency of every spec, measured in this process."""
+    asked = SpecRequest(specs, precision, batch, rounds, store, lambda: b"", model_of)
+    return BackendMeter(backend).specs(asked, on_progress)

@@ -22,6 +22,7 @@ from trt_layermerge.errors import DeviceError, StickyDeviceError, UsageError
 from trt_layermerge.measure import apart
 from trt_layermerge.measure.apart import Apart
 from trt_layermerge.measure.meter import BackendMeter, Beside, Failed
+from trt_layermerge.measure.timing import Turns
 from trt_layermerge.session.networks import Networks
 
 CAUSES = {
@@ -75,7 +76,7 @@ def test_a_process_that_does_not_start_is_no_fault_of_a_network(
 
 def test_a_library_that_is_not_there_is_told() -> None:
     with pytest.raises(UsageError, match="no backend 'nothing'"), Apart("nothing", {}) as timer:
-        timer([troubled.network("o")], rounds=3, burst_ms=0)
+        timer([troubled.network("o")], Turns(rounds=3, burst_ms=0))
 
 
 def test_slow_networks_that_are_alive_are_no_hang(
@@ -86,14 +87,14 @@ def test_slow_networks_that_are_alive_are_no_hang(
     monkeypatch.setattr(apart, "HANG_SECONDS", 2.0)
     with Apart("onnxruntime", {}) as timer:
         started = time.monotonic()
-        (timing,) = timer([troubled.network("slow")], rounds=6, burst_ms=0)
+        (timing,) = timer([troubled.network("slow")], Turns(rounds=6, burst_ms=0))
         assert time.monotonic() - started > 2.4
     assert timing.rounds == 6
 
 
 def test_the_child_goes_when_its_parent_does_and_when_it_is_done() -> None:
     with Apart("onnxruntime", {}) as timer:
-        timer([troubled.network("o")], rounds=3, burst_ms=0)
+        timer([troubled.network("o")], Turns(rounds=3, burst_ms=0))
         child = timer._child
         assert child is not None
         pid = child._process.pid
@@ -104,8 +105,9 @@ def test_the_child_goes_when_its_parent_does_and_when_it_is_done() -> None:
         "import os, signal\n"
         "from tests.measure import troubled\n"
         "from trt_layermerge.measure.apart import Apart\n"
+        "from trt_layermerge.measure.timing import Turns\n"
         "with Apart('onnxruntime', {}) as timer:\n"
-        "    timer([troubled.network('o')], rounds=3, burst_ms=0)\n"
+        "    timer([troubled.network('o')], Turns(3, 0))\n"
         "    print(timer._child._process.pid, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -13,7 +13,7 @@ from trt_layermerge.errors import DeviceError, UsageError
 from trt_layermerge.measure.bench import assemble
 from trt_layermerge.measure.bench import bench as bench_all
 from trt_layermerge.measure.energy import Energy, energy_of
-from trt_layermerge.measure.timing import Timing, time_models
+from trt_layermerge.measure.timing import Timing, Turns, time_models
 
 
 def chain(depth, name="chain"):
@@ -62,7 +62,9 @@ def test_exact_times_without_noise():
 def test_percentiles_are_those_of_all_runs():
     noisy = backend(noise=0.5, seed=3)
     result = bench(chain(4), chain(2), noisy, batch=1, rounds=8)
-    again = time_models([chain(4), chain(2)], backend(noise=0.5, seed=3), rounds=8, burst_ms=10.0)
+    again = time_models(
+        [chain(4), chain(2)], backend(noise=0.5, seed=3), Turns(rounds=8, burst_ms=10.0)
+    )
     for latency, timing in zip((result.original, result.merged), again, strict=True):
         expected = np.percentile(timing.runs_ms, [50, 90, 99])
         assert (latency.p50_ms, latency.p90_ms, latency.p99_ms) == pytest.approx(expected)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from tests.measure.networks import plan_model, plan_specs, random_plan, resnet20
+from tests.measure.networks import measured, plan_model, plan_specs, random_plan, resnet20
 from trt_layermerge.backends.fake import FakeBackend
 from trt_layermerge.core.conv import AddSpec, ConvSpec, Spec
 from trt_layermerge.core.device import DeviceInfo
@@ -17,8 +17,7 @@ from trt_layermerge.errors import DeviceError, UsageError
 from trt_layermerge.kinds import enumerate_candidates
 from trt_layermerge.measure import fit
 from trt_layermerge.measure.fit import Observation, fit_latency, rank_correlation, settled
-from trt_layermerge.measure.table import measure_specs
-from trt_layermerge.measure.timing import time_models
+from trt_layermerge.measure.timing import Turns, time_models
 
 RNG = np.random.default_rng(0)
 SPECS: list[Spec] = [
@@ -171,8 +170,8 @@ def test_plans_of_a_real_network_on_a_scripted_device(tmp_path: Path) -> None:
     plans = [random_plan(graph, candidates, rng, 0.5) for _ in range(12)]
     backend = FakeBackend(overhead_ms=0.01)
     specs = [spec for plan in plans for spec in plan_specs(plan)]
-    bare = measure_specs(specs, backend, "fp32", 1, tmp_path / "s", rounds=3)
-    timings = time_models([plan_model(graph, plan) for plan in plans], backend, rounds=3)
+    bare = measured(specs, backend, "fp32", 1, tmp_path / "s", rounds=3)
+    timings = time_models([plan_model(graph, plan) for plan in plans], backend, Turns(rounds=3))
     seen = [Observation(plan_specs(p), t.ms) for p, t in zip(plans, timings, strict=True)]
     fitted = fit_latency(bare, seen[:8], "fp32", 1)
     assert errors(bare, seen[8:]).min() > 0.1

@@ -27,10 +27,10 @@ from trt_layermerge.measure.agent.fake import SCRIPT, FakeBackend
 from trt_layermerge.measure.agent.sources import Reading
 from trt_layermerge.measure.agent.zipapp import write_zipapp
 from trt_layermerge.measure.isolated import AgentMeter, run_here
-from trt_layermerge.measure.meter import BackendMeter, Beside, Failed, Meter, SpecRequest
+from trt_layermerge.measure.meter import BackendMeter, Beside, Failed, Meter
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.measure.ssh import SshAgent
-from trt_layermerge.measure.table import Progress
+from trt_layermerge.measure.table import Progress, SpecRequest
 from trt_layermerge.measure.timing import Timing
 
 SPECS: list[Spec] = [

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.measure.networks import measured
 from trt_layermerge.backends import Runner
 from trt_layermerge.backends.fake import FakeBackend
 from trt_layermerge.core.conv import AddSpec, ConvSpec, Spec
 from trt_layermerge.errors import CorruptInputError, StickyDeviceError, UnsupportedModelError
 from trt_layermerge.measure.store import LatencyStore
-from trt_layermerge.measure.table import CHUNK_BYTES, CHUNK_SPECS, chunks, measure_specs
+from trt_layermerge.measure.table import CHUNK_BYTES, CHUNK_SPECS, chunks
 
 SPECS: list[Spec] = [
     ConvSpec(8, 8, (k, k), (1, 1), (k // 2,) * 4, (1, 1), 1, size, size, "relu")
@@ -27,7 +28,7 @@ SPECS: list[Spec] = [
 def test_every_spec_is_measured_once(tmp_path: Path) -> None:
     backend = FakeBackend(name="one")
     seen: list[tuple[int, int]] = []
-    table = measure_specs(
+    table = measured(
         [*SPECS, *SPECS[:5]],
         backend,
         "fp32",
@@ -49,9 +50,9 @@ def test_every_spec_is_measured_once(tmp_path: Path) -> None:
 
 
 def test_what_the_store_has_is_not_measured_again(tmp_path: Path) -> None:
-    measure_specs(SPECS[:10], FakeBackend(), "fp32", 1, tmp_path / "s", rounds=3)
+    measured(SPECS[:10], FakeBackend(), "fp32", 1, tmp_path / "s", rounds=3)
     backend = FakeBackend(ms_per_gmac=1e6)
-    table = measure_specs(SPECS, backend, "fp32", 1, tmp_path / "s", rounds=3)
+    table = measured(SPECS, backend, "fp32", 1, tmp_path / "s", rounds=3)
     assert sorted(backend.opened) == sorted(map(str, SPECS[10:]))
     assert table[SPECS[9], "fp32", 1] < table[SPECS[10], "fp32", 1] / 100
 
@@ -59,13 +60,13 @@ def test_what_the_store_has_is_not_measured_again(tmp_path: Path) -> None:
 def test_failures_cost_infinity_and_are_tried_again(tmp_path: Path) -> None:
     broken, failing = str(SPECS[3]), str(SPECS[17])
     backend = FakeBackend(broken={broken: "no tactic"}, failing={failing: "out of memory"})
-    table = measure_specs(SPECS, backend, "fp32", 1, tmp_path / "s", rounds=3)
+    table = measured(SPECS, backend, "fp32", 1, tmp_path / "s", rounds=3)
     errors = {str(k[0]): e.error for k, e in table.entries.items() if e.error}
     assert errors == {broken: "no tactic", failing: "out of memory"}
     assert table[SPECS[3], "fp32", 1] == table[SPECS[17], "fp32", 1] == math.inf
     assert sum(math.isfinite(e.ms) for e in table.entries.values()) == len(SPECS) - 2
     healthy = FakeBackend()
-    again = measure_specs(SPECS, healthy, "fp32", 1, tmp_path / "s", rounds=3)
+    again = measured(SPECS, healthy, "fp32", 1, tmp_path / "s", rounds=3)
     assert sorted(healthy.opened) == sorted([broken, failing])
     assert all(e.error is None for e in again.entries.values())
 
@@ -73,7 +74,7 @@ def test_failures_cost_infinity_and_are_tried_again(tmp_path: Path) -> None:
 def test_a_hundred_failures_spare_the_others(tmp_path: Path) -> None:
     specs: list[Spec] = [AddSpec(c, 2, 2) for c in range(1, 202)]
     broken = {str(spec): f"no {spec}" for spec in specs[::2]}
-    table = measure_specs(specs, FakeBackend(broken=broken), "fp32", 1, tmp_path / "s", rounds=3)
+    table = measured(specs, FakeBackend(broken=broken), "fp32", 1, tmp_path / "s", rounds=3)
     for number, (key, entry) in enumerate(table.entries.items()):
         assert entry.error == (None if number % 2 else f"no {key[0]}")
         assert math.isfinite(entry.ms) == bool(number % 2)
@@ -95,7 +96,7 @@ class Raising(FakeBackend):
 def test_a_network_that_the_library_does_not_know_costs_one_entry(tmp_path: Path) -> None:
     """TensorRT's adapter tells such a network apart from a device that fails."""
     backend = Raising(UnsupportedModelError("no importer for Frobnicate"))
-    table = measure_specs(SPECS, backend, "fp32", 1, tmp_path / "s", rounds=3)
+    table = measured(SPECS, backend, "fp32", 1, tmp_path / "s", rounds=3)
     for (spec, *_), entry in table.entries.items():
         assert (entry.error is not None) == ("k5x5" in str(spec))
         assert entry.error in (None, "no importer for Frobnicate")
@@ -105,7 +106,7 @@ def test_a_network_that_the_library_does_not_know_costs_one_entry(tmp_path: Path
     "error", [MemoryError(), RuntimeError("no kernel"), ZeroDivisionError("by zero"), OSError("x")]
 )
 def test_whatever_a_library_raises_costs_one_entry(tmp_path: Path, error: Exception) -> None:
-    table = measure_specs(SPECS, Raising(error), "fp32", 1, tmp_path / "s", rounds=3)
+    table = measured(SPECS, Raising(error), "fp32", 1, tmp_path / "s", rounds=3)
     said = f"{type(error).__name__}: {error}".removesuffix(": ")
     for (spec, *_), entry in table.entries.items():
         assert entry.error == (said if "k5x5" in str(spec) else None)
@@ -131,7 +132,7 @@ class Mistimed(FakeBackend):
 
 @pytest.mark.parametrize("ms", [0.0, -1.0, math.nan, math.inf])
 def test_what_is_no_time_is_a_failure(tmp_path: Path, ms: float) -> None:
-    table = measure_specs(SPECS, Mistimed(ms), "fp32", 1, tmp_path / "s", rounds=3)
+    table = measured(SPECS, Mistimed(ms), "fp32", 1, tmp_path / "s", rounds=3)
     for (spec, *_), entry in table.entries.items():
         assert (entry.error is not None) == ("k5x5" in str(spec))
         assert entry.error is None or f"took {ms} ms, which is no time" in entry.error
@@ -140,10 +141,10 @@ def test_what_is_no_time_is_a_failure(tmp_path: Path, ms: float) -> None:
 
 def test_a_process_that_lost_its_gpu_takes_no_network_for_broken(tmp_path: Path) -> None:
     with pytest.raises(StickyDeviceError, match="illegal access"):
-        measure_specs(
+        measured(
             SPECS, Raising(StickyDeviceError("illegal access")), "fp32", 1, tmp_path / "s", rounds=3
         )
-    table = measure_specs(SPECS, FakeBackend(), "fp32", 1, tmp_path / "s", rounds=3)
+    table = measured(SPECS, FakeBackend(), "fp32", 1, tmp_path / "s", rounds=3)
     assert all(entry.error is None for entry in table.entries.values())
 
 
@@ -161,7 +162,7 @@ def test_chunks_are_bounded_and_complete() -> None:
 def test_a_damaged_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("nonsense " * 200)
     with pytest.raises(CorruptInputError, match="delete"):
-        measure_specs(SPECS, FakeBackend(), "fp32", 1, tmp_path / "s")
+        measured(SPECS, FakeBackend(), "fp32", 1, tmp_path / "s")
 
 
 def test_at_int8_the_rest_is_of_the_type_that_the_backend_runs(tmp_path: Path) -> None:
@@ -172,7 +173,7 @@ def test_at_int8_the_rest_is_of_the_type_that_the_backend_runs(tmp_path: Path) -
 
     bare = {"overhead_ms": 0.0, "ms_per_gmac": 0.0}
     singles, halves = (
-        measure_specs(SPECS[:1], made(**bare), "int8", 1, tmp_path / made.__name__)
+        measured(SPECS[:1], made(**bare), "int8", 1, tmp_path / made.__name__)
         for made in (FakeBackend, Halves)
     )
     key = (SPECS[0], "int8", 1)
@@ -185,15 +186,16 @@ from pathlib import Path
 from tests.measure.test_table import SPECS
 from trt_layermerge.backends.fake import FakeBackend
 from trt_layermerge.measure import table
+from tests.measure.networks import measured
 table.CHUNK_SPECS = 2
 stalls = {str(spec): 0.02 for spec in SPECS}
-table.measure_specs(SPECS, FakeBackend(stalls=stalls), "fp32", 1, Path(sys.argv[1]), rounds=3)
+measured(SPECS, FakeBackend(stalls=stalls), "fp32", 1, Path(sys.argv[1]), rounds=3)
 """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
 def test_a_killed_run_continues_and_ends_with_the_same_table(tmp_path: Path) -> None:
-    whole = measure_specs(SPECS, FakeBackend(), "fp32", 1, tmp_path / "whole", rounds=3)
+    whole = measured(SPECS, FakeBackend(), "fp32", 1, tmp_path / "whole", rounds=3)
     path = tmp_path / "killed"
     for _ in range(2):
         process = subprocess.Popen([sys.executable, "-c", RUN, str(path)])
@@ -206,7 +208,7 @@ def test_a_killed_run_continues_and_ends_with_the_same_table(tmp_path: Path) -> 
         assert before + 4 <= stored(path) < len(SPECS)
     kept = stored(path)
     backend = FakeBackend()
-    table = measure_specs(SPECS, backend, "fp32", 1, path, rounds=3)
+    table = measured(SPECS, backend, "fp32", 1, path, rounds=3)
     assert len(backend.opened) == len(SPECS) - kept
     assert table == whole
 

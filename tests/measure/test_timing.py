@@ -12,6 +12,7 @@ from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.measure.timing import (
     DRIFT_LIMIT,
     Timing,
+    Turns,
     drift,
     quantile,
     speedup,
@@ -35,7 +36,7 @@ def by_hand(backend: FakeBackend) -> float:
 
 def test_an_undisturbed_run_gives_the_scripted_latency() -> None:
     backend = FakeBackend()
-    large, small = time_models(MODELS, backend, rounds=5)
+    large, small = time_models(MODELS, backend, Turns(rounds=5))
     assert small.ms == pytest.approx(by_hand(backend), rel=1e-12)
     assert small.ms == small.p10_ms == small.p90_ms
     assert small.rounds == large.rounds == 5
@@ -43,7 +44,7 @@ def test_an_undisturbed_run_gives_the_scripted_latency() -> None:
 
 
 def test_a_burst_lasts_about_as_long_as_asked() -> None:
-    large, small = time_models(MODELS, FakeBackend(), rounds=5, burst_ms=3.0)
+    large, small = time_models(MODELS, FakeBackend(), Turns(rounds=5, burst_ms=3.0))
     for timing in (large, small):
         assert timing.samples % 5 == 0
         burst_ms = timing.samples / 5 * timing.ms
@@ -52,7 +53,7 @@ def test_a_burst_lasts_about_as_long_as_asked() -> None:
 
 def test_the_least_round_median_ignores_disturbed_rounds() -> None:
     """Noise only ever slows down: the estimate stays within 2 %, the mean does not."""
-    (timing,) = time_models(MODELS[1:], FakeBackend(noise=0.3, seed=1), rounds=30)
+    (timing,) = time_models(MODELS[1:], FakeBackend(noise=0.3, seed=1), Turns(rounds=30))
     truth = by_hand(FakeBackend())
     # A median of the half-normal slowdown is 0.3 * 0.674 above the truth.
     assert truth < timing.ms < timing.p90_ms
@@ -61,11 +62,11 @@ def test_the_least_round_median_ignores_disturbed_rounds() -> None:
 
 def test_the_paired_ratio_survives_a_drifting_clock() -> None:
     """A host that slows down threefold during the run leaves the ratio alone, not the medians."""
-    steady = time_models(MODELS, FakeBackend(), rounds=20)
+    steady = time_models(MODELS, FakeBackend(), Turns(rounds=20))
     runs = FakeBackend()
-    time_models(MODELS, runs, rounds=20)
+    time_models(MODELS, runs, Turns(rounds=20))
     total = runs.runs
-    drifting = time_models(MODELS, FakeBackend(drift=lambda n: 1 + 2 * n / total), rounds=20)
+    drifting = time_models(MODELS, FakeBackend(drift=lambda n: 1 + 2 * n / total), Turns(rounds=20))
     truth = steady[0].ms / steady[1].ms
     ratio = speedup(drifting[0], drifting[1])
     assert ratio.value == pytest.approx(truth, rel=0.06)
@@ -86,7 +87,9 @@ def test_ratios_of_different_runs_are_refused() -> None:
 
 
 def test_a_slow_network_sits_out_once_its_limit_is_used_up() -> None:
-    slow, fast = time_models(MODELS, FakeBackend(ms_per_gmac=1000), rounds=20, limit_ms=100.0)
+    slow, fast = time_models(
+        MODELS, FakeBackend(ms_per_gmac=1000), Turns(rounds=20, limit_ms=100.0)
+    )
     assert slow.rounds == 11  # 9.4 ms a run: the eleventh passes the limit
     assert fast.rounds == 20
 
@@ -94,21 +97,21 @@ def test_a_slow_network_sits_out_once_its_limit_is_used_up() -> None:
 def test_single_runs_take_turns() -> None:
     """Clock readings are scripted by run number: in turns, each network sees every other one."""
     even_runs_are_slow = FakeBackend(drift=lambda run: 1.0 if run % 2 else 3.0)
-    large, small = time_models(MODELS, even_runs_are_slow, rounds=4, burst_ms=0, passes=5)
+    large, small = time_models(MODELS, even_runs_are_slow, Turns(rounds=4, burst_ms=0, passes=5))
     assert large.samples == small.samples == 20
     assert len({*large.runs_ms, *small.runs_ms}) == 2
-    steady = time_models(MODELS, FakeBackend(), rounds=4)
+    steady = time_models(MODELS, FakeBackend(), Turns(rounds=4))
     slow = {round(large.ms / steady[0].ms), round(small.ms / steady[1].ms)}
     assert slow == {1, 3}
 
 
 def test_failures_are_raised() -> None:
     with pytest.raises(DeviceError, match="boom"):
-        time_models(MODELS, FakeBackend(failing={str(SMALL): "boom"}))
+        time_models(MODELS, FakeBackend(failing={str(SMALL): "boom"}), Turns())
 
 
 def test_real_networks_are_timed_in_plausible_order() -> None:
-    large, small = time_models(MODELS, get_backend("onnxruntime"), rounds=5)
+    large, small = time_models(MODELS, get_backend("onnxruntime"), Turns(rounds=5))
     assert speedup(large, small).value > 2
 
 
@@ -154,19 +157,19 @@ def test_a_scripted_device_warms_up_by_its_own_clock() -> None:
 
 
 def test_how_it_was_timed_goes_with_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    (timing,) = time_models(MODELS[1:], FakeBackend(), rounds=3)
+    (timing,) = time_models(MODELS[1:], FakeBackend(), Turns(rounds=3))
     assert (timing.method, timing.enqueue_ms) == ("call", None)
     backend = FakeBackend()
     monkeypatch.setattr(backend, "open", lambda model: LaunchBound())
-    (timing,) = time_models([b""], backend, rounds=3, burst_ms=0)
+    (timing,) = time_models([b""], backend, Turns(rounds=3, burst_ms=0))
     assert (timing.method, timing.enqueue_ms, timing.ms) == ("graph", 0.4, 0.01)
 
 
 def test_a_sentinel_tells_drift_either_way() -> None:
     steady = FakeBackend()
-    first, again = (time_models(MODELS[1:], steady, rounds=3)[0] for _ in range(2))
+    first, again = (time_models(MODELS[1:], steady, Turns(rounds=3))[0] for _ in range(2))
     assert drift(first, again) == 0
-    (slower,) = time_models(MODELS[1:], FakeBackend(drift=lambda run: 1.04), rounds=3)
+    (slower,) = time_models(MODELS[1:], FakeBackend(drift=lambda run: 1.04), Turns(rounds=3))
     assert drift(first, slower) == pytest.approx(0.04)
     assert drift(slower, first) == pytest.approx(1 / 1.04 - 1)
     assert drift(first, slower) > DRIFT_LIMIT > -drift(slower, slower)

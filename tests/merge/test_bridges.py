@@ -18,7 +18,7 @@ from torch.nn import functional as F
 import trt_layermerge as tlm
 from tests.nets import randomise
 from trt_layermerge.core.candidate import Candidate
-from trt_layermerge.core.graph_file import graph_from_json, graph_to_json
+from trt_layermerge.core.graph import graph_from_json, graph_to_json
 from trt_layermerge.core.unit import Block
 from trt_layermerge.kinds import refusal
 from trt_layermerge.merge.surgery import block_path

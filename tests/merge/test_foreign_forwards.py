@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.plans import random_plan, removed
-from trt_layermerge.core.graph_file import graph_from_json, graph_to_json
+from trt_layermerge.core.graph import graph_from_json, graph_to_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.errors import UnsupportedModelError, UsageError
 from trt_layermerge.importance.calibrate import CalibrateScorer

@@ -17,7 +17,7 @@ from tests.pipeline import tiny
 from trt_layermerge.backends import get_backend
 from trt_layermerge.core.candidate import original_candidate
 from trt_layermerge.core.device import DeviceInfo
-from trt_layermerge.core.graph_file import load_graph
+from trt_layermerge.core.graph import load_graph
 from trt_layermerge.core.jsonio import read_lines
 from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.errors import CorruptInputError, InfeasibleBudgetError, UsageError

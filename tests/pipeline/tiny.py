@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from trt_layermerge.core.jsonio import sha256_file, write_json
 from trt_layermerge.core.preprocess import Preprocess
-from trt_layermerge.data import batches, open_data
+from trt_layermerge.data import open_data
+from trt_layermerge.data.loader import Batches
 from trt_layermerge.models.networks import load_network
 from trt_layermerge.pipeline.api import run_recipe
 from trt_layermerge.pipeline.options import RunOptions, StageState
@@ -130,7 +131,7 @@ def trained(folder: Path) -> nn.Module:
     data = open_data(f"npz:{folder / 'train.npz'}", PREPROCESS)
     optimiser = torch.optim.AdamW(model.parameters(), 5e-3)
     for epoch in range(12):
-        for images, labels in batches(data, 32, seed=epoch):
+        for images, labels in Batches(data, 32).drawn(epoch):
             optimiser.zero_grad()
             F.cross_entropy(model(images), labels).backward()
             optimiser.step()

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from safetensors.torch import load_file
 
+from trt_layermerge.core.jsonio import read_json
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.export.onnx import export_bytes
+from trt_layermerge.quantize.qdq import Ranges
 
 GLYPHS = Path(__file__).parents[2] / "examples" / "glyphs"
 PREPROCESS = Preprocess(1 / 255, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -116,3 +118,10 @@ def glyph_images(split: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Returns preprocessed images and labels of a split."""
     with np.load(GLYPHS / "data" / f"{split}.npz") as data:
         return PREPROCESS(data["images"]), data["labels"]
+
+
+def shipped_ranges(name: str) -> Ranges:
+    """Returns the ranges of a glyph network that the repository ships."""
+    path = Path(__file__).parents[2] / "calib" / "tables" / f"glyphs-{name}.json"
+    tensors = read_json(path, "calibration")["tensors"]
+    return {name: tensor["magnitude"] for name, tensor in tensors.items()}

@@ -6,9 +6,10 @@ from onnx import helper
 
 from tests.quantize.graphs import RESIDUAL_RANGES, images, network, residual, run
 from trt_layermerge.errors import AccuracyGateError, CorruptInputError, UsageError
-from trt_layermerge.quantize.choose import _fewest, choose_layers, quantize_within
+from trt_layermerge.quantize.choose import _fewest, choose_layers
 from trt_layermerge.quantize.preset import Preset
 from trt_layermerge.quantize.qdq import quantize_model
+from trt_layermerge.quantize.ranges import calibrate_ranges
 
 SPOILT = {**RESIDUAL_RANGES, "r1": 1.0}
 """The depthwise convolution sees a range 18 times too small; nothing else does."""
@@ -22,7 +23,8 @@ def judged(count=200):
 def test_nothing_stays_in_float_where_nothing_is_lost():
     x, labels = judged()
     preset = Preset(method="minmax", max_accuracy_drop=0.02)
-    found = quantize_within(residual(), [images(50, seed=2)], x, labels, preset)
+    ranges = calibrate_ranges(residual(), [images(50, seed=2)], preset)
+    found = choose_layers(residual(), ranges, x, labels, preset)
     assert found.keep_float == ()
     assert (found.accuracy_fp32, found.images) == (1.0, 200)
     assert found.accuracy_int8 == found.agreement >= 0.98

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from tests import nets
 from tests.tracing.test_barriers import Net, check
 from trt_layermerge.core.conv import ConvSpec, PieceSpec
-from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.graph_file import load_graph, save_graph
+from trt_layermerge.core.graph import LayerGraph, load_graph, save_graph
 from trt_layermerge.core.unit import Block, Branch, OpaqueUnit
 from trt_layermerge.kinds import enumerate_candidates
 from trt_layermerge.tracing import trace

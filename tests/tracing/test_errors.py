@@ -11,7 +11,7 @@ from torch import nn
 
 import trt_layermerge
 from tests import nets
-from trt_layermerge.core.graph_file import load_graph, save_graph
+from trt_layermerge.core.graph import load_graph, save_graph
 from trt_layermerge.errors import CorruptInputError, UnsupportedModelError
 from trt_layermerge.tracing import trace, trace_network
 

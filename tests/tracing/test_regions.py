@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from tests.tracing.test_barriers import Net, check
 from tests.tracing.test_branches import gate, names, opaque
-from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.graph_file import load_graph, save_graph
+from trt_layermerge.core.graph import LayerGraph, load_graph, save_graph
 from trt_layermerge.core.unit import Block, Branch
 from trt_layermerge.kinds import enumerate_candidates
 

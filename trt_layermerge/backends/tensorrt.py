@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -72,7 +72,6 @@ def build_engine(
     *,
     api: TensorRTApi | None = None,
     options: BuildOptions = DEFAULTS,
-    on_log: Callable[[str], None] | None = None,
 ) -> EngineBuild:
     """Returns the engine of an ONNX model.
 
@@ -81,7 +80,6 @@ def build_engine(
         precision: What it must be; refused where its types say otherwise. None takes any.
         api: The library; TensorRT where it works, else TensorRT-RTX.
         options: How it is built.
-        on_log: Called with every line of the log as it comes.
 
     Raises:
         CorruptInputError: If the bytes are no ONNX model.
@@ -91,7 +89,7 @@ def build_engine(
         DeviceError: If the library cannot start or build; carries the end of its log.
     """
     api = api or load_api()
-    log = api.logger(on_log)
+    log = api.logger()
     started = perf_counter()
     builder = _started(api, log)
     network = _parsed(api, builder, model, log)

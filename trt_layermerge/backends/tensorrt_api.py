@@ -7,7 +7,6 @@ fakes that know the names of their Python bindings, and no others.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -223,9 +222,9 @@ class TensorRTApi:
             return "int8"
         return "fp16" if "HALF" in types else "fp32"
 
-    def logger(self, on_log: Callable[[str], None] | None = None) -> BuildLog:
+    def logger(self) -> BuildLog:
         """Returns what collects everything above verbose that the library says from now on."""
-        return BuildLog(self.module, on_log)
+        return BuildLog(self.module)
 
     def _too_old(self, option: str, what: str) -> UsageError:
         return UsageError(

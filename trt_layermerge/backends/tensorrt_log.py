@@ -7,7 +7,6 @@ as long as the process, and everybody who wants to know listens to that.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -23,20 +22,13 @@ class BuildLog:
         lines: What was said, each line behind its severity.
     """
 
-    def __init__(self, module: Any, on_log: Callable[[str], None] | None = None) -> None:
-        """Takes the library, and whom to hand each line on to."""
+    def __init__(self, module: Any) -> None:
+        """Takes the library."""
         if module not in _SINKS:
             _SINKS[module] = _sink_class(module.ILogger)()
         self.sink = _SINKS[module]
         self.lines: list[str] = []
-        self._on_log = on_log
         self.sink.listeners.add(self)
-
-    def hear(self, line: str) -> None:
-        """Keeps a line."""
-        self.lines.append(line)
-        if self._on_log is not None:
-            self._on_log(line)
 
     def errors(self) -> str:
         """Returns the last errors in one line."""
@@ -54,6 +46,6 @@ def _sink_class(base: Any) -> Any:
             if severity.name == "VERBOSE":
                 return
             for listener in list(self.listeners):
-                listener.hear(f"{severity.name}: {message}")
+                listener.lines.append(f"{severity.name}: {message}")
 
     return Sink

@@ -1,4 +1,6 @@
-"""Whether two networks give the same answer: one rule for every kind of output (``core.outputs``).
+"""Whether answers are the same, are right, and what counts them (kinds: ``core.outputs``).
+
+Two networks give the same answer by one rule for every kind of output:
 
 ============================  ======================================================================
 ``classes``, ``(N, C)``       the same top-1 class
@@ -16,13 +18,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trt_layermerge.core.outputs import Kind, Kinds
+from trt_layermerge.errors import CorruptInputError
 
 Array: TypeAlias = NDArray[Any]
 
@@ -144,3 +147,47 @@ def _near(expected: Array, given: Array) -> NDArray[np.bool_]:
     same: NDArray[np.bool_] = (distance <= SIGN * scale) | ((given > 0) == (expected > 0))
     same &= near
     return same
+
+
+def check_labels(labels: Any, classes: int) -> None:
+    """Checks that every label is one of the network's classes.
+
+    Args:
+        labels: Tensor or array ``(n,)``, or ``(n, H, W)`` with one for every pixel, of which those
+            that are ``VOID`` count for nothing.
+        classes: How many the network tells apart.
+
+    Raises:
+        CorruptInputError: If one is not.
+    """
+    known = labels if labels.ndim == 1 else labels[labels != VOID]
+    if not len(known):
+        return
+    smallest, largest = int(known.min()), int(known.max())
+    if not 0 <= smallest <= largest < classes:
+        raise CorruptInputError(
+            f"an image has the label {smallest if smallest < 0 else largest}, but the network "
+            f"tells {classes} classes apart, counted from 0; number the labels (or the class "
+            "folders) as the network does"
+        )
+
+
+class Tally(Protocol):
+    """Counts what a network answers, and says in the end how good that was."""
+
+    def update(self, outputs: Mapping[str, Any], labels: Any) -> None:
+        """Counts a batch.
+
+        Args:
+            outputs: Arrays or tensors by name, ``(n, ...)``.
+            labels: ``(n,)``, or of every pixel ``(n, H, W)``, or None.
+        """
+        ...
+
+    def compute(self) -> float:
+        """Returns the figure of all batches so far; higher is better."""
+        ...
+
+
+Judge: TypeAlias = Callable[[], Tally]
+"""Begins to count anew."""

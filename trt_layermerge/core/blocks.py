@@ -17,65 +17,15 @@ after the pointwise one that follows it where it is depthwise. Across a group no
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from trt_layermerge.core.unit import (
-    Block,
-    Branch,
-    Bridge,
-    ConvUnit,
-    Residual,
-    Rules,
-    Segment,
-    Unit,
-)
+from trt_layermerge.core.unit import Block, ConvUnit, Rules
+
+if TYPE_CHECKING:
+    from trt_layermerge.core.graph import LayerGraph
 
 
-class Chain(Protocol):
-    """What the rules look at of a ``LayerGraph``."""
-
-    @property
-    def units(self) -> tuple[Unit, ...]:
-        """Units in the order of execution."""
-        ...
-
-    @property
-    def segments(self) -> tuple[Segment, ...]:
-        """Runs of units between barriers."""
-        ...
-
-    @property
-    def residuals(self) -> tuple[Residual, ...]:
-        """Residual additions."""
-        ...
-
-    @property
-    def branches(self) -> tuple[Branch, ...]:
-        """Parts that may be left out or replaced whole."""
-        ...
-
-    @property
-    def wholes(self) -> tuple[Branch, ...]:
-        """Modules around such parts, of which the same holds."""
-        ...
-
-    @property
-    def head_pointwise(self) -> int | None:
-        """Index of a pointwise unit that feeds the global pooling, or None."""
-        ...
-
-    @property
-    def bridges(self) -> tuple[Bridge, ...]:
-        """Group normalisations that the published rules merge across."""
-        ...
-
-    @property
-    def projections(self) -> tuple[int, ...]:
-        """Units beside branches that are no understood residuals."""
-        ...
-
-
-def enumerate_blocks(graph: Chain, rules: Rules) -> tuple[Block, ...]:
+def enumerate_blocks(graph: LayerGraph, rules: Rules) -> tuple[Block, ...]:
     """Returns every block that the rules allow, ordered by start, then end."""
     runs = _paper_runs(graph) if rules == "paper" else [(s.start, s.end) for s in graph.segments]
     found = {
@@ -93,14 +43,14 @@ def enumerate_blocks(graph: Chain, rules: Rules) -> tuple[Block, ...]:
     return tuple(sorted(found))
 
 
-def _is_paper_bridge(graph: Chain, block: Block, alone: set[Block]) -> bool:
+def _is_paper_bridge(graph: LayerGraph, block: Block, alone: set[Block]) -> bool:
     """Whether both units of a bridge may be in blocks, and no stride ends one between them."""
     first, second = Block(block.start, block.start + 1), Block(block.start + 1, block.end)
     unit = graph.units[block.start]
     return {first, second} <= alone and isinstance(unit, ConvUnit) and not _strided(unit)
 
 
-def _ends(graph: Chain, start: int, limit: int) -> Iterator[int]:
+def _ends(graph: LayerGraph, start: int, limit: int) -> Iterator[int]:
     """Yields every end that a block from ``start`` may have, up to ``limit``."""
     around = [r.end for r in graph.residuals if r.start < start < r.end]
     limit = min([limit, *around])
@@ -112,7 +62,7 @@ def _ends(graph: Chain, start: int, limit: int) -> Iterator[int]:
         end = max(begun, default=end + 1)
 
 
-def _paper_runs(graph: Chain) -> list[tuple[int, int]]:
+def _paper_runs(graph: LayerGraph) -> list[tuple[int, int]]:
     """Returns the stretches between the breaks of the published experiments."""
     runs: list[tuple[int, int]] = []
     for segment in graph.segments:

@@ -21,9 +21,9 @@ SMALL_BYTES = 2**20
 REDO = "delete the file and run the same command again to redo it"
 
 
-def schema_name(kind: str, version: int = 1) -> str:
+def schema_name(kind: str) -> str:
     """Returns the schema field of a file, such as ``trt-layermerge/plan@1``."""
-    return f"trt-layermerge/{kind}@{version}"
+    return f"trt-layermerge/{kind}@1"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -231,18 +231,13 @@ def sha256_file(path: Path) -> str:
     digest = hashlib.sha256()
     try:
         with regular(path).open("rb") as file:
-            for chunk in _chunks(file):
+            while chunk := file.read(1 << 20):
                 digest.update(chunk)
     except OSError as error:
         raise UsageError(
             f"cannot read {path}: {error.strerror or error}; check its name"
         ) from error
     return digest.hexdigest()
-
-
-def _chunks(file: Any) -> Iterator[bytes]:
-    while chunk := file.read(1 << 20):
-        yield chunk
 
 
 def sha256_json(value: Any) -> str:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from trt_layermerge.data.sets import held_labels as held_labels
     from trt_layermerge.data.sets import open_data as open_data
     from trt_layermerge.data.sets import order_note as order_note
-    from trt_layermerge.data.sets import preprocess_of as preprocess_of
     from trt_layermerge.data.sets import split as split
 
 _HOMES = {
@@ -34,7 +33,6 @@ _HOMES = {
     "open_data": "sets",
     "order_note": "sets",
     "pairs": "loader",
-    "preprocess_of": "sets",
     "split": "sets",
 }
 

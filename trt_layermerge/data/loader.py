@@ -179,24 +179,9 @@ class GivenBatches:
         return map(batch_of, self._batches)
 
 
-def batches(
-    data: LabelledData,
-    size: int,
-    *,
-    seed: int | None = None,
-    drop_last: bool = False,
-    workers: int | None = None,
-) -> Iterator[Batch]:
-    """Yields images ``(n, C, H, W)`` and labels ``(n,)`` or None, in batches of ``size``.
-
-    Args:
-        data: Where they come from.
-        size: Images a batch; the last one may be smaller.
-        seed: Seed of the order; None keeps it.
-        drop_last: Leaves out a last batch that is smaller than ``size``.
-        workers: As those of ``Batches``.
-    """
-    yield from Batches(data, size, drop_last=drop_last, workers=workers).drawn(seed)
+def batches(data: LabelledData, size: int) -> Iterator[Batch]:
+    """Yields images ``(n, C, H, W)`` and labels ``(n,)`` or None, in order, by ``size`` or less."""
+    return Batches(data, size).drawn(None)
 
 
 def pairs(data: Images, size: int) -> Iterator[Batch]:

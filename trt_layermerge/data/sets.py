@@ -14,8 +14,6 @@ from trt_layermerge.data.names import parse_name
 from trt_layermerge.data.sources import DatasetData, read_dataset, read_npz, renumbered
 from trt_layermerge.errors import UsageError
 
-LIMIT_SEED = 0
-
 
 @runtime_checkable
 class LabelledData(Protocol):
@@ -72,7 +70,6 @@ class Part:
 def open_data(
     source: str,
     preprocess: Preprocess,
-    limit: int | None = None,
     framing: Framing | None = None,
     inputs: tuple[str, ...] = ("input",),
 ) -> LabelledData:
@@ -88,7 +85,6 @@ def open_data(
             returns a torch Dataset of normalised float images ``(C, H, W)`` and labels: integers,
             or integers ``(H, W)`` for every pixel).
         preprocess: How 8-bit images become inputs; a Dataset's images are taken as they are.
-        limit: Keep this many images, drawn without replacement with a fixed seed, in order.
         framing: How images of folders become those of one size; needed for these alone.
         inputs: What the network's inputs are called; several come from a Dataset alone, whose
             items are pairs of a tuple or dict of them, and a label or None.
@@ -120,7 +116,7 @@ def open_data(
         from trt_layermerge.data.folders import read_folder
 
         data = read_folder(name, preprocess, framing)
-    return data if limit is None else draw(data, limit, LIMIT_SEED)
+    return data
 
 
 def draw(data: LabelledData, count: int, seed: int) -> LabelledData:
@@ -242,12 +238,6 @@ def held_labels(data: LabelledData) -> Tensor | None:
     whole: Any = stored(data)
     found = getattr(whole, "labels", None)
     return found if isinstance(found, Tensor) else None
-
-
-def preprocess_of(data: LabelledData) -> Preprocess | None:
-    """Returns what makes inputs of a set's bytes, also of parts of it; None where nobody knows."""
-    found = getattr(stored(data), "preprocess", None)
-    return found if isinstance(found, Preprocess) else None
 
 
 def permutation(count: int, seed: int) -> Tensor:

@@ -12,11 +12,10 @@ import numpy as np
 
 from trt_layermerge.backends import Runner
 from trt_layermerge.backends.base import Array
-from trt_layermerge.core.agreement import agreements, agreements_of, right
+from trt_layermerge.core.agreement import Tally, agreements, agreements_of, right
 from trt_layermerge.core.inputs import chunks, mapped, parts_of
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.outputs import Kinds
-from trt_layermerge.core.tally import Tally
 from trt_layermerge.deploy.sidecar import Network
 from trt_layermerge.errors import DeviceError
 

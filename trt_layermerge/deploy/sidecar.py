@@ -27,8 +27,7 @@ from trt_layermerge.core.jsonio import (
     write_bytes,
     write_json,
 )
-from trt_layermerge.deploy.machine import Machine
-from trt_layermerge.deploy.mismatch import rebuild_command, why_other_gpu, why_other_version
+from trt_layermerge.deploy.machine import Machine, rebuild_command, why_other_gpu, why_other_version
 from trt_layermerge.errors import CorruptInputError, UntrustedInputError, UsageError
 
 KIND = "engine"
@@ -307,3 +306,29 @@ def _untrusted(plan: Path, why: str) -> UntrustedInputError:
         f"build it again ({rebuild_command(plan)}), or type --trust-engine, only for engines "
         "that you built yourself"
     )
+
+
+def build_record(build: EngineBuild, network: Network, model: bytes) -> Json:
+    """Returns one build as a row of ``engines/records``, which keeps such rows, not the engines.
+
+    Args:
+        build: The build.
+        network: Which network it is.
+        model: The ONNX model that the builder was given.
+    """
+    return {
+        "network": network,
+        "precision": build.precision,
+        "onnx_sha256": sha256_bytes(model),
+        "onnx_bytes": len(model),
+        "plan_sha256": sha256_bytes(build.plan),
+        "plan_bytes": len(build.plan),
+        "seconds": round(build.seconds, 3),
+        "library": build.library,
+        "library_version": build.version,
+        "inputs": {name: list(shape) for name, shape in build.inputs.items()},
+        "outputs": {name: list(shape) for name, shape in build.outputs.items()},
+        "profile": {n: [list(s) for s in shapes] for n, shapes in build.profile.items()},
+        "settings": dict(build.settings),
+        "warnings": sum(line.startswith("WARNING") for line in build.log),
+    }

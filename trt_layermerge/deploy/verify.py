@@ -6,26 +6,26 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
-from trt_layermerge.backends import Backend
 from trt_layermerge.backends.base import Array
-from trt_layermerge.core.agreement import agreements, agreements_of, distances, right
+from trt_layermerge.core.agreement import (
+    Judge,
+    agreements,
+    agreements_of,
+    check_labels,
+    distances,
+    right,
+)
 from trt_layermerge.core.jsonio import Json
-from trt_layermerge.core.labels import check_labels
 from trt_layermerge.core.outputs import Kinds, judged_by
-from trt_layermerge.core.tally import Judge
 from trt_layermerge.deploy.changes import Change, Changes
 from trt_layermerge.deploy.comparison import (
-    EXPORT_AGAIN,
     Comparison,
     Subject,
     Trial,
     share,
 )
-from trt_layermerge.deploy.engines import open_engine
-from trt_layermerge.deploy.sidecar import Network
 from trt_layermerge.errors import AccuracyGateError, UsageError
 
 Answer: TypeAlias = Callable[[Any], Mapping[str, Array]]
@@ -106,49 +106,6 @@ class Verification:
             "comparisons": [c.to_json() for c in self.comparisons],
             "unverified": list(self.unverified),
         }
-
-
-def onnx_subject(
-    name: str, network: Network, model: bytes, backend: Backend, tolerance: float | None = 1e-3
-) -> Subject:
-    """Returns an ONNX model to run on a backend; float32 in another order passes 1e-3.
-
-    Args:
-        name: What it is called in the result.
-        network: Which torch network it should equal.
-        model: The ONNX model.
-        backend: What runs it.
-        tolerance: Largest difference over largest output that passes, or None: not judged.
-    """
-    return Subject(name, network, lambda: backend.open(model), tolerance)
-
-
-def engine_subject(
-    plan: Path,
-    network: Network = "merged",
-    *,
-    trust: bool = False,
-    batch: int | None = None,
-    tolerance: float | None = None,
-    advice: str = EXPORT_AGAIN,
-) -> Subject:
-    """Returns an engine, to run on the GPU at hand at a batch, or at its usual one.
-
-    Opening it raises ``DeviceError`` where it does not fit this machine, and
-    ``UntrustedInputError`` where its sidecar does not match, unless ``trust`` is set.
-
-    Args:
-        plan: The engine's file.
-        network: Which torch network it should equal.
-        trust: Whether to load it without a matching sidecar.
-        batch: Images per run, or None for its usual number.
-        tolerance: Largest difference over largest output that passes, or None: not judged.
-        advice: What to type where it is outside its tolerance.
-    """
-    name = plan.name if batch is None else f"{plan.name} at batch {batch}"
-    return Subject(
-        name, network, lambda: open_engine(plan, trust=trust, batch=batch), tolerance, advice
-    )
 
 
 def verify(

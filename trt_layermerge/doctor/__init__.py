@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from trt_layermerge.doctor.board import board, is_jetson
-from trt_layermerge.doctor.finding import Finding
 from trt_layermerge.doctor.gpu import bindings, gpu
-from trt_layermerge.doctor.host import Host
+from trt_layermerge.doctor.host import Finding, Host
 from trt_layermerge.doctor.libraries import libraries
 from trt_layermerge.doctor.system import system
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from trt_layermerge.doctor.finding import Finding
-from trt_layermerge.doctor.host import Host
+from trt_layermerge.doctor.host import Finding, Host
 from trt_layermerge.measure.agent import jetson as tegra
 from trt_layermerge.measure.agent import telemetry
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 
-from trt_layermerge.doctor.finding import Finding
-from trt_layermerge.doctor.host import Host
+from trt_layermerge.doctor.host import Finding, Host
 
 _QUERIES = (
     ("name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", "compute_cap"),

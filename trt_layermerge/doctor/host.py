@@ -1,16 +1,16 @@
-"""The few things that ``doctor`` asks a machine, so that tests can answer in its place."""
+"""What ``doctor`` asks a machine, so that tests can answer in its place, and what it finds out."""
 
 from __future__ import annotations
 
 import platform
 import shutil
-import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal, TypeAlias
 
-from trt_layermerge.measure.agent.sources import Answer, Ask, Sources
+from trt_layermerge.measure.agent.sources import Ask, Sources, ask
 
 _PATIENCE_SECONDS = 60
 """Importing a library for the first time takes long on a Jetson."""
@@ -40,7 +40,7 @@ class Host:
         executable = sys.executable or "python3"
         return Host(
             Path("/"),
-            _ask,
+            partial(ask, patience_s=_PATIENCE_SECONDS),
             (executable, platform.python_version()),
             _free_bytes(runs_dir),
             platform.machine(),
@@ -62,19 +62,30 @@ class Host:
         return [text for text in texts if text is not None]
 
 
-def _ask(command: Sequence[str]) -> Answer:
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_PATIENCE_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Answer(None, errors=str(error))
-    return Answer(done.returncode, done.stdout.strip(), done.stderr.strip())
-
-
 def _free_bytes(folder: Path) -> int | None:
     existing = next((p for p in (folder, *folder.absolute().parents) if p.exists()), None)
     try:
         return shutil.disk_usage(existing).free if existing else None
     except OSError:
         return None
+
+
+State: TypeAlias = Literal["ok", "warning", "missing", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found, and what to type about it.
+
+    Attributes:
+        topic: What was looked at.
+        state: ``ok``, ``warning`` (works, with a drawback), ``missing`` (not usable) or ``none``
+            (does not apply to this machine).
+        found: What there is, in words.
+        remedy: What to type, or empty.
+    """
+
+    topic: str
+    state: State
+    found: str
+    remedy: str = ""

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from trt_layermerge.doctor.board import APT_TENSORRT
-from trt_layermerge.doctor.finding import Finding
-from trt_layermerge.doctor.host import Host
+from trt_layermerge.doctor.host import Finding, Host
 
 Facts: TypeAlias = Mapping[str, Any]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from trt_layermerge.doctor.finding import Finding
-from trt_layermerge.doctor.host import Host
+from trt_layermerge.doctor.host import Finding, Host
 
 GIB = 2**30
 LOW_MEMORY_GIB = 2.0

@@ -8,9 +8,9 @@ Everything of type float becomes float16: initializers, attributes, casts, decla
 and outputs. Constants that ONNX defines as float32 whatever the data are (``scales`` of ``Resize``)
 stay. Strict type inference then proves that no float32 is left beside a float16.
 
-Nodes may stay float32, with a ``Cast`` at every border: those that are named, and those that read
-or write a value that half precision cannot hold. Which values these are was found on images
-(``beyond_half``), and stands in the metadata of the master.
+Nodes that read or write a value that half precision cannot hold stay float32, with a ``Cast`` at
+every border. Which values these are was found on images (``beyond_half``), and stands in the
+metadata of the master.
 
 A Q/DQ model stays int8 where it is: its scales become float16, which takes opset 19, and its zero
 points and int8 constants are untouched. What was left in float becomes half.
@@ -53,23 +53,16 @@ BEYOND_HALF = "trt_layermerge.beyond_half"
 """Key of a model's metadata: the values that half precision cannot hold, one name a line."""
 
 
-def to_precision(
-    model_bytes: bytes,
-    precision: Precision,
-    keep_io: bool = False,
-    keep_float: Collection[str] = (),
-) -> bytes:
+def to_precision(model_bytes: bytes, precision: Precision, keep_io: bool = False) -> bytes:
     """Returns the model typed for a precision; ``fp32`` gives the bytes back unchanged.
 
     Args:
         model_bytes: A float32 ONNX model, or one with Q/DQ pairs whose fallback is float32.
         precision: ``fp32`` or ``fp16``.
         keep_io: Whether inputs and outputs stay float32, at the price of a ``Cast`` each.
-        keep_float: Names of nodes that stay float32, beside those that the model itself tells of.
 
     Raises:
-        UsageError: If ``int8`` is asked for: it needs calibration, not a conversion of types; or
-            no node is called as one of ``keep_float``.
+        UsageError: If ``int8`` is asked for: it needs calibration, not a conversion of types.
         CorruptInputError: If the bytes are no ONNX model.
         UnsupportedModelError: If a constant does not fit into float16 (65504) or is not finite, a
             scale or a whole weight rounds to zero, or an operator cannot run in float16.
@@ -84,10 +77,8 @@ def to_precision(
     model = _parse(model_bytes)
     graph = model.graph
     floats = _floats(model)
-    single = [n for n in graph.node if _name(n) in {*kept_in_float(model), *keep_float}]
-    strangers = sorted(set(keep_float) - {_name(node) for node in single})
-    if strangers:
-        raise UsageError(f"keep_float names {strangers[:5]}, and no node is called so")
+    kept = kept_in_float(model)
+    single = [node for node in graph.node if _name(node) in kept]
     made = {name for node in single for name in node.output}
     half = [node for node in graph.node if node.output[0] not in made]
     pinned = _names_at(graph.node, _ALWAYS_FP32) | _kept_constants(graph, single, half)

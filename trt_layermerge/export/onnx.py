@@ -140,29 +140,20 @@ def export_onnx(
     )
 
 
-def export_bytes(
-    module: nn.Module,
-    example: Any,
-    *,
-    input_names: Sequence[str] = (),
-    output_names: Sequence[str] = (),
-    dynamic_batch: bool = False,
-) -> bytes:
+def export_bytes(module: nn.Module, example: Any, *, dynamic_batch: bool = False) -> bytes:
     """Returns the clean ONNX model without comparing it: for timing finalists only.
 
     Args:
         module: The network in eval mode; left untouched.
         example: An input ``(N, C, H, W)``, or several (``core.inputs``); its N is the model's where
             the batch is static.
-        input_names: Names of the inputs; by default ``input``, or those of ``forward``.
-        output_names: Names of the outputs; by default those of ``core.outputs``.
         dynamic_batch: Whether N may be anything when the model runs.
 
     Raises:
         UsageError: If the module is in training mode.
         UnsupportedModelError: If it cannot be exported.
     """
-    return _exported(module, example, (input_names, output_names), dynamic_batch)[1]
+    return _exported(module, example, ((), ()), dynamic_batch)[1]
 
 
 def input_names_of(module: nn.Module, count: int) -> tuple[str, ...]:

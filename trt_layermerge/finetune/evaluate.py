@@ -6,14 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trt_layermerge.core.agreement import right
+from trt_layermerge.core.agreement import check_labels, right
 from trt_layermerge.core.inputs import mapped, parts_of
-from trt_layermerge.core.labels import check_labels
 from trt_layermerge.core.outputs import Kind, Kinds, judged_by, kinds_of, named
 from trt_layermerge.data.loader import Images, pairs
 from trt_layermerge.data.sets import LabelledData
@@ -27,15 +24,12 @@ class NotANumberError(CorruptInputError):
     """A network whose answers or loss are not finite numbers from the start."""
 
 
-def accuracy(
-    model: nn.Module, data: Images, batch: int = BATCH, kinds: Sequence[Kind] | None = None
-) -> float:
+def accuracy(model: nn.Module, data: Images, kinds: Sequence[Kind] | None = None) -> float:
     """Returns the fraction of images, or of pixels, whose largest logit is that of the label.
 
     Args:
         model: It is evaluated where its parameters are.
         data: A set of images, or any iterable of batches ``(images, labels)``.
-        batch: Images that are evaluated at once; a loader's batches stay as they are.
         kinds: What each output is (``core.outputs``); by default what their shapes tell.
 
     Raises:
@@ -43,10 +37,10 @@ def accuracy(
         UnsupportedModelError: If no output is logits of the classes that the labels tell.
         CorruptInputError: If an output is NaN, or a label is beyond the classes.
     """
-    found = known_accuracy(model, data, batch, kinds)
+    found = known_accuracy(model, data, kinds)
     if found is not None:
         return found
-    for inputs, labels in pairs(data, batch):
+    for inputs, labels in pairs(data, BATCH):
         if labels is not None:
             raise _no_classes(outputs_for(model, inputs))
         break
@@ -54,10 +48,7 @@ def accuracy(
 
 
 def known_accuracy(
-    model: nn.Module,
-    data: Images | None,
-    batch: int = BATCH,
-    kinds: Sequence[Kind] | None = None,
+    model: nn.Module, data: Images | None, kinds: Sequence[Kind] | None = None
 ) -> float | None:
     """Returns the accuracy as a fraction, or None where nothing tells what is right.
 
@@ -66,7 +57,6 @@ def known_accuracy(
     Args:
         model: It is evaluated where its parameters are.
         data: As for ``accuracy``; or None.
-        batch: Images that are evaluated at once; a loader's batches stay as they are.
         kinds: What each output is (``core.outputs``); by default what their shapes tell.
 
     Raises:
@@ -76,7 +66,7 @@ def known_accuracy(
     if data is None or (isinstance(data, LabelledData) and not data.labelled):
         return None
     hits, images = 0.0, 0
-    for inputs, labels in pairs(data, batch):
+    for inputs, labels in pairs(data, BATCH):
         if labels is None:
             return None
         outputs = outputs_for(model, inputs)
@@ -90,29 +80,6 @@ def known_accuracy(
     if not images:
         raise UsageError("accuracy needs images, and the loader gives none; give one anew")
     return hits / images
-
-
-def predict(model: nn.Module, data: LabelledData, batch: int = BATCH) -> NDArray[np.int64]:
-    """Returns the predicted label of every image, ``(N,)``, in order.
-
-    Args:
-        model: Gives logits ``(N, classes)``; it is evaluated where its parameters are.
-        data: The images; labels are not needed.
-        batch: Images that are evaluated at once.
-
-    Raises:
-        UnsupportedModelError: If no output is ``(N, K)``.
-        CorruptInputError: If an output is NaN.
-    """
-    found = []
-    for inputs, _ in pairs(data, batch):
-        outputs = outputs_for(model, inputs)
-        known = _kinds(outputs, inputs, None)
-        logits = [outputs[n] for n, kind in known.items() if kind == "classes"]
-        if not logits or logits[0].ndim != 2:
-            raise _no_classes(outputs)
-        found.append(logits[0].argmax(1))
-    return np.asarray(torch.cat(found).numpy(), dtype=np.int64)
 
 
 @contextmanager

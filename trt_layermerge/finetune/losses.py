@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trt_layermerge.core.agreement import VOID
+from trt_layermerge.core.agreement import VOID, check_labels
 from trt_layermerge.core.inputs import parts_of
-from trt_layermerge.core.labels import check_labels
 from trt_layermerge.core.outputs import Kind, judged_by, named
 from trt_layermerge.errors import DivergedError, UnsupportedModelError, UsageError
 from trt_layermerge.finetune.evaluate import NotANumberError, evaluating

@@ -14,9 +14,8 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
-from math import inf
 from time import monotonic
-from typing import Any, Protocol, cast
+from typing import Any, TypeAlias, cast
 
 from trt_layermerge.backends import Backend, Runner
 from trt_layermerge.backends.registry import get_backend
@@ -25,7 +24,7 @@ from trt_layermerge.errors import DeviceError, LayerMergeError, StickyDeviceErro
 from trt_layermerge.measure.agent.client import START_SECONDS, Child, WorkerLost
 from trt_layermerge.measure.agent.results import timing_of
 from trt_layermerge.measure.agent.worker import die_with, own_output
-from trt_layermerge.measure.timing import Timing, time_runners
+from trt_layermerge.measure.timing import Timing, Turns, time_runners
 
 HANG_SECONDS = 120.0
 """How long a network may take to be opened or to be run once, or a batch of runs of 10 ms."""
@@ -34,20 +33,8 @@ _SIGN_SECONDS = 1.0
 """At least so much time is between two signs of life: they shall not disturb what is timed."""
 
 
-class Timer(Protocol):
-    """Times networks in turns, as ``timing.time_models`` does."""
-
-    def __call__(
-        self,
-        models: Sequence[bytes],
-        *,
-        rounds: int,
-        burst_ms: float,
-        passes: int = 1,
-        limit_ms: float = inf,
-    ) -> list[Timing]:
-        """Returns the timing of each model. Raises ``DeviceError`` if one cannot be timed."""
-        ...
+Timer: TypeAlias = Callable[[Sequence[bytes], Turns], "list[Timing]"]
+"""Times networks as ``timing.time_models`` does; raises ``DeviceError`` if one cannot be timed."""
 
 
 class Apart:
@@ -72,32 +59,17 @@ class Apart:
         """Ends the process."""
         self._end()
 
-    def __call__(
-        self,
-        models: Sequence[bytes],
-        *,
-        rounds: int,
-        burst_ms: float,
-        passes: int = 1,
-        limit_ms: float = inf,
-    ) -> list[Timing]:
-        """Returns the timing of each model, all timed in turns (``timing.time_models``).
-
-        Args:
-            models: ONNX models.
-            rounds: Number of rounds.
-            burst_ms: How long a burst lasts.
-            passes: Bursts of each model in a round.
-            limit_ms: A model that has used up this much sits out the rounds that are left.
+    def __call__(self, models: Sequence[bytes], turns: Turns) -> list[Timing]:
+        """Returns the timing of each ONNX model, all timed in turns.
 
         Raises:
             DeviceError: If one cannot be built or run, or ends or hangs the process.
             StickyDeviceError: If the process does not start, so that no network is to blame.
         """
-        how = {"rounds": rounds, "burst_ms": burst_ms, "passes": passes, "limit_ms": limit_ms}
+        request = {"sizes": [len(model) for model in models], "turns": asdict(turns)}
         try:
             child = self._ready()
-            child.send(json.dumps({"sizes": [len(m) for m in models], "how": how}).encode() + b"\n")
+            child.send(json.dumps(request).encode() + b"\n")
             for model in models:
                 child.send(model)
             answer = child.receive(HANG_SECONDS)
@@ -152,13 +124,13 @@ class _Watched:
 
 
 def answer_to(
-    models: list[bytes], how: Mapping[str, Any], backend: Backend, alive: Callable[[], None]
+    models: list[bytes], turns: Turns, backend: Backend, alive: Callable[[], None]
 ) -> Json:
     """Returns the timings of some models, or the error; ``sticky``: the process cannot go on.
 
     Args:
         models: ONNX models; each is forgotten once it is open.
-        how: What ``time_runners`` takes besides.
+        turns: How they are timed.
         backend: Builds and runs them.
         alive: Called after every opening and every burst.
     """
@@ -169,7 +141,7 @@ def answer_to(
                 runner = stack.enter_context(backend.open(models.pop(0)))
                 alive()
                 runners.append(cast(Runner, _Watched(runner, alive)))
-            return {"timings": [asdict(timing) for timing in time_runners(runners, **how)]}
+            return {"timings": [asdict(timing) for timing in time_runners(runners, turns)]}
     except Exception as error:  # libraries raise anything, and MemoryError
         return {"error": words_of(error), "sticky": isinstance(error, StickyDeviceError)}
 
@@ -207,7 +179,7 @@ def serve(parent: int, name: str, options: Mapping[str, Any]) -> int:
         request = json.loads(line)
         models = [source.read(size) for size in request["sizes"]]
         told[0] = monotonic()
-        answer(answer_to(models, request["how"], backend, alive))
+        answer(answer_to(models, Turns(**request["turns"]), backend, alive))
     return 0
 
 

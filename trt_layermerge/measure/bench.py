@@ -9,10 +9,9 @@ from typing import Any, TypeAlias
 from trt_layermerge.backends import Backend
 from trt_layermerge.core.device import DeviceInfo, Precision
 from trt_layermerge.errors import UsageError
-from trt_layermerge.measure.agent.sources import LOCAL, Sources
 from trt_layermerge.measure.conditions import Conditions, Watch, device_here, not_comparable
 from trt_layermerge.measure.energy import Energy
-from trt_layermerge.measure.timing import Ratio, Timing, quantile, speedup, time_models
+from trt_layermerge.measure.timing import Ratio, Timing, Turns, quantile, speedup, time_models
 
 ROUNDS = 40
 BURST_MS = 10.0
@@ -138,9 +137,7 @@ def bench(
     *,
     batch: int,
     rounds: int = ROUNDS,
-    burst_ms: float = BURST_MS,
     energy: Callable[[bytes, Backend], Energy] | None = None,
-    sources: Sources = LOCAL,
 ) -> Bench:
     """Returns latencies and speed-ups, all from the same rounds.
 
@@ -149,9 +146,7 @@ def bench(
         backend: Where to measure.
         batch: Images per run that all models take; it gives the throughput.
         rounds: Bursts of each network, alternating.
-        burst_ms: How long a burst lasts, about.
         energy: Measures the power of one network, once all are timed; None leaves it out.
-        sources: The machine that is watched meanwhile.
 
     Raises:
         UsageError: If there is nothing to measure.
@@ -161,11 +156,11 @@ def bench(
         raise UsageError(
             f"{len(models)} precisions, batch {batch} and {rounds} rounds: each must be at least 1"
         )
-    watch = Watch(sources)
+    watch = Watch()
     flat = [model for pair in models.values() for model in pair]
-    timings = iter(time_models(flat, backend, rounds=rounds, burst_ms=burst_ms))
+    timings = iter(time_models(flat, backend, Turns(rounds, BURST_MS)))
     found = {precision: (next(timings), next(timings)) for precision in models}
-    result = assemble(found, device_here(backend, sources), batch, backend.int8_fallback)
+    result = assemble(found, device_here(backend), batch, backend.int8_fallback)
     result = replace(result, conditions=watch.conditions())
     return result if energy is None else _with_energy(result, models, backend, energy)
 

@@ -38,9 +38,9 @@ from trt_layermerge.measure.jobs import (
     read_measurements,
     write_jobs,
 )
-from trt_layermerge.measure.meter import Beside, Failed, Outcome, SpecRequest, silent
+from trt_layermerge.measure.meter import Beside, Failed, Outcome, silent
 from trt_layermerge.measure.store import LatencyStore
-from trt_layermerge.measure.table import Progress, layer_models
+from trt_layermerge.measure.table import Progress, SpecRequest, layer_models
 
 AGENT_PROTOCOL = "agent 1"
 """How the agent measures, as it goes into the key of every stored latency."""

@@ -20,8 +20,8 @@ from trt_layermerge.core.jsonio import (
 from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.errors import CorruptInputError
 from trt_layermerge.measure.agent.results import timing_of
-from trt_layermerge.measure.meter import Beside, Meter, Outcome, SpecRequest, silent
-from trt_layermerge.measure.table import Progress
+from trt_layermerge.measure.meter import Beside, Meter, Outcome, silent
+from trt_layermerge.measure.table import Progress, SpecRequest
 
 KIND = "measured"
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Protocol, TypeAlias
 
 from trt_layermerge.backends import Backend
-from trt_layermerge.core.conv import Spec
-from trt_layermerge.core.device import DeviceInfo, Precision
+from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.tables import LatencyTable
 from trt_layermerge.errors import DeviceError, StickyDeviceError, UsageError, words_of
 from trt_layermerge.measure.apart import Timer
 from trt_layermerge.measure.bench import BURST_MS
 from trt_layermerge.measure.conditions import Conditions, device_here
-from trt_layermerge.measure.table import ModelOf, Progress, measure_specs
-from trt_layermerge.measure.timing import Timing, speedup, time_models
+from trt_layermerge.measure.table import Progress, SpecRequest, measure_specs
+from trt_layermerge.measure.timing import Timing, Turns, speedup, time_models
 
 
 @dataclass(frozen=True)
@@ -63,29 +60,6 @@ class Failed:
 
 
 Outcome: TypeAlias = Beside | Failed
-
-
-@dataclass(frozen=True)
-class SpecRequest:
-    """Which blocks to measure, and how.
-
-    Attributes:
-        specs: What to measure; repetitions are ignored.
-        precision: Type of weights and maps.
-        batch: Images per run.
-        rounds: Bursts of each.
-        store: File of the ``LatencyStore``: what it has is not measured again.
-        sentinel: Makes the network that is measured again and again where a device may drift.
-        model_of: Makes the ONNX model of a spec; None where all are layers.
-    """
-
-    specs: Iterable[Spec]
-    precision: Precision
-    batch: int
-    rounds: int
-    store: Path
-    sentinel: Callable[[], bytes]
-    model_of: ModelOf | None = None
 
 
 def silent(done: int, total: int) -> None:
@@ -149,7 +123,9 @@ class BackendMeter:
     def __init__(
         self, backend: Backend, apart: Callable[[], AbstractContextManager[Timer]] | None = None
     ) -> None:
-        here: Timer = partial(time_models, backend=backend)
+        def here(models: Sequence[bytes], turns: Turns) -> list[Timing]:
+            return time_models(models, backend, turns)
+
         self.backend, self._opened = backend, apart or (lambda: nullcontext(here))
 
     def device(self) -> DeviceInfo:
@@ -159,17 +135,7 @@ class BackendMeter:
     def specs(self, asked: SpecRequest, on_progress: Progress = silent) -> LatencyTable:
         """Returns the latency of every spec (``measure.table``)."""
         with self._opened() as timer:
-            return measure_specs(
-                asked.specs,
-                self.backend,
-                asked.precision,
-                asked.batch,
-                asked.store,
-                on_progress=on_progress,
-                rounds=asked.rounds,
-                model_of=asked.model_of,
-                timer=timer,
-            )
+            return measure_specs(asked, self.backend, timer, on_progress)
 
     def networks(
         self,
@@ -190,7 +156,7 @@ class BackendMeter:
 
 def _beside(timer: Timer, original: bytes, others: Sequence[bytes], rounds: int) -> list[Outcome]:
     try:
-        first, *timings = timer([original, *others], rounds=rounds, burst_ms=BURST_MS)
+        first, *timings = timer([original, *others], Turns(rounds, BURST_MS))
     except (StickyDeviceError, UsageError):
         raise
     except Exception as error:  # libraries raise anything, and MemoryError

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 from trt_layermerge.backends import Backend
@@ -28,7 +28,7 @@ from trt_layermerge.measure.apart import Timer
 from trt_layermerge.measure.conditions import device_here
 from trt_layermerge.measure.spec_model import spec_model
 from trt_layermerge.measure.store import LatencyStore
-from trt_layermerge.measure.timing import Timing, time_models
+from trt_layermerge.measure.timing import Timing, Turns
 
 ROUNDS = 12
 CHUNK_SPECS = 8
@@ -42,16 +42,31 @@ ModelOf = Callable[[Spec], bytes]
 """Makes the ONNX model of a spec."""
 
 
+@dataclass(frozen=True)
+class SpecRequest:
+    """Which blocks to measure, and how.
+
+    Attributes:
+        specs: What to measure; repetitions are ignored.
+        precision: Type of weights and maps.
+        batch: Images per run.
+        rounds: Bursts of each.
+        store: File of the ``LatencyStore``: what it has is not measured again.
+        sentinel: Makes the network that is measured again and again where a device may drift.
+        model_of: Makes the ONNX model of a spec; None where all are layers.
+    """
+
+    specs: Iterable[Spec]
+    precision: Precision
+    batch: int
+    rounds: int
+    store: Path
+    sentinel: Callable[[], bytes]
+    model_of: ModelOf | None = None
+
+
 def measure_specs(
-    specs: Iterable[Spec],
-    backend: Backend,
-    precision: Precision,
-    batch: int,
-    store_path: Path,
-    on_progress: Progress | None = None,
-    rounds: int = ROUNDS,
-    model_of: ModelOf | None = None,
-    timer: Timer | None = None,
+    asked: SpecRequest, backend: Backend, timer: Timer, on_progress: Progress
 ) -> LatencyTable:
     """Returns the latency of every spec, measuring what the store does not have yet.
 
@@ -61,39 +76,33 @@ def measure_specs(
     reason; it is not stored, so the next run tries it again.
 
     Args:
-        specs: What to measure; repetitions are ignored.
+        asked: What to measure, in rounds of five runs of each; slow specs get fewer, but three
+            rounds at least.
         backend: Where to measure.
-        precision: Type of weights and maps.
-        batch: Images per run.
-        store_path: File of the ``LatencyStore``.
+        timer: Times them there.
         on_progress: Called with the numbers of finished and of all specs after each chunk.
-        rounds: Rounds of five runs of each spec; slow specs get fewer, but three at least.
-        model_of: Makes the ONNX model of a spec; None where all are layers.
-        timer: Times them, where that is not to be done in this process.
 
     Raises:
         CorruptInputError: If the store is damaged.
         DeviceError: If the store cannot be written, or this process can no longer use the GPU.
         UsageError: If precision or batch cannot be measured.
     """
-    unique = list(dict.fromkeys(specs))
-    model_of = model_of or layer_models(precision, batch, backend.int8_fallback)
+    unique, how = list(dict.fromkeys(asked.specs)), (asked.precision, asked.batch)
+    model_of = asked.model_of or layer_models(*how, backend.int8_fallback)
     entries: dict[Spec, LatencyEntry] = {}
     device = device_here(backend)
-    timer = timer or partial(time_models, backend=backend)
-    with LatencyStore(store_path, device) as store:
+    with LatencyStore(asked.store, device) as store:
         for spec in unique:
-            known = store.get(spec, precision, batch)
+            known = store.get(spec, *how)
             if known is not None:
                 entries[spec] = known
         for chunk in chunks([s for s in unique if s not in entries]):
-            for measured in _measure_chunk(chunk, timer, model_of, rounds):
-                store.put([(s, e) for s, e in measured.items() if not e.error], precision, batch)
+            for measured in _measure_chunk(chunk, timer, model_of, asked.rounds):
+                store.put([(s, e) for s, e in measured.items() if not e.error], *how)
                 entries.update(measured)
-                if on_progress is not None:
-                    on_progress(len(entries), len(unique))
-    table = {(spec, precision, batch): entries[spec] for spec in unique}
-    return LatencyTable(device, table, notes={"rounds": rounds})
+                on_progress(len(entries), len(unique))
+    table = {(spec, *how): entries[spec] for spec in unique}
+    return LatencyTable(device, table, notes={"rounds": asked.rounds})
 
 
 def layer_models(precision: Precision, batch: int, fallback: Precision) -> ModelOf:
@@ -141,7 +150,7 @@ def _measure_chunk(
     """
     try:
         models = [model_of(spec) for spec in specs]
-        timings = timer(models, rounds=rounds, burst_ms=0, passes=PASSES, limit_ms=LIMIT_MS)
+        timings = timer(models, Turns(rounds, 0, PASSES, LIMIT_MS))
     except (StickyDeviceError, UsageError):
         raise  # nothing else would run in this process either, and be taken for broken
     except Exception as error:  # libraries raise anything, and MemoryError, over one bad network

@@ -121,68 +121,59 @@ def speedup(reference: Timing, other: Timing) -> Ratio:
     return Ratio(median(ratios), quantile(ratios, 0.1), quantile(ratios, 0.9))
 
 
-def time_models(
-    models: Sequence[bytes],
-    backend: Backend,
-    *,
-    rounds: int = ROUNDS,
-    burst_ms: float = BURST_MS,
-    passes: int = 1,
-    limit_ms: float = inf,
-) -> list[Timing]:
-    """Returns the timing of each ONNX model: all open at once and timed in turns.
+@dataclass(frozen=True)
+class Turns:
+    """How networks are timed in turns.
 
-    In every round each model has ``passes`` bursts, in turns with the others, each of as many runs
-    as last about ``burst_ms``, and at least one. With ``burst_ms`` 0 a model runs once at a time,
-    and finds the caches as the others left them.
+    In every round each network has ``passes`` bursts, in turns with the others, each of as many
+    runs as last about ``burst_ms``, and at least one. With ``burst_ms`` 0 a network runs once at a
+    time, and finds the caches as the others left them.
+
+    Attributes:
+        rounds: Number of rounds.
+        burst_ms: How long a burst lasts.
+        passes: Bursts of each network in a round.
+        limit_ms: A network that has used up this much sits out the rounds that are left, after
+            three at least.
+    """
+
+    rounds: int = ROUNDS
+    burst_ms: float = BURST_MS
+    passes: int = 1
+    limit_ms: float = inf
+
+
+def time_models(models: Sequence[bytes], backend: Backend, turns: Turns) -> list[Timing]:
+    """Returns the timing of each ONNX model: all open at once and timed in turns.
 
     Args:
         models: What to time.
         backend: Where.
-        rounds: Number of rounds.
-        burst_ms: How long a burst lasts.
-        passes: Bursts of each model in a round.
-        limit_ms: A model that has used up this much sits out the rounds that are left, after three
-            at least.
+        turns: How.
 
     Raises:
         DeviceError: If one cannot be built or run.
     """
     with ExitStack() as stack:
         runners = [stack.enter_context(backend.open(model)) for model in models]
-        return time_runners(
-            runners, rounds=rounds, burst_ms=burst_ms, passes=passes, limit_ms=limit_ms
-        )
+        return time_runners(runners, turns)
 
 
-def time_runners(
-    runners: Sequence[Runner],
-    *,
-    rounds: int = ROUNDS,
-    burst_ms: float = BURST_MS,
-    passes: int = 1,
-    limit_ms: float = inf,
-) -> list[Timing]:
-    """Returns the timing of each network that is open already, timed in turns (``time_models``).
-
-    Args:
-        runners: The networks, which stay open.
-        rounds: Number of rounds.
-        burst_ms: How long a burst lasts; 0 for single runs.
-        passes: Bursts of each network in a round.
-        limit_ms: A network that has used up this much sits out the rounds that are left, after
-            three at least.
+def time_runners(runners: Sequence[Runner], turns: Turns) -> list[Timing]:
+    """Returns the timing of each network that is open already and stays so, timed in turns.
 
     Raises:
         DeviceError: If one cannot be run.
     """
-    counts = [warm_up(runner, burst_ms) for runner in runners]
+    counts = [warm_up(runner, turns.burst_ms) for runner in runners]
     medians: list[list[float]] = [[] for _ in runners]
     runs: list[list[float]] = [[] for _ in runners]
-    for turn in range(rounds):
-        active = [i for i, past in enumerate(runs) if turn < _LEAST_ROUNDS or sum(past) <= limit_ms]
+    for turn in range(turns.rounds):
+        active = [
+            i for i, past in enumerate(runs) if turn < _LEAST_ROUNDS or sum(past) <= turns.limit_ms
+        ]
         rounded: dict[int, list[float]] = {i: [] for i in active}
-        for _ in range(passes):
+        for _ in range(turns.passes):
             for i in active:
                 rounded[i] += checked(runners[i].time_burst(counts[i]))
         for i, times in rounded.items():

@@ -2,8 +2,8 @@
 
 ``files`` reads a file, or, by ``cutting``, a part of it, and has it compared with ONNX Runtime
 (``compare``); ``preparing`` makes a model's graph plain, and ``reader`` has it converted. The
-``operators`` are a table, with ``layers``, ``norms``, ``products``, ``shaping`` and ``resize`` for
-the larger ones; the ``converter`` is what they write to.
+``operators`` are a table, with ``layers``, ``products``, ``shaping`` and ``resize`` for the larger
+ones; the ``converter`` is what they write to.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from trt_layermerge.core.activation import ONNX_OPERATORS
-from trt_layermerge.onnx_reader import layers, norms, products, shaping
+from trt_layermerge.onnx_reader import layers, products, shaping
 from trt_layermerge.onnx_reader.converter import Converter, constant, numbers, sizes
 from trt_layermerge.onnx_reader.resize import resize
 from trt_layermerge.tracing.activations import FORMS
@@ -138,7 +138,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Abs": _function(torch.abs),
     "Add": _function(operator.add),
     "AveragePool": layers.average_pool,
-    "BatchNormalization": norms.batch_norm,
+    "BatchNormalization": layers.batch_norm,
     "Cast": _cast,
     "Ceil": _function(torch.ceil),
     "Celu": _function(F.celu, alpha=("alpha", 1.0)),
@@ -161,12 +161,12 @@ OPERATORS: Mapping[str, Operator] = {
     "Gemm": layers.gemm,
     "GlobalAveragePool": lambda d, node: d.layer(node, nn.AdaptiveAvgPool2d(1)),
     "GlobalMaxPool": lambda d, node: d.layer(node, nn.AdaptiveMaxPool2d(1)),
-    "GroupNormalization": norms.group_norm,
+    "GroupNormalization": layers.group_norm,
     "HardSigmoid": _hard_sigmoid,
     "Identity": _pass_on,
-    "InstanceNormalization": norms.instance_norm,
-    "LRN": norms.local_response_norm,
-    "LayerNormalization": norms.layer_norm,
+    "InstanceNormalization": layers.instance_norm,
+    "LRN": layers.local_response_norm,
+    "LayerNormalization": layers.layer_norm,
     "Log": _function(torch.log),
     "LogSoftmax": _over_axis(F.log_softmax),
     "MatMul": layers.mat_mul,

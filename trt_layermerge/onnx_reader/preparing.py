@@ -35,7 +35,7 @@ def with_sizes(model: onnx.ModelProto, shape: Sequence[int] | None, name: str) -
 
     Args:
         model: The model; it is left untouched.
-        shape: As ``read_onnx`` takes it.
+        shape: Of its only input, ``(N, C, H, W)``; None for fixed sizes and any inputs.
         name: What errors call the model.
 
     Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from trt_layermerge.onnx_reader.preparing import folded, name_nodes, with_sizes
 
 def read_onnx(
     model: onnx.ModelProto | bytes,
-    shape: Sequence[int] | None = None,
     *,
     dtype: torch.dtype | None = torch.float32,
     name: str = "the ONNX model",
@@ -39,19 +37,16 @@ def read_onnx(
     stand in ``meta["inputs"]`` and ``meta["outputs"]``, in order.
 
     Args:
-        model: The model, serialised or not; it is left untouched.
-        shape: Shape of its only input, ``(N, C, H, W)``, as ``with_sizes`` writes it; None for a
-            model of fixed sizes and any inputs.
+        model: The model, serialised or not, of fixed sizes; it is left untouched.
         dtype: Float type of weights and casts; None keeps those of the file.
         name: What errors call the model.
 
     Raises:
-        UsageError: If the input has another shape.
         CorruptInputError: If the model is damaged.
         UnsupportedModelError: If it has operators that are not known here, all of them named, or
-            uses them in a way that cannot be read, or sizes are free and no shape is given.
+            uses them in a way that cannot be read, or sizes are free.
     """
-    fixed = with_sizes(parse_onnx(model, name) if isinstance(model, bytes) else model, shape, name)
+    fixed = with_sizes(parse_onnx(model, name) if isinstance(model, bytes) else model, None, name)
     name_nodes(fixed)
     _refuse_quantised(fixed, name)
     if not fixed.graph.output:

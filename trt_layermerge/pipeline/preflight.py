@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from trt_layermerge.core.labels import check_labels
+from trt_layermerge.core.agreement import check_labels
 from trt_layermerge.data.names import parse_name
 from trt_layermerge.errors import MissingDependencyError, UnsupportedModelError, UsageError
 from trt_layermerge.pipeline.data_files import data_inputs, refuse_overlaps

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.graph_file import load_graph
+from trt_layermerge.core.graph import LayerGraph, load_graph
 from trt_layermerge.core.inputs import parts_of
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.plan import MergePlan

@@ -10,8 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.graph_file import load_graph
+from trt_layermerge.core.graph import LayerGraph, load_graph
 from trt_layermerge.core.jsonio import Json, read_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,12 +11,18 @@ from numpy.typing import NDArray
 from trt_layermerge.core.agreement import agreements_of
 from trt_layermerge.core.agreement import right as right_classes
 from trt_layermerge.core.inputs import parts_of
+from trt_layermerge.core.jsonio import Json, sha256_bytes
 from trt_layermerge.core.outputs import Kinds, judged_by, kinds_of
 from trt_layermerge.errors import AccuracyGateError, UsageError
 from trt_layermerge.export.runtime import Images, outputs_of
 from trt_layermerge.quantize.preset import Preset
-from trt_layermerge.quantize.qdq import Ranges, check_names, quantizable, quantize_model
-from trt_layermerge.quantize.ranges import calibrate_ranges
+from trt_layermerge.quantize.qdq import (
+    Ranges,
+    check_names,
+    quantizable,
+    quantize_model,
+    scale_of,
+)
 from trt_layermerge.quantize.sensitivity import LayerError, sensitivities
 
 SENSITIVITY_IMAGES = 64
@@ -57,30 +63,22 @@ class Quantized:
         """Returns whether no more is lost than a share, up to rounding."""
         return self.loss <= allowed + 1e-9
 
-
-def quantize_within(
-    model: bytes,
-    batches: Iterable[Images],
-    images: Images,
-    labels: NDArray[np.int64] | None,
-    preset: Preset,
-    kinds: Kinds | None = None,
-) -> Quantized:
-    """Returns the model calibrated on ``batches`` and quantised as ``choose_layers`` does.
-
-    Args:
-        model: A float32 ONNX model.
-        batches: What is calibrated on: preprocessed images ``(N, C, H, W)``, batch by batch.
-        images: What the loss is judged on ``(N, C, H, W)``; not the test set.
-        labels: Their classes ``(N,)``, or None: then the share of changed answers is judged.
-        preset: Method, gate, and the layers that stay in float.
-        kinds: What the outputs are (``core.outputs``); by default what their shapes tell.
-
-    Raises:
-        The errors of ``calibrate_ranges`` and ``choose_layers``.
-    """
-    ranges = calibrate_ranges(model, batches, preset)
-    return choose_layers(model, ranges, images, labels, preset, kinds)
+    def to_json(self, model: bytes, preset: Preset) -> Json:
+        """Returns what ``calibration.json`` says: all that int8 needs beside the float32 model."""
+        return {
+            "model_sha256": sha256_bytes(model),
+            "preset": preset.to_json(),
+            "tensors": {
+                name: {"magnitude": largest, "scale": scale_of(largest)}
+                for name, largest in self.ranges.items()
+            },
+            "keep_float": list(self.keep_float),
+            "layers": [layer.to_json() for layer in self.layers],
+            "images_judged": self.images,
+            "agreement": self.agreement,
+            "accuracy_fp32": self.accuracy_fp32,
+            "accuracy_int8": self.accuracy_int8,
+        }
 
 
 def choose_layers(

@@ -14,11 +14,11 @@ from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json, sha256_file, write_json
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.deploy.machine import this_machine
-from trt_layermerge.deploy.record import build_record
 from trt_layermerge.deploy.sidecar import (
     STEMS,
     Network,
     Origin,
+    build_record,
     check_engine,
     sidecar_path,
     write_engine,

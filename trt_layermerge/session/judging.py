@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trt_layermerge.core.agreement import Tally
 from trt_layermerge.core.pyfile import function_of
-from trt_layermerge.core.tally import Tally
 from trt_layermerge.data.loader import Images, pairs
 from trt_layermerge.errors import UsageError, foreign
 from trt_layermerge.finetune.evaluate import BATCH, outputs_for

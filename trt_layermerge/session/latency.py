@@ -20,7 +20,7 @@ from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyKey, LatencyTable
 from trt_layermerge.errors import UnsupportedModelError, UsageError, command
 from trt_layermerge.measure.fit import Observation, fit_latency, settled
-from trt_layermerge.measure.meter import SpecRequest
+from trt_layermerge.measure.table import SpecRequest
 from trt_layermerge.search.evaluator import Measured
 from trt_layermerge.search.sampling import (
     in_portions,

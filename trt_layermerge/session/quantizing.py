@@ -28,11 +28,10 @@ from trt_layermerge.deploy.sidecar import Network
 from trt_layermerge.errors import AccuracyGateError, UsageError
 from trt_layermerge.export.onnx import export_bytes
 from trt_layermerge.export.runtime import Images, outputs_of
-from trt_layermerge.quantize.choose import Quantized, choose_layers, quantize_within
+from trt_layermerge.quantize.choose import Quantized, choose_layers
 from trt_layermerge.quantize.preset import Preset, load_preset
 from trt_layermerge.quantize.qdq import Ranges, check_names, quantizable
 from trt_layermerge.quantize.ranges import calibrate_ranges
-from trt_layermerge.quantize.table import CalibrationTable
 from trt_layermerge.session.deployed import CALIBRATION, MERGED, TRAINED, master_name
 from trt_layermerge.session.qat import STATE, train_rounded
 from trt_layermerge.session.settings import CalibrateSection, Settings
@@ -104,13 +103,12 @@ def quantize_networks(
             found = images.quantise(model, own)
         name = master_name(network, "int8")
         write_bytes(folder / name, found.model)
-        table = CalibrationTable.of(model, own, found).to_json()
         weights = TRAINED if qat is not None and qat["kept"] else MERGED
         networks[network] = {
             "file": name,
             "sha256": sha256_bytes(found.model),
             "weights": weights if network == "merged" else None,
-            **table,
+            **found.to_json(model, own),
         }
         tell.note(_told(network, found, images.judged_on))
     tell.progress("calibrating networks", len(NETWORKS), len(NETWORKS))
@@ -154,7 +152,8 @@ class _Images:
 
     def quantise(self, model: bytes, preset: Preset) -> Quantized:
         """Returns a float32 model in int8."""
-        return quantize_within(model, self.batches, self.pixels, self.labels, preset, self.kinds)
+        ranges = calibrate_ranges(model, self.batches, preset)
+        return choose_layers(model, ranges, self.pixels, self.labels, preset, self.kinds)
 
     def attempt(
         self, model: bytes, ranges: Ranges, preset: Preset

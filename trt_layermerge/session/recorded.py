@@ -22,8 +22,8 @@ from trt_layermerge.core.tables import LatencyEntry, LatencyTable
 from trt_layermerge.errors import UsageError, command
 from trt_layermerge.measure.isolated import beside
 from trt_layermerge.measure.jobs import Measurements, read_measurements
-from trt_layermerge.measure.meter import Outcome, SpecRequest, silent
-from trt_layermerge.measure.table import Progress
+from trt_layermerge.measure.meter import Outcome, silent
+from trt_layermerge.measure.table import Progress, SpecRequest
 from trt_layermerge.search.evaluator import Measured
 from trt_layermerge.session.networks import with_reference
 from trt_layermerge.session.settings import MeasureSection

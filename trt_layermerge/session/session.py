@@ -39,7 +39,7 @@ from trt_layermerge.search.choosing import Choice, Goal, choose, choose_imported
 from trt_layermerge.search.closing import BudgetMissedError
 from trt_layermerge.search.lazy import refine
 from trt_layermerge.search.problem import Problem, decides_alone
-from trt_layermerge.session.benching import bench_networks
+from trt_layermerge.session.benching import Benching
 from trt_layermerge.session.building import About, build_engines
 from trt_layermerge.session.deployed import MERGED
 from trt_layermerge.session.effort import affordable
@@ -590,14 +590,9 @@ class Session(State):
         """
         self._told_of_engines()
         backend = None if self.elsewhere else self.backend
-        return bench_networks(
-            self.folder,
-            self.settings,
-            self.meter,
-            backend,
-            trust=self.trust_engine,
-            tell=self.tell,
-        )
+        return Benching(
+            self.folder, self.settings, self.meter, backend, self.trust_engine, self.tell
+        ).bench()
 
     def verify(
         self,

@@ -22,8 +22,7 @@ from trt_layermerge.backends.registry import int8_fallback
 from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.device import Precision
-from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.graph_file import load_graph, save_graph
+from trt_layermerge.core.graph import LayerGraph, load_graph, save_graph
 from trt_layermerge.core.inputs import Several, batch, parts_of
 from trt_layermerge.core.outputs import Kinds, described, kinds_of, named
 from trt_layermerge.core.plan import MergePlan

@@ -22,6 +22,7 @@ from trt_layermerge.core.outputs import Kinds
 from trt_layermerge.data import LabelledData, pairs
 from trt_layermerge.data.loader import Images
 from trt_layermerge.deploy.comparison import Subject
+from trt_layermerge.deploy.engines import open_engine
 from trt_layermerge.deploy.sidecar import (
     STEMS,
     Network,
@@ -34,9 +35,7 @@ from trt_layermerge.deploy.verify import (
     Answer,
     Batch,
     Verification,
-    engine_subject,
     gate,
-    onnx_subject,
     verify,
 )
 from trt_layermerge.errors import AccuracyGateError, DeviceError, UnsupportedModelError
@@ -229,7 +228,7 @@ def _onnx(
         if precision == "fp32":
             raise
         return Subject(name, network, partial(_refuse, str(error)), tolerance)
-    return onnx_subject(name, network, model, get_backend("onnxruntime"), tolerance)
+    return Subject(name, network, partial(get_backend("onnxruntime").open, model), tolerance)
 
 
 def _refuse(reason: str) -> Runner:
@@ -265,8 +264,12 @@ def _engines(folder: Path, built: Built, trust: bool) -> list[Subject]:
     typed = f"{folder}/{_debug_name(built)}"
     advice = f"find the layer: {bisect_command(typed, tolerance, sidecar)}"
     return [
-        engine_subject(
-            plan, built.network, trust=trust, batch=batch, tolerance=tolerance, advice=advice
+        Subject(
+            plan.name if batch is None else f"{plan.name} at batch {batch}",
+            built.network,
+            partial(open_engine, plan, trust=trust, batch=batch),
+            tolerance,
+            advice,
         )
         for batch in (None, *other_batches(sidecar))
     ]

@@ -21,9 +21,8 @@ from trt_layermerge.tracing.prepare import (
     same_values,
     switch_off_inplace,
 )
-from trt_layermerge.tracing.reading import Reading
+from trt_layermerge.tracing.reading import Reading, record_shapes
 from trt_layermerge.tracing.rewrites import make_linear
-from trt_layermerge.tracing.shapes import record_shapes
 from trt_layermerge.tracing.tracer import symbolic_trace
 
 __all__ = ["TracedNetwork", "trace", "trace_network"]

@@ -16,12 +16,14 @@ class Assembly:
     """What was understood of a network.
 
     Attributes:
+        reading: The network.
         cores: The units, in the order of execution; projections are not among them.
         drafts: The residuals, by order of their additions.
         linked: For every unit but the last, whether the next one follows without a barrier.
         refused: Additions that are no understood residual, with the reason.
     """
 
+    reading: Reading
     cores: list[Core] = field(default_factory=list)
     drafts: list[Draft] = field(default_factory=list)
     linked: list[bool] = field(default_factory=list)
@@ -41,7 +43,7 @@ def assemble(reading: Reading) -> Assembly:
     while True:
         assembly = _sweep(reading, refused)
         assembly.linked = [
-            _linked(reading, assembly.drafts, first, second)
+            second.source is first.tail and not strangers(assembly, first, second)
             for first, second in zip(assembly.cores, assembly.cores[1:], strict=False)
         ]
         unfit = dict(_unfit(assembly))
@@ -52,7 +54,7 @@ def assemble(reading: Reading) -> Assembly:
 
 def _sweep(reading: Reading, refused: dict[fx.Node, str]) -> Assembly:
     """Reads all nodes once, in the order of execution."""
-    assembly = Assembly(refused=dict(refused))
+    assembly = Assembly(reading, refused=dict(refused))
     tails: dict[fx.Node, Core] = {}
     for node in reading.order:
         if node in reading.convs:
@@ -61,7 +63,7 @@ def _sweep(reading: Reading, refused: dict[fx.Node, str]) -> Assembly:
             tails[node] = core
         elif node in reading.additions:
             if is_outermost(reading, node) and node not in refused:
-                _take_residual(reading, assembly, tails, node)
+                _take_residual(assembly, tails, node)
         elif node in reading.norms or node in reading.activations:
             _absorb(reading, tails, node)
     return assembly
@@ -83,11 +85,9 @@ def _absorb(reading: Reading, tails: dict[fx.Node, Core], node: fx.Node) -> None
     tails[node] = core
 
 
-def _take_residual(
-    reading: Reading, assembly: Assembly, tails: dict[fx.Node, Core], node: fx.Node
-) -> None:
+def _take_residual(assembly: Assembly, tails: dict[fx.Node, Core], node: fx.Node) -> None:
     """Fuses an addition behind the core that ends there, or notes why that cannot be."""
-    draft = read_residual(reading, tails, node)
+    draft = read_residual(assembly.reading, tails, node)
     if isinstance(draft, str):
         assembly.refused[node] = draft
         return
@@ -101,27 +101,13 @@ def _take_residual(
     assembly.drafts.append(draft)
 
 
-def _linked(reading: Reading, drafts: list[Draft], first: Core, second: Core) -> bool:
-    """Whether a unit reads what the unit before it writes, and nothing unknown does."""
-    return second.source is first.tail and not strangers(reading, drafts, first, second)
-
-
-def strangers(
-    reading: Reading, drafts: list[Draft], first: Core, second: Core | None
-) -> tuple[fx.Node, ...]:
-    """Returns what reads the output of a unit beside the next unit and known shortcuts.
-
-    Args:
-        reading: The traced network.
-        drafts: The shortcuts that are known.
-        first: The unit.
-        second: The next unit, or None behind the last one.
-    """
-    known = {second.conv} if second is not None else set()
-    for draft in drafts:
+def strangers(assembly: Assembly, first: Core, second: Core) -> tuple[fx.Node, ...]:
+    """Returns what reads the output of a unit beside the next unit and known shortcuts."""
+    known = {second.conv}
+    for draft in assembly.drafts:
         if draft.first is second:
             known |= draft.readers
-    return tuple(node for node in reading.users(first.tail) if node not in known)
+    return tuple(node for node in assembly.reading.users(first.tail) if node not in known)
 
 
 def _unfit(assembly: Assembly) -> Iterator[tuple[fx.Node, str]]:

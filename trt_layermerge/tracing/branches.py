@@ -18,8 +18,14 @@ from torch import fx, nn
 
 from trt_layermerge.core.conv import PieceSpec, Spec
 from trt_layermerge.tracing.assemble import Assembly
-from trt_layermerge.tracing.dominance import Dominators, dominating, dominators, enclosed
-from trt_layermerge.tracing.pieces import between, piece_spec
+from trt_layermerge.tracing.pieces import (
+    Dominators,
+    between,
+    dominating,
+    dominators,
+    enclosed,
+    piece_spec,
+)
 from trt_layermerge.tracing.reading import Reading, shape_of
 from trt_layermerge.tracing.rewrites.affine import PRODUCTS
 from trt_layermerge.tracing.rewrites.constants import is_stored
@@ -70,17 +76,12 @@ class OpaqueBranch:
         return name if name and name.split(".") not in paths else self.total.name
 
 
-def opaque_branches(reading: Reading, assembly: Assembly) -> tuple[OpaqueBranch, ...]:
-    """Returns the branches and regions that are no understood residual, by order of their ends.
-
-    Args:
-        reading: The traced network.
-        assembly: What was understood of it.
-    """
-    before = dominators(reading)
+def opaque_branches(assembly: Assembly) -> tuple[OpaqueBranch, ...]:
+    """Returns the branches and regions that are no understood residual, by order of their ends."""
+    before = dominators(assembly.reading)
     found = (
-        _branch(reading, assembly, before, end) or _region(reading, assembly, before, end)
-        for end in _joins(reading, assembly, before)
+        _branch(assembly, before, end) or _region(assembly, before, end)
+        for end in _joins(assembly, before)
     )
     return tuple(part for part in found if part is not None)
 
@@ -104,19 +105,17 @@ def strides(source: fx.Node, end: fx.Node) -> bool:
     return len(steps) == 1 and all(a >= b for a, b in zip(before[2:], after[2:], strict=True))
 
 
-def _joins(reading: Reading, assembly: Assembly, before: Dominators) -> Iterator[fx.Node]:
+def _joins(assembly: Assembly, before: Dominators) -> Iterator[fx.Node]:
     """Yields every value of several others that is no sum of an understood residual, in order."""
-    for node in reading.order:
-        understood = node in reading.additions and node not in assembly.refused
+    for node in assembly.reading.order:
+        understood = node in assembly.reading.additions and node not in assembly.refused
         if sum(n in before for n in node.all_input_nodes) > 1 and not understood:
             yield node
 
 
-def _branch(
-    reading: Reading, assembly: Assembly, before: Dominators, total: fx.Node
-) -> OpaqueBranch | None:
+def _branch(assembly: Assembly, before: Dominators, total: fx.Node) -> OpaqueBranch | None:
     """Returns the branch that ends at an addition, or None where there is none to leave out."""
-    source = before[total]
+    reading, source = assembly.reading, before[total]
     terms = [node for node in total.args if isinstance(node, fx.Node)]
     if total not in assembly.refused or source is None or len(terms) != 2:
         return None
@@ -126,14 +125,12 @@ def _branch(
         return None
     branch = terms[1] if shortcut is terms[0] else terms[0]
     identity = reading.value(shortcut) is reading.value(source)
-    remains = () if identity else (_remainder(reading, assembly, source, shortcut),)
+    remains = () if identity else (_remainder(assembly, source, shortcut),)
     shortcut = source if identity else shortcut
-    return _opaque(reading, assembly, (source, branch, shortcut, total), inside, remains)
+    return _opaque(assembly, (source, branch, shortcut, total), inside, remains)
 
 
-def _region(
-    reading: Reading, assembly: Assembly, before: Dominators, end: fx.Node
-) -> OpaqueBranch | None:
+def _region(assembly: Assembly, before: Dominators, end: fx.Node) -> OpaqueBranch | None:
     """Returns the region that ends where values are joined, or None where it is none."""
     source = next((v for v in dominating(before, end) if len(shape_of(v)) == 4), None)
     if source is None or not strides(source, end):
@@ -143,12 +140,11 @@ def _region(
     if inside is None or not 0 < convs <= LONGEST:
         return None
     shortcut = source if shape_of(source) == shape_of(end) else None
-    macs = arithmetic(reading, inside)
-    return _opaque(reading, assembly, (source, end, shortcut, end), inside, (), macs)
+    macs = arithmetic(assembly.reading, inside)
+    return _opaque(assembly, (source, end, shortcut, end), inside, (), macs)
 
 
 def _opaque(
-    reading: Reading,
     assembly: Assembly,
     values: tuple[fx.Node, fx.Node, fx.Node | None, fx.Node],
     inside: tuple[fx.Node, ...],
@@ -158,19 +154,18 @@ def _opaque(
     """Returns a part with its units and its activation, or None where others merge into it.
 
     Args:
-        reading: The traced network.
-        assembly: What was understood of it.
+        assembly: What was understood of the network.
         values: Source, branch, shortcut and total.
         inside: Everything between source and total.
         remains: What computes the shortcut.
         macs: Multiply-accumulates of a region.
     """
-    source, branch, shortcut, total = values
+    reading, (source, branch, shortcut, total) = assembly.reading, values
     users = reading.users(total)
     acts = len(users) == 1 and users[0] in reading.activations
     tail = users[0] if acts else total
     numbers = [i for i, core in enumerate(assembly.cores) if core.conv in inside]
-    first = min(numbers, default=_cores_before(reading, assembly, total))
+    first = min(numbers, default=_cores_before(assembly, total))
     last = first + len(numbers)
     if numbers != list(range(first, last)) or not _stands_apart(assembly, first, last):
         return None
@@ -196,16 +191,17 @@ def _stands_apart(assembly: Assembly, first: int, last: int) -> bool:
     return not any(assembly.linked[end] for end in ends)
 
 
-def _remainder(reading: Reading, assembly: Assembly, source: fx.Node, shortcut: fx.Node) -> Spec:
+def _remainder(assembly: Assembly, source: fx.Node, shortcut: fx.Node) -> Spec:
     """Returns what computes a shortcut as something to be timed: a unit, or a piece."""
+    reading = assembly.reading
     for core in assembly.cores:
         if core.tail is shortcut and core.source is reading.value(source):
             return core.spec
     return piece_spec(reading, source, shortcut)
 
 
-def _cores_before(reading: Reading, assembly: Assembly, node: fx.Node) -> int:
-    order = reading.order
+def _cores_before(assembly: Assembly, node: fx.Node) -> int:
+    order = assembly.reading.order
     return sum(order[core.conv] < order[node] for core in assembly.cores)
 
 

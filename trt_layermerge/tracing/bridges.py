@@ -15,44 +15,36 @@ from torch import fx, nn
 
 from trt_layermerge.core.unit import Bridge
 from trt_layermerge.tracing.assemble import Assembly
+from trt_layermerge.tracing.pieces import behind
 from trt_layermerge.tracing.prepare import has_hooks
 from trt_layermerge.tracing.reading import Reading, shape_of
-from trt_layermerge.tracing.residuals import Core, behind
+from trt_layermerge.tracing.residuals import Core
 from trt_layermerge.tracing.transparent import ADDITIONS
 
 _RESHAPES = {operator.getitem, torch.reshape, torch.unsqueeze, "reshape", "unsqueeze", "view"}
 """What keeps the order of values, where it keeps their number."""
 
 
-def find_bridges(
-    reading: Reading, assembly: Assembly, numbers: Sequence[int]
-) -> tuple[Bridge, ...]:
+def find_bridges(assembly: Assembly, numbers: Sequence[int]) -> tuple[Bridge, ...]:
     """Returns the group normalisations that alone lead from one unit to the next, in order.
 
-    Args:
-        reading: The traced network.
-        assembly: What was understood of it.
-        numbers: Index of the unit that each core is.
+    ``numbers`` tells the unit of each core.
     """
     pairs = zip(assembly.cores, assembly.cores[1:], numbers, numbers[1:], strict=False)
     found = (
-        _bridge(reading, first, second, start)
+        _bridge(assembly.reading, first, second, start)
         for first, second, start, after in pairs
         if after == start + 1
     )
     return tuple(bridge for bridge in found if bridge is not None)
 
 
-def find_projections(
-    reading: Reading, assembly: Assembly, numbers: Sequence[int]
-) -> tuple[int, ...]:
+def find_projections(assembly: Assembly, numbers: Sequence[int]) -> tuple[int, ...]:
     """Returns the units that are all that stands beside a branch that is no understood residual.
 
-    Args:
-        reading: The traced network.
-        assembly: What was understood of it.
-        numbers: Index of the unit that each core is.
+    ``numbers`` tells the unit of each core.
     """
+    reading = assembly.reading
     number = dict(zip((core.tail for core in assembly.cores), numbers, strict=True))
     cores = {core.tail: core for core in assembly.cores}
     found: list[int] = []

@@ -39,7 +39,7 @@ _AVERAGES: set[Any] = {
 def build_graph(reading: Reading, input_shape: tuple[int, ...]) -> LayerGraph:
     """Returns the layer graph of a network that was read."""
     assembly = assemble(reading)
-    found = opaque_branches(reading, assembly)
+    found = opaque_branches(assembly)
     numbers = [i + sum(branch.last <= i for branch in found) for i in range(len(assembly.cores))]
     opaque = [_opaque_unit(branch.last + k, branch) for k, branch in enumerate(found)]
     convs = [_unit(reading, numbers[i], core) for i, core in enumerate(assembly.cores)]
@@ -52,13 +52,13 @@ def build_graph(reading: Reading, input_shape: tuple[int, ...]) -> LayerGraph:
         units=tuple(sorted([*convs, *opaque], key=lambda unit: unit.index)),
         segments=_segments(assembly, numbers, opaque),
         residuals=residuals,
-        barriers=find_barriers(reading, assembly, numbers),
+        barriers=find_barriers(assembly, numbers),
         input_shape=input_shape,
-        head_pointwise=_head_pointwise(reading, assembly, convs, residuals),
+        head_pointwise=_head_pointwise(assembly, convs, residuals),
         branches=_branches(found, opaque, numbers),
-        bridges=find_bridges(reading, assembly, numbers),
-        projections=find_projections(reading, assembly, numbers),
-        wholes=wholes(reading, assembly, found, numbers),
+        bridges=find_bridges(assembly, numbers),
+        projections=find_projections(assembly, numbers),
+        wholes=wholes(assembly, found, numbers),
     )
 
 
@@ -121,12 +121,10 @@ def _segments(
 
 
 def _head_pointwise(
-    reading: Reading,
-    assembly: Assembly,
-    units: list[ConvUnit],
-    residuals: tuple[Residual, ...],
+    assembly: Assembly, units: list[ConvUnit], residuals: tuple[Residual, ...]
 ) -> int | None:
     """Returns the last pointwise unit outside residuals that only the global pooling reads."""
+    reading = assembly.reading
     for unit, core in zip(reversed(units), reversed(assembly.cores), strict=True):
         users = reading.users(core.tail)
         outside = not any(r.start <= unit.index < r.end for r in residuals)

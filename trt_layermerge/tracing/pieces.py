@@ -1,17 +1,33 @@
-"""Parts of a traced network that are timed as they are, and what tells equal ones."""
+"""Parts of a traced network: where they begin and end, and what tells equal ones.
+
+A value *dominates* another if every way from the inputs leads through it. The last one that does is
+found in one pass over a graph without circles (Cooper, Harvey and Kennedy, 2001). What lies between
+the two is a part by itself if nothing inside is read from outside.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx, nn
 
 from trt_layermerge.core.conv import PieceSpec
 from trt_layermerge.tracing.reading import Reading, shape_of
+
+
+def behind(node: fx.Node) -> dict[fx.Node, None]:
+    """Returns everything that a value is computed from, as an ordered set, the nearest first."""
+    found = dict.fromkeys(node.all_input_nodes)
+    waiting = list(found)
+    for known in waiting:
+        new = [n for n in known.all_input_nodes if n not in found]
+        found.update(dict.fromkeys(new))
+        waiting += new
+    return found
 
 
 def between(source: fx.Node, end: fx.Node, *, last: bool = False) -> tuple[fx.Node, ...]:
@@ -59,19 +75,12 @@ def _line(reading: Reading, node: fx.Node, numbers: Mapping[fx.Node, int]) -> li
         if not isinstance(value, fx.Node):
             return value
         number = numbers.get(value)
-        return f"%{number}" if number is not None else _tensor(_constant(reading, value))
+        return f"%{number}" if number is not None else _tensor(reading.stored(value))
 
     arguments = fx.node.map_aggregate((node.args, node.kwargs), argument)
     module = reading.module(node)
     done = _function(node.target) if module is None else _module(module)
     return [done, repr(arguments), list(shape_of(node))]
-
-
-def _constant(reading: Reading, node: fx.Node) -> Any:
-    value: Any = reading.network
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
-    return value
 
 
 def _function(target: Any) -> str:
@@ -103,3 +112,54 @@ def _tensor(value: Any) -> str:
         return repr(value)
     kind = "float" if value.is_floating_point() else value.dtype
     return f"{kind}{tuple(value.shape)}"
+
+
+Dominators: TypeAlias = Mapping[fx.Node, fx.Node | None]
+"""The last value before each that dominates it; None where that is no value."""
+
+
+def dominators(reading: Reading) -> Dominators:
+    """Returns the dominators of every value; parameters and constants are no inputs."""
+    found: dict[fx.Node, fx.Node | None] = {}
+    depth: dict[fx.Node, int] = {}
+
+    def meet(a: fx.Node | None, b: fx.Node | None) -> fx.Node | None:
+        while a is not b:
+            if a is None or b is None:
+                return None
+            if depth[a] >= depth[b]:
+                a = found[a]
+            else:
+                b = found[b]
+        return a
+
+    for node in reading.order:
+        before = [n for n in node.all_input_nodes if n in depth]
+        if node.op != "placeholder" and not before:
+            continue  # a constant
+        parent: fx.Node | None = before[0] if before else None
+        for other in before[1:]:
+            parent = meet(parent, other)
+        found[node] = parent
+        depth[node] = 0 if parent is None else depth[parent] + 1
+    return found
+
+
+def dominating(found: Dominators, node: fx.Node) -> Iterator[fx.Node]:
+    """Yields every value before a node that dominates it, the last one first."""
+    value = found.get(node)
+    while value is not None:
+        yield value
+        value = found[value]
+
+
+def enclosed(source: fx.Node, end: fx.Node) -> tuple[fx.Node, ...] | None:
+    """Returns what lies between two values, in order, or None if something is read outside.
+
+    Args:
+        source: A value that dominates ``end``; others may read it.
+        end: The value that comes out.
+    """
+    inside = between(source, end)
+    met = {*inside, end}
+    return inside if all(met.issuperset(node.users) for node in inside) else None

@@ -1,21 +1,23 @@
-"""What every node of a traced network is: convolution, normalisation, activation, addition."""
+"""What every node of a traced network is: its shape, and which layer, activation or addition."""
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import fx, nn
 
 from trt_layermerge.core.conv import ConvSpec
+from trt_layermerge.errors import UnsupportedModelError
 from trt_layermerge.tracing.activations import activation_of_call, activation_of_module
 from trt_layermerge.tracing.conv import conv_refusal, conv_spec, is_conv
 from trt_layermerge.tracing.norms import FrozenNorm
-from trt_layermerge.tracing.prepare import has_hooks, runs_forward_of
+from trt_layermerge.tracing.prepare import Inputs, cause_of, has_hooks, runs_forward_of, shapes
 from trt_layermerge.tracing.transparent import ADDITIONS, transparent_input
 
 Shape = tuple[int, ...]
@@ -81,6 +83,10 @@ class Reading:
         """Returns the module that a node calls, or None."""
         return self.network.get_submodule(str(node.target)) if node.op == "call_module" else None
 
+    def stored(self, node: fx.Node) -> Any:
+        """Returns the tensor of the network that a node gets."""
+        return operator.attrgetter(str(node.target))(self.network)
+
     def operand(self, node: fx.Node) -> fx.Node:
         """Returns the first value that a node reads, seen through transparent operations."""
         return self.value(node.all_input_nodes[0])
@@ -124,7 +130,7 @@ class Reading:
             if module is not None:
                 counter.update({id(t) for t in (*module.parameters(), *module.buffers())})
             elif node.op == "get_attr":
-                counter[id(_attribute(self.network, str(node.target)))] += 1
+                counter[id(self.stored(node))] += 1
         return counter
 
     def _refusal(self, node: fx.Node, module: nn.Module) -> str | None:
@@ -188,8 +194,28 @@ def _surprise(spec: ConvSpec, shape: Shape) -> str | None:
     return f"its output has the shape {shape}, where {expected} was expected from its geometry"
 
 
-def _attribute(root: nn.Module, path: str) -> object:
-    value: object = root
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value
+class _ShapeRecorder(fx.Interpreter):
+    """Runs a network node by node and notes the shape of every tensor."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs one node; its value's shape goes to ``meta["shape"]``."""
+        value = super().run_node(n)
+        if isinstance(value, torch.Tensor):
+            n.meta["shape"] = tuple(value.shape)
+        return value
+
+
+def record_shapes(network: fx.GraphModule, inputs: Inputs) -> None:
+    """Writes ``meta["shape"]`` of every node whose value is a tensor.
+
+    Raises:
+        UnsupportedModelError: If the traced network fails where the model itself did not.
+    """
+    try:
+        with torch.no_grad():
+            _ShapeRecorder(network).run(*(x.clone() for x in inputs))
+    except Exception as error:  # user code may fail in any way
+        raise UnsupportedModelError(
+            f"the traced copy fails on an input of shape {shapes(inputs)}: {cause_of(error)}; "
+            "its forward takes decisions that tracing cannot see: move them into a submodule"
+        ) from error

@@ -10,6 +10,7 @@ from torch import fx
 
 from trt_layermerge.core.conv import ConvSpec, compose
 from trt_layermerge.tracing.phrases import phrase
+from trt_layermerge.tracing.pieces import behind
 from trt_layermerge.tracing.reading import Reading
 
 
@@ -201,20 +202,9 @@ def _walled(
         core: Core | None = branch
         while core is not None and core.source not in starts:
             wall, core = core.source, tails.get(core.source)
-            if core is None and not behind(wall).isdisjoint(starts):
+            if core is None and not behind(wall).keys().isdisjoint(starts):
                 return f"its branch goes through {phrase(reading, wall)}, which no merge crosses"
     return "the paths that are added here do not start from one and the same value"
-
-
-def behind(node: fx.Node) -> set[fx.Node]:
-    """Returns everything that a value is computed from."""
-    found: set[fx.Node] = set()
-    waiting = [node]
-    while waiting:
-        new = [n for n in waiting.pop().all_input_nodes if n not in found]
-        found.update(new)
-        waiting += new
-    return found
 
 
 def _misfit(reading: Reading, tails: Tails, terms: list[fx.Node]) -> str:

@@ -16,27 +16,23 @@ from torch import fx
 from trt_layermerge.core.unit import Branch
 from trt_layermerge.tracing.assemble import Assembly
 from trt_layermerge.tracing.branches import LONGEST, OpaqueBranch, arithmetic, strides
-from trt_layermerge.tracing.dominance import Dominators, dominating, dominators, enclosed
-from trt_layermerge.tracing.reading import Reading, shape_of
+from trt_layermerge.tracing.pieces import Dominators, dominating, dominators, enclosed
+from trt_layermerge.tracing.reading import shape_of
 
 
 def wholes(
-    reading: Reading,
-    assembly: Assembly,
-    found: Sequence[OpaqueBranch],
-    numbers: Sequence[int],
+    assembly: Assembly, found: Sequence[OpaqueBranch], numbers: Sequence[int]
 ) -> tuple[Branch, ...]:
     """Returns every module with one map in and one out that holds such a part, and more.
 
     Args:
-        reading: The traced network.
-        assembly: What was understood of it.
+        assembly: What was understood of the network.
         found: The parts, by order of their ends.
         numbers: Index of the unit that each core is.
     """
-    before = dominators(reading)
+    before = dominators(assembly.reading)
     parts = (
-        _whole(reading, assembly, before, found, numbers, run)
+        _whole(assembly, before, found, numbers, run)
         for run in _modules(assembly)
         if len(run) <= LONGEST
     )
@@ -57,7 +53,6 @@ def _modules(assembly: Assembly) -> Iterator[range]:
 
 
 def _whole(
-    reading: Reading,
     assembly: Assembly,
     before: Dominators,
     found: Sequence[OpaqueBranch],
@@ -67,14 +62,13 @@ def _whole(
     """Returns the units of a run of cores as one part, or None where they are none, or one known.
 
     Args:
-        reading: The traced network.
-        assembly: What was understood of it.
+        assembly: What was understood of the network.
         before: Dominators of every value.
         found: The parts that are not understood.
         numbers: Index of the unit that each core is.
         run: Cores of one module.
     """
-    cores = assembly.cores
+    reading, cores = assembly.reading, assembly.cores
     starting = [part.source for part in found if part.first == run[0] and part.last <= run.stop]
     behind = [(k, part) for k, part in enumerate(found) if part.last == run.stop]
     ends = [(part.tail, part.last + k) for k, part in reversed(behind)]

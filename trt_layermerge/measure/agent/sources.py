@@ -86,26 +86,23 @@ class Sources:
             return []
 
 
-def ask(command: Sequence[str]) -> Answer:
-    """Returns what a command on this machine says within ``PATIENCE_SECONDS``."""
+def ask(command: Sequence[str], patience_s: float = PATIENCE_SECONDS) -> Answer:
+    """Returns what a command on this machine says within so many seconds."""
     try:
-        process = subprocess.Popen(
+        done = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            universal_newlines=True,
+            capture_output=True,
+            text=True,
             errors="replace",
+            timeout=patience_s,
+            check=False,
         )
     except OSError as error:
         return Answer(None, errors=f"{command[0]}: {error.strerror}")
-    with process:
-        try:
-            output, errors = process.communicate(timeout=PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return Answer(None, errors=f"{command[0]} did not answer in {PATIENCE_SECONDS:g} s")
-    return Answer(process.returncode, output.strip(), errors.strip())
+    except subprocess.TimeoutExpired:
+        return Answer(None, errors=f"{command[0]} did not answer in {patience_s:g} s")
+    return Answer(done.returncode, done.stdout.strip(), done.stderr.strip())
 
 
 LOCAL = Sources(Path("/"), ask)

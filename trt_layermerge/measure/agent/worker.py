@@ -32,7 +32,7 @@ from trt_layermerge.measure.agent.jetson import is_jetson
 from trt_layermerge.measure.agent.jobs import ModelFile, read_model
 from trt_layermerge.measure.agent.sources import LOCAL, Sources
 from trt_layermerge.measure.agent.telemetry import read_state
-from trt_layermerge.measure.timing import Timing, time_runners
+from trt_layermerge.measure.timing import Timing, Turns, time_runners
 
 TIMING_CACHE = "timing"
 """Folder, below that of the jobs, of the kernels that were timed."""
@@ -40,14 +40,13 @@ TIMING_CACHE = "timing"
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
-def serve(folder: Path, backend_name: str, parent: int, sources: Sources = LOCAL) -> int:
+def serve(folder: Path, backend_name: str, parent: int) -> int:
     """Answers requests until there are no more; returns the exit code.
 
     Args:
         folder: The folder of the jobs.
         backend_name: Name of the backend.
         parent: Process that this one belongs to.
-        sources: What tells of the machine.
     """
     die_with(parent)
     answers = own_output()
@@ -55,13 +54,13 @@ def serve(folder: Path, backend_name: str, parent: int, sources: Sources = LOCAL
         usual = open_backend(backend_name, folder / TIMING_CACHE)
         anew = open_backend(backend_name, None)
         device = usual.device()
-        facts = read_facts(device, sources)
+        facts = read_facts(device)
     except LayerMergeError as error:
-        _answer(answers, {"fatal": words_of(error, sources), "code": error.exit_code})
+        _answer(answers, {"fatal": words_of(error), "code": error.exit_code})
         return error.exit_code
     _answer(answers, {"device": device.to_json(), "facts": facts})
     answer: Json = {}
-    for answer in answer_all(map(json.loads, sys.stdin), folder, usual, anew, sources):
+    for answer in answer_all(map(json.loads, sys.stdin), folder, usual, anew):
         _answer(answers, answer)
     return StickyDeviceError.exit_code if answer.get("sticky") else 0
 
@@ -174,7 +173,7 @@ def measure(models: list[bytes], backend: Backend, rounds: int, burst_ms: float)
             started = perf_counter()
             runners.append(stack.enter_context(backend.open(model)))
             seconds.append(round(perf_counter() - started, 3))
-        timings = time_runners(runners, rounds=rounds, burst_ms=burst_ms)
+        timings = time_runners(runners, Turns(rounds, burst_ms))
     return [_row(timing, build_s) for timing, build_s in zip(timings, seconds)]
 
 

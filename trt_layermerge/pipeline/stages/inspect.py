@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from trt_layermerge.core.graph_file import graph_to_json, load_graph
+from trt_layermerge.core.graph import graph_to_json, load_graph
 from trt_layermerge.core.jsonio import Json, read_lines
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.pipeline.stage import Stage

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
+from trt_layermerge.tracing.pieces import behind
 from trt_layermerge.tracing.reading import Reading
 
 
@@ -45,7 +45,7 @@ def constant_of(reading: Reading, value: Any) -> Constant | None:
         return None
     if not is_stored(value):
         return None
-    stored = [_attribute(reading, node) for node in _behind(value) if node.op == "get_attr"]
+    stored = [reading.stored(node) for node in (value, *behind(value)) if node.op == "get_attr"]
     if not all(isinstance(tensor, Tensor) and tensor.is_floating_point() for tensor in stored):
         return None
     try:
@@ -62,15 +62,7 @@ def constant_of(reading: Reading, value: Any) -> Constant | None:
 
 def is_stored(value: fx.Node) -> bool:
     """Whether a value is computed from tensors of the network alone."""
-    return all(map(_is_fixed, _behind(value)))
-
-
-def _behind(node: fx.Node) -> list[fx.Node]:
-    """Returns a node, and everything that it is computed from."""
-    found = [node]
-    for known in found:
-        found += [n for n in known.all_input_nodes if n not in found]
-    return found
+    return all(map(_is_fixed, (value, *behind(value))))
 
 
 def _is_fixed(node: fx.Node) -> bool:
@@ -81,13 +73,9 @@ def _is_fixed(node: fx.Node) -> bool:
 
 def _evaluated(reading: Reading, node: fx.Node) -> Any:
     if node.op == "get_attr":
-        return _attribute(reading, node).detach().double()
+        return reading.stored(node).detach().double()
     args, kwargs = map_arg((node.args, node.kwargs), lambda n: _evaluated(reading, n))
     if node.op == "call_method":
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     assert callable(node.target)
     return node.target(*args, **kwargs)
-
-
-def _attribute(reading: Reading, node: fx.Node) -> Any:
-    return operator.attrgetter(str(node.target))(reading.network)
