@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.agent import trouble
 from trt_layermerge.core.jsonio import Json, sha256_bytes, sha256_json
 
 ROOT = Path(__file__).parents[2]
@@ -61,9 +62,9 @@ def script(path: Path, **content: Any) -> dict[str, str]:
     """Writes a script of trouble by text of the model; returns the environment that names it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     models = content.pop("models", {})
-    hashed = {sha256_bytes(model(text)): trouble for text, trouble in models.items()}
+    hashed = {sha256_bytes(model(text)): happening for text, happening in models.items()}
     path.write_text(json.dumps({"models": hashed, **content}))
-    return {"TRT_LAYERMERGE_FAKE": str(path)}
+    return trouble.environment(path)
 
 
 def command(*arguments: Any) -> list[str]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.agent import trouble
 from tests.gpus import NO_GPU
 from tests.measure import fake_ssh
 from tests.measure.answering import Answering
@@ -23,7 +25,7 @@ from trt_layermerge.core.device import DeviceInfo
 from trt_layermerge.core.jsonio import sha256_bytes
 from trt_layermerge.errors import CorruptInputError, DeviceError, StickyDeviceError, UsageError
 from trt_layermerge.measure import conditions
-from trt_layermerge.measure.agent.fake import SCRIPT, FakeBackend
+from trt_layermerge.measure.agent.fake import FakeBackend
 from trt_layermerge.measure.agent.sources import Reading
 from trt_layermerge.measure.agent.zipapp import write_zipapp
 from trt_layermerge.measure.isolated import AgentMeter, run_here
@@ -51,8 +53,15 @@ def expected_ms(model: bytes) -> float:
     return 0.1 + zlib.crc32(model) % 1000 / 1000
 
 
+def troubled(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has workers that are started from now on follow a script."""
+    for name, value in trouble.environment(script).items():
+        monkeypatch.setenv(name, value)
+
+
 def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Meter:
-    return BackendMeter(FakeBackend())
+    scripted = trouble.SCRIPT in os.environ
+    return BackendMeter(trouble.TroubledBackend() if scripted else FakeBackend())
 
 
 def child(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Meter:
@@ -109,7 +118,7 @@ def test_what_the_store_has_is_not_measured_again(
             {"models": {sha256_bytes(spec_model(s, "fp32", 1)): ["kill"] * 9 for s in SPECS[:4]}}
         )
     )
-    monkeypatch.setenv(SCRIPT, str(tmp_path / "script"))
+    troubled(tmp_path / "script", monkeypatch)
     again = make(tmp_path / "other", monkeypatch).specs(request(tmp_path))
     assert [again.entries[s, "fp32", 1] for s in SPECS[:4]] == list(first.entries.values())
     assert all(math.isfinite(e.ms) for e in again.entries.values())
@@ -134,7 +143,7 @@ def test_what_crashes_costs_one_entry_with_its_cause(
     models = {sha256_bytes(spec_model(s, "fp32", 1)): [t] * tries[t] for s, t in troubles.items()}
     models[sha256_bytes(b"bad plan")] = ["exit", "exit"]
     (tmp_path / "script").write_text(json.dumps({"models": models}))
-    monkeypatch.setenv(SCRIPT, str(tmp_path / "script"))
+    troubled(tmp_path / "script", monkeypatch)
     meter = child(tmp_path, monkeypatch)
     table = meter.specs(request(tmp_path))
     errors = {s: table.entries[s, "fp32", 1].error for s in SPECS}
@@ -157,7 +166,7 @@ def test_finalists_are_built_anew_and_their_spread_is_kept(
 ) -> None:
     script = {"models": {}, "drift": {"from": 2, "to": 4, "factor": 1.5}}
     (tmp_path / "script").write_text(json.dumps(script))
-    monkeypatch.setenv(SCRIPT, str(tmp_path / "script"))
+    troubled(tmp_path / "script", monkeypatch)
     (outcome,) = child(tmp_path, monkeypatch).networks(b"original", [b"plan"], 3, builds=3)
     assert isinstance(outcome, Beside)
     slow = 1.5 * expected_ms(b"plan")
