@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from trt_layermerge.backends import tensorrt_site
+from trt_layermerge.backends import host, tensorrt_site
 from trt_layermerge.backends.tensorrt_site import BuildSite, host_memory, look_around
 from trt_layermerge.errors import DeviceError
 
@@ -22,7 +22,7 @@ def stand_on(
     """Puts the build on a machine; ``free`` is what CUDA says, None where there is no GPU."""
     (folder / "meminfo").write_text(MEMINFO)
     monkeypatch.setattr(tensorrt_site, "_MEMINFO", folder / "meminfo")
-    monkeypatch.setattr(tensorrt_site, "_TEGRA_RELEASE", folder / "release")
+    monkeypatch.setattr(host, "_TEGRA_RELEASE", folder / "release")
     if jetson:
         (folder / "release").write_text("# R36 (release), REVISION: 4.3")
 

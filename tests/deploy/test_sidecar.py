@@ -376,7 +376,7 @@ def test_this_machine_explains_every_null(monkeypatch, tmp_path):
         assert (getattr(machine, name) is None) == (name in machine.missing)
     release = tmp_path / "nv_tegra_release"
     release.write_text("# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic\n")
-    monkeypatch.setattr("trt_layermerge.deploy.machine._TEGRA_RELEASE", release)
+    monkeypatch.setattr("trt_layermerge.backends.host._TEGRA_RELEASE", release)
     jetson = this_machine(power_mode="25W")
     assert (jetson.jetpack, jetson.power_mode) == ("L4T 36.4.3", "25W")
     assert not {"jetpack", "power_mode"} & set(jetson.missing)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import platform
+import re
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
 _BOARD = Path("/proc/device-tree/model")
+_TEGRA_RELEASE = Path("/etc/nv_tegra_release")
 
 
 def board_name() -> str | None:
@@ -15,6 +17,16 @@ def board_name() -> str | None:
         return _BOARD.read_text(encoding="utf-8", errors="replace").strip("\0 \n") or None
     except OSError:
         return None
+
+
+def tegra_release() -> str | None:
+    """Returns the release of Linux for Tegra, such as ``L4T 36.4.3``, or None off Jetson."""
+    try:
+        text = _TEGRA_RELEASE.read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text)
+    return f"L4T {found[1]}.{found[2]}" if found else "L4T of unknown release"
 
 
 def with_board(name: str) -> str:

@@ -17,7 +17,7 @@ from trt_layermerge.backends.tensorrt_config import (
     input_shapes,
     output_shapes,
 )
-from trt_layermerge.backends.tensorrt_failures import cannot_build, cannot_parse, cannot_start
+from trt_layermerge.backends.tensorrt_failures import cannot_build, cannot_parse
 from trt_layermerge.backends.tensorrt_log import BuildLog
 from trt_layermerge.backends.tensorrt_opset import check_opset
 from trt_layermerge.backends.tensorrt_options import (
@@ -29,7 +29,7 @@ from trt_layermerge.backends.tensorrt_options import (
 from trt_layermerge.backends.tensorrt_runner import EngineRunner
 from trt_layermerge.backends.tensorrt_site import look_around
 from trt_layermerge.core.device import PRECISIONS, DeviceInfo, Precision
-from trt_layermerge.errors import CorruptInputError, UsageError
+from trt_layermerge.errors import CorruptInputError, DeviceError, UsageError
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -188,7 +188,10 @@ def _started(api: TensorRTApi, log: BuildLog) -> trt.Builder:
     try:
         builder: trt.Builder = api.module.Builder(log.sink)
     except Exception as error:  # without a driver TensorRT gives a TypeError about a null pointer
-        raise cannot_start(api, log, error) from error
+        raise DeviceError(
+            f"{api.flavor} {api.version} cannot start a builder: {log.errors()} ({error}); "
+            "type nvidia-smi to see the driver, or build with tensorrt_rtx, which needs none"
+        ) from error
     return builder
 
 

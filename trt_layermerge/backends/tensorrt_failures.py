@@ -50,20 +50,6 @@ def cannot_parse(
     )
 
 
-def cannot_start(api: TensorRTApi, log: BuildLog, error: Exception) -> DeviceError:
-    """Returns the refusal of a library whose builder does not start.
-
-    Args:
-        api: The library.
-        log: What it said.
-        error: What it raised.
-    """
-    return DeviceError(
-        f"{api.flavor} {api.version} cannot start a builder: {log.errors()} ({error}); "
-        "type nvidia-smi to see the driver, or build with tensorrt_rtx, which needs none"
-    )
-
-
 def cannot_build(
     api: TensorRTApi,
     log: BuildLog,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trt_layermerge.backends.cuda import find_cuda, gpu_name
+from trt_layermerge.backends.host import tegra_release
 from trt_layermerge.errors import DeviceError
 
-_TEGRA_RELEASE = Path("/etc/nv_tegra_release")
 _MEMINFO = Path("/proc/meminfo")
 
 
@@ -44,7 +44,7 @@ def look_around() -> BuildSite:
     them up when asked (CUDA for Tegra, on ``cudaMemGetInfo``); the kernel's own count is used where
     it is higher.
     """
-    jetson = _TEGRA_RELEASE.exists()
+    jetson = tegra_release() is not None
     try:
         cuda = find_cuda()
         gpu = f"{gpu_name(cuda)}, compute capability {cuda.compute_capability()}"

@@ -6,14 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 
-def _no_progress(stage: str, done: int, total: int) -> None:
-    """Ignores progress."""
-
-
-def _no_note(text: str) -> None:
-    """Ignores a note."""
-
-
 @dataclass(frozen=True)
 class Callbacks:
     """Functions that are called while work is under way.
@@ -23,5 +15,5 @@ class Callbacks:
         note: Called with whatever is worth a line.
     """
 
-    progress: Callable[[str, int, int], None] = _no_progress
-    note: Callable[[str], None] = _no_note
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None
+    note: Callable[[str], None] = lambda text: None

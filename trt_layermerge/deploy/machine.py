@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from trt_layermerge.backends.cuda import find_cuda, gpu_name
+from trt_layermerge.backends.host import tegra_release
 from trt_layermerge.errors import DeviceError, command
-
-_TEGRA_RELEASE = Path("/etc/nv_tegra_release")
 
 
 @dataclass(frozen=True)
@@ -57,22 +56,12 @@ def this_machine(power_mode: str | None = None) -> Machine:
         cuda_version = cuda.version()
     except DeviceError as error:
         missing = dict.fromkeys(("gpu", "compute_capability", "cuda"), str(error))
-    jetpack = _tegra_release()
+    jetpack = tegra_release()
     if jetpack is None:
         missing["jetpack"] = "not a Jetson"
     if power_mode is None:
         missing["power_mode"] = "not recorded" if jetpack else "not a Jetson"
     return Machine(gpu, capability, cuda_version, jetpack, power_mode, missing)
-
-
-def _tegra_release() -> str | None:
-    """Returns the release of Linux for Tegra, such as ``L4T 36.4.3``, or None off Jetson."""
-    try:
-        text = _TEGRA_RELEASE.read_text(encoding="utf-8")
-    except OSError:
-        return None
-    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text)
-    return f"L4T {found[1]}.{found[2]}" if found else "L4T of unknown release"
 
 
 FORWARD = {("8", "10"), ("10", "11")}

@@ -170,11 +170,7 @@ def describe(
 ) -> Sidecar:
     """Returns the sidecar of an engine that was just built, neither verified nor timed.
 
-    Args:
-        build: What was built.
-        origin: What it was made from.
-        machine: Where it was built.
-        network: Which network it is.
+    Arguments are those of ``write_engine``.
     """
     return Sidecar(
         plan_sha256=sha256_bytes(build.plan),

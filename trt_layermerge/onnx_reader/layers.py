@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from trt_layermerge.core.conv import Pads
 from trt_layermerge.onnx_reader.converter import Converter, constant, filled, numbers, sizes
-from trt_layermerge.tracing.forms import PaddedConv2d
+from trt_layermerge.tracing.forms import pad_with
 
 
 def conv(converter: Converter, node: Any) -> fx.Node:
@@ -21,14 +21,11 @@ def conv(converter: Converter, node: Any) -> fx.Node:
     strides, dilations = (_two(node.attrs.get(k, (1, 1))) for k in ("strides", "dilations"))
     source, outer = _padding_before(node.inputs[0])
     top, left, bottom, right = (a + b for a, b in zip(outer, _pads(node, kernel), strict=True))
-    uneven, padding = _split_pads((top, left, bottom, right))
     channels = weight.shape[1] * groups, weight.shape[0]
     biased = bias is not None
-    layer = nn.Conv2d(*channels, kernel, strides, padding, dilations, groups, biased, device="meta")
-    conv = filled(layer, weight=weight, bias=bias)
-    if uneven:
-        conv = PaddedConv2d(conv, (top, left, bottom, right)).to(weight.dtype)
-    return converter.layer(node, conv, source)
+    layer = nn.Conv2d(*channels, kernel, strides, 0, dilations, groups, biased, device="meta")
+    pad_with(layer, (top, left, bottom, right))
+    return converter.layer(node, filled(layer, weight=weight, bias=bias), source)
 
 
 def conv_transpose(converter: Converter, node: Any) -> fx.Node:

@@ -16,31 +16,27 @@ from trt_layermerge.core.conv import Pads, Pair
 class PaddedConv2d(nn.Conv2d):
     """A convolution with as many zeros on each side as it likes, which ``nn.Conv2d`` cannot have.
 
-    Args:
-        like: A convolution, whose padding does not count.
-        pads: Zeros around the map as (top, left, bottom, right).
+    Made in place, by ``pad_with``.
     """
 
     pads: Pads
-
-    def __init__(self, like: nn.Conv2d, pads: Pads) -> None:
-        super().__init__(
-            like.in_channels,
-            like.out_channels,
-            _pair(like.kernel_size),
-            _pair(like.stride),
-            dilation=_pair(like.dilation),
-            groups=like.groups,
-            bias=like.bias is not None,
-        )
-        self.load_state_dict(like.state_dict())
-        self.pads = pads
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps ``(N, C, H, W)`` to the filtered map."""
         top, left, bottom, right = self.pads
         padded = functional.pad(input, (left, right, top, bottom))
         return super().forward(padded)
+
+
+def pad_with(conv: nn.Conv2d, pads: Pads) -> None:
+    """Gives a plain or a padded convolution other zeros, (top, left, bottom, right), in place."""
+    top, left, bottom, right = pads
+    if top == bottom and left == right:
+        conv.__class__, conv.padding = nn.Conv2d, (top, left)
+        return
+    conv.__class__, conv.padding = PaddedConv2d, (0, 0)
+    assert isinstance(conv, PaddedConv2d)
+    conv.pads = pads
 
 
 class PooledConv2d(nn.Conv2d):

@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Sequence, TypeVar
+from typing import IO, Sequence
 
 import trt_layermerge
 from trt_layermerge.core.device import DeviceInfo
@@ -27,15 +27,13 @@ LOG = "agent.log"
 _END_SECONDS = 10.0
 _MOST_ANSWER_BYTES = 256 << 20
 
-T = TypeVar("T")
-
 
 class WorkerLost(Exception):
     """A worker that died, hung or answered nonsense; another one can be started."""
 
 
 class Child:
-    """A process of ours that answers requests with lines of JSON. A context manager that ends it.
+    """A process of ours that answers requests with lines of JSON, until it is closed.
 
     Args:
         command: What starts it.
@@ -57,14 +55,6 @@ class Child:
             start_new_session=True,  # Ctrl-C is for the parent alone
             pass_fds=tuple(pass_fds),
         )
-
-    def __enter__(self: T) -> T:
-        """Returns the process."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Ends it."""
-        self.close()
 
     def send(self, data: bytes) -> None:
         """Hands data to its standard input. Raises ``WorkerLost`` if it is gone."""

@@ -76,15 +76,11 @@ class Summary:
         return {**asdict(self), "results": str(self.results)}
 
 
-def ignore(progress: Progress) -> None:
-    """Takes note of nothing."""
-
-
 def run_jobs(
     folder: Path,
     *,
     backend: str | None = None,
-    on_progress: Callable[[Progress], None] = ignore,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Summary:
     """Measures every job of a folder that is not measured yet; returns how it ended.
 

@@ -12,7 +12,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from trt_layermerge.core.conv import Pads
-from trt_layermerge.tracing.forms import PaddedConv2d
+from trt_layermerge.tracing.forms import PaddedConv2d, pad_with
 from trt_layermerge.tracing.prepare import has_hooks, runs_forward_of
 from trt_layermerge.tracing.reading import Reading, shape_of
 
@@ -28,7 +28,8 @@ def fold_padding(reading: Reading) -> None:
         for reader in list(node.users):
             conv = reading.module(reader)
             if isinstance(conv, nn.Conv2d) and _takes_padding(reading, reader):
-                _pad(conv, reading.convs[reader].padding, pads)
+                top, left, bottom, right = reading.convs[reader].padding
+                pad_with(conv, (top + pads[0], left + pads[1], bottom + pads[2], right + pads[3]))
                 reader.replace_input_with(node, node.all_input_nodes[0])
         if not node.users:
             node.graph.erase_node(node)
@@ -40,17 +41,6 @@ def _takes_padding(reading: Reading, node: fx.Node) -> bool:
     padded = type(conv) is PaddedConv2d
     plain = isinstance(conv, nn.Conv2d) and runs_forward_of(conv, nn.Conv2d.forward)
     return node in reading.convs and (plain or padded)
-
-
-def _pad(conv: nn.Conv2d, own: Pads, pads: Pads) -> None:
-    """Adds zeros, as (top, left, bottom, right), to those that a convolution has."""
-    top, left, bottom, right = (a + b for a, b in zip(own, pads, strict=True))
-    if top == bottom and left == right:
-        conv.__class__, conv.padding = nn.Conv2d, (top, left)
-        return
-    conv.__class__, conv.padding = PaddedConv2d, (0, 0)
-    assert isinstance(conv, PaddedConv2d)
-    conv.pads = top, left, bottom, right
 
 
 def _zeros(reading: Reading, node: fx.Node) -> Pads | None:
