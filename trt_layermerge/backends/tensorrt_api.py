@@ -46,12 +46,7 @@ _FORMATS = {
 
 @dataclass(frozen=True)
 class TensorRTApi:
-    """One imported library, ``tensorrt`` or ``tensorrt_rtx``, with its differences evened out.
-
-    Attributes:
-        module: The imported module.
-        flavor: Its name.
-    """
+    """One imported library, ``flavor``, with its differences from the others evened out."""
 
     module: Any
     flavor: Flavor

@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 
 
 class TimingCache:
-    """The timing cache of one build.
-
-    Attributes:
-        words: What became of it, for the record of the build.
-    """
+    """The timing cache of one build; ``words`` say what became of it, for the record."""
 
     def __init__(self, api: TensorRTApi, folder: Path | None, site: BuildSite) -> None:
         """Takes the library, the folder of caches or None, and where the build runs."""

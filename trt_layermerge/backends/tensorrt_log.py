@@ -15,11 +15,9 @@ _SINKS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
 class BuildLog:
-    """Hears what the library says from now on, verbose lines left out.
+    """Keeps the ``lines`` that the library says from now on, verbose ones left out.
 
-    Attributes:
-        sink: The logger to give to the library.
-        lines: What was said, each line behind its severity.
+    Each stands behind its severity. ``sink`` is the logger to give to the library.
     """
 
     def __init__(self, module: Any) -> None:

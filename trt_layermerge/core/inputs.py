@@ -16,8 +16,7 @@ LABELS = ("labels", "label", "target")
 class Several:
     """A batch of inputs of a network that takes several; sliced and split like a single one.
 
-    Attributes:
-        parts: Tensors, or arrays, with one row for each image, in the order of ``forward``.
+    ``parts`` are tensors, or arrays, with one row for each image, in the order of ``forward``.
     """
 
     parts: tuple[Any, ...]

@@ -166,12 +166,7 @@ class ImportanceEntry:
 
 @dataclass(frozen=True)
 class ImportanceTable:
-    """Importance of candidates of one network.
-
-    Attributes:
-        entries: What was scored, by ``Candidate.key``.
-        notes: What the scores depend on, for the file's header.
-    """
+    """Importance of candidates of one network by key; ``notes`` say what it depends on."""
 
     entries: Mapping[CandidateKey, ImportanceEntry]
     notes: Mapping[str, Any] = field(default_factory=dict)

@@ -114,12 +114,7 @@ def framed(image: Image, framing: Framing) -> Tensor:
 
 @dataclass(frozen=True)
 class FolderData(EncodedData):
-    """Image files.
-
-    Attributes:
-        files: The files.
-        listed: What each file must be, where a list says so.
-    """
+    """Image files, and what each must be where a list says so."""
 
     files: tuple[Path, ...] = ()
     listed: tuple[Listed, ...] | None = None

@@ -17,12 +17,9 @@ from trt_layermerge.errors import CorruptInputError, MissingDependencyError, Usa
 
 @dataclass(frozen=True)
 class RowData(EncodedData):
-    """Rows with an image and, perhaps, a label; images are decoded as files are.
+    """Rows of a dataset, ``name``, with an image as bytes in a ``column`` and, perhaps, a label.
 
-    Attributes:
-        rows: The dataset, whose images are left as bytes.
-        column: That of the images.
-        name: Whence they are.
+    Images are decoded as files are.
     """
 
     rows: Any = None

@@ -43,13 +43,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class ImageList:
-    """Some images of a folder.
-
-    Attributes:
-        classes: Name of every label, of the whole folder's.
-        images: The images, in order.
-        about: How they were chosen.
-    """
+    """Images of a folder in order, the names of all its classes, and how the images were chosen."""
 
     classes: tuple[str, ...]
     images: tuple[Listed, ...]

@@ -39,12 +39,9 @@ class Names:
 
 @dataclass(frozen=True)
 class RawExport:
-    """What an exporter wrote, before any cleaning.
+    """What ``torchscript`` or ``torch.export`` wrote, before any cleaning.
 
-    Attributes:
-        model: The ONNX model.
-        exporter: ``torchscript`` or ``torch.export``.
-        notes: What the exporter warned of, such as values frozen while tracing.
+    ``notes`` are what it warned of, such as values frozen while tracing.
     """
 
     model: onnx.ModelProto

@@ -31,13 +31,8 @@ T = TypeVar("T")
 class ProcessGroup:
     """The processes of a training as one of them sees them: here, a single one.
 
-    Args:
-        device: Where it computes.
-
-    Attributes:
-        index: Number of this process, from 0; only the first one writes.
-        count: How many there are.
-        device: Where this one computes.
+    ``index`` is its number from 0, of ``count``; only the first one writes. It computes on
+    ``device``.
     """
 
     def __init__(self, device: torch.device, index: int = 0, count: int = 1) -> None:

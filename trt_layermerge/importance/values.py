@@ -32,12 +32,10 @@ Columns = dict[str, list[Any]]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of all values of a network.
+    """Bytes of all values of a network for one image, by name.
 
-    Attributes:
-        bytes_an_image: Bytes of each value, for one image, by name.
-        batched: Names of the tensors that hold one row for every image and change in nothing else
-            with their number.
+    ``batched`` are the tensors that hold one row for every image and change in nothing else with
+    their number.
     """
 
     bytes_an_image: dict[str, int]

@@ -19,12 +19,9 @@ _PATIENCE_S = 20.0
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended.
+    """How a command ended: its exit code, and its last lines that are no progress.
 
-    Attributes:
-        code: Its exit code.
-        said: Its last lines that are no progress.
-        complaint: The paragraph that the agent ended with, or nothing where it did not end so.
+    ``complaint`` is the paragraph that the agent ended with, or nothing where it did not end so.
     """
 
     code: int

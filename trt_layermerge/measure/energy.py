@@ -87,12 +87,10 @@ class PowerSampler:
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """What a network draws.
+    """What a network draws, and the reason where one of these is None.
 
-    Attributes:
-        watts: Mean power of what the sampler reads: the board's on a Jetson, else the GPU's.
-        millijoules: Energy of one run above idle.
-        reason: Why one of them is None, or None.
+    Mean power is that of what the sampler reads: the board's on a Jetson, else the GPU's. Energy
+    is that of one run above idle.
     """
 
     watts: float | None = None

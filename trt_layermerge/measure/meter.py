@@ -23,9 +23,8 @@ from trt_layermerge.measure.timing import Timing, Turns, speedup, time_models
 class Beside:
     """One network measured beside the original, once for every build of both.
 
-    Attributes:
-        builds: Timings of the original and of the network, from the same rounds.
-        conditions: The device before the first and after the last build, where it was looked at.
+    Timings of the original and of the network are from the same rounds. ``conditions`` are those
+    of the device before the first and after the last build, where it was looked at.
     """
 
     builds: tuple[tuple[Timing, Timing], ...]

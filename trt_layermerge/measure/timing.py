@@ -96,13 +96,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How often faster than a reference a network is, pairwise by round.
-
-    Attributes:
-        value: Median of the ratios of each round.
-        p10: 10th percentile of the ratios.
-        p90: 90th percentile of the ratios.
-    """
+    """How often faster than a reference one is: median and percentiles of the ratios by round."""
 
     value: float
     p10: float

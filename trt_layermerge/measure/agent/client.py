@@ -140,12 +140,7 @@ class Child:
 
 
 class Worker(Child):
-    """A running worker of a folder of jobs.
-
-    Attributes:
-        device: What it measures on.
-        facts: What else it knows of that.
-    """
+    """A running worker of a folder of jobs, the device it measures on, and facts about that."""
 
     def __init__(self, folder: Path, backend: str, lock: int) -> None:
         """Starts a worker and waits until its libraries are loaded.

@@ -23,12 +23,7 @@ _SLOWED_BY = 0x04 | 0x08 | 0x20 | 0x40 | 0x80
 
 @dataclass(frozen=True)
 class Gpu:
-    """The answer for one GPU.
-
-    Attributes:
-        fields: What was said, by field.
-        problem: Why nothing was said.
-    """
+    """What was said of one GPU, by field, or the problem why nothing was."""
 
     fields: Mapping[str, str]
     problem: str = ""

@@ -21,10 +21,7 @@ MOST_REPEATS = 2
 class Row:
     """What a schedule needs to know of a row of the results.
 
-    Attributes:
-        key: Key of the job.
-        sentinel: Whether it was measured as the sentinel.
-        timing: Of its first model, or None where it failed.
+    ``timing`` is that of the job's first model, or None where it failed.
     """
 
     key: str
@@ -41,11 +38,7 @@ class Task:
 
 
 class Schedule:
-    """The order of the measurements.
-
-    Attributes:
-        notes: What a user should know of drift, in words.
-    """
+    """The order of the measurements; ``notes`` are what a user should know of drift."""
 
     def __init__(self, manifest: Manifest, rows: Iterable[Row] = ()) -> None:
         """Takes what is asked for, and the rows that are measured already."""

@@ -53,11 +53,9 @@ class Reading(Generic[T]):
 
 @dataclass(frozen=True)
 class Sources:
-    """A machine as its files and commands tell of it.
+    """A machine as its files below ``root`` and its commands tell of it.
 
-    Attributes:
-        root: Root of its file system.
-        ask: Runs a command; never raises and never takes long.
+    ``ask`` runs a command; it never raises and never takes long.
     """
 
     root: Path

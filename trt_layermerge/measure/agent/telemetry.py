@@ -50,12 +50,9 @@ class DeviceState:
 
 @dataclass(frozen=True)
 class GpuClock:
-    """The clock of the GPU and what holds it.
+    """The clock of the GPU now, its lowest and highest allowed, and whether it can change.
 
-    Attributes:
-        now_mhz: Now.
-        range_mhz: The lowest and the highest that are allowed, or None where that is not told.
-        locked: Whether the clock can change; None where that is not told.
+    None where that is not told.
     """
 
     now_mhz: float
