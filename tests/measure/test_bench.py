@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from trt_layermerge.backends.fake import FakeBackend
+from tests.measure.scripted import ScriptedBackend
 from trt_layermerge.errors import DeviceError, UsageError
 from trt_layermerge.measure.bench import assemble
 from trt_layermerge.measure.bench import bench as bench_all
@@ -36,7 +36,7 @@ def chain(depth, name="chain"):
 
 
 def backend(**options):
-    return FakeBackend(overhead_ms=0.0, ms_per_mib=0.0, ms_per_gmac=1000.0, **options)
+    return ScriptedBackend(overhead_ms=0.0, ms_per_mib=0.0, ms_per_gmac=1000.0, **options)
 
 
 def bench(original, merged, where, **options):
@@ -144,7 +144,7 @@ def test_energy_is_what_is_drawn_above_idle_by_one_run():
     ticks = iter([0.0, 0.5, 1.0, 2.0])
     runs = []
 
-    class Counting(FakeBackend):
+    class Counting(ScriptedBackend):
         def open(self, model, *, seed=0):
             runner = super().open(model, seed=seed)
             burst = runner.time_burst

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.measure.scripted import ScriptedBackend
 from tests.measure.troubled import network
 from tests.pipeline import tiny
-from trt_layermerge.backends.fake import FakeBackend
 from trt_layermerge.measure.kept import KeptMeter
 from trt_layermerge.measure.meter import BackendMeter, Beside, Failed, Outcome
 
 
-def meter(path: Path, backend: FakeBackend) -> KeptMeter:
+def meter(path: Path, backend: ScriptedBackend) -> KeptMeter:
     return KeptMeter(BackendMeter(backend), path)
 
 
@@ -22,11 +22,11 @@ def asked(kept: KeptMeter, *names: str, rounds: int = 3) -> list[Outcome]:
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
-    path, noisy = tmp_path / "kept.jsonl", FakeBackend(noise=0.3)
+    path, noisy = tmp_path / "kept.jsonl", ScriptedBackend(noise=0.3)
     first = meter(path, noisy)
     found = [asked(first, "a", "b"), asked(first, "a"), asked(first, "a", rounds=6)]
     assert all(isinstance(one, Beside) for outcomes in found for one in outcomes)
-    other = FakeBackend(noise=0.3, seed=7)
+    other = ScriptedBackend(noise=0.3, seed=7)
     again = meter(path, other)
     assert [asked(again, "a", "b"), asked(again, "a"), asked(again, "a", rounds=6)] == found
     assert other.opened == []
@@ -38,15 +38,15 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
 
 def test_another_request_is_measured_and_so_is_all_behind_it(tmp_path: Path) -> None:
     path = tmp_path / "kept.jsonl"
-    first = meter(path, FakeBackend())
+    first = meter(path, ScriptedBackend())
     for name in "abc":
         asked(first, name)
-    backend = FakeBackend()
+    backend = ScriptedBackend()
     again = meter(path, backend)
     for name in "axc":
         asked(again, name)
     assert backend.opened == ["o", "x", "o", "c"]
-    last = FakeBackend()
+    last = ScriptedBackend()
     third = meter(path, last)
     for name in "axc":
         asked(third, name)
@@ -55,15 +55,15 @@ def test_another_request_is_measured_and_so_is_all_behind_it(tmp_path: Path) -> 
 
 def test_other_devices_failures_and_damage_are_no_answers(tmp_path: Path) -> None:
     path = tmp_path / "kept.jsonl"
-    assert isinstance(asked(meter(path, FakeBackend(broken={"a": "no"})), "a")[0], Failed)
-    backend = FakeBackend()
+    assert isinstance(asked(meter(path, ScriptedBackend(broken={"a": "no"})), "a")[0], Failed)
+    backend = ScriptedBackend()
     asked(meter(path, backend), "a")
     assert backend.opened == ["o", "a"]
-    elsewhere = FakeBackend(name="another")
+    elsewhere = ScriptedBackend(name="another")
     asked(meter(path, elsewhere), "a")
     assert elsewhere.opened == ["o", "a"]
     path.write_bytes(path.read_bytes().replace(b'"round_ms": [0.', b'"round_ms": [1.', 1))
-    damaged = FakeBackend(name="another")
+    damaged = ScriptedBackend(name="another")
     asked(meter(path, damaged), "a")
     assert damaged.opened == ["o", "a"]
 

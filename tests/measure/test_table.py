@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.measure.networks import measured
+from tests.measure.scripted import ScriptedBackend
 from trt_layermerge.backends import Runner
-from trt_layermerge.backends.fake import FakeBackend
 from trt_layermerge.core.conv import AddSpec, ConvSpec, Spec
 from trt_layermerge.errors import CorruptInputError, StickyDeviceError, UnsupportedModelError
 from trt_layermerge.measure.store import LatencyStore
@@ -26,7 +26,7 @@ SPECS: list[Spec] = [
 
 
 def test_every_spec_is_measured_once(tmp_path: Path) -> None:
-    backend = FakeBackend(name="one")
+    backend = ScriptedBackend(name="one")
     seen: list[tuple[int, int]] = []
     table = measured(
         [*SPECS, *SPECS[:5]],
@@ -50,8 +50,8 @@ def test_every_spec_is_measured_once(tmp_path: Path) -> None:
 
 
 def test_what_the_store_has_is_not_measured_again(tmp_path: Path) -> None:
-    measured(SPECS[:10], FakeBackend(), "fp32", 1, tmp_path / "s", rounds=3)
-    backend = FakeBackend(ms_per_gmac=1e6)
+    measured(SPECS[:10], ScriptedBackend(), "fp32", 1, tmp_path / "s", rounds=3)
+    backend = ScriptedBackend(ms_per_gmac=1e6)
     table = measured(SPECS, backend, "fp32", 1, tmp_path / "s", rounds=3)
     assert sorted(backend.opened) == sorted(map(str, SPECS[10:]))
     assert table[SPECS[9], "fp32", 1] < table[SPECS[10], "fp32", 1] / 100
@@ -59,13 +59,13 @@ def test_what_the_store_has_is_not_measured_again(tmp_path: Path) -> None:
 
 def test_failures_cost_infinity_and_are_tried_again(tmp_path: Path) -> None:
     broken, failing = str(SPECS[3]), str(SPECS[17])
-    backend = FakeBackend(broken={broken: "no tactic"}, failing={failing: "out of memory"})
+    backend = ScriptedBackend(broken={broken: "no tactic"}, failing={failing: "out of memory"})
     table = measured(SPECS, backend, "fp32", 1, tmp_path / "s", rounds=3)
     errors = {str(k[0]): e.error for k, e in table.entries.items() if e.error}
     assert errors == {broken: "no tactic", failing: "out of memory"}
     assert table[SPECS[3], "fp32", 1] == table[SPECS[17], "fp32", 1] == math.inf
     assert sum(math.isfinite(e.ms) for e in table.entries.values()) == len(SPECS) - 2
-    healthy = FakeBackend()
+    healthy = ScriptedBackend()
     again = measured(SPECS, healthy, "fp32", 1, tmp_path / "s", rounds=3)
     assert sorted(healthy.opened) == sorted([broken, failing])
     assert all(e.error is None for e in again.entries.values())
@@ -74,13 +74,13 @@ def test_failures_cost_infinity_and_are_tried_again(tmp_path: Path) -> None:
 def test_a_hundred_failures_spare_the_others(tmp_path: Path) -> None:
     specs: list[Spec] = [AddSpec(c, 2, 2) for c in range(1, 202)]
     broken = {str(spec): f"no {spec}" for spec in specs[::2]}
-    table = measured(specs, FakeBackend(broken=broken), "fp32", 1, tmp_path / "s", rounds=3)
+    table = measured(specs, ScriptedBackend(broken=broken), "fp32", 1, tmp_path / "s", rounds=3)
     for number, (key, entry) in enumerate(table.entries.items()):
         assert entry.error == (None if number % 2 else f"no {key[0]}")
         assert math.isfinite(entry.ms) == bool(number % 2)
 
 
-class Raising(FakeBackend):
+class Raising(ScriptedBackend):
     """Raises an error for every network with a kernel of five."""
 
     def __init__(self, error: Exception) -> None:
@@ -113,7 +113,7 @@ def test_whatever_a_library_raises_costs_one_entry(tmp_path: Path, error: Except
         assert math.isinf(entry.ms) == (entry.error is not None)
 
 
-class Mistimed(FakeBackend):
+class Mistimed(ScriptedBackend):
     """Says an impossible time of every network with a kernel of five, from the third burst on."""
 
     def __init__(self, ms: float) -> None:
@@ -144,7 +144,7 @@ def test_a_process_that_lost_its_gpu_takes_no_network_for_broken(tmp_path: Path)
         measured(
             SPECS, Raising(StickyDeviceError("illegal access")), "fp32", 1, tmp_path / "s", rounds=3
         )
-    table = measured(SPECS, FakeBackend(), "fp32", 1, tmp_path / "s", rounds=3)
+    table = measured(SPECS, ScriptedBackend(), "fp32", 1, tmp_path / "s", rounds=3)
     assert all(entry.error is None for entry in table.entries.values())
 
 
@@ -162,19 +162,19 @@ def test_chunks_are_bounded_and_complete() -> None:
 def test_a_damaged_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("nonsense " * 200)
     with pytest.raises(CorruptInputError, match="delete"):
-        measured(SPECS, FakeBackend(), "fp32", 1, tmp_path / "s")
+        measured(SPECS, ScriptedBackend(), "fp32", 1, tmp_path / "s")
 
 
 def test_at_int8_the_rest_is_of_the_type_that_the_backend_runs(tmp_path: Path) -> None:
     """Half the bytes of float maps, and only of those: the rounded ones are the same."""
 
-    class Halves(FakeBackend):
+    class Halves(ScriptedBackend):
         int8_fallback = "fp16"
 
     bare = {"overhead_ms": 0.0, "ms_per_gmac": 0.0}
     singles, halves = (
         measured(SPECS[:1], made(**bare), "int8", 1, tmp_path / made.__name__)
-        for made in (FakeBackend, Halves)
+        for made in (ScriptedBackend, Halves)
     )
     key = (SPECS[0], "int8", 1)
     assert 0.4 < halves.entries[key].ms / singles.entries[key].ms < 0.9
@@ -184,18 +184,18 @@ RUN = """
 import sys
 from pathlib import Path
 from tests.measure.test_table import SPECS
-from trt_layermerge.backends.fake import FakeBackend
+from tests.measure.scripted import ScriptedBackend
 from trt_layermerge.measure import table
 from tests.measure.networks import measured
 table.CHUNK_SPECS = 2
 stalls = {str(spec): 0.02 for spec in SPECS}
-measured(SPECS, FakeBackend(stalls=stalls), "fp32", 1, Path(sys.argv[1]), rounds=3)
+measured(SPECS, ScriptedBackend(stalls=stalls), "fp32", 1, Path(sys.argv[1]), rounds=3)
 """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
 def test_a_killed_run_continues_and_ends_with_the_same_table(tmp_path: Path) -> None:
-    whole = measured(SPECS, FakeBackend(), "fp32", 1, tmp_path / "whole", rounds=3)
+    whole = measured(SPECS, ScriptedBackend(), "fp32", 1, tmp_path / "whole", rounds=3)
     path = tmp_path / "killed"
     for _ in range(2):
         process = subprocess.Popen([sys.executable, "-c", RUN, str(path)])
@@ -207,7 +207,7 @@ def test_a_killed_run_continues_and_ends_with_the_same_table(tmp_path: Path) -> 
         assert process.wait() == -signal.SIGKILL
         assert before + 4 <= stored(path) < len(SPECS)
     kept = stored(path)
-    backend = FakeBackend()
+    backend = ScriptedBackend()
     table = measured(SPECS, backend, "fp32", 1, path, rounds=3)
     assert len(backend.opened) == len(SPECS) - kept
     assert table == whole
@@ -215,5 +215,5 @@ def test_a_killed_run_continues_and_ends_with_the_same_table(tmp_path: Path) -> 
 
 def stored(path: Path) -> int:
     """Returns how many of the specs the store has."""
-    with LatencyStore(path, FakeBackend().device()) as store:
+    with LatencyStore(path, ScriptedBackend().device()) as store:
         return sum(store.get(spec, "fp32", 1) is not None for spec in SPECS)

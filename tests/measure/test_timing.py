@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from tests.measure.scripted import ScriptedBackend
 from trt_layermerge.backends import Runner, get_backend
-from trt_layermerge.backends.fake import FakeBackend
 from trt_layermerge.core.conv import ConvSpec
 from trt_layermerge.errors import DeviceError
 from trt_layermerge.measure.spec_model import spec_model
@@ -26,7 +26,7 @@ MODELS = [spec_model(LARGE, "fp32", 1), spec_model(SMALL, "fp32", 1)]
 SMALL_BYTES = 4 * (16 * 16 * 9 + 16 + 16 * 16 * 16)
 
 
-def by_hand(backend: FakeBackend) -> float:
+def by_hand(backend: ScriptedBackend) -> float:
     """Latency of SMALL, from the formula in the backend's docstring."""
     gmacs = 16 * 16 * 16 * 16 * 9 / 1e9
     return (
@@ -35,7 +35,7 @@ def by_hand(backend: FakeBackend) -> float:
 
 
 def test_an_undisturbed_run_gives_the_scripted_latency() -> None:
-    backend = FakeBackend()
+    backend = ScriptedBackend()
     large, small = time_models(MODELS, backend, Turns(rounds=5))
     assert small.ms == pytest.approx(by_hand(backend), rel=1e-12)
     assert small.ms == small.p10_ms == small.p90_ms
@@ -44,7 +44,7 @@ def test_an_undisturbed_run_gives_the_scripted_latency() -> None:
 
 
 def test_a_burst_lasts_about_as_long_as_asked() -> None:
-    large, small = time_models(MODELS, FakeBackend(), Turns(rounds=5, burst_ms=3.0))
+    large, small = time_models(MODELS, ScriptedBackend(), Turns(rounds=5, burst_ms=3.0))
     for timing in (large, small):
         assert timing.samples % 5 == 0
         burst_ms = timing.samples / 5 * timing.ms
@@ -53,8 +53,8 @@ def test_a_burst_lasts_about_as_long_as_asked() -> None:
 
 def test_the_least_round_median_ignores_disturbed_rounds() -> None:
     """Noise only ever slows down: the estimate stays within 2 %, the mean does not."""
-    (timing,) = time_models(MODELS[1:], FakeBackend(noise=0.3, seed=1), Turns(rounds=30))
-    truth = by_hand(FakeBackend())
+    (timing,) = time_models(MODELS[1:], ScriptedBackend(noise=0.3, seed=1), Turns(rounds=30))
+    truth = by_hand(ScriptedBackend())
     # A median of the half-normal slowdown is 0.3 * 0.674 above the truth.
     assert truth < timing.ms < timing.p90_ms
     assert timing.ms < truth * 1.25 and timing.p10_ms <= timing.p90_ms
@@ -62,11 +62,12 @@ def test_the_least_round_median_ignores_disturbed_rounds() -> None:
 
 def test_the_paired_ratio_survives_a_drifting_clock() -> None:
     """A host that slows down threefold during the run leaves the ratio alone, not the medians."""
-    steady = time_models(MODELS, FakeBackend(), Turns(rounds=20))
-    runs = FakeBackend()
+    steady = time_models(MODELS, ScriptedBackend(), Turns(rounds=20))
+    runs = ScriptedBackend()
     time_models(MODELS, runs, Turns(rounds=20))
     total = runs.runs
-    drifting = time_models(MODELS, FakeBackend(drift=lambda n: 1 + 2 * n / total), Turns(rounds=20))
+    rising = ScriptedBackend(drift=lambda n: 1 + 2 * n / total)
+    drifting = time_models(MODELS, rising, Turns(rounds=20))
     truth = steady[0].ms / steady[1].ms
     ratio = speedup(drifting[0], drifting[1])
     assert ratio.value == pytest.approx(truth, rel=0.06)
@@ -88,7 +89,7 @@ def test_ratios_of_different_runs_are_refused() -> None:
 
 def test_a_slow_network_sits_out_once_its_limit_is_used_up() -> None:
     slow, fast = time_models(
-        MODELS, FakeBackend(ms_per_gmac=1000), Turns(rounds=20, limit_ms=100.0)
+        MODELS, ScriptedBackend(ms_per_gmac=1000), Turns(rounds=20, limit_ms=100.0)
     )
     assert slow.rounds == 11  # 9.4 ms a run: the eleventh passes the limit
     assert fast.rounds == 20
@@ -96,18 +97,18 @@ def test_a_slow_network_sits_out_once_its_limit_is_used_up() -> None:
 
 def test_single_runs_take_turns() -> None:
     """Clock readings are scripted by run number: in turns, each network sees every other one."""
-    even_runs_are_slow = FakeBackend(drift=lambda run: 1.0 if run % 2 else 3.0)
+    even_runs_are_slow = ScriptedBackend(drift=lambda run: 1.0 if run % 2 else 3.0)
     large, small = time_models(MODELS, even_runs_are_slow, Turns(rounds=4, burst_ms=0, passes=5))
     assert large.samples == small.samples == 20
     assert len({*large.runs_ms, *small.runs_ms}) == 2
-    steady = time_models(MODELS, FakeBackend(), Turns(rounds=4))
+    steady = time_models(MODELS, ScriptedBackend(), Turns(rounds=4))
     slow = {round(large.ms / steady[0].ms), round(small.ms / steady[1].ms)}
     assert slow == {1, 3}
 
 
 def test_failures_are_raised() -> None:
     with pytest.raises(DeviceError, match="boom"):
-        time_models(MODELS, FakeBackend(failing={str(SMALL): "boom"}), Turns())
+        time_models(MODELS, ScriptedBackend(failing={str(SMALL): "boom"}), Turns())
 
 
 def test_real_networks_are_timed_in_plausible_order() -> None:
@@ -157,19 +158,19 @@ def test_a_scripted_device_warms_up_by_its_own_clock() -> None:
 
 
 def test_how_it_was_timed_goes_with_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    (timing,) = time_models(MODELS[1:], FakeBackend(), Turns(rounds=3))
+    (timing,) = time_models(MODELS[1:], ScriptedBackend(), Turns(rounds=3))
     assert (timing.method, timing.enqueue_ms) == ("call", None)
-    backend = FakeBackend()
+    backend = ScriptedBackend()
     monkeypatch.setattr(backend, "open", lambda model: LaunchBound())
     (timing,) = time_models([b""], backend, Turns(rounds=3, burst_ms=0))
     assert (timing.method, timing.enqueue_ms, timing.ms) == ("graph", 0.4, 0.01)
 
 
 def test_a_sentinel_tells_drift_either_way() -> None:
-    steady = FakeBackend()
+    steady = ScriptedBackend()
     first, again = (time_models(MODELS[1:], steady, Turns(rounds=3))[0] for _ in range(2))
     assert drift(first, again) == 0
-    (slower,) = time_models(MODELS[1:], FakeBackend(drift=lambda run: 1.04), Turns(rounds=3))
+    (slower,) = time_models(MODELS[1:], ScriptedBackend(drift=lambda run: 1.04), Turns(rounds=3))
     assert drift(first, slower) == pytest.approx(0.04)
     assert drift(slower, first) == pytest.approx(1 / 1.04 - 1)
     assert drift(first, slower) > DRIFT_LIMIT > -drift(slower, slower)

@@ -1,4 +1,4 @@
-"""A backend without a clock: stated latencies, scripted trouble, right numbers.
+"""A backend without a clock: stated latencies, right numbers.
 
 Everything above the backends is tested with it. A run of a network takes
 
@@ -11,10 +11,7 @@ nothing, as if it were fused, and a rounded weight has one byte per element.
 
 from __future__ import annotations
 
-import time
-import zlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -25,8 +22,6 @@ from trt_layermerge.backends.base import Array, Runner, check_inputs
 from trt_layermerge.core.device import PRECISIONS, DeviceInfo, Precision
 from trt_layermerge.errors import DeviceError
 
-_NOTHING: Mapping[str, Any] = {}
-
 
 class FakeBackend:
     """Runs nothing when timed, and the ONNX reference evaluator when asked for numbers.
@@ -35,12 +30,6 @@ class FakeBackend:
         overhead_ms: Latency of an empty network.
         ms_per_gmac: Latency of 10⁹ multiply-accumulate operations.
         ms_per_mib: Latency of moving one MiB.
-        noise: Standard deviation of the relative slowdown of each run; runs are never faster.
-        seed: Seed of the noise.
-        drift: Factor on the latency of the n-th run of this backend, whichever network it is of.
-        broken: Message by graph name; such a network does not build.
-        failing: Message by graph name; such a network builds and then fails when it is timed.
-        stalls: Seconds by graph name that each burst really takes.
         name: What the device calls itself.
     """
 
@@ -53,19 +42,9 @@ class FakeBackend:
         overhead_ms: float = 0.01,
         ms_per_gmac: float = 10.0,
         ms_per_mib: float = 0.1,
-        noise: float = 0.0,
-        seed: int = 0,
-        drift: Callable[[int], float] = lambda run: 1.0,
-        broken: Mapping[str, str] = _NOTHING,
-        failing: Mapping[str, str] = _NOTHING,
-        stalls: Mapping[str, float] = _NOTHING,
         name: str = "fake device",
     ) -> None:
         self.overhead_ms, self.ms_per_gmac, self.ms_per_mib = overhead_ms, ms_per_gmac, ms_per_mib
-        self.noise, self.seed, self.drift = noise, seed, drift
-        self.broken, self.failing, self.stalls = broken, failing, stalls
-        self.runs = 0
-        self.opened: list[str] = []
         self._device = DeviceInfo(self.name, "1", name, "no clock")
 
     def device(self) -> DeviceInfo:
@@ -77,24 +56,20 @@ class FakeBackend:
         return PRECISIONS
 
     def open(self, model: bytes, *, seed: int = 0) -> Runner:
-        """Returns a runner. Raises ``DeviceError`` if it is no ONNX model, or meant to break."""
+        """Returns a runner. Raises ``DeviceError`` if it is no ONNX model."""
         try:
             parsed = onnx.load_model_from_string(model)
             onnx.checker.check_model(parsed, full_check=True)
             parsed = shape_inference.infer_shapes(parsed)
         except Exception as error:  # protobuf, checker and inference each have their own
             raise DeviceError(f"not a valid ONNX model: {error}") from error
-        name = parsed.graph.name
-        self.opened.append(name)
-        if name in self.broken:
-            raise DeviceError(self.broken[name])
-        return FakeRunner(self, parsed, zlib.crc32(model) + seed)
+        return FakeRunner(self, parsed)
 
 
 class FakeRunner(Runner):
     """A network that takes exactly as long as its backend says."""
 
-    def __init__(self, backend: FakeBackend, model: onnx.ModelProto, seed: int) -> None:
+    def __init__(self, backend: FakeBackend, model: onnx.ModelProto) -> None:
         shapes = _value_shapes(model.graph)
         weights = {tensor.name for tensor in model.graph.initializer}
         self.input_shapes = {
@@ -105,8 +80,6 @@ class FakeRunner(Runner):
         self.ms += backend.ms_per_gmac * _macs(model.graph, shapes) / 1e9
         self.ms += backend.ms_per_mib * _bytes(model.graph, shapes) / 2**20
         self._model = model
-        self._backend = backend
-        self._rng = np.random.default_rng((backend.seed, seed))
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Returns what the ONNX reference evaluator computes. Raises ``UsageError``."""
@@ -115,17 +88,8 @@ class FakeRunner(Runner):
         return dict(zip(self.output_names, outputs, strict=True))
 
     def time_burst(self, count: int) -> list[float]:
-        """Returns scripted ms of each run. Raises ``DeviceError`` where it is meant to fail."""
-        backend, name = self._backend, self._model.graph.name
-        time.sleep(backend.stalls.get(name, 0.0))
-        if name in backend.failing:
-            raise DeviceError(backend.failing[name])
-        slowdown = 1 + backend.noise * np.abs(self._rng.standard_normal(count))
-        numbers = range(backend.runs, backend.runs + count)
-        backend.runs += count
-        return [
-            self.ms * float(s) * backend.drift(n) for s, n in zip(slowdown, numbers, strict=True)
-        ]
+        """Returns the stated ms for each run."""
+        return [self.ms] * count
 
     def close(self) -> None:
         """Does nothing."""
