@@ -122,8 +122,8 @@ MUTANTS = (
     ),
     Mutant(
         "bundle-does-not-wait",
-        "        cuda.wait()\n        cuda.download(target, output)",
-        "        cuda.download(target, output)",
+        "        cuda.wait()\n        for array, place in zip(outputs",
+        "        for array, place in zip(outputs",
         ("tests/deploy/test_bundle_verify.py::test_the_engine_runs_on_every_version",),
     ),
     Mutant(
@@ -219,8 +219,8 @@ MUTANTS = (
     ),
     Mutant(
         "pickles-read-by-a-bundle",
-        "allow_pickle=False) as arrays:\n            return arrays[",
-        "allow_pickle=True) as arrays:\n            return arrays[",
+        "allow_pickle=False) as arrays:\n            return (",
+        "allow_pickle=True) as arrays:\n            return (",
         ("tests/deploy/test_bundle_verify.py::test_pickles_are_not_read",),
     ),
     Mutant(
