@@ -4,7 +4,8 @@ Run as ``python -m benchmarks.bm_plans --weights FILE --images FILE``; each netw
 its own, and the same command continues after an interruption. ``examples/lite0/prepare.py`` makes
 the weights (safetensors, of EfficientNet-Lite0) and photographs, which an npz file holds as uint8
 ``(N, H, W, 3)`` under ``train``, ``val`` and ``test``. The other networks have random weights,
-whose norms know the photographs. Nothing is trained. Writes ``docs/results/plans.md``.
+whose norms know the photographs. Nothing is trained. ``--quick`` takes fewer images and
+candidates, and the page says so of every row. Writes ``docs/results/plans.md``.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from trt_layermerge.importance.distance import Distance
 KIND = "plans"
 SEED, SPEEDUP, BATCH = 0, 1.25, 32
 COUNTS = {"train": 256, "val": 64, "test": 192}
+FEW = {"train": 64, "val": 32, "test": 96}
 LITE0 = "tf_efficientnet_lite0"
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "mobilenetv3_large_100": partial(timm.create_model, "mobilenetv3_large_100"),
@@ -56,13 +58,22 @@ SETTINGS: Json = {
     "seed": SEED,
     "importance": {"effort": "quick", "fit_images": 128, "score_images": 64},
 }
+QUICK: Json = {
+    "seed": SEED,
+    "measure": {"rounds": 5, "networks": 4},
+    "search": {
+        "limits": {"max_units": 3, "max_kernel": 5, "kernels": [1, 3]},
+        **{"finalists": 2, "loops": 3, "samples": 0, "race_steps": 0},
+    },
+    "importance": {"effort": "quick", "fit_images": 32, "score_images": 32},
+}
 
 
-def photographs(path: Path, size: int) -> dict[str, Tensor]:
+def photographs(path: Path, size: int, counts: Mapping[str, int]) -> dict[str, Tensor]:
     """Returns inputs ``(N, 3, size, size)`` of every split, mean and deviation 0.5."""
     found = {}
     with np.load(path) as file:
-        for split, count in COUNTS.items():
+        for split, count in counts.items():
             pixels = torch.from_numpy(file[split][:count]).permute(0, 3, 1, 2).float()
             small = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
             found[split] = (small / 255 - 0.5) / 0.5
@@ -113,21 +124,23 @@ def compared(session: tlm.Session, other: nn.Module, images: Tensor) -> Json:
     }
 
 
-def row_of(name: str, weights: Path | None, path: Path, size: int) -> Json:
+def row_of(name: str, weights: Path | None, path: Path, size: int, quick: bool) -> Json:
     """Returns the plan of a network and what it comes to, or why there is none."""
     started = time.perf_counter()
-    images = photographs(path, size)
+    images = photographs(path, size, FEW if quick else COUNTS)
+    settings = QUICK if quick else SETTINGS
     row: Json = {
         "network": name,
         "real": weights is not None,
         "size": size,
+        "quick": quick,
         "commit": commit(),
         "parameters": 0,
     }
     with tempfile.TemporaryDirectory() as folder:
         model = network(name, weights, images["train"])
         row["parameters"] = sum(p.numel() for p in model.parameters())
-        opened = tlm.Session(model, images["train"][:1], folder=folder, settings=SETTINGS)
+        opened = tlm.Session(model, images["train"][:1], folder=folder, settings=settings)
         train, val = ([*images[split].split(BATCH)] for split in ("train", "val"))
         opened.measure()
         opened.score(train)
@@ -159,7 +172,7 @@ def row_of(name: str, weights: Path | None, path: Path, size: int) -> Json:
 
 def page(header: Json, rows: list[Json]) -> str:
     """Returns the page."""
-    rows.sort(key=lambda row: list(NETWORKS).index(row["network"]))
+    rows = sorted(rows, key=lambda row: list(NETWORKS).index(row["network"]))
     good = [row for row in rows if "speedup" in row]
     absent = [name for name in NETWORKS if name not in {row["network"] for row in rows}]
     commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
@@ -169,9 +182,16 @@ def page(header: Json, rows: list[Json]) -> str:
         measured_by("bm_plans", {**header, "commit": commits, "load": rows[-1].get("load", 0.0)})
         + f" One thread beside other work; seed {SEED}. Figures: `data/plans.jsonl`.",
         "",
-        f"Each goes through a session under the full rules: {COUNTS['train']} crops of photographs "
-        f"([examples/lite0](../../examples/lite0/README.md)) to fit and score on, {COUNTS['val']} "
-        f"to choose by, and {COUNTS['test']} of other photographs to compare on, without labels. "
+        "Each goes through a session under the full rules, on crops of photographs "
+        "([examples/lite0](../../examples/lite0/README.md)) without labels: {} to fit and score "
+        "on, {} to choose by, and {} of other photographs to compare on.".format(*COUNTS.values())
+        + (
+            " Rows that are marked *few* had {}, {} and {}, and blocks of three units at most with "
+            "kernels up to 5.".format(*FEW.values())
+            if any(row["quick"] for row in rows)
+            else ""
+        ),
+        "",
         f"`importance.effort` is `quick`, the backend ONNX Runtime; asked were {SPEEDUP:g}x, and "
         "nothing was trained: the loss is what training would start from. *Measured* is a bench of "
         "its own, after the search. *KL* is in nats; of outputs that are no classes the squared "
@@ -179,8 +199,7 @@ def page(header: Json, rows: list[Json]) -> str:
         "",
         f"**Only {LITE0} has real weights** (ImageNet's). The others are random, with norms that "
         "have seen the photographs: of them the table says what is removed and how fast that is, "
-        "and nothing about quality. What a random network computes is smooth, and a closed-form "
-        "fit follows it more easily, or less, than it would follow a trained one.",
+        "and nothing about quality.",
         "",
         "| network | weights | pixels | measured, spread | ms | KL | error | same answers | "
         "convolutions | activations | parameters, M | candidates | seconds |",
@@ -200,8 +219,9 @@ def _line(row: Json) -> str:
     (speedup, low, high), loss, made = row["speedup"], row["loss"], row["replaced"]
     kl = f"{loss['loss']:.3g}" if loss["distance"] == "KL" else ""
     weights = "ImageNet" if row["real"] else "random"
+    few = " (few)" if row["quick"] else ""
     return (
-        f"| {row['network']} | {weights} | {row['size']} | "
+        f"| {row['network']} | {weights} | {row['size']}{few} | "
         f"{speedup:.2f}x ({low:.2f} to {high:.2f}) | {row['ms'][0]:.2f} → {row['ms'][1]:.2f} | "
         f"{kl} | {loss['relative']:.3g} | {loss['agreement']:.0%} | "
         f"{made['convs'][0]} → {made['convs'][1]} | "
@@ -230,16 +250,18 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help=f"of {LITE0} (safetensors)")
     parser.add_argument("--images", type=Path, required=True, help="photographs (npz)")
     parser.add_argument("--size", type=int, default=224, help="rows and columns")
+    parser.add_argument("--quick", action="store_true", help="fewer images and candidates")
     parser.add_argument("--one", action="store_true", help="in this process, figures to stdout")
     given = parser.parse_args()
     if given.one:
         (name,) = given.networks
         weights = given.weights if name == LITE0 else None
-        print(json.dumps(row_of(name, weights, given.images, given.size)))
+        print(json.dumps(row_of(name, weights, given.images, given.size, given.quick)))
         return
     if not PAGE.data.exists():
         write_lines(PAGE.data, KIND, {**machine(), **session()}, ())
     files: list[Any] = ["--weights", given.weights, "--images", given.images, "--size", given.size]
+    files += ["--quick"] if given.quick else []
     for name in given.networks:
         if name in {row["network"] for row in read_lines(PAGE.data, KIND)[1]}:
             continue
