@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -52,6 +53,17 @@ def test_every_convolution_runs_once(
     for name in IN_ORDER:
         list(forgetful.at(name))
     assert run_nodes.count("first") > 1
+
+
+def test_values_leave_batch_by_batch(network: fx.GraphModule, images: Tensor) -> None:
+    """Never more than what later ones follow from is held: not those of before as well."""
+    walk = Walk(network, images.split(4))
+    before = [weakref.ref(value) for value in walk.at("first")]
+    following = walk.at("second")
+    next(following)
+    assert [value() is None for value in before] == [True] + [False] * (len(before) - 1)
+    list(following)
+    assert all(value() is None for value in before)
 
 
 def test_what_changes_behind_a_value_counts(network: fx.GraphModule, images: Tensor) -> None:

@@ -99,6 +99,32 @@ def test_the_normal_equations_hold_by_hand():
     assert moments.solve(1.0, prior).weight.item() == pytest.approx(3.6, abs=1e-12)
 
 
+@torch.no_grad()
+def test_moments_gathered_in_strips_give_the_regression_of_all_samples(monkeypatch):
+    """Strips of every width are those of one product; least squares by QR tell the weights."""
+    module = import_module("trt_layermerge.merge.leastsq")
+    conv = nn.Conv2d(6, 4, 3, groups=2, bias=False).double()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(8, 6, 9, 9, generator=generator).double() + 3
+    y = torch.randn(8, 4, 7, 7, generator=generator).double()
+    patches = F.unfold(x, 3).mT.reshape(-1, 2, 27).transpose(0, 1)
+    for strip in (4, 26, 27, 512):
+        monkeypatch.setattr(module, "STRIP", strip)
+        moments = Moments(conv)
+        for part in (slice(0, 3), slice(3, 8)):
+            positions = sample_positions(y[part], 49, generator)
+            moments.add(x[part], y[part], positions)
+        assert float((moments.xx - patches.mT @ patches).abs().max()) <= 1e-9
+        wanted = y.flatten(2).mT.reshape(-1, 2, 2).transpose(0, 1)
+        design = torch.cat([patches, torch.ones_like(patches[..., :1])], 2)
+        best = torch.linalg.lstsq(design, wanted).solution
+        found = moments.solve(0.0)
+        assert float((found.weight.reshape(2, 2, 27).mT - best[:, :-1]).abs().max()) <= 1e-10
+        assert float((found.bias.reshape(2, 2) - best[:, -1]).abs().max()) <= 1e-9
+        spread = (patches @ best[:, :-1]).var(1, correction=0)
+        assert float((found.variance.reshape(2, 2) - spread).abs().max()) <= 1e-10
+
+
 @pytest.mark.parametrize("method", LS)
 @pytest.mark.parametrize("name", ["plain_chain", "basic_resnet", "mobile", "odd_chain"])
 @torch.no_grad()

@@ -144,5 +144,6 @@ def decode(
 
 def damped(cov: Tensor, share: float) -> Tensor:
     """Returns a covariance with ``share`` times its mean variance added to each variance."""
-    size = float(cov.diagonal().mean())
-    return cov + share * (size or 1.0) * torch.eye(len(cov), dtype=cov.dtype, device=cov.device)
+    found = cov.clone()
+    found.diagonal().add_(share * (float(cov.diagonal().mean()) or 1.0))
+    return found

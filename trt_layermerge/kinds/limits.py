@@ -29,7 +29,7 @@ PAPER = Limits(max_units=10**6, max_kernel=10**6, kernels=(), lone=True)
 
 FIT_BYTES = 1 << 30
 """Largest matrix of second moments, in float64, that least squares may gather for one convolution:
-11,585 unknowns an output channel if it is dense. Solving holds three such matrices."""
+11,585 unknowns an output channel if it is dense. Solving holds two such matrices."""
 
 
 def fit_refusal(groups: int, unknowns: int) -> str | None:

@@ -20,6 +20,9 @@ from trt_layermerge.kinds import fit_refusal
 CHUNK = 1 << 22
 """Values of patches held at a time."""
 
+STRIP = 512
+"""Rows of second moments computed at a time, from the diagonal on: the other half mirrors them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Solution:
@@ -78,9 +81,13 @@ class Moments:
             self.count += len(image)
             self.x += x.sum(1)
             self.y += y.sum(1)
-            self.xx += x.mT @ x
-            self.xy += x.mT @ y
+            for start in range(0, self.size, STRIP):
+                strip = self.xx[:, start : start + STRIP, start:]
+                strip.baddbmm_(x[:, :, start : start + STRIP].mT, x[:, :, start:])
+            self.xy.baddbmm_(x.mT, y)
             self.yy += y.square().sum(1)
+        for end in range(STRIP, self.size, STRIP):
+            self.xx[:, end:, end - STRIP : end] = self.xx[:, end - STRIP : end, end:].mT
 
     def system(self) -> tuple[Tensor, Tensor]:
         """Returns Cov(x), ``(groups, D, D)``, and Cov(x, y), ``(groups, D, C_out / groups)``."""
@@ -118,10 +125,13 @@ class Moments:
         size = diagonal.mean(1, keepdim=True)
         pull = ridge * torch.where(size > 0, size, 1.0)
         wanted = cross if prior is None else cross + pull.unsqueeze(2) * self._grouped(prior)
-        diagonal += pull  # cov is damped from here on
-        weight = torch.linalg.solve(cov, wanted)
-        undamped = (weight * (cov @ weight)).sum(1) - pull * weight.square().sum(1)
-        variance = undamped.clamp_min(0)
+        diagonal += pull
+        # In place, in the order that LAPACK writes: a symmetric matrix is its own transpose.
+        lower, info = cov.mT, cov.new_zeros(len(cov), dtype=torch.int32)
+        torch.linalg.cholesky_ex(lower, out=(lower, info))
+        weight = torch.cholesky_solve(wanted, lower)
+        # wᵀ·Cov·w = wᵀ·(Cov + ρI)·w - ρ·wᵀ·w, and (Cov + ρI)·w is what was wanted.
+        variance = ((weight * wanted).sum(1) - pull * weight.square().sum(1)).clamp_min(0)
         if rescale:
             known = variance > 1e-12 * spread
             scale = torch.where(known, spread / torch.where(known, variance, 1.0), 1.0).sqrt()

@@ -84,8 +84,9 @@ def segment(network: fx.GraphModule, given: frozenset[str], wanted: tuple[str, .
 class Walk:
     """Values of a network on fixed images, asked for in the order in which they are computed.
 
-    What later values are computed from is kept, so that the network runs once from end to end;
-    where that takes more than ``limit_bytes``, everything is computed from the images again.
+    What later values are computed from is kept, in the place of what they followed from, so that
+    the network runs once from end to end; where that takes more than ``limit_bytes``, they are
+    computed again from what was kept before, the images at first.
 
     Args:
         network: A traced network in eval mode. Its modules may change behind what was asked for.
@@ -99,26 +100,27 @@ class Walk:
         self._network, self._limit_bytes = network, limit_bytes
         names = inputs_of(network)
         self._images = [dict(zip(names, parts_of(batch), strict=True)) for batch in batches]
-        self._known: list[Values] = self._images
+        self._known: list[Values] = list(self._images)
 
     def at(self, name: str) -> Iterator[Any]:
         """Yields a value of every batch, in order; may be asked for again until the next one.
+
+        Has to be taken to its end.
 
         Raises:
             KeyError: If the network has no such value.
         """
         live = self._live(name)
         found = segment(self._network, frozenset(self._known[0]), (name, *live))
-        known: list[Values] = []
-        held = 0
-        for images, values in zip(self._images, self._known, strict=True):
-            reached = found(values)
-            held += sum(v.nbytes for v in reached.values() if isinstance(v, Tensor))
-            if held <= self._limit_bytes:
-                known.append({**images, **reached})
+        kept = False
+        for number, images in enumerate(self._images):
+            reached = found(self._known[number])
+            if number == 0:
+                held = sum(v.nbytes for v in reached.values() if isinstance(v, Tensor))
+                kept = held * len(self._images) <= self._limit_bytes
+            if kept:
+                self._known[number] = {**images, **reached}
             yield reached[name]
-        if len(known) == len(self._images):
-            self._known = known
 
     def _live(self, name: str) -> list[str]:
         """Returns what is computed up to a value and read after it, itself left out."""

@@ -139,7 +139,7 @@ class Scoring:
 
     @cached_property
     def _scorer(self) -> Scorer:
-        return self._loaded()
+        return self.make()()
 
 
 def amounts_of(macs: float, entries: int, settings: Settings) -> Amounts:

@@ -307,8 +307,10 @@ class Session(State):
             metric: What judges them instead.
             racing: Folder of their unfinished trainings.
         """
-        starts, effort = self._starts(train), affordable(self.macs, self.settings)
         fit, score = self._calibration(train)
+        # The same images, so that a loader's are in memory once.
+        starts = replace(self._starts(train), fit=fit)
+        effort = affordable(self.macs, self.settings)
         judges = score if val is None else in_memory(val, 1 << 20)
         teaching = self._teaching(train, val, metric, self.settings)
         return WholeNetworks(
