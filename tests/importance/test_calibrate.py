@@ -23,7 +23,7 @@ from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceEntry
 from trt_layermerge.errors import UsageError
 from trt_layermerge.importance.amounts import Amounts
-from trt_layermerge.importance.calibrate import WORST, CalibrateScorer
+from trt_layermerge.importance.calibrate import WORST, CalibrateScorer, place_of_enough
 from trt_layermerge.importance.distance import Distance
 from trt_layermerge.importance.table import candidate_seed
 from trt_layermerge.kinds import kind_of
@@ -145,18 +145,21 @@ def test_a_first_look_is_one_repair_scored_on_the_first_images() -> None:
 
 def test_few_images_are_fitted_to_where_their_positions_suffice() -> None:
     model, graph, candidates = setting(nets.basic_resnet)
-    sparing = scorer(model, graph, amounts=Amounts(10, few=2))
-    few, all_of_them = (scorer(model, graph, fit=images(24, 1)[:n]) for n in (2, 24))
+    sparing = scorer(model, graph, amounts=Amounts(10, few=1))
+    counts = (1, 4, 16, 24)
+    assert sparing._amounts.to_fit(24) == [*counts]
+    alone = {n: scorer(model, graph, fit=images(24, 1)[:n]) for n in counts}
     used = set()
     for candidate in candidates:
         if candidate.kind == "fit":
             last = candidate.convs[-1]
             unknowns = last.in_channels // last.groups * math.prod(last.kernel) + 1
-            enough = 2 * min(256, math.prod(last.out_size)) >= 5 * unknowns
+            positions = min(256, math.prod(last.out_size))
+            enough = next((n for n in counts if n * positions >= 5 * unknowns), counts[-1])
             used.add(enough)
-            expected = (few if enough else all_of_them).entry(candidate)
-            assert sparing.entry(candidate) == expected
-    assert used == {True, False}
+            assert sparing.entry(candidate) == alone[enough].entry(candidate)
+    assert used == {1, 4}
+    assert [place_of_enough(counts, 9, unknowns) for unknowns in (1, 27, 1000)] == [1, 2, 3]
 
 
 def test_joined_batches_score_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,9 @@ TRIED = 3
 REFINED = 0.4
 """Share of the candidates that are refined, about."""
 
+MORE = 4
+"""How many times as many images serve to fit on where these are not enough."""
+
 SAMPLED_POSITIONS = 256
 """Positions of one image at most that few images are worth; neighbours tell much the same."""
 
@@ -36,6 +39,14 @@ class Amounts:
     screen: int = 32
     first: int | None = None
     few: int | None = None
+
+    def to_fit(self, images: int) -> list[int]:
+        """Returns how many images may serve to fit on, rising up to all of them."""
+        counts, count = [], self.few or images
+        while count < images:
+            counts.append(count)
+            count *= MORE
+        return [*counts, images]
 
 
 STEPS = (

@@ -25,11 +25,7 @@ from trt_layermerge.importance.table import candidate_seed
 from trt_layermerge.importance.values import MOST_IMAGES, RecordedValues
 from trt_layermerge.kinds import kind_of
 from trt_layermerge.merge.relax import build_block, retrace
-from trt_layermerge.merge.repair import (
-    EQUATIONS_PER_UNKNOWN,
-    Pairs,
-    repair_in_turn,
-)
+from trt_layermerge.merge.repair import EQUATIONS_PER_UNKNOWN, Pairs, repair_in_turn
 from trt_layermerge.merge.segments import record, rest_of, segment
 from trt_layermerge.merge.surgery import Ports, block_ends, block_ports, inputs_of
 from trt_layermerge.tracing.activations import activation_module
@@ -112,12 +108,12 @@ class CalibrateScorer:
             mapped(self._placed, images) for images in (fit_images, score_images)
         )
         self._amounts = amounts or Amounts(len(score_images))
-        counts = sorted(
-            {min(self._amounts.few or len(fit_images), len(fit_images)), len(fit_images)}
-        )
+        self._counts = self._amounts.to_fit(len(fit_images))
         self._fits = [
-            RecordedValues(network, fit_images[:count], ends, batch, limit_bytes // len(counts))
-            for count in counts
+            RecordedValues(
+                network, fit_images[:count], ends, batch, limit_bytes // len(self._counts)
+            )
+            for count in self._counts
         ]
         self._score = RecordedValues(network, score_images, ends | context, batch, limit_bytes)
         with exact(self._device):
@@ -184,12 +180,16 @@ class CalibrateScorer:
         """Yields every repair once the block is repaired by it."""
         if set(methods) <= {"none"}:  # its target may be a value that no repair aims at
             return iter(methods)
-        pairs = self._pairs(ports, self._needs_many(candidate, block))
+        enough = 0
+        if block.unknowns and candidate.convs:
+            area = math.prod(candidate.convs[-1].out_size)
+            enough = place_of_enough(self._counts, area, block.unknowns)
+        pairs = self._pairs(ports, enough)
         return repair_in_turn(block, pairs, methods, candidate_seed(candidate, self._seed))
 
-    def _pairs_of(self, ports: Ports, many: bool) -> Pairs:
-        """Returns what repairs fit a block on, by few images or by all of them."""
-        names, fit = (ports.source, ports.target), self._fits[-1 if many else 0]
+    def _pairs_of(self, ports: Ports, place: int) -> Pairs:
+        """Returns what repairs fit a block on, by the numbers of images that there are."""
+        names, fit = (ports.source, ports.target), self._fits[place]
         used = fit.batches_within(names, self._limit_bytes)
         together = fit.batches_at_a_time(names, self._computed(ports, names))
 
@@ -198,14 +198,6 @@ class CalibrateScorer:
                 yield values[names[0]], values[names[1]]
 
         return Pairs(sum(map(len, fit.parts[:used])), batches)
-
-    def _needs_many(self, candidate: Candidate, block: RelaxedBlock) -> bool:
-        """Whether few images have too few positions for the weights that are fitted."""
-        if not block.unknowns or not candidate.convs:
-            return False
-        area = math.prod(candidate.convs[-1].out_size)
-        few = sum(map(len, self._fits[0].parts)) * min(area, SAMPLED_POSITIONS)
-        return few < EQUATIONS_PER_UNKNOWN * (block.unknowns + 1)
 
     def _computed(self, ports: Ports, names: Iterable[str]) -> set[str]:
         """Returns the given names and those of all values from where a block starts."""
@@ -245,3 +237,16 @@ class CalibrateScorer:
         """Returns an input where it is computed, in the layout that is fastest there."""
         layout = layout_of(self._device) if part.ndim == 4 else torch.contiguous_format
         return part.to(self._device).contiguous(memory_format=layout)
+
+
+def place_of_enough(counts: Sequence[int], area: int, unknowns: int) -> int:
+    """Returns the place of the fewest images with enough positions for a fit, or of the most.
+
+    Args:
+        counts: Numbers of images, rising.
+        area: Positions of the fitted convolution's output.
+        unknowns: Weights of one output channel.
+    """
+    positions, needed = min(area, SAMPLED_POSITIONS), EQUATIONS_PER_UNKNOWN * (unknowns + 1)
+    found = (place for place, count in enumerate(counts) if count * positions >= needed)
+    return next(found, len(counts) - 1)

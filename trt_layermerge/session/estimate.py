@@ -24,6 +24,7 @@ from trt_layermerge.core.inputs import mapped, parts_of
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.unit import ConvUnit
 from trt_layermerge.importance.amounts import REFINED, Amounts, images_an_entry
+from trt_layermerge.importance.calibrate import place_of_enough
 from trt_layermerge.kinds import kind_of
 from trt_layermerge.measure.bench import BURST_MS
 from trt_layermerge.measure.table import LIMIT_MS, PASSES
@@ -33,6 +34,9 @@ from trt_layermerge.session.effort import A_STEP, affordable, race_steps
 from trt_layermerge.session.scoring import amounts_of
 from trt_layermerge.session.settings import Settings
 from trt_layermerge.session.training import MOST_RUNGS, races, training_recipe
+
+HALF = 0.6
+"""Share of a matrix of second moments that is computed, strip by strip: the rest mirrors it."""
 
 PROBE = 2e9
 """Multiply-accumulates of the forward pass that tells how fast this machine is."""
@@ -187,10 +191,10 @@ def _fit(candidate: Candidate, amounts: Amounts, settings: Settings) -> float:
         return 0.0
     conv = candidate.convs[-1]
     unknowns = math.prod(conv.kernel) * conv.in_channels // conv.groups
-    images = amounts.few or settings.importance.fit_images
-    area = math.prod(conv.out_size)
+    counts, area = amounts.to_fit(settings.importance.fit_images), math.prod(conv.out_size)
+    images = counts[place_of_enough(counts, area, unknowns)]
     samples = min(images * area, max(images * POSITIONS, EQUATIONS_PER_UNKNOWN * unknowns))
-    once = conv.groups * unknowns**2 * (samples + unknowns)
+    once = conv.groups * unknowns**2 * (HALF * samples + unknowns)
     return once * (1.0 if amounts.first is None else 1 + REFINED)
 
 
