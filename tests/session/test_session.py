@@ -241,6 +241,27 @@ def test_a_budget_that_nothing_meets_says_by_how_much(
     assert (session.folder / "frontier.json").is_file()
 
 
+def test_several_speedups_have_a_plan_each_from_the_same_tables(
+    model: nn.Module, loaders: dict[str, DataLoader[Any]]
+) -> None:
+    notes: list[str] = []
+    session = tlm.Session(
+        model, torch.zeros(1, 3, 16, 16), backend="fake", settings=FEW, note=notes.append
+    )
+    session.measure()
+    tables = session.score(loaders["train"]), session.latencies
+    plans = session.search_each([1.1, 50, 1.3, 1.1])
+    assert list(plans) == [1.1, 1.3] and (session.importance, session.latencies) == tables
+    assert all(plan.notes["measured_speedup"] >= speedup for speedup, plan in plans.items())
+    assert any(note.startswith("50x: ") and "% too slow" in note for note in notes)
+    assert session.plan is plans[1.3] and plans[1.3] == session.search(speedup=1.3)
+    session.use(plans[1.1])
+    session.relax()
+    assert convs(session.merge()) == plans[1.1].conv_count
+    with pytest.raises(InfeasibleBudgetError, match="% too slow"):
+        session.search_each([40, 50])
+
+
 @pytest.mark.parametrize(
     ("batches", "words"),
     [

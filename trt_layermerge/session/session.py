@@ -6,7 +6,7 @@ calls of these verbs; what another process left in the folder is read from there
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from trt_layermerge.core.scratch import scratch
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
 from trt_layermerge.data import Part
 from trt_layermerge.data.loader import Images
-from trt_layermerge.errors import UnsupportedModelError
+from trt_layermerge.errors import InfeasibleBudgetError, UnsupportedModelError
 from trt_layermerge.export.onnx import ExportReport, export_onnx
 from trt_layermerge.finetune.evaluate import known_accuracy
 from trt_layermerge.finetune.loop import FinetuneResult
@@ -295,6 +295,36 @@ class Session(State):
             kept.forget()
         self._forget("relaxed", "merged", "certificate")
         return self.plan
+
+    def search_each(
+        self, speedups: Iterable[float], train: Images | None = None, **options: Any
+    ) -> dict[float, MergePlan]:
+        """Chooses a plan for each of several speed-ups, from the same tables.
+
+        The session goes on with the last one found; with another after ``use(plan)``.
+
+        Args:
+            speedups: Latency of the original divided by each budget, above 1.
+            train: Training images.
+            **options: The other arguments of ``search``.
+
+        Returns:
+            Plans by speed-up; of one that is not reached, a note says by how much.
+
+        Raises:
+            InfeasibleBudgetError: If none is reached. What ``search`` raises besides.
+        """
+        plans: dict[float, MergePlan] = {}
+        missed: InfeasibleBudgetError | None = None
+        for speedup in dict.fromkeys(speedups):
+            try:
+                plans[speedup] = self.search(train, speedup=speedup, **options)
+            except InfeasibleBudgetError as error:
+                self.tell.note(f"{speedup:g}x: {error}")
+                missed = error
+        if missed is not None and not plans:
+            raise missed
+        return plans
 
     def whole_networks(
         self, train: Images, val: Images | None, metric: Metric | None, racing: Path
