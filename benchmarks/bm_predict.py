@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.predict_page import CASES, NETWORKS, Case, case_lines, page
+from benchmarks.predict_page import CASES, NETWORKS, OFFERS, Case, case_lines, page
 from benchmarks.results import Page
 from benchmarks.studies.journal import Journal
 from tests.measure.networks import measured
@@ -36,7 +36,6 @@ from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyTable
-from trt_layermerge.core.unit import Rules
 from trt_layermerge.errors import LayerMergeError
 from trt_layermerge.kinds import enumerate_candidates
 from trt_layermerge.measure.fit import Observation, fit_latency, settled
@@ -85,19 +84,20 @@ class Outcome:
 
 def run(
     name: str,
-    rules: Rules,
+    offer: str,
     backend: Backend,
     precision: Precision = "fp32",
     effort: Effort | None = None,
 ) -> Outcome:
-    """Returns the outcome for a network with random weights."""
+    """Returns the outcome for a network with random weights and an offer of candidates."""
     effort = effort or Effort()
     started = time.perf_counter()
     noise = torch.Generator().manual_seed(effort.seed)
     example = torch.randn(1, 3, effort.size, effort.size, generator=noise)
     model = load_network(f"{LIBRARIES.get(name, 'torchvision')}:{name}")
     graph = trace(model, example)
-    candidates = enumerate_candidates(graph, rules)
+    rules, kinds = OFFERS[offer]
+    candidates = enumerate_candidates(graph, rules, kinds=kinds)
     networks = Networks(
         model, graph, example, precision, "fp32", BackendMeter(backend), Callbacks()
     )
@@ -114,7 +114,7 @@ def run(
     fitted = fit_latency(bare, fits, precision, 1)
     few, count = usual(bare, plans, latencies, untouched, precision)
     case = Case(
-        name=f"{name}-{rules}",
+        name=f"{name}-{offer}",
         specs=len(bare.entries),
         table_s=table_s,
         fitted=len(fits),

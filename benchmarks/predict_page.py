@@ -12,13 +12,21 @@ import numpy as np
 from benchmarks.studies.glyphs_page import made_by
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.unit import Rules
+from trt_layermerge.kinds.registry import kinds_of, usual_kinds
 from trt_layermerge.measure.fit import rank_correlation
 from trt_layermerge.measure.timing import VARIATION_LIMIT
 from trt_layermerge.session.settings import MeasureSection
 
 NETWORKS = ("resnet18", "resnet34", "mobilenet_v2", "efficientnet_lite0")
-RULES: tuple[Rules, ...] = ("paper", "full")
-CASES = {f"{network}-{rules}": (network, rules) for network, rules in product(NETWORKS, RULES)}
+OFFERS: dict[str, tuple[Rules, tuple[str, ...]]] = {
+    "paper": ("paper", tuple(kind.name for kind in kinds_of("paper"))),
+    "full": ("full", usual_kinds()),
+    "all": ("full", tuple(kind.name for kind in kinds_of())),
+}
+"""Rules and kinds of candidates that random plans are drawn from."""
+
+CASES = {f"{network}-{offer}": (network, offer) for network, offer in product(NETWORKS, OFFERS)}
+TITLES = {"paper": "paper rules", "full": "full rules", "all": "all kinds"}
 
 FAR = 5.0
 """Plans that are predicted to be faster by more than this are judged apart."""
@@ -29,7 +37,7 @@ class Case:
     """What one network showed under one set of rules.
 
     Attributes:
-        name: Network and rules, such as ``resnet18-full``.
+        name: Network and what is offered, such as ``resnet18-full``.
         specs: How many specs the table has.
         table_s: Seconds that measuring them took.
         fitted: Networks that the table was fitted to, the original among them.
@@ -75,8 +83,8 @@ class Case:
     @property
     def title(self) -> str:
         """Network and rules in words."""
-        network, rules = CASES[self.name]
-        return f"{network}, {rules} rules"
+        network, offer = CASES[self.name]
+        return f"{network}, {TITLES[offer]}"
 
     @property
     def far(self) -> list[bool]:
@@ -252,7 +260,9 @@ def _how(header: Json, rows: list[Json]) -> list[str]:
         f"{used['device']}: every spec is measured alone; {used['plans']} random plans, from "
         "hardly changed to as changed as can be, are merged whole and timed in turns with the "
         f"original, {used['rounds']} rounds each; the table is fitted to the original and two "
-        f"thirds of them and predicts every third, which it has not seen. Seed {used['seed']}.",
+        f"thirds of them and predicts every third, which it has not seen. Seed {used['seed']}. "
+        f"*All kinds* are {', '.join(OFFERS['all'][1])}; "
+        f"the full rules have {', '.join(OFFERS['full'][1])} unless told otherwise.",
     ]
 
 
