@@ -5,7 +5,9 @@ under the full rules with all defaults, each in a process of its own, on ONNX Ru
 ``--weights FILE --images FILE`` EfficientNet-Lite0 has its real weights (safetensors) and real
 photographs (``train`` of an npz, uint8 ``(N, 224, 224, 3)``), 1024 of them; the others have random
 weights and noise, for time and memory do not depend on what images show. Goal: 10 minutes and 8 GB
-each. Writes ``docs/results/search-time.md``.
+each. Prints time and memory of each stage beside the recorded ones, times divided by that of work
+that nothing here changes. Writes ``docs/results/search-time.md``; networks that were not named
+keep their rows.
 """
 
 from __future__ import annotations
@@ -29,8 +31,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import trt_layermerge as tlm
+from benchmarks.bm_speed import measure
 from benchmarks.results import Page, measured_by
-from trt_layermerge.core.jsonio import Json
+from benchmarks.studies.journal import session as this_session
+from benchmarks.workloads import REFERENCE
+from trt_layermerge.core.jsonio import Json, read_lines
 from trt_layermerge.errors import LayerMergeError
 from trt_layermerge.session.estimate import Speed, estimate
 
@@ -66,12 +71,15 @@ def images(path: Path | None) -> list[Tensor]:
 def search(name: str, weights: Path | None, photographs: Path | None) -> Json:
     """Returns what a search took and came to."""
     seconds: dict[str, float] = {}
+    peaks: dict[str, float] = {}
+    (reference,) = measure([REFERENCE])
 
     @contextmanager
     def timed(stage: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
         seconds[stage] = time.perf_counter() - started
+        peaks[stage] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
     model, train = network(name, weights), images(photographs)
     with tempfile.TemporaryDirectory() as folder:
@@ -102,12 +110,34 @@ def search(name: str, weights: Path | None, photographs: Path | None) -> Json:
             "candidates": candidates,
             "looked_at": len(table.entries),
             "scored": sum(entry.images is None for entry in table.entries.values()),
-            "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+            "peak_gb": max(peaks.values()),
+            "peaks_gb": peaks,
+            "reference_ms": reference["ms"],
             "threads": torch.get_num_threads(),
             "speedup": plan.notes["measured_speedup"] if plan else None,
             "changed": [str(c) for c in plan.changed] if plan else [],
             "missed": missed,
+            **this_session(),
         }
+
+
+def beside(row: Json, before: Json | None) -> str:
+    """Returns what a network took, as ratios to what is recorded of it.
+
+    Args:
+        row: The new figures.
+        before: The recorded ones; None where there are none.
+    """
+    told = [f"{row['network']}:"]
+    for stage in STAGES:
+        told.append(f"{stage} {row['seconds'][stage]:.0f} s")
+        if before is not None and "reference_ms" in before:
+            machine = row["reference_ms"] / before["reference_ms"]
+            told[-1] += f" ({row['seconds'][stage] / before['seconds'][stage] / machine:.2f}x)"
+    told.append(f"memory {row['peak_gb']:.1f} GB")
+    if before is not None:
+        told[-1] += f" ({row['peak_gb'] / before['peak_gb']:.2f}x)"
+    return " ".join(told)
 
 
 def page(header: Json, rows: list[Json]) -> str:
@@ -122,12 +152,14 @@ def page(header: Json, rows: list[Json]) -> str:
         "images, measured on ONNX Runtime on one thread; `search` builds and measures whole "
         f"networks until one is {SPEEDUP} times as fast. *Looked at* are candidates that save "
         "latency, *scored* those that the frontier may need (`importance.effort`), on as many "
-        f"images as there is time for. Goal: {GOAL_S // 60} minutes and {GOAL_GB} GB each.",
+        f"images as there is time for. *Load* is how many programs wanted a core on average, at "
+        f"the end; with more than there are cores, seconds are too many. Goal: {GOAL_S // 60} "
+        f"minutes and {GOAL_GB} GB each.",
         "",
         "| network | weights | candidates | looked at | scored | "
         + " | ".join(f"{stage}, s" for stage in STAGES)
-        + " | all, min | memory, GB | plan |",
-        "|" + "---|" * (len(STAGES) + 8),
+        + " | all, min | memory, GB | plan | load | commit |",
+        "|" + "---|" * (len(STAGES) + 10),
     ]
     for row in rows:
         took = [row["seconds"][stage] for stage in STAGES]
@@ -137,7 +169,8 @@ def page(header: Json, rows: list[Json]) -> str:
             f"| {row['network']} | {weights} | {row['candidates']} | {row['looked_at']} | "
             f"{row['scored']} | "
             + " | ".join(f"{s:.0f}" for s in took)
-            + f" | {sum(took) / 60:.1f} | {row['peak_gb']:.1f} | {plan} |"
+            + f" | {sum(took) / 60:.1f} | {row['peak_gb']:.1f} | {plan} "
+            + f"| {row['load']:.1f} | {row['commit']} |"
         )
     over = {
         "time": [r["network"] for r in rows if sum(r["seconds"].values()) > GOAL_S],
@@ -184,6 +217,9 @@ def main() -> None:
     if given.one:
         print(json.dumps(search(given.networks[0], given.weights, given.images)))
         return
+    header, older = read_lines(PAGE.data, PAGE.name)
+    made = {name: header[name] for name in this_session()}
+    recorded = {row["network"]: {**made, **row} for row in older}
     rows = []
     for name in given.networks:
         own = name == "tf_efficientnet_lite0" and given.weights and given.images
@@ -191,9 +227,10 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks.bm_search", "--one", *files, "--", name]
         done = subprocess.run([*map(str, command)], check=True, stdout=subprocess.PIPE, text=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
-        print(json.dumps(rows[-1]), flush=True)
+        print(json.dumps(rows[-1]), beside(rows[-1], recorded.get(name)), sep="\n", flush=True)
     if given.record:
-        PAGE.record({}, rows)
+        found = recorded | {row["network"]: row for row in rows}
+        PAGE.record({}, [found[name] for name in NETWORKS if name in found])
         print(PAGE.path)
 
 
