@@ -39,7 +39,7 @@ from trt_layermerge.importance.distance import Distance
 from trt_layermerge.importance.table import fill_table
 from trt_layermerge.pipeline import api
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
-from trt_layermerge.search.lazy import refine
+from trt_layermerge.search.lazy import FASTEST, refine
 from trt_layermerge.search.solve import plan_within
 from trt_layermerge.session.images import TensorImages, calibration_of, images_of
 from trt_layermerge.session.scoring import Scoring, amounts_of, scorer_of, to_score
@@ -138,9 +138,56 @@ def table_of(
 
     table = filled(wanted, first=amounts.first is not None)
     if amounts.first is not None:
+        if not looks_beside(path).exists():
+            table.save(looks_beside(path))
         opened._made["importance"] = table
         table = refine(opened.problem, opened.latencies.table, filled)
     return table, amounts
+
+
+def looks_beside(path: Path) -> Path:
+    """Returns the file of the first looks that a lazy table began with."""
+    return path.with_name(path.name.replace("lazy", "looks"))
+
+
+def frontiers(opened: tlm.Session, looks: ImportanceTable, full: ImportanceTable) -> Json:
+    """Returns whether first looks lead to the frontier of a full table, given its exact scores.
+
+    So nothing differs but what is scored at all.
+
+    Args:
+        opened: A session with latencies.
+        looks: A first look at every candidate.
+        full: An exact score of every candidate.
+
+    Returns:
+        Points of the full table's frontier up to the speed that the lazy one is made for, how many
+        of them the lazy one has too, how many candidates it scored, and how much more the plan in
+        the place of a point loses at worst.
+    """
+    problem, table = replace(opened.problem, importance=looks), opened.latencies.table
+    known = dict(looks.entries)
+
+    def exactly(candidates: Sequence[Candidate]) -> ImportanceTable:
+        known.update({c.key: full[c] for c in candidates})
+        return ImportanceTable(dict(known))
+
+    lazy = problem.frontier(table, refine(problem, table, exactly))
+    exact = problem.frontier(table, full)
+    slowest = float(problem.frontier(table, full, ()).latency_ms[0]) + table.overhead_ms
+    points = [p for p in exact if p[0] + table.overhead_ms >= slowest / FASTEST]
+    ratios = [1.0]
+    for ms, score in points:
+        place = int(np.searchsorted(lazy.latency_ms, ms, side="right")) - 1
+        changed = (o.payload for o in lazy.solution(place).options if not o.payload.original)
+        if score < 0:
+            ratios.append(sum(full[c].delta for c in changed) / score)
+    return {
+        "points": len(points),
+        "shared": len({*points} & {*lazy}),
+        "scored": sum(entry.images is None for entry in known.values()),
+        "worst": max(ratios),
+    }
 
 
 def plans_of(
@@ -203,7 +250,11 @@ def row_of(found: Network, arm: str, seed: int, work: Path) -> Json:
     table, amounts = table_of(opened, images, arm, seed, path)
     seconds = time.perf_counter() - started
     opened._made["importance"] = table
+    looks = looks_beside(work / found.name / f"lazy-{seed}.jsonl")
+    compared = arm == "full" and looks.exists()
     return {
+        **({"frontier": frontiers(opened, ImportanceTable.load(looks), table)} if compared else {}),
+        **session(),
         "network": found.name,
         "seed": seed,
         "arm": arm,
@@ -278,9 +329,31 @@ def page(header: Json, rows: list[Json]) -> str:
             f"{full['scored']} | {' | '.join([*seconds, *losses])} |"
         )
     lines += ["", "`=`: the same blocks; where losses differ then, repairs do."]
+    lines += _frontiers([full for _, full in found if "frontier" in full])
     if absent:
         lines += ["", f"Not measured yet: {', '.join(absent)}."]
     return "\n".join(lines) + "\n"
+
+
+def _frontiers(rows: Sequence[Json]) -> list[str]:
+    """Returns what came of the frontiers of first looks, refined by the full tables' scores."""
+    if not rows:
+        return []
+    lines = [
+        "",
+        "With the scores of the full table in place of its own, a lazy table differs from it in "
+        f"what is scored at all. Of the frontier up to {FASTEST:g}x as fast it then has:",
+        "",
+        "| network | seed | points | the same | scored of | loses more, at worst |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        found = row["frontier"]
+        lines.append(
+            f"| {row['network']} | {row['seed']} | {found['points']} | {found['shared']} | "
+            f"{found['scored']} of {row['entries']} | {100 * (found['worst'] - 1):.1f} % |"
+        )
+    return lines
 
 
 def _cell(lazy: Json, full: Json) -> str:
