@@ -102,7 +102,7 @@ BEGUN = [
     ("--model net.onnx", USAGE, "there is no ONNX file"),
     ("--model {project}/nets.py:undecided", UNSUPPORTED, "control flow.*pass the backbone"),
     ("--model {project}/nets.py:Basic", USAGE, "cannot make .*TypeError"),
-    ("--model {project}/nets.py:greedy", CORRUPT, "do not fit the network: .* is missing"),
+    ("--model {project}/nets.py:greedy", CORRUPT, "do not fit the network: .* are missing"),
     ("--weights {bad}/none.safetensors", USAGE, "cannot read .*none.safetensors: No such file"),
     ("--weights {bad}", USAGE, "Is a directory"),
     ("--weights {bad}/half.safetensors", CORRUPT, "half.safetensors are damaged"),
@@ -193,7 +193,7 @@ BEGINNING = [
         "fails on an example input of shape .1, 3, 16, 16.*; pass an input",
     ),
     ("run {project}/tiny.yaml --runs-dir {bad}/file", DEVICE, "cannot write .*Not a directory"),
-    ("run {project}/tiny.yaml --run ../tiny", USAGE, "cannot be the name of a run"),
+    ("run {project}/tiny.yaml --run ..", USAGE, "cannot be the name of a run"),
 ]
 
 

@@ -7,9 +7,10 @@ import pickle
 import struct
 import warnings
 import zipfile
+from argparse import Namespace
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any, BinaryIO, TypeVar
 
 import torch
@@ -18,8 +19,12 @@ from torch import Tensor, nn
 
 from trt_layermerge.core.jsonio import read_whole
 from trt_layermerge.errors import CorruptInputError, UntrustedInputError, UsageError, foreign
+from trt_layermerge.models.mismatch import guess, sides
 
 T = TypeVar("T")
+
+HARMLESS = (Namespace, (PosixPath, "pathlib.PosixPath"), (PosixPath, "pathlib._local.PosixPath"))
+"""What training scripts keep beside the weights (their arguments), and runs nothing when read."""
 
 PLACES = ("state_dict", "model_state_dict", "model", "model_state", "net", "network", "weights")
 """Keys under which training scripts keep a network's tensors; the first mapping counts."""
@@ -114,13 +119,13 @@ def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
                 warnings.filterwarnings("ignore", "Validating sparse tensor", UserWarning)
-                content = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise UntrustedInputError(
-                f"the checkpoint {path} is damaged or holds more than tensors, and reading the "
-                "rest could execute code; it was not read. Save its state_dict with safetensors "
-                "and give that file"
-            ) from error
+                warnings.filterwarnings("ignore", ".*TorchScript archive", UserWarning)
+                with torch.serialization.safe_globals([*HARMLESS]):
+                    content = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "TorchScript" not in str(error):
+                raise
+            raise UntrustedInputError(_beyond_tensors(path)) from error
     found = content
     for _ in range(DEPTH):
         if not isinstance(found, dict) or _is_state(found):
@@ -136,6 +141,40 @@ def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
     _refuse_claim(path, claimed, path.stat().st_size)
     _tell_others(path, content, found)
     return {str(k): v for k, v in found.items()}
+
+
+WHOLE = """\
+the checkpoint {path} is a whole network ({kind}), not its weights alone, and reading it could \
+execute code; it was not read. If you trust it, type where its code can be imported, then give \
+weights.pt:
+  import torch
+  model = torch{load}
+  torch.save(model.state_dict(), "weights.pt")"""
+
+
+def _beyond_tensors(path: Path) -> str:
+    """Returns what a checkpoint holds that is not read, and how its weights can be had anyway."""
+    try:
+        with torch.serialization.safe_globals([*HARMLESS]):
+            names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except ValueError as error:  # of the older form, or a script
+        if "torchscript" in str(error):
+            load = f".jit.load({str(path)!r})"
+            return WHOLE.format(path=path, kind="TorchScript", load=load)
+        names = []
+    if any(name.startswith("torch.nn.modules.") for name in names):
+        own = next((n for n in names if not n.startswith("torch.")), names[0])
+        load = f".load({str(path)!r}, weights_only=False)"
+        return WHOLE.format(path=path, kind=own, load=load)
+    what = (
+        f"holds more than tensors ({', '.join(names[:3])})"
+        if names
+        else ("is damaged or holds more than tensors")
+    )
+    return (
+        f"the checkpoint {path} {what}, and reading the rest could execute code; it was not read. "
+        "Save its state_dict with safetensors and give that file"
+    )
 
 
 def _plainly_stored(value: Tensor) -> bool:
@@ -197,18 +236,20 @@ def fill(model: nn.Module, path: Path) -> None:
     weights = read_weights(path)
     names = _unwrapped({name: name for name in model.state_dict()})
     wanted = {plain: model.state_dict()[name] for plain, name in names.items()}
-    optional = {name for name in wanted if name.endswith("num_batches_tracked")}
-    faults = [f"{name} is missing" for name in wanted.keys() - weights.keys() - optional]
-    faults += [f"{name} is not in the network" for name in weights.keys() - wanted.keys()]
-    faults += [
+    optional = {k for k in wanted.keys() - weights.keys() if k.endswith("num_batches_tracked")}
+    needed = {name: value for name, value in wanted.items() if name not in optional}
+    faults = [
         fault
         for name in wanted.keys() & weights.keys()
         if (fault := _fault(name, weights[name], wanted[name])) is not None
     ]
-    if faults:
+    if faults or needed.keys() != weights.keys():
+        words = "; ".join(
+            [*sorted(faults)[:3], *([f"and {len(faults) - 3} more"] if len(faults) > 3 else [])]
+            + [text for text in [sides(weights, needed)] if text]
+        )
         raise CorruptInputError(
-            f"the weights {path} do not fit the network: {'; '.join(sorted(faults)[:5])}"
-            + (f" and {len(faults) - 5} more" if len(faults) > 5 else "")
+            f"the weights {path} do not fit the network: {words}{guess(weights, needed)}"
         )
     model.load_state_dict({names[k]: v for k, v in weights.items()}, strict=False)
 
