@@ -77,8 +77,8 @@ class Search:
     @property
     def tools(self) -> Tools:
         """What the closed loop needs done."""
-        measure = self.whole.starts.settings.measure
-        return loop_tools(self.problem, self.latencies, measure, self.whole)
+        settings = self.whole.starts.settings
+        return loop_tools(self.problem, self.latencies, settings, self.whole)
 
     @property
     def tell(self) -> Callbacks:

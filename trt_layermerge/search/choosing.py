@@ -25,6 +25,9 @@ from trt_layermerge.search.race import Raced, race
 UNKNOWN_ERROR = 0.2
 """Relative error of predictions, where too few networks were measured to tell it."""
 
+MUCH_FASTER = 0.9
+"""Share of its budget below which it is told why a plan was taken that nobody asked for."""
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -90,6 +93,11 @@ class Ranked:
     joint: float | None = None
     raced: Raced | None = None
 
+    @property
+    def score(self) -> float | None:
+        """How it did in the race, if it raced."""
+        return self.raced.score if self.raced else None
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -100,12 +108,14 @@ class Choice:
         ranked: The finalists that may be chosen, the best first.
         chosen: One of the finalists.
         measured: How it measured in the end; None where it is predicted only.
+        why: What speaks for it, in words.
     """
 
     closed: Closed
     ranked: list[Ranked]
     chosen: Finalist
     measured: Measured | None
+    why: str
 
 
 def choose(
@@ -145,7 +155,11 @@ def choose(
         _tell_builds(again, tell)
         took_ms = goal.took_ms(again)
         if took_ms <= budget_ms:
-            return Choice(closed, ranked, one.finalist, again)
+            why = _why(one, ranked)
+            if took_ms < MUCH_FASTER * budget_ms:
+                asked = goal.original_ms / budget_ms
+                tell.note(f"{again.ratio:.2f}x is taken where {asked:.2f}x was asked for: {why}")
+            return Choice(closed, ranked, one.finalist, again, why)
         tell.note(
             f"a finalist took {took_ms:.4g} ms when measured again, more than {budget_ms:.4g} ms"
         )
@@ -184,7 +198,7 @@ def choose_imported(
     closed = predict(_aims_ms(goal, imported.worst_error), goal.finalists, tools, known)
     good = [m for m in known if goal.took_ms(m) <= budget_ms]
     if not good:
-        return _predicted(closed, goal, imported.remedy, tell)
+        return _predicted(closed, goal, imported.remedy, tools.wider, tell)
     within = {m.plan.candidates for m in good if goal.took_ms(m) <= limit_ms}
     within = within or {m.plan.candidates for m in good}
     tell.note(
@@ -203,7 +217,7 @@ def choose_imported(
             f"{len(better)} plans that were not measured are predicted to be better and within "
             f"{limit_ms:.4g} ms; another round trip would tell: {imported.remedy}"
         )
-    return Choice(closed, ranked, chosen, chosen.measured)
+    return Choice(closed, ranked, chosen, chosen.measured, _why(ranked[0], ranked))
 
 
 def _aims_ms(goal: Goal, worst_error: float | None) -> list[float]:
@@ -216,7 +230,7 @@ def _aims_ms(goal: Goal, worst_error: float | None) -> list[float]:
     return [goal.limit_ms / (1 + 2 * error * step / steps) for step in range(steps + 1)]
 
 
-def _predicted(closed: Closed, goal: Goal, remedy: str, tell: Callbacks) -> Choice:
+def _predicted(closed: Closed, goal: Goal, remedy: str, wider: str, tell: Callbacks) -> Choice:
     """Returns the plan that is predicted to be best, and tells that it is predicted only.
 
     Raises:
@@ -225,13 +239,14 @@ def _predicted(closed: Closed, goal: Goal, remedy: str, tell: Callbacks) -> Choi
     """
     promised = _promised(closed, goal.budget_ms)
     if not promised:
-        raise missed(closed, goal.budget_ms)
+        raise missed(closed, goal.budget_ms, wider)
     tell.note(
         "the plan is predicted, not measured: to measure it and its neighbours, "
         f"{remedy}, import the answers (--import FILE) and search again"
     )
     chosen = max(_promised(closed, goal.limit_ms) or promised, key=_score)
-    return Choice(closed, [Ranked(chosen)], chosen, None)
+    why = "it is predicted to be the best within the budget"
+    return Choice(closed, [Ranked(chosen)], chosen, None, why)
 
 
 def _promised(closed: Closed, limit_ms: float) -> list[Finalist]:
@@ -241,6 +256,29 @@ def _promised(closed: Closed, limit_ms: float) -> list[Finalist]:
 
 def _score(finalist: Finalist) -> float:
     return finalist.plan.score or 0.0
+
+
+def _why(chosen: Ranked, ranked: Sequence[Ranked]) -> str:
+    """Returns what speaks for a finalist, and how the slowest of the others, all within, did."""
+    others = [one for one in ranked if one is not chosen]
+    if not others:
+        return "no other plan that was measured is within the budget"
+    slowest = max(others, key=lambda one: one.finalist.ms)
+    if chosen.raced is not None:
+        by, figures = "learnt most in the first steps of a training", [chosen.score, slowest.score]
+    elif chosen.joint is not None:
+        by, figures = "loses least as a whole before training", [chosen.joint, slowest.joint]
+    else:
+        by = "has the best score in the table"
+        figures = [_score(chosen.finalist), _score(slowest.finalist)]
+    own, other = ("none" if f is None else f"{f:.4g}" for f in figures)
+    near = (
+        "" if slowest.finalist.measured is None else f" of {slowest.finalist.measured.ratio:.2f}x"
+    )
+    return (
+        f"of {len(ranked)} plans within the budget it {by} (score {own}; {other} for the "
+        f"slowest{near})"
+    )
 
 
 def _tell_builds(measured: Measured, tell: Callbacks) -> None:

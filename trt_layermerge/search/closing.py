@@ -37,12 +37,14 @@ class Tools:
         frontier: Latency table → the frontier under it.
         measure: Plans → their whole networks, measured.
         price: A latency table and a plan → the plan with its predicted latency and its score.
+        wider: How more candidates can be allowed, in words behind other advice; "" where all are.
     """
 
     fit: Callable[[Sequence[Measured]], LatencyTable]
     frontier: Callable[[LatencyTable], Frontier]
     measure: Callable[[Sequence[MergePlan]], Sequence[Measured]]
     price: Callable[[LatencyTable, MergePlan], MergePlan]
+    wider: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,7 @@ def close_loop(
         if aim_ms < closed.fastest_ms:
             if closed.meeting(budget_ms):
                 return closed
-            raise missed(closed, budget_ms)
+            raise missed(closed, budget_ms, tools.wider)
         fastest_ms = min(f.ms for f in closed.finalists)
         aim_ms *= min(LOWER, limit_ms / fastest_ms) if math.isfinite(fastest_ms) else LOWER
 
@@ -210,7 +212,7 @@ def _settled(closed: Closed, limit_ms: float) -> bool:
     return (meeting[0].plan.score or 0.0) >= best
 
 
-def missed(closed: Closed, budget_ms: float) -> BudgetMissedError | DeviceError:
+def missed(closed: Closed, budget_ms: float, wider: str = "") -> BudgetMissedError | DeviceError:
     """Returns the error of a budget that no plan meets, and by how much the fastest misses it."""
     measured, where = closed.measured, closed.table.device
     if measured and all(m.error is not None for m in measured):
@@ -231,7 +233,7 @@ def missed(closed: Closed, budget_ms: float) -> BudgetMissedError | DeviceError:
     else:
         fact = f"the fastest is predicted to take {closed.fastest_ms:.4g} ms"
     return BudgetMissedError(
-        f"no network meets {budget_ms:.4g} ms on {where}: {fact}; raise --budget-ms, lower "
-        "--speedup, or allow more candidates (--rules full)",
+        f"no network meets {budget_ms:.4g} ms on {where}: {fact}; raise --budget-ms or lower "
+        f"--speedup{wider}",
         closed,
     )

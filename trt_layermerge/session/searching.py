@@ -33,7 +33,7 @@ from trt_layermerge.search.solve import fastest_ms, plan_of
 from trt_layermerge.session.latency import Latencies
 from trt_layermerge.session.networks import Networks
 from trt_layermerge.session.recorded import Recorded
-from trt_layermerge.session.settings import MeasureSection, ObjectiveSection, Settings
+from trt_layermerge.session.settings import ObjectiveSection, SearchSection, Settings
 from trt_layermerge.session.starts import Starts
 from trt_layermerge.session.training import Racers
 
@@ -136,8 +136,34 @@ def goal_of(settings: Settings, original_ms: float, samples: int | None = None) 
     )
 
 
+def wider(search: SearchSection) -> str:
+    """Returns how more candidates can be allowed, behind other advice; "" where all are."""
+    usual, full = SearchSection(), search.rules == "full"
+    typed = [
+        text
+        for text, narrower in (
+            ("--rules full", not full),
+            ("--mode layermerge", search.mode != usual.mode),
+            (
+                f"--set search.kinds=[{','.join(usual.kinds)}]",
+                full and not set(search.kinds) >= set(usual.kinds),
+            ),
+            (
+                f"--set search.limits.max_units={usual.limits.max_units}",
+                full and search.limits.max_units < usual.limits.max_units,
+            ),
+        )
+        if narrower
+    ]
+    return f", or allow more candidates ({' '.join(typed)})" if typed else ""
+
+
 def refuse_hopeless(
-    graph: LayerGraph, candidates: Sequence[Candidate], latencies: Latencies, settings: Settings
+    graph: LayerGraph,
+    candidates: Sequence[Candidate],
+    latencies: Latencies,
+    settings: Settings,
+    limit_ms: float | None = None,
 ) -> None:
     """Checks, before candidates are scored for hours, that a budget is not out of all reach.
 
@@ -146,6 +172,7 @@ def refuse_hopeless(
         candidates: What may stand in its blocks' places.
         latencies: What was measured of them.
         settings: The budget, and which candidates count.
+        limit_ms: Latency that the network is held to besides, in the end; None for none.
 
     Raises:
         InfeasibleBudgetError: If even the fastest plan is predicted to take ``HOPELESS`` times it.
@@ -164,22 +191,28 @@ def refuse_hopeless(
         raise InfeasibleBudgetError(
             f"no network meets {budget_ms:.4g} ms on {table.device}: the original takes "
             f"{latencies.original_ms:.4g} ms, and the fastest is predicted to take {fastest:.4g} "
-            "ms, whatever it answers; raise --budget-ms, lower --speedup, or allow more candidates "
-            "(--rules full)"
+            f"ms, whatever it answers; raise --budget-ms or lower --speedup{wider(settings.search)}"
+        )
+    if limit_ms is not None and fastest > HOPELESS * limit_ms:
+        raise InfeasibleBudgetError(
+            f"verify.max_latency_ms allows {limit_ms:.4g} ms, and the fastest network is predicted "
+            f"to take {fastest:.4g} ms on {table.device}, whatever it answers; raise it"
+            f"{wider(settings.search)}"
         )
 
 
 def loop_tools(
-    problem: Problem, latencies: Latencies, measure: MeasureSection, networks: WholeNetworks
+    problem: Problem, latencies: Latencies, settings: Settings, networks: WholeNetworks
 ) -> Tools:
     """Returns what the closed loop needs done.
 
     Args:
         problem: What is searched.
         latencies: What was measured before: bare blocks, and whole networks to fit them to.
-        measure: Precision and batch of the fit.
+        settings: Precision and batch of the fit, and which candidates there are.
         networks: Measures plans.
     """
+    measure = settings.measure
     before = [sample.observation for sample in latencies.samples]
 
     def fit(measured: Sequence[Measured]) -> LatencyTable:
@@ -190,7 +223,8 @@ def loop_tools(
         ]
         return fit_latency(latencies.bare, [*before, *seen], measure.precision, measure.batch)
 
-    return Tools(fit, problem.frontier, networks.measure, problem.priced)
+    tools = fit, problem.frontier, networks.measure, problem.priced
+    return Tools(*tools, wider(settings.search))
 
 
 def imported_of(recorded: Recorded, problem: Problem, latencies: Latencies) -> Imported:
@@ -263,6 +297,7 @@ def save_choice(
         "measured_speedup": measured.ratio if measured else None,
         "measured_builds": list(measured.ratios) if measured else [],
         "original_ms": goal.original_ms,
+        "why": choice.why,
     }
     plan = replace(
         chosen.plan,

@@ -140,12 +140,19 @@ class Session(State):
         self._made["latencies"] = found
         return found.table
 
-    def check_goal(self, *, speedup: float | None = None, budget_ms: float | None = None) -> None:
+    def check_goal(
+        self,
+        *,
+        speedup: float | None = None,
+        budget_ms: float | None = None,
+        limit_ms: float | None = None,
+    ) -> None:
         """Refuses a budget that is far out of reach before anything is scored.
 
         Args:
             speedup: Latency of the original divided by the budget; by default the settings'.
             budget_ms: Latency that the measured network must meet, in place of a speed-up.
+            limit_ms: Latency that it is held to besides, in the end; None for none.
 
         Raises:
             UsageError: If the budget is none.
@@ -153,7 +160,7 @@ class Session(State):
         """
         if speedup is not None or budget_ms is not None:
             self.settings = with_goal(self.settings, speedup, budget_ms)
-        refuse_hopeless(self.graph, self.candidates, self.latencies, self.settings)
+        refuse_hopeless(self.graph, self.candidates, self.latencies, self.settings, limit_ms)
 
     def score(
         self, train: Images | None = None, *, notes: Mapping[str, Any] | None = None
@@ -360,7 +367,7 @@ class Session(State):
 
     def _choose(self, problem: Problem, goal: Goal, whole: WholeNetworks) -> Choice:
         measure = self.settings.measure
-        tools = loop_tools(problem, self.latencies, measure, whole)
+        tools = loop_tools(problem, self.latencies, self.settings, whole)
         if not measure.recorded:
             return choose(problem, tools, whole, goal, self.tell)
         recorded = Recorded.of(self.folder, measure)
