@@ -49,9 +49,29 @@ trt-layermerge rebuild .
 on the machine that will run it. An engine belongs to one GPU and one version of TensorRT;
 `{onnx}` and `recipe.yaml` are what is shipped, the engine is a cache.
 
+## One prediction
+
+{prediction}
+
 ## Use it
 
 {usage}"""
+
+PREDICTION = """\
+```python
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+photo = Image.open("photo.jpg").convert("{mode}").resize(({width}, {height}))
+pixels = np.asarray(photo, np.float32).reshape({height}, {width}, {channels})
+x = {x}
+images = np.repeat(x.transpose(2, 0, 1)[None], {batch}, 0).astype(np.float32)
+network = onnxruntime.InferenceSession("{onnx}")
+answer = network.run(["{output}"], {{"{input}": images}})[0][0]
+best = int(answer.argmax())
+print({best}, answer[best])
+```"""
 
 UNTRIED = """
 This form follows the server's documentation. The server itself has not loaded it.
@@ -78,9 +98,33 @@ def readme(contents: Contents, target: Target, places: Mapping[str, str], usage:
         latency=_latency(contents),
         samples=contents.samples.source,
         onnx=places["onnx"],
+        prediction=_prediction(contents, places["onnxruntime"], target == "plain"),
         usage=usage,
     )
     return "\n\n".join(_wrapped(block) for block in (text + end).split("\n\n")) + "\n"
+
+
+def _prediction(contents: Contents, onnx: str, named: bool) -> str:
+    """Returns a program that classifies a photograph; inputs of other channels are no pictures."""
+    face, p = contents.interface, contents.preprocess
+    channels, height, width = face.image
+    if channels not in (1, 3):
+        return "`expected.npz` holds two inputs with the outputs that belong to them."
+    steps = f"(pixels * {p.scale:.9g} - {list(p.mean)}) / {list(p.std)}"
+    return PREDICTION.format(
+        mode="RGB" if channels == 3 else "L",
+        width=width,
+        height=height,
+        channels=channels,
+        x="pixels" if contents.baked.normalise else steps,
+        batch=face.batch,
+        onnx=onnx,
+        input=face.input,
+        output=face.output,
+        best='open("labels.txt").read().splitlines()[best]'
+        if named and contents.labels is not None
+        else "best",
+    )
 
 
 def _wrapped(block: str) -> str:
