@@ -103,6 +103,8 @@ class FinetuneRecipe:
         if unknown := sorted(data.keys() - set(known)):
             hint = did_you_mean(unknown[0], known)
             raise UsageError(f"a fine-tuning recipe has no field {', '.join(unknown)}{hint}")
+        if isinstance(data.get("augment"), str):
+            raise UsageError(f"augment is a list of augmentations; type [{data['augment']}]")
         try:
             return FinetuneRecipe(**{**data, "augment": tuple(data.get("augment", ()))})
         except TypeError as error:

@@ -24,6 +24,9 @@ MORE_MACS = 2
 """How much more arithmetic than a region a convolution may have in its place: one large operation
 can be faster than several small ones. Residual branches may hold work that is not counted."""
 
+TRIED = range(1, 16)
+"""Kernel sizes that are named to who asked for one that nothing can have."""
+
 
 class Fit(Kind):
     """One new convolution, from random weights."""
@@ -59,6 +62,25 @@ class Fit(Kind):
             for conv in (spec, *grouped):
                 if conv.macs <= most:
                     yield finish(graph, block, self.name, (), (conv,))
+
+    def idle(self, graph: LayerGraph, limits: Limits) -> str | None:
+        """Returns the kernel sizes that no block can be fitted with, and those that some can."""
+        tried = tuple(sorted({*TRIED, *limits.kernels}))
+        found = {
+            candidate.convs[0].kernel[0]
+            for block in graph.blocks("full")
+            if len(block) <= limits.max_units or graph.branch_at(block)
+            for candidate in self.candidates(graph, block, replace(limits, kernels=tried))
+            if self.refusal(graph, candidate) is None
+        }
+        if found.issuperset(limits.kernels):
+            return None
+        sizes = [", ".join(map(str, s)) for s in (set(limits.kernels) - found, sorted(found))]
+        return (
+            f"no block of this network can become a fitted convolution of size {sizes[0]}: it "
+            "reaches beyond what any block sees, or is centred between its pixels; sizes that some "
+            f"block can have: {sizes[1] or 'none'}"
+        )
 
 
 def _span(graph: LayerGraph, block: Block) -> ConvSpec:

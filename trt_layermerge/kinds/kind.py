@@ -64,6 +64,10 @@ class Kind(ABC):
             limits: Largest block, kernel and kernel sizes to offer.
         """
 
+    def idle(self, graph: LayerGraph, limits: Limits) -> str | None:
+        """Returns which wishes of the limits no block of a network can use, or None."""
+        return None
+
     def refusal(self, graph: LayerGraph, candidate: Candidate) -> str | None:
         """Returns why a candidate cannot stand in this graph, or None if it can; no weights needed.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from os.path import normpath
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from trt_layermerge.data.names import parse_name
 from trt_layermerge.errors import CorruptInputError, UsageError, did_you_mean
 from trt_layermerge.models import ONNX, PRETRAINED
 from trt_layermerge.pipeline.sections import (
+    MOST_VALUES,
     DataSection,
     ModelSection,
     PackageSection,
@@ -49,6 +51,16 @@ class Recipe(Settings):
                     f"data.preprocess.{name} has {count} values, and the input (model.input) has "
                     f"{channels} channels; give one for each"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _a_batch_fits_memory(self) -> Recipe:
+        batch, image = self.measure.batch, prod(self.model.input[1:])
+        if batch * image > MOST_VALUES:
+            raise ValueError(
+                f"a batch of {batch} (measure.batch) inputs of {image:,} values is more than the "
+                f"{MOST_VALUES:,} values that can be worked with; type a smaller --batch"
+            )
         return self
 
     @property
@@ -229,9 +241,13 @@ def _explain(error: ValidationError, path: Path | None, given: Json) -> str:
     """Returns what cannot be used, and whether the file says it or what was typed beside it."""
     said: dict[str, list[str]] = {}
     for fault in error.errors(include_url=False):
+        names = [str(part) for part in fault["loc"]]
+        inside = next((n for n, name in enumerate(names) if "[" in name), None)  # a union's own
+        place = ".".join(names[:inside])
+        beside = " with the options beside it" if given and not names else ""
         typed = path is None or _holds(given, fault["loc"])
-        where = "the options cannot be used" if typed else f"the recipe {path} cannot be used"
-        place = ".".join(map(str, fault["loc"]))
+        where = f"the recipe {path}{beside} cannot be used"
+        where = "the options cannot be used" if typed else where
         reason = _reason(fault["msg"])
         if fault["type"] == "extra_forbidden":
             reason = f"there is no such key{did_you_mean(place, _alike(place))}"

@@ -6,6 +6,7 @@ import shutil
 from math import prod
 from pathlib import Path
 
+from trt_layermerge.core.unit import ConvUnit, Unit
 from trt_layermerge.errors import DeviceError
 from trt_layermerge.pipeline.run import Run
 
@@ -27,6 +28,7 @@ def refuse_little_room(run: Run) -> None:
     parameters = run.session.model.state_dict().values()
     weights = sum(value.numel() * value.element_size() for value in parameters)
     batch = 4 * prod(run.recipe.model.input[1:]) * run.recipe.importance.fit_images
+    maps = 4 * run.recipe.measure.batch * max(map(_values, run.session.graph.units), default=0)
     free = shutil.disk_usage(run.folder.root).free
     if free < (needed := COPIES_ON_DISK * weights + MIB):
         raise DeviceError(
@@ -35,12 +37,20 @@ def refuse_little_room(run: Run) -> None:
             "(--runs-dir DIR)"
         )
     available = available_memory()
-    if available is not None and available < (needed := COPIES_IN_MEMORY * weights + batch):
+    if available is not None and available < (needed := COPIES_IN_MEMORY * weights + batch + maps):
         raise DeviceError(
             f"{available / MIB:,.0f} MiB of memory are free, and a run of this network needs "
-            f"{needed / MIB:,.0f} MiB at least; close other programs, or fit on fewer images "
-            "(--set importance.fit_images=128)"
+            f"{needed / MIB:,.0f} MiB at least; close other programs, fit on fewer images "
+            "(--set importance.fit_images=128), or measure smaller batches (--batch)"
         )
+
+
+def _values(unit: Unit) -> int:
+    """Returns how many numbers one image is before and behind a convolution."""
+    if not isinstance(unit, ConvUnit):
+        return 0
+    spec = unit.spec
+    return spec.in_channels * spec.height * spec.width + spec.out_channels * prod(spec.out_size)
 
 
 def available_memory() -> int | None:
