@@ -21,13 +21,18 @@ from __future__ import annotations
 import shlex
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator, Mapping
 
 
 class LayerMergeError(Exception):
-    """Base of every error that users see without a traceback."""
+    """Base of every error that users see without a traceback.
+
+    Attributes:
+        result: What the work came to all the same, as a program reads it; None for nothing.
+    """
 
     exit_code = 1
+    result: Mapping[str, Any] | None = None
 
 
 class UsageError(LayerMergeError):

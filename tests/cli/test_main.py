@@ -112,7 +112,7 @@ def test_verbosity_counts_flags_and_nothing_else() -> None:
         ["search", "--run", "x", "--mode", "sideways"],
         [*MERGE, "--input", "3x224x224"],
         [*MERGE, "--input", "1x3x0x224"],
-        ["merge", "--run", "../x"],
+        ["merge", "--run", ".."],
         ["run"],
         ["run", "--run", "x", "--from", "nowhere"],
     ],

@@ -148,7 +148,7 @@ def test_build_fails_if_no_engine_was_built(
 
 def test_every_stage_has_a_verb_and_every_verb_says_what_it_does() -> None:
     names = [verb.__name__ for verb in VERBS]
-    assert set(names) == {*STAGES, "doctor", "run", "agent", "package", "rebuild"}
+    assert set(names) == {*STAGES, "doctor", "run", "runs", "status", "agent", "package", "rebuild"}
     assert all(verb.__doc__ for verb in VERBS)
 
 

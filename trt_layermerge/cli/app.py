@@ -12,6 +12,7 @@ from trt_layermerge import __version__
 from trt_layermerge.cli.latency import latency
 from trt_layermerge.cli.options import SharedOptions
 from trt_layermerge.cli.run import run
+from trt_layermerge.cli.runs import runs, status
 from trt_layermerge.cli.stages import (
     bench,
     build,
@@ -32,6 +33,8 @@ from trt_layermerge.cli.verb import SETTINGS, add_verb
 VERBS = (
     doctor,
     run,
+    runs,
+    status,
     inspect,
     latency,
     importance,

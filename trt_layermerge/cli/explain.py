@@ -11,6 +11,7 @@ import os
 import sysconfig
 import traceback
 from pathlib import Path
+from typing import Any
 
 import trt_layermerge
 from trt_layermerge.cli.verb import Ended, Interrupted
@@ -36,6 +37,8 @@ def explain(error: BaseException) -> tuple[int, str]:
     """Returns exit code and one paragraph: what happened, why, and what to type."""
     if isinstance(error, LayerMergeError):
         return error.exit_code, str(error)
+    if isinstance(error, Exception) and hasattr(error, "format_message"):
+        return _of_the_words(error)
     if isinstance(error, (Interrupted, KeyboardInterrupt)):
         return INTERRUPTED, "interrupted; type the same command to continue"
     if _out_of_memory(error):
@@ -57,6 +60,16 @@ def explain(error: BaseException) -> tuple[int, str]:
         f"{words_of(error)}. This is a bug in trt-layermerge; please report it with the output of "
         "the same command and -v -v"
     )
+
+
+def _of_the_words(error: Any) -> tuple[int, str]:
+    """Returns what the parser refuses; its errors are Typer's own or Click's, by the version."""
+    said = " ".join(str(error.format_message()).split())
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "trt-layermerge"
+    end = "" if said.endswith((".", "?")) else "."
+    more = f"{end} To see what there is, type: {path} --help"
+    return UsageError.exit_code, f"{said[0].lower()}{said[1:]}{more}" if said else ""
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 
 from trt_layermerge.cli.app import app
-from trt_layermerge.cli.console import error_console, print_error
+from trt_layermerge.cli.console import error_console, print_error, print_result
 from trt_layermerge.cli.explain import explain
 
 
@@ -18,16 +18,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app(typed, prog_name="trt-layermerge")
+        ended = app(typed, prog_name="trt-layermerge", standalone_mode=False)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except BaseException as error:
         code, paragraph = explain(error)
         if verbosity(typed) >= 2:
             traceback.print_exception(error)
-        print_error(error_console(), paragraph)
+        if "--json" in typed:
+            told = {"exit_code": code, "kind": type(error).__name__, "message": paragraph}
+            print_result({**(getattr(error, "result", None) or {}), "error": told}, None)
+        if paragraph:  # else the help was asked for, and is on the screen
+            print_error(error_console(), paragraph)
         return code
-    return 0
+    return ended if isinstance(ended, int) else 0
 
 
 def verbosity(arguments: Sequence[str]) -> int:

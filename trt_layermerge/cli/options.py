@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from trt_layermerge.cli.verb import SETTINGS, option
 from trt_layermerge.errors import UsageError
+
+RUNS = Path("runs")
 
 BackendName: TypeAlias = Literal["onnxruntime", "tensorrt", "tensorrt_rtx", "torch", "fake"]
 
@@ -41,6 +44,23 @@ def factors(text: str) -> float | list[float]:
             "--speedup 1.25,1.5,2"
         ) from error
     return found[0] if len(found) == 1 else found
+
+
+def run_at(run: str, runs_dir: Path) -> tuple[str, Path]:
+    """Returns name and folder of a run that is typed by its name, or by a path to it.
+
+    Raises:
+        UsageError: If a path and ``--runs-dir`` are typed.
+    """
+    if run != "." and os.sep not in run:
+        return run, runs_dir
+    if runs_dir != RUNS:
+        raise UsageError(
+            f"--run {run} is a path, and --runs-dir {runs_dir} says where runs are; type a name "
+            "with --runs-dir, or the path alone"
+        )
+    place = Path(os.path.abspath(run))
+    return place.name, place.parent
 
 
 _MODEL = "Model and data"
@@ -113,7 +133,7 @@ class ModelOptions:
 class MachineOptions:
     """Where it runs, and at which precision."""
 
-    runs_dir: Path = option("Folder of all runs.", default=Path("runs"), panel=_MACHINE)
+    runs_dir: Path = option("Folder of all runs.", default=RUNS, panel=_MACHINE)
     seed: int | None = option("Seed of everything random.", key="seed", panel=_MACHINE)
     device: str | None = option(
         "Where torch computes: cpu, cuda, cuda:1.", key="device", panel=_MACHINE
@@ -178,5 +198,9 @@ class SharedOptions(ModelOptions, MachineOptions, OutputOptions, RecipeKeyOption
 class StageOptions(SharedOptions):
     """What every single stage understands."""
 
-    run: str = option("Name of the run, new or begun.", default=MISSING, show_default=False)
+    run: str = option(
+        "Name of the run, new or begun, or a path to its folder.",
+        default=MISSING,
+        show_default=False,
+    )
     recipe: Path | None = option("Recipe of a new run; a begun one remembers its own.")

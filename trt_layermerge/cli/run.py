@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from trt_layermerge.cli.options import GoalOptions, SharedOptions
+from trt_layermerge.cli.options import GoalOptions, SharedOptions, run_at
 from trt_layermerge.cli.stages import perform
 from trt_layermerge.cli.verb import argument, option, overrides
 from trt_layermerge.errors import UsageError
@@ -19,16 +19,19 @@ class RecipeOptions(SharedOptions, GoalOptions):
     """Options of ``run``."""
 
     recipe: Path | None = argument("What to build; a begun run (--run) remembers its own.")
-    run: str | None = option("Name of the run; by default the recipe's file name.")
+    run: str | None = option(
+        "Name of the run, or a path to its folder; by default the recipe's file name."
+    )
     from_stage: str | None = option("First stage to do again.", "--from", metavar=_STAGE)
     only_stage: str | None = option("The only stage to do.", "--only", metavar=_STAGE)
 
 
 def run(options: RecipeOptions) -> None:
     """Does every stage of a recipe in order, and skips what is done."""
+    name, runs_dir = run_at(_name(options), options.runs_dir)
     request = RunOptions(
-        run=_name(options),
-        runs_dir=options.runs_dir,
+        run=name,
+        runs_dir=runs_dir,
         recipe=options.recipe,
         overrides=overrides(options),
         from_stage=options.from_stage,

@@ -14,36 +14,45 @@ from trt_layermerge.cli.options import (
     GoalOptions,
     SharedOptions,
     StageOptions,
+    run_at,
 )
 from trt_layermerge.cli.verb import option, overrides
 from trt_layermerge.cli.views import stage_view
-from trt_layermerge.errors import DeviceError, UnsupportedModelError, error_of
+from trt_layermerge.errors import DeviceError, LayerMergeError, UnsupportedModelError, error_of
 from trt_layermerge.pipeline.options import PRESETS, Reporter, RunOptions
 
 Result: TypeAlias = dict[str, Any]
+Failure: TypeAlias = Callable[[Result], LayerMergeError | None]
 
 _BUNDLE = "Bundle"
 
 
-def run_stage(stage: str, options: StageOptions, always: Mapping[str, Any] | None = None) -> Result:
-    """Does one stage of a run, prints its result and returns it.
+def run_stage(
+    stage: str,
+    options: StageOptions,
+    always: Mapping[str, Any] | None = None,
+    failure: Failure = lambda result: None,
+) -> None:
+    """Does one stage of a run and prints its result.
 
     Args:
         stage: Its name.
         options: What was typed.
         always: Keys of the recipe that the stage sets whatever was typed.
+        failure: As ``perform`` takes it.
     """
     request = request_of(options, always)
     from trt_layermerge.pipeline import api
 
-    return perform(options, lambda reporter: api.run_stage(stage, request, reporter), stage)
+    perform(options, lambda reporter: api.run_stage(stage, request, reporter), stage, failure)
 
 
 def request_of(options: StageOptions, always: Mapping[str, Any] | None = None) -> RunOptions:
     """Returns what the options of a stage ask of the pipeline."""
+    run, runs_dir = run_at(options.run, options.runs_dir)
     return RunOptions(
-        run=options.run,
-        runs_dir=options.runs_dir,
+        run=run,
+        runs_dir=runs_dir,
         recipe=options.recipe,
         overrides={**overrides(options), **(always or {})},
         trust_engine=getattr(options, "trust_engine", False),
@@ -51,13 +60,19 @@ def request_of(options: StageOptions, always: Mapping[str, Any] | None = None) -
     )
 
 
-def perform(options: SharedOptions, work: Callable[[Reporter], Result], stage: str) -> Result:
-    """Does some work, its progress on stderr; prints and returns the result of a stage.
+def perform(
+    options: SharedOptions,
+    work: Callable[[Reporter], Result],
+    stage: str,
+    failure: Failure = lambda result: None,
+) -> None:
+    """Does some work, its progress on stderr, and prints the result of a stage.
 
     Args:
         options: What was typed.
         work: What is done; given who shows its progress.
         stage: Name of the stage, which decides what is shown.
+        failure: Returns what the command ends with although there is a result, or None.
 
     Raises:
         LatencyGateError: If one of several speed-ups was not reached; all else is printed before.
@@ -65,12 +80,14 @@ def perform(options: SharedOptions, work: Callable[[Reporter], Result], stage: s
     """
     with RichReporter(error_console(), options.verbosity) as reporter:
         result = work(reporter)
-    if result:  # only the first of several processes has one
+    missed = [row for row in result.get("plans", ()) if row["error"]]  # of several speed-ups
+    errors = (error_of(row["exit_code"], f"{row['run']}: {row['error']}") for row in missed)
+    error = next(errors, None) or failure(result)
+    if result and not (error and options.as_json):  # only the first of several processes has one
         print_result(result, None if options.as_json else stage_view(stage, result))
-    for row in result.get("plans", ()):  # of several speed-ups
-        if row["error"] is not None:
-            raise error_of(row["exit_code"], f"{row['run']}: {row['error']}")
-    return result
+    if error is not None:
+        error.result = result
+        raise error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,11 +208,16 @@ class BuildOptions(StageOptions):
 
 def build(options: BuildOptions) -> None:
     """Builds the engine with its sidecar."""
-    engines = run_stage("build", options)["engines"]
-    # A whole run goes on without an engine; who asks for one must hear that there is none.
-    if engines and all(engine["plan"] is None for engine in engines):
-        unsupported = engines[0].get("exit_code") == UnsupportedModelError.exit_code
-        raise (UnsupportedModelError if unsupported else DeviceError)(engines[0]["error"])
+    run_stage("build", options, failure=_no_engine)
+
+
+def _no_engine(result: Result) -> LayerMergeError | None:
+    """Returns why there is no engine: a whole run goes on without, who asks for one must hear."""
+    engines = result["engines"]
+    if not engines or any(engine["plan"] is not None for engine in engines):
+        return None
+    unsupported = engines[0].get("exit_code") == UnsupportedModelError.exit_code
+    return (UnsupportedModelError if unsupported else DeviceError)(engines[0]["error"])
 
 
 @dataclass(frozen=True, kw_only=True)

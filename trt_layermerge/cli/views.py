@@ -15,6 +15,7 @@ from trt_layermerge.cli.figures import bench_view, verify_view
 from trt_layermerge.cli.tables import NOTHING, Result, as_text, fields_view, percent, table, times
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.conv import spec_from_json
+from trt_layermerge.pipeline.options import duration
 
 
 def inspect_view(result: Result) -> RenderableType:
@@ -49,20 +50,13 @@ def _estimate_text(estimate: Result | None) -> list[Text]:
     known = {name: s for name, s in estimate["seconds"].items() if s is not None}
     if not known:
         return []
-    parts = ", ".join(f"{name} {_minutes(seconds)}" for name, seconds in known.items())
+    parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in known.items())
     threads, quick = estimate["threads"], estimate["quick_s"]
     text = f"Here, on {threads} thread{'s' * (threads > 1)}, it will take about "
-    text += f"{_minutes(sum(known.values()))}: {parts}."
+    text += f"{duration(sum(known.values()))}: {parts}."
     if quick is not None:
-        text += f" With --set importance.effort=quick about {_minutes(quick)}."
+        text += f" With --set importance.effort=quick about {duration(quick)}."
     return [Text(f"{text} Fewer candidates take less (--set search.limits.max_units=3).")]
-
-
-def _minutes(seconds: float) -> str:
-    """Returns a time that is known roughly, such as ``20 s``, ``6 min`` or ``2.5 h``."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _unit_rows(graph: Result) -> list[tuple[Any, ...]]:

@@ -12,7 +12,8 @@ from typing import cast
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json, write_text
 from trt_layermerge.errors import UsageError
-from trt_layermerge.pipeline.folder import RunFolder, locked
+from trt_layermerge.pipeline.expected import Expected
+from trt_layermerge.pipeline.folder import RECIPE, RunFolder, locked, no_run
 from trt_layermerge.pipeline.launched import launched_group, only_alone
 from trt_layermerge.pipeline.options import (
     PACKAGE,
@@ -97,7 +98,8 @@ def _whole(run: Run, options: RunOptions) -> Json:
 
 def _stages(run: Run, names: Sequence[str], from_stage: str | None) -> bool:
     """Does stages in order; returns whether the last one had to be done again in any case."""
-    begun = _recipe_path(run.folder).is_file()
+    begun = (run.folder / RECIPE).is_file()
+    expected = Expected(run)
 
     @cache
     def check() -> None:
@@ -105,18 +107,21 @@ def _stages(run: Run, names: Sequence[str], from_stage: str | None) -> bool:
         if not begun:  # or there would be nothing that the run could go on with
             remember(run)
 
-    def check_goal() -> None:
+    def begin(name: str) -> None:
         check()
-        run.session.check_goal()
+        if name == "importance":
+            run.session.check_goal(limit_ms=run.recipe.verify.max_latency_ms)
+        expected.begin(names[names.index(name) :])
 
-    # Inspecting takes seconds, and tells best what is wrong with a network or its input.
-    checks = {"inspect": None, "importance": check_goal}
     again = False
     for name in names:
         again = again or name == from_stage
-        done = perform(stage(name), run, again=again, before=checks.get(name, check))
-        if done and name in CHOSEN:
-            remember(run)
+        # Inspecting takes seconds, and tells best what is wrong with a network or its input.
+        before = None if name == STAGES[0] else partial(begin, name)
+        if perform(stage(name), run, again=again, before=before):
+            expected.done(name)
+            if name in CHOSEN:
+                remember(run)
     return again
 
 
@@ -160,7 +165,7 @@ def run_stage(name: str, options: RunOptions, reporter: Reporter | None = None) 
 def _do(needed: Stage, run: Run) -> Json:
     if needed.name == "latency":  # where measuring on another device begins
         perform(stage("inspect"), run)
-        if not _recipe_path(run.folder).is_file():
+        if not (run.folder / RECIPE).is_file():
             remember(run)
     return _alone(needed, run, again=not needed.settled(run))
 
@@ -186,12 +191,12 @@ def open_run(recipe: Path | None, options: RunOptions, reporter: Reporter) -> Ru
         UsageError: If there is neither a recipe, nor a remembered one, nor a model.
     """
     folder = RunFolder(options.runs_dir / options.run)
-    kept = _recipe_path(folder)
+    kept = folder / RECIPE
     source = recipe or (kept if kept.is_file() else None)
     if source is None and "model.name" not in options.overrides:
         raise UsageError(
-            f"there is no run {options.run!r} in {options.runs_dir} yet; begin it with a recipe "
-            "(--recipe FILE, or: trt-layermerge run RECIPE.yaml) or with --model"
+            f"{no_run(folder)}; begin it with a recipe (--recipe FILE, or: trt-layermerge run "
+            "RECIPE.yaml) or with --model"
         )
     own = source == kept
     chosen = completed(load_recipe(source, options.overrides, remembered=own))
@@ -204,13 +209,9 @@ def remember(run: Run) -> None:
     A begun run takes to another recipe only when work by it has succeeded: neither a mistyped name
     nor a goal that cannot be reached sticks, and no bundle has another one than its network.
     """
-    path, text = _recipe_path(run.folder), remembered(run.recipe)
+    path, text = run.folder / RECIPE, remembered(run.recipe)
     if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)
-
-
-def _recipe_path(folder: RunFolder) -> Path:
-    return folder / "recipe.yaml"
 
 
 def rebuild(folder: Path, library: str | None, precision: Precision | None) -> Json:

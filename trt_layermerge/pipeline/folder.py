@@ -12,7 +12,15 @@ from pathlib import Path
 
 from trt_layermerge.core.jsonio import Json, read_json, sha256_file, write_bytes, write_json
 from trt_layermerge.core.scratch import clear_files
-from trt_layermerge.errors import CorruptInputError, DeviceError, command
+from trt_layermerge.errors import (
+    CorruptInputError,
+    DeviceError,
+    UsageError,
+    command,
+    did_you_mean,
+)
+
+RECIPE, FAILED = "recipe.yaml", "failed.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +35,19 @@ class RunFolder:
     def hashes(self, names: tuple[str, ...]) -> dict[str, str]:
         """Returns the SHA-256 of files by name. Raises ``UsageError`` if one is missing."""
         return {name: sha256_file(self / name) for name in names}
+
+
+def names_in(runs_dir: Path) -> list[str]:
+    """Returns the names of the runs in a folder."""
+    return sorted(path.parent.name for path in runs_dir.glob(f"*/{RECIPE}"))
+
+
+def no_run(folder: RunFolder) -> str:
+    """Returns the beginning of a message: there is no such run, and which there are."""
+    name, place = folder.root.name, folder.root.parent.absolute()
+    there = names_in(place)
+    likely = did_you_mean(name, there) or (f"; there are {', '.join(there[:8])}" if there else "")
+    return f"there is no run {name!r} in {place} yet{likely.removesuffix('?')}"
 
 
 @contextmanager
@@ -97,7 +118,7 @@ def is_current(folder: RunFolder, stage: str, inputs: str) -> bool:
         stage: Its name.
         inputs: Hash of all that decides its outcome.
     """
-    record = _records(folder).get(stage)
+    record = records_of(folder).get(stage)
     if record is None or record["inputs"] != inputs:
         return False
     outputs: Mapping[str, str] = record["outputs"]
@@ -109,7 +130,7 @@ def is_current(folder: RunFolder, stage: str, inputs: str) -> bool:
 
 def unfinished(folder: RunFolder, files: tuple[str, ...]) -> list[str]:
     """Returns those of the files that are not there, or that no stage has finished."""
-    made = {file for record in _records(folder).values() for file in record["outputs"]}
+    made = {file for record in records_of(folder).values() for file in record["outputs"]}
     return [name for name in files if name not in made or not (folder / name).is_file()]
 
 
@@ -134,7 +155,7 @@ def outdated(folder: RunFolder, files: tuple[str, ...]) -> str | None:
 
 def sources(folder: RunFolder, files: tuple[str, ...]) -> dict[str, Json]:
     """Returns the records of the stages that files go back to, by name, the last ones first."""
-    records = _records(folder)
+    records = records_of(folder)
     makers = {file: stage for stage, record in records.items() for file in record["outputs"]}
     found: dict[str, Json] = {}
     pending, seen = list(files), set(files)
@@ -156,7 +177,7 @@ def other_settings(folder: RunFolder, stage: str, settings: Mapping[str, str]) -
         stage: Its name.
         settings: Hashes of what decides its outcome now, by name.
     """
-    noted: Mapping[str, str] = _records(folder)[stage]["settings"]
+    noted: Mapping[str, str] = records_of(folder)[stage]["settings"]
     return [name for name, digest in settings.items() if noted.get(name) != digest]
 
 
@@ -170,7 +191,7 @@ def refuse_changed(folder: RunFolder, found: Mapping[str, str]) -> None:
     Raises:
         CorruptInputError: If one is not.
     """
-    for maker, record in _records(folder).items():
+    for maker, record in records_of(folder).items():
         for name, digest in record["outputs"].items():
             if found.get(name, digest) != digest:
                 raise CorruptInputError(
@@ -188,6 +209,7 @@ def record_stage(
     outputs: tuple[str, ...],
     seconds: float,
     settings: Mapping[str, str],
+    code: str,
 ) -> None:
     """Notes on what a stage ran, what it wrote, and how long it took.
 
@@ -199,18 +221,37 @@ def record_stage(
         outputs: Names of the files that it wrote.
         seconds: How long it took.
         settings: Hashes of what else decided its outcome, by name.
+        code: Hash of the program.
     """
-    records = _records(folder)
+    records = records_of(folder)
     records[stage] = {
         "inputs": inputs,
         "reads": dict(reads),
         "outputs": folder.hashes(outputs),
         "seconds": seconds,
         "settings": dict(settings),
+        "code": code,
     }
     write_json(folder / "state.json", "state", {"stages": records})
     for path in folder.root.glob("*.part.jsonl"):  # what an unfinished stage keeps
         path.unlink()
+    if stage == failure_of(folder).get("stage"):
+        (folder / FAILED).unlink()
+
+
+def record_failure(folder: RunFolder, stage: str, words: str) -> None:
+    """Notes why a stage of a begun run ended, for who asks later (``status``)."""
+    with suppress(OSError, DeviceError):  # a full disk is why it failed
+        if (folder / RECIPE).is_file():
+            write_json(folder / FAILED, "failed", {"stage": stage, "error": words})
+
+
+def failure_of(folder: RunFolder) -> Json:
+    """Returns ``stage`` and ``error`` of what failed last and was not done since, or nothing."""
+    try:
+        return read_json(folder / FAILED, "failed")
+    except (UsageError, CorruptInputError):
+        return {}
 
 
 def copy_stages(source: RunFolder, target: RunFolder, stages: tuple[str, ...]) -> None:
@@ -224,22 +265,23 @@ def copy_stages(source: RunFolder, target: RunFolder, stages: tuple[str, ...]) -
     Raises:
         DeviceError: If a file cannot be written.
     """
-    theirs, own = _records(source), _records(target)
+    theirs, own = records_of(source), records_of(target)
     for stage in (stage for stage in stages if stage in theirs):
         for name, digest in theirs[stage]["outputs"].items():
             if not ((target / name).is_file() and sha256_file(target / name) == digest):
                 write_bytes(target / name, (source / name).read_bytes())
         own[stage] = theirs[stage]
-    if own != _records(target):
+    if own != records_of(target):
         write_json(target / "state.json", "state", {"stages": own})
 
 
 def stage_seconds(folder: RunFolder) -> dict[str, float]:
     """Returns how long each recorded stage took, in seconds."""
-    return {stage: float(record["seconds"]) for stage, record in _records(folder).items()}
+    return {stage: float(record["seconds"]) for stage, record in records_of(folder).items()}
 
 
-def _records(folder: RunFolder) -> Json:
+def records_of(folder: RunFolder) -> Json:
+    """Returns what ``record_stage`` noted of each stage, by name; nothing where that is damaged."""
     path = folder / "state.json"
     if not path.exists():
         return {}
@@ -252,6 +294,7 @@ def _records(folder: RunFolder) -> Json:
                 "outputs": dict(record["outputs"]),
                 "seconds": float(record["seconds"]),
                 "settings": dict(record["settings"]),
+                "code": record.get("code"),
             }
             for name, record in records.items()
         }

@@ -36,6 +36,14 @@ LONGEST_NAME = 200
 PRESETS: Mapping[str, str] = MEANINGS
 """What ``finetune.preset`` may name, and what that is."""
 
+
+def duration(seconds: float) -> str:
+    """Returns a time that is known roughly, such as ``20 s``, ``6 min`` or ``2.5 h``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 StageState: TypeAlias = Literal["run", "skip", "done"]
 
 

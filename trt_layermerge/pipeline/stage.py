@@ -11,12 +11,13 @@ from pathlib import Path
 
 import trt_layermerge
 from trt_layermerge.core.jsonio import Json, sha256_json
-from trt_layermerge.errors import UsageError, command
+from trt_layermerge.errors import UsageError, command, words_of
 from trt_layermerge.pipeline.folder import (
     RunFolder,
     is_current,
     other_settings,
     outdated,
+    record_failure,
     record_stage,
     refuse_changed,
     sources,
@@ -142,9 +143,16 @@ def perform(
         before()
     run.reporter.stage(stage.name, "run")
     started = time.perf_counter()
-    outputs = stage.run(run)
+    try:
+        outputs = stage.run(run)
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        words = "interrupted" if interrupted else words_of(error)
+        record_failure(folder, stage.name, words)
+        raise
     seconds = time.perf_counter() - started
-    record_stage(folder, stage.name, inputs, reads, outputs, seconds, _hashes(settings))
+    hashes = hashes_of(settings)
+    record_stage(folder, stage.name, inputs, reads, outputs, seconds, hashes, code_hash())
     run.reporter.stage(stage.name, "done", seconds)
     return True
 
@@ -165,7 +173,7 @@ def refuse_stale(stage: Stage, earlier: Iterable[Stage], run: Run) -> None:
     for before in earlier:
         if before.name not in needed:
             continue
-        changed = other_settings(folder, before.name, _hashes(before.settings(run)))
+        changed = other_settings(folder, before.name, hashes_of(before.settings(run)))
         if changed:
             raise UsageError(
                 f"{before.name} of the run {folder.root.name!r} was done with other settings or "
@@ -175,5 +183,6 @@ def refuse_stale(stage: Stage, earlier: Iterable[Stage], run: Run) -> None:
             )
 
 
-def _hashes(settings: Json) -> dict[str, str]:
+def hashes_of(settings: Json) -> dict[str, str]:
+    """Returns the hash of each setting of a stage, by name."""
     return {key: sha256_json(value) for key, value in settings.items()}

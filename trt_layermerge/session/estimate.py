@@ -23,6 +23,7 @@ from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.inputs import mapped, parts_of
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.unit import ConvUnit
+from trt_layermerge.finetune.recipe import FinetuneRecipe
 from trt_layermerge.importance.amounts import REFINED, Amounts, images_an_entry
 from trt_layermerge.importance.calibrate import place_of_enough
 from trt_layermerge.kinds import kind_of
@@ -123,6 +124,7 @@ class Estimate:
     latency: float | None
     importance: float | None
     search: float | None
+    finetune: float | None = None
 
     @property
     def total(self) -> float:
@@ -136,10 +138,12 @@ def estimate(
     macs: float,
     speed: Speed,
     settings: Settings,
+    images: int | None = None,
 ) -> Estimate:
     """Returns about how long each stage takes.
 
-    Latencies of another device, and candidates that are trained for each, are not estimated.
+    Latencies of another device, candidates that are trained for each, and a training on another
+    device than the CPU are not estimated.
 
     Args:
         graph: The traced network.
@@ -147,8 +151,12 @@ def estimate(
         macs: Multiply-accumulates of the network for one image.
         speed: How fast this machine is.
         settings: How much is done.
+        images: How many to train on; None if nobody knows.
     """
     measure, search = settings.measure, settings.search
+    training = training_recipe(settings.finetune, settings.seed, True)
+    known = images is not None and settings.device == "cpu"
+    finetune = _training_s(training, images or 0, speed.s_a_mac * macs) if known else None
     here = measure.host is None and not measure.recorded and not measure.engines
     whole_s = A_UNIT_S * len(graph.units) + A_WEIGHT_S * _weights(graph)
     if here:
@@ -163,7 +171,8 @@ def estimate(
         ]
         table_s = STARTED_S * len(specs) + sum(runs_s)
     if settings.importance.method != "calibrate":
-        return Estimate(table_s + measure.networks * whole_s if here else None, None, None)
+        table = table_s + measure.networks * whole_s if here else None
+        return Estimate(table, None, None, finetune)
     scored = promising(graph, candidates)
     amounts = amounts_of(macs, len(scored), settings)
     scoring = SCORED * len(scored) * images_an_entry(amounts) * macs
@@ -173,7 +182,13 @@ def estimate(
         speed.s_a_mac * scoring + speed.dense_s * fitting,
         speed.s_a_mac * _whole_networks(macs, settings)
         + (BUILT * search.finalists * whole_s if here else 0.0),
+        finetune,
     )
+
+
+def _training_s(recipe: FinetuneRecipe | None, images: int, image_s: float) -> float:
+    """Returns the seconds of a training; ``image_s`` are those of one image's forward pass."""
+    return 0.0 if recipe is None else recipe.epochs * images * A_STEP * image_s
 
 
 def _offered(graph: LayerGraph, candidates: Sequence[Candidate]) -> list[Candidate]:
