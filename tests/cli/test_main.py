@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+from pathlib import Path
 
 import pytest
 
-from tests.cli.fakes import FakePipeline
+from tests.cli.fakes import FakePipeline, engine
 from trt_layermerge import __version__, errors
+from trt_layermerge.cli.app import VERBS
 from trt_layermerge.cli.main import main, verbosity
 from trt_layermerge.pipeline.options import Reporter
 
@@ -153,6 +155,54 @@ def test_quiet_says_nothing_but_the_result(
     out, err = capsys.readouterr()
     assert out.split() == ["max", "rel", "error", "0.5"]
     assert err == ""
+
+
+@pytest.mark.parametrize("verb", [verb.__name__ for verb in VERBS])
+def test_every_verb_gives_what_went_wrong_as_json(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    verb: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = {"run": ["none.yaml"], "rebuild": ["none"], "agent": ["none"]}
+    wrong = [[verb, "--no-such-option", "--json"]]
+    if verb not in ("doctor", "runs"):  # these two never fail
+        wrong.append([verb, *named.get(verb, ["--run", "none"]), "--json"])
+    for typed in wrong:
+        code = main(typed)
+        out, err = capsys.readouterr()
+        error = json.loads(out)["error"]
+        assert (code, error["exit_code"]) == (2, 2)
+        assert error["kind"].endswith(("Error", "Option"))
+        assert (err == f"error: {error['message']}\n" and "none" in err) or "--no-such" in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("error", "code"), ENDINGS)
+def test_an_error_of_any_kind_is_an_object(
+    fake: FakePipeline, capsys: pytest.CaptureFixture[str], error: Exception, code: int
+) -> None:
+    fake.work = failing(error).work
+    assert main([*MERGE, "--json", "-q"]) == code
+    out, err = capsys.readouterr()
+    wanted = {"exit_code": code, "kind": type(error).__name__, "message": str(error)}
+    assert json.loads(out) == {"error": wanted}
+    assert err == f"error: {error}\n"
+
+
+def test_what_failed_in_part_is_one_document(
+    fake: FakePipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"run": "x-9x", "speedup": 9.0, "exit_code": 6, "error": "too much"}]
+    fake.result = {"plans": rows}
+    assert main(["search", "--run", "x", "--speedup", "9,10", "--json"]) == 6
+    told = json.loads(capsys.readouterr().out)
+    assert told["plans"] == rows and told["error"]["message"] == "x-9x: too much"
+    fake.result = {"engines": [engine("merged", "fp32", "no TensorRT here")]}
+    assert main(["build", "--run", "x", "--json"]) == 4
+    told = json.loads(capsys.readouterr().out)
+    assert told["engines"] and told["error"]["kind"] == "DeviceError"
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

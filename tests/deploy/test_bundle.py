@@ -10,13 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.deploy.bundles import (
     LABELS,
     ORIN,
     PLAN,
+    UNIFORM,
     change_manifest,
     contents,
+    run,
     several,
     signed,
     with_plan,
@@ -186,6 +189,33 @@ def test_the_readme_tells_the_figures_of_what_is_bundled(full, precision, accura
     )
     assert rows["accuracy"].startswith(accuracy)
     assert rows["latency"].startswith(latency)
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_readmes_program_classifies_a_photograph(target, normalise, tmp_path):
+    baked = {"normalise": normalise, "softmax": normalise or target == "deepstream"}
+    given = contents(preprocess=UNIFORM, **baked)
+    write_bundle(tmp_path / "bundle", render(given, target))
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "bundle" / "photo.jpg", quality=100, subsampling=0)
+    seen = np.asarray(Image.open(tmp_path / "bundle" / "photo.jpg"))
+    text = (tmp_path / "bundle" / "README.md").read_text()
+    program = text.split("```python\n")[1].split("```")[0]
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path / "bundle",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    raw = seen.transpose(2, 0, 1)[None].astype(np.float32)
+    images = raw if normalise else given.preprocess(seen[None])
+    (answer,) = run(given.models[given.precision], images)
+    best = int(answer.argmax())
+    *named, value = done.stdout.split()
+    assert " ".join(named) == (LABELS[best] if target == "plain" else str(best))
+    assert float(value) == pytest.approx(float(answer[best]), abs=1e-3)
 
 
 def test_a_name_must_be_a_plain_one(full):

@@ -112,6 +112,7 @@ def plan_view(result: Result) -> RenderableType:
             "original_ms": result.get("original_ms"),
             "measured_speedup": times(result.get("measured_speedup")),
             "score": result["score"],
+            "taken_because": result.get("why"),
             "units_untouched": kept,
             "blocks_replaced": len(changed),
         }

@@ -33,6 +33,10 @@ CHOSEN = STAGES[STAGES.index("search") :]
 """The stages that follow from a plan. What comes before them only adds to tables."""
 
 
+CHECKED = STAGES[1 : STAGES.index("merge")]
+"""The stages that take long."""
+
+
 def run_recipe(recipe: Path | None, options: RunOptions, reporter: Reporter | None = None) -> Json:
     """Does every stage of a recipe in order and returns ``summary.json``.
 
@@ -104,6 +108,8 @@ def _stages(run: Run, names: Sequence[str], from_stage: str | None) -> bool:
     @cache
     def check() -> None:
         preflight(run)
+        for note in run.image_notes:
+            run.reporter.note(note)
         if not begun:  # or there would be nothing that the run could go on with
             remember(run)
 
@@ -173,7 +179,9 @@ def _do(needed: Stage, run: Run) -> Json:
 def _alone(needed: Stage, run: Run, *, again: bool) -> Json:
     """Does one stage; returns its result."""
     refuse_stale(needed, map(stage, STAGES), run)
-    perform(needed, run, again=again)
+    # Of a run that is done stage by stage too, the long ones do not begin in vain.
+    long = needed.name in CHECKED and run.recipe.data.train is not None
+    perform(needed, run, again=again, before=partial(preflight, run) if long else None)
     remember(run)
     needed.gate(run)
     return needed.result(run)

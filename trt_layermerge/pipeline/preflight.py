@@ -45,8 +45,6 @@ def preflight(run: Run) -> None:
     _check_engines(run)
     refuse_precisions(run)
     refuse_little_room(run)
-    for note in run.image_notes:
-        run.reporter.note(note)
 
 
 def _check_images(run: Run) -> None:

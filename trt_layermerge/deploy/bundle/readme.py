@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Iterator, Mapping
 
@@ -62,15 +63,13 @@ PREDICTION = """\
 import numpy as np
 import onnxruntime
 from PIL import Image
-
 photo = Image.open("photo.jpg").convert("{mode}").resize(({width}, {height}))
 pixels = np.asarray(photo, np.float32).reshape({height}, {width}, {channels})
 x = {x}
 images = np.repeat(x.transpose(2, 0, 1)[None], {batch}, 0).astype(np.float32)
 network = onnxruntime.InferenceSession("{onnx}")
-answer = network.run(["{output}"], {{"{input}": images}})[0][0]
-best = int(answer.argmax())
-print({best}, answer[best])
+answers = [values[0] for values in network.run({outputs}, {{"{input}": images}})]
+print({told})
 ```"""
 
 UNTRIED = """
@@ -105,12 +104,15 @@ def readme(contents: Contents, target: Target, places: Mapping[str, str], usage:
 
 
 def _prediction(contents: Contents, onnx: str, named: bool) -> str:
-    """Returns a program that classifies a photograph; inputs of other channels are no pictures."""
+    """Returns a program that looks at a photograph; what takes more than one is not shown how."""
     face, p = contents.interface, contents.preprocess
     channels, height, width = face.image
-    if channels not in (1, 3):
+    if channels not in (1, 3) or face.inputs[1:]:
         return "`expected.npz` holds two inputs with the outputs that belong to them."
     steps = f"(pixels * {p.scale:.9g} - {list(p.mean)}) / {list(p.std)}"
+    best = "answers[0].argmax()"
+    if named and contents.labels is not None:
+        best = f'open("labels.txt").read().splitlines()[{best}]'
     return PREDICTION.format(
         mode="RGB" if channels == 3 else "L",
         width=width,
@@ -119,11 +121,9 @@ def _prediction(contents: Contents, onnx: str, named: bool) -> str:
         x="pixels" if contents.baked.normalise else steps,
         batch=face.batch,
         onnx=onnx,
-        input=face.input,
-        output=face.output,
-        best='open("labels.txt").read().splitlines()[best]'
-        if named and contents.labels is not None
-        else "best",
+        input=face.inputs[0].name,
+        outputs=json.dumps([port.name for port in face.outputs]),
+        told=f"{best}, answers[0].max()" if face.classifies else "answers",
     )
 
 
