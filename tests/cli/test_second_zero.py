@@ -187,3 +187,19 @@ def test_the_time_is_told_at_the_beginning_and_corrected(
     for name in ("latency", "importance", "search"):
         told = re.search(rf"{name} took .*, .* were expected; about .* are left", err)
         assert told and told.start() > err.index(f"✓ {name}")
+
+
+def test_a_layer_that_only_the_merged_network_may_have_is_doubted_at_once(
+    project: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def far_enough(*_: object) -> None:
+        raise MissingDependencyError("this", "the test", "test")
+
+    monkeypatch.setattr("trt_layermerge.session.session.Session.measure", far_enough)
+    asked = "--precision int8 --set calibrate.options.keep_float=[/stem/stem.0/Konv]"
+    _, err = refused(project, tmp_path, capsys, asked)
+    assert "the original network has no node /stem/stem.0/Konv (keep_float)" in err
+    assert "did you mean /stem/stem.0/Conv" in err

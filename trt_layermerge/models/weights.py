@@ -157,7 +157,7 @@ def _beyond_tensors(path: Path) -> str:
     try:
         with torch.serialization.safe_globals([*HARMLESS]):
             names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except ValueError as error:  # of the older form, or a script
+    except Exception as error:  # of the older form, damaged, or a script
         if "torchscript" in str(error):
             load = f".jit.load({str(path)!r})"
             return WHOLE.format(path=path, kind="TorchScript", load=load)

@@ -11,6 +11,7 @@ from trt_layermerge.errors import (
     MissingDependencyError,
     UnsupportedModelError,
     UsageError,
+    did_you_mean,
 )
 from trt_layermerge.pipeline.data_files import data_inputs, refuse_overlaps
 from trt_layermerge.pipeline.room import refuse_little_room
@@ -56,7 +57,9 @@ def _check_images(run: Run) -> None:
     """
     from trt_layermerge.data.augment import parse_augment
     from trt_layermerge.finetune.loop import check_teaching
+    from trt_layermerge.quantize.qdq import quantizable
     from trt_layermerge.session.images import calibration_of
+    from trt_layermerge.session.networks import onnx_of
     from trt_layermerge.session.quantizing import preset_of
     from trt_layermerge.session.scoring import scoring_recipe
     from trt_layermerge.session.training import training_recipe
@@ -76,7 +79,15 @@ def _check_images(run: Run) -> None:
             "calibrate.qat_epochs trains on labels and chooses by accuracy, and the training "
             f"images have no labels{UNTOLD}; set it to 0, or give images with labels (data.train)"
         )
-    preset_of(run.recipe.calibrate)
+    preset = preset_of(run.recipe.calibrate)
+    if run.recipe.int8 and preset.keep_float:
+        known = quantizable(onnx_of(run.session.model, run.session.example, "fp32"))
+        if strange := [name for name in preset.keep_float if name not in known]:
+            hint = did_you_mean(strange[0], known)
+            run.reporter.note(
+                f"the original network has no node {', '.join(strange)} (keep_float); if the "
+                f"merged one has none either, calibrate will refuse{hint}"
+            )
     wanted = run.recipe.importance
     calibration_of(run.train, wanted.fit_images, wanted.score_images, run.seed)
     if training is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trt_layermerge
 from trt_layermerge.core.jsonio import Json, sha256_json
-from trt_layermerge.errors import UsageError, command, words_of
+from trt_layermerge.errors import CorruptInputError, UsageError, command, words_of
 from trt_layermerge.pipeline.folder import (
     RunFolder,
     is_current,
@@ -26,6 +26,9 @@ from trt_layermerge.pipeline.folder import (
 from trt_layermerge.pipeline.run import Run
 
 PACKAGE = Path(trt_layermerge.__file__).parent
+
+REFUSALS = (UsageError, CorruptInputError)
+"""What is told again at once when the command is typed again, so nobody has to note it."""
 
 
 @cache
@@ -146,9 +149,9 @@ def perform(
     try:
         outputs = stage.run(run)
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        words = "interrupted" if interrupted else words_of(error)
-        record_failure(folder, stage.name, words)
+        if type(error) not in REFUSALS:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            record_failure(folder, stage.name, "interrupted" if interrupted else words_of(error))
         raise
     seconds = time.perf_counter() - started
     hashes = hashes_of(settings)
