@@ -146,6 +146,14 @@ def test_a_latency_limit_out_of_reach_is_told_before_scoring(
     assert not (tmp_path / "runs" / "tiny" / "importance.jsonl").exists()
 
 
+def test_missing_images_are_told_before_the_network_is_inspected(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, err = refused(project, tmp_path, capsys, "--set data.train=null")
+    assert code == USAGE and "names no training images" in err and "inspect" not in err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_memory_of_a_batch_is_counted(
     project: Path,
     tmp_path: Path,

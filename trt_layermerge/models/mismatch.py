@@ -50,8 +50,8 @@ def guess(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
         name: (weights[name].shape, wanted[name].shape) for name in weights.keys() & wanted.keys()
     }
     others = [name for name, (found, own) in shapes.items() if found != own]
-    if not shapes:
-        return "; no name agrees: the file is of another architecture (--model)"
+    if len(shapes) < MOST * len(wanted):
+        return "; few names agree: the file is of another architecture (--model)"
     if others and not missing and (last := _head(others, wanted)):
         found, own = shapes[last]
         return (

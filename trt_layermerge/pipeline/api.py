@@ -102,6 +102,7 @@ def _whole(run: Run, options: RunOptions) -> Json:
 
 def _stages(run: Run, names: Sequence[str], from_stage: str | None) -> bool:
     """Does stages in order; returns whether the last one had to be done again in any case."""
+    run.refuse_no_images()
     begun = (run.folder / RECIPE).is_file()
     expected = Expected(run)
 

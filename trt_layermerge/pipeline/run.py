@@ -125,13 +125,18 @@ class Run:
     @cached_property
     def train(self) -> LabelledData:
         """The training images. Raises ``UsageError`` where the recipe names none."""
+        self.refuse_no_images()
         data = self.data("train")
-        if data is None:
+        assert data is not None
+        return data
+
+    def refuse_no_images(self) -> None:
+        """Checks that the recipe names training images. Raises ``UsageError``."""
+        if self.recipe.data.train is None:
             raise UsageError(
                 "the recipe names no training images, and repairing, scoring and fine-tuning need "
                 "some; set data.train (--train npz:FILE, imagefolder:DIR or images:DIR)"
             )
-        return data
 
     @cached_property
     def image_notes(self) -> tuple[str, ...]:
