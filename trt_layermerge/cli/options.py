@@ -56,7 +56,7 @@ def run_at(run: str, runs_dir: Path) -> tuple[str, Path]:
         return run, runs_dir
     if runs_dir != RUNS:
         raise UsageError(
-            f"--run {run} is a path, and --runs-dir {runs_dir} says where runs are; type a name "
+            f"{run} is the path of a run, and {runs_dir} (--runs-dir) says where it is; type a name "
             "with --runs-dir, or the path alone"
         )
     place = Path(os.path.abspath(run))

@@ -239,10 +239,14 @@ def record_stage(
         (folder / FAILED).unlink()
 
 
-def record_failure(folder: RunFolder, stage: str, words: str) -> None:
-    """Notes why a stage of a begun run ended, for who asks later (``status``)."""
+def record_failure(folder: RunFolder, stage: str, reads: Mapping[str, str], words: str) -> None:
+    """Notes why a stage of a begun run ended, for who asks later (``status``).
+
+    Not where what it left before is as good as ever, such as a plan when another goal was missed.
+    """
+    done = records_of(folder).get(stage, {}).get("reads") == dict(reads)
     with suppress(OSError, DeviceError):  # a full disk is why it failed
-        if (folder / RECIPE).is_file():
+        if not done and (folder / RECIPE).is_file():
             write_json(folder / FAILED, "failed", {"stage": stage, "error": words})
 
 

@@ -151,7 +151,8 @@ def perform(
     except BaseException as error:
         if type(error) not in REFUSALS:
             interrupted = isinstance(error, KeyboardInterrupt)
-            record_failure(folder, stage.name, "interrupted" if interrupted else words_of(error))
+            words = "interrupted" if interrupted else words_of(error)
+            record_failure(folder, stage.name, reads, words)
         raise
     seconds = time.perf_counter() - started
     hashes = hashes_of(settings)
