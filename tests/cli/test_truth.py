@@ -126,6 +126,22 @@ def test_what_failed_is_not_remembered_nor_bundled(
     assert bundled.search == found.search and bundled.finetune == found.finetune
 
 
+@pytest.mark.parametrize(
+    "options",
+    ["--set measure.rounds=4", "--backend torch", "--set build.options.tf32=true", "--device cuda"],
+)
+def test_a_bundle_ships_the_recipe_that_made_its_network(
+    project: Path, capsys: pytest.CaptureFixture[str], options: str
+) -> None:
+    code, _, err = typed(project, capsys, f"package --for plain {options}")
+    assert code == 2 and "--run tiny" in err
+    assert not (project / "runs" / "tiny" / "deploy").exists()
+    assert typed(project, capsys, "package --for plain --precision fp32")[0] == 0
+    bundled = load_recipe(project / "runs" / "tiny" / "deploy" / "plain" / "recipe.yaml", {})
+    made = recipe_of(project)
+    assert bundled == made and made.measure.rounds == 3 and made.package.targets == ("plain",)
+
+
 @pytest.mark.parametrize("options", ["--weights none.safetensors", "--model {project}/nets.py:no"])
 def test_a_failed_beginning_leaves_nothing(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str

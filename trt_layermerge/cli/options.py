@@ -56,8 +56,8 @@ def run_at(run: str, runs_dir: Path) -> tuple[str, Path]:
         return run, runs_dir
     if runs_dir != RUNS:
         raise UsageError(
-            f"{run} is the path of a run, and {runs_dir} (--runs-dir) says where it is; type a name "
-            "with --runs-dir, or the path alone"
+            f"{run} is the path of a run, and {runs_dir} (--runs-dir) says where it is; type a "
+            "name with --runs-dir, or the path alone"
         )
     place = Path(os.path.abspath(run))
     return place.name, place.parent

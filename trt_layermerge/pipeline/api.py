@@ -11,7 +11,7 @@ from typing import cast
 
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.jsonio import Json, write_text
-from trt_layermerge.errors import UsageError
+from trt_layermerge.errors import UsageError, command
 from trt_layermerge.pipeline.expected import Expected
 from trt_layermerge.pipeline.folder import RECIPE, RunFolder, locked, no_run
 from trt_layermerge.pipeline.launched import launched_group, only_alone
@@ -180,12 +180,33 @@ def _do(needed: Stage, run: Run) -> Json:
 def _alone(needed: Stage, run: Run, *, again: bool) -> Json:
     """Does one stage; returns its result."""
     refuse_stale(needed, map(stage, STAGES), run)
+    if needed.name == PACKAGE:
+        _refuse_other(run)
     # Of a run that is done stage by stage too, the long ones do not begin in vain.
     long = needed.name in CHECKED and run.recipe.data.train is not None
     perform(needed, run, again=again, before=partial(preflight, run) if long else None)
     remember(run)
     needed.gate(run)
     return needed.result(run)
+
+
+def _refuse_other(run: Run) -> None:
+    """Checks that a bundle's recipe is the one that the run was made by, but for what is bundled.
+
+    Limits may be others too: they are held to what was measured.
+
+    Raises:
+        UsageError: If it is not, or the run has none.
+    """
+    kept = load_recipe(run.folder / RECIPE, {}, remembered=True)
+    names = [name for name in type(kept).model_fields if name not in (PACKAGE, "verify")]
+    others = [name for name in names if getattr(kept, name) != getattr(run.recipe, name)]
+    if others:
+        raise UsageError(
+            f"a bundle ships what made its network, and {', '.join(others)} are others than the "
+            f"run {run.folder.root.name!r} was made by; leave these options out, or do the run "
+            f"with them first: {command('run', run.folder.root)}"
+        )
 
 
 def open_run(recipe: Path | None, options: RunOptions, reporter: Reporter) -> Run:
