@@ -12,7 +12,10 @@ from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.unit import Block, Branch, ConvUnit, Residual
 from trt_layermerge.errors import UnsupportedModelError
 
-CandidateKey: TypeAlias = tuple[int, int, str, tuple[int, ...], tuple[Spec, ...]]
+Widths: TypeAlias = tuple[tuple[str, int], ...]
+"""Streams at less than their full width, by name, and how many channels they have."""
+
+CandidateKey: TypeAlias = tuple[int, int, str, tuple[int, ...], tuple[Spec, ...], Widths]
 
 
 class Change(NamedTuple):
@@ -43,6 +46,7 @@ class Candidate:
             are. Its latency is that of the branch less theirs.
         activation: Activation behind the block (after the addition, if one ends there), or None.
         original: Whether the block stays exactly as it was.
+        widths: Streams that it reads or puts out at less than their full width.
     """
 
     block: Block
@@ -53,6 +57,7 @@ class Candidate:
     inside: tuple[Spec, ...] = ()
     activation: str | None = None
     original: bool = False
+    widths: Widths = ()
 
     @property
     def spec(self) -> ConvSpec | None:
@@ -67,7 +72,8 @@ class Candidate:
     @property
     def key(self) -> CandidateKey:
         """What tells this candidate from every other one of the same graph."""
-        return self.block.start, self.block.end, self.kind, self.kept, self.convs
+        block = self.block
+        return block.start, block.end, self.kind, self.kept, self.convs, self.widths
 
     @property
     def change(self) -> Change:
@@ -99,6 +105,7 @@ class Candidate:
             **({"inside": [s.to_json() for s in self.inside]} if self.inside else {}),
             "activation": self.activation,
             "original": self.original,
+            **({"widths": dict(self.widths)} if self.widths else {}),
         }
 
     @staticmethod
@@ -116,12 +123,18 @@ class Candidate:
             inside=tuple(spec_from_json(s) for s in data.get("inside", ())),
             activation=data["activation"],
             original=bool(data["original"]),
+            widths=widths_from_json(data),
         )
 
     def __str__(self) -> str:
         """Returns a short form such as ``compose 3:5 16>16 k5x5 @16x16 relu``."""
         body = " + ".join(str(s) for s in self.convs) or "-"
         return f"{self.kind} {self.block.start}:{self.block.end} {body}"
+
+
+def widths_from_json(data: dict[str, Any]) -> Widths:
+    """Returns the widths in a mapping; none where it tells of none."""
+    return tuple(sorted((str(k), int(v)) for k, v in data.get("widths", {}).items()))
 
 
 def block_activation(graph: LayerGraph, block: Block) -> str | None:

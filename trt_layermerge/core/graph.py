@@ -20,6 +20,7 @@ from trt_layermerge.core.unit import (
     Residual,
     Rules,
     Segment,
+    Stream,
     Unit,
 )
 
@@ -45,6 +46,7 @@ class LayerGraph:
             the published rules leave them alone.
         wholes: Modules around some of the ``branches`` that may be replaced whole as well; they
             have no unit of their own, and their units merge with those beside them.
+        streams: Maps outside residual branches, by the channels that they share.
     """
 
     units: tuple[Unit, ...]
@@ -59,6 +61,7 @@ class LayerGraph:
     bridges: tuple[Bridge, ...] = ()
     projections: tuple[int, ...] = ()
     wholes: tuple[Branch, ...] = ()
+    streams: tuple[Stream, ...] = ()
 
     @property
     def refusals(self) -> tuple[Barrier, ...]:
@@ -90,6 +93,16 @@ class LayerGraph:
     def branch_ending_at(self) -> dict[int, Branch]:
         """The branch whose opaque unit is unit ``end - 1``, by ``end``."""
         return {b.end: b for b in self.branches}
+
+    @cached_property
+    def read_streams(self) -> dict[str, Stream]:
+        """The stream that may be narrower and that a module reads, by its qualified name."""
+        return {name: s for s in self.streams if s.refusal is None for name in s.readers}
+
+    @cached_property
+    def written_streams(self) -> dict[str, Stream]:
+        """The stream that may be narrower and that a module puts out, by its qualified name."""
+        return {name: s for s in self.streams if s.refusal is None for name in s.writers}
 
     def branch_at(self, block: Block) -> Branch | None:
         """Returns the branch, region or module that a block is as a whole, or None."""
@@ -134,7 +147,15 @@ class LayerGraph:
         return residual if residual is not None and residual.start < start else None
 
 
-_OPTIONAL = ("further_shapes", "branches", "wholes", "input_types", "bridges", "projections")
+_OPTIONAL = (
+    "further_shapes",
+    "branches",
+    "wholes",
+    "input_types",
+    "bridges",
+    "projections",
+    "streams",
+)
 """What is left out of the file where a network has none."""
 
 

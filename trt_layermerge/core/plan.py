@@ -28,6 +28,8 @@ class MergePlan:
         score: Value of the objective, or None.
         budget_ms: The latency it was solved for, or None.
         notes: Measured latency, hashes, seed and versions, for ``plan.json``.
+        channels: Which channels of narrower streams remain, rising; those with the largest weights
+            of a stream that is not named.
     """
 
     candidates: tuple[Candidate, ...]
@@ -35,6 +37,7 @@ class MergePlan:
     score: float | None = None
     budget_ms: float | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @staticmethod
     def of(graph: LayerGraph, candidates: Iterable[Candidate]) -> MergePlan:
@@ -58,6 +61,19 @@ class MergePlan:
             position = candidate.block.end
         filled += [original_candidate(graph, i) for i in range(position, len(graph.units))]
         return MergePlan(tuple(filled))
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Channels of the streams that are narrower than they were. Raises ``UsageError``."""
+        found: dict[str, int] = {}
+        for candidate in self.candidates:
+            for name, width in candidate.widths:
+                if found.setdefault(name, width) != width:
+                    raise UsageError(
+                        f"the stream {name} is {found[name]} channels wide in one place of the "
+                        f"plan and {width} in another; let all candidates agree (core.streams)"
+                    )
+        return found
 
     @property
     def changed(self) -> tuple[Candidate, ...]:
@@ -88,6 +104,7 @@ class MergePlan:
             "score": self.score,
             "budget_ms": self.budget_ms,
             "notes": dict(self.notes),
+            **({"channels": dict(self.channels)} if self.channels else {}),
         }
         write_json(path, "plan", body)
 
@@ -107,6 +124,10 @@ class MergePlan:
                 score=_number(body["score"]),
                 budget_ms=_number(body["budget_ms"]),
                 notes={k: _number(v) if k in FIGURES else v for k, v in body["notes"].items()},
+                channels={
+                    str(name): tuple(int(c) for c in kept)
+                    for name, kept in body.get("channels", {}).items()
+                },
             )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from trt_layermerge.core.candidate import Candidate, CandidateKey
+from trt_layermerge.core.candidate import Candidate, CandidateKey, widths_from_json
 from trt_layermerge.core.codec import Finite, dump, load
 from trt_layermerge.core.conv import Spec, spec_from_json
 from trt_layermerge.core.device import DeviceInfo, Precision
@@ -207,7 +207,7 @@ class ImportanceTable:
 
 def importance_row(key: CandidateKey, entry: ImportanceEntry) -> Json:
     """Returns one line of the importance file."""
-    start, end, kind, kept, convs = key
+    start, end, kind, kept, convs, widths = key
     return {
         "start": start,
         "end": end,
@@ -215,6 +215,7 @@ def importance_row(key: CandidateKey, entry: ImportanceEntry) -> Json:
         "kept": list(kept),
         "spec": convs[0].to_json() if convs else None,
         "convs": [s.to_json() for s in convs],
+        **({"widths": dict(widths)} if widths else {}),
         "score": entry.score,
         **{
             name: value
@@ -231,6 +232,7 @@ def _importance_entry(row: Json) -> tuple[CandidateKey, ImportanceEntry]:
         str(row["kind"]),
         tuple(int(i) for i in row["kept"]),
         tuple(spec_from_json(s) for s in row["convs"]),
+        widths_from_json(row),
     )
     return key, load(ImportanceEntry, {"repair": None, "images": None, **row})
 

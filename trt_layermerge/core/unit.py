@@ -168,6 +168,30 @@ class Residual:
 
 
 @dataclass(frozen=True, slots=True)
+class Stream:
+    """Channels of one map that others share, since they are added, filtered one by one or pooled.
+
+    What is added to one map is as wide as it, so all of it gets narrower together.
+
+    Attributes:
+        name: Qualified name of the module that puts it out first.
+        channels: How many there are.
+        writers: Qualified names of the convolutions that put it out, in order.
+        readers: Those of the convolutions and linear layers that read it; a depthwise one does
+            both.
+        norms: Those of the batch normalisations on the way.
+        refusal: Why it has to keep its width, or None if it may be narrower.
+    """
+
+    name: str
+    channels: int
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    norms: tuple[str, ...]
+    refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A maximal run of units, ``units[start:end]``, without a barrier inside."""
 

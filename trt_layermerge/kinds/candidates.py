@@ -7,8 +7,10 @@ from typing import get_args
 
 from trt_layermerge.core.candidate import Candidate, CandidateKey, original_candidate
 from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.unit import Rules
+from trt_layermerge.core.streams import slim_graph
+from trt_layermerge.core.unit import Block, Rules
 from trt_layermerge.errors import UsageError
+from trt_layermerge.kinds.kind import KeepingKind, Kind
 from trt_layermerge.kinds.limits import PAPER, Limits
 from trt_layermerge.kinds.registry import kinds_named
 
@@ -61,6 +63,30 @@ def judged_candidates(
             yield original, None
         for kind in used:
             for candidate in kind.candidates(graph, block, limits):
-                if candidate.key not in found:
-                    found.add(candidate.key)
-                    yield candidate, kind.refusal(graph, candidate)
+                if candidate.key in found:
+                    continue
+                found.add(candidate.key)
+                if candidate.widths:  # a unit at the widths of its streams
+                    yield candidate, _slim_refusal(graph, kind, candidate)
+                    continue
+                why = kind.refusal(graph, candidate)
+                yield candidate, why
+                if why is None:
+                    more = (v for other in used for v in other.variants(graph, candidate))
+                    yield from ((v, _slim_refusal(graph, kind, v)) for v in more)
+
+
+def _slim_refusal(graph: LayerGraph, kind: Kind, candidate: Candidate) -> str | None:
+    """Returns why a candidate cannot stand where its streams are narrower, or None if it can."""
+    widths = dict(candidate.widths)
+    kept = candidate.kept if isinstance(kind, KeepingKind) else range(*_span(candidate.block))
+    for index in set(range(*_span(candidate.block))) - set(kept):
+        name = graph.units[index].name
+        ends = graph.read_streams.get(name), graph.written_streams.get(name)
+        if None not in ends and ends[0] is not ends[1] and widths.keys() & {e.name for e in ends if e}:
+            return "what is left out stands between two streams of channels of their own"
+    return kind.refusal(slim_graph(graph, widths), candidate)
+
+
+def _span(block: Block) -> tuple[int, int]:
+    return block.start, block.end

@@ -68,6 +68,10 @@ class Kind(ABC):
         """Returns which wishes of the limits no block of a network can use, or None."""
         return None
 
+    def variants(self, graph: LayerGraph, candidate: Candidate) -> Iterator[Candidate]:
+        """Yields what else becomes of a candidate of any kind where this one is used."""
+        yield from ()
+
     def refusal(self, graph: LayerGraph, candidate: Candidate) -> str | None:
         """Returns why a candidate cannot stand in this graph, or None if it can; no weights needed.
 

@@ -16,9 +16,10 @@ from trt_layermerge.kinds.identity import Identity
 from trt_layermerge.kinds.kind import FAMILIES, Kind
 from trt_layermerge.kinds.lowrank import LowRank
 from trt_layermerge.kinds.narrow import Narrow
+from trt_layermerge.kinds.stream import StreamWidth
 
 _KINDS: dict[str, Kind] = {
-    kind.name: kind for kind in (Compose(), Fit(), Identity(), LowRank(), Narrow())
+    kind.name: kind for kind in (Compose(), Fit(), Identity(), LowRank(), Narrow(), StreamWidth())
 }
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from trt_layermerge.blocks import ConvChain, Kernel, RelaxedBlock
 from trt_layermerge.core.candidate import original_candidate
 from trt_layermerge.core.inputs import parts_of
+from trt_layermerge.core.streams import slim_graph
 from trt_layermerge.errors import UsageError
 from trt_layermerge.kinds import refusal
 from trt_layermerge.merge.relax import RelaxedNet, build_block
@@ -45,7 +46,7 @@ def collapse(relaxed: RelaxedNet) -> nn.Module:
         UnsupportedModelError: If a batch normalisation keeps no running statistics.
     """
     network = copy.deepcopy(relaxed.net).eval()
-    traced = TracedNetwork(network, relaxed.graph)
+    traced = TracedNetwork(network, slim_graph(relaxed.graph, relaxed.plan.widths))
     for candidate in relaxed.plan.candidates:
         if candidate.original and _fuses(traced, candidate.block.start):
             splice(traced, build_block(traced, candidate))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import fx, nn
 
 from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.merge.relax import RelaxedNet, retrace
-from trt_layermerge.merge.surgery import block_path, block_ports, outputs_of, tapped
+from trt_layermerge.merge.slim import Chosen
+from trt_layermerge.merge.surgery import block_path, block_ports, node_named, outputs_of, tapped
 from trt_layermerge.tracing import TracedNetwork
 
 
@@ -36,7 +38,8 @@ def places(relaxed: RelaxedNet, traced: TracedNetwork) -> tuple[Place, ...]:
 
     Args:
         relaxed: The changed network.
-        traced: The original, as ``retrace`` returns it.
+        traced: The original, as ``retrace`` returns it; where a plan narrows streams, their
+            remaining channels are added to it as values.
     """
     known = {node.name for node in relaxed.net.graph.nodes}
     found = []
@@ -45,8 +48,20 @@ def places(relaxed: RelaxedNet, traced: TracedNetwork) -> tuple[Place, ...]:
         (call,) = relaxed.net.graph.find_nodes(op="call_module", target=block_path(candidate.block))
         activated = relaxed.graph.units[candidate.block.end - 1].activation is not None
         theirs = ports.out if activated else ports.total
-        found.append(Place(candidate, call.name, theirs if theirs in known else call.name, theirs))
+        mine = theirs if theirs in known else call.name
+        stream = traced.graph.written_streams.get(traced.graph.units[candidate.block.end - 1].name)
+        if stream is not None and stream.name in relaxed.plan.channels:
+            theirs = _chosen(traced.module, theirs, relaxed.plan.channels[stream.name])
+        found.append(Place(candidate, call.name, mine, theirs))
     return tuple(found)
+
+
+def _chosen(network: fx.GraphModule, name: str, kept: Sequence[int]) -> str:
+    """Adds some channels of a value to a network, in place; returns the name of the new value."""
+    value, path = node_named(network, name), f"chosen_{name}"
+    network.add_submodule(path, Chosen(kept))
+    with network.graph.inserting_after(value):
+        return network.graph.call_module(path, (value,)).name
 
 
 def matched(relaxed: RelaxedNet, model: nn.Module) -> tuple[fx.GraphModule, fx.GraphModule]:

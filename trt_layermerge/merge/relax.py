@@ -16,6 +16,7 @@ from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.unit import ConvUnit
 from trt_layermerge.errors import CorruptInputError, UnsupportedModelError, UsageError
 from trt_layermerge.kinds import kind_of
+from trt_layermerge.merge.slim import channels_of, slimmed
 from trt_layermerge.merge.surgery import block_key, block_path, copy_changed_inputs, splice, tidy
 from trt_layermerge.tracing import TracedNetwork, trace_network
 
@@ -28,7 +29,7 @@ class RelaxedNet(nn.Module):
     Attributes:
         net: The network itself.
         graph: What was traced of the original.
-        plan: What was applied.
+        plan: What was applied; its ``channels`` are all that remain of narrower streams.
     """
 
     def __init__(self, net: fx.GraphModule, graph: LayerGraph, plan: MergePlan) -> None:
@@ -77,6 +78,9 @@ def relax(model: nn.Module | TracedNetwork, graph: LayerGraph, plan: MergePlan) 
             f"{len(graph.units)}; make the plan from this graph (MergePlan.of, or the search stage)"
         )
     traced = retrace(model, graph)
+    if plan.widths:
+        plan = replace(plan, channels=channels_of(traced, plan))
+        traced = slimmed(traced, plan.channels)
     blocks = [build_block(traced, candidate) for candidate in plan.changed]
     for block in blocks:
         traced.module.add_submodule(block_path(block.candidate.block), block)

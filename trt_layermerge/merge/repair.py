@@ -20,7 +20,9 @@ from trt_layermerge.kinds import LEAST_SQUARES, fittable
 from trt_layermerge.merge.leastsq import Moments, sample_positions
 from trt_layermerge.merge.relax import RelaxedNet, retrace
 from trt_layermerge.merge.segments import Walk
+from trt_layermerge.merge.slim import fits_alone, layer_moments
 from trt_layermerge.merge.surgery import (
+    Ports,
     block_key,
     block_path,
     block_ports,
@@ -98,6 +100,7 @@ def repair(
     training = relaxed.training
     mine = Walk(relaxed.eval().net, batches)
     target_of = targets or Walk(traced.module, batches).at
+    kept = relaxed.plan.channels
     for candidate in relaxed.plan.changed:
         block = relaxed.blocks[block_key(candidate.block)]
         usual = (*block.fits, "ls-zero" if fittable(block) else "bn")[0]
@@ -107,10 +110,50 @@ def repair(
             continue
         (call,) = relaxed.net.graph.find_nodes(op="call_module", target=block_path(candidate.block))
         inputs = [*mine.at(call.all_input_nodes[0].name)]
-        wanted = [*target_of(block_ports(traced, candidate).target)]
+        ports = block_ports(traced, candidate)
+        stream = traced.graph.written_streams.get(traced.graph.units[candidate.block.end - 1].name)
+        if stream is not None and stream.name in kept:
+            wanted = _of_stream(mine, target_of, ports, call.name, kept[stream.name])
+        else:
+            wanted = [*target_of(ports.target)]
         pairs = Pairs(images, partial(zip, inputs, wanted, strict=True))
         _fit(block, pairs, method, 0, [])
+    if kept:
+        _fit_layers(relaxed, traced, mine, target_of)
     relaxed.train(training)
+
+
+def _of_stream(
+    mine: Walk, target_of: Targets, ports: Ports, call: str, kept: Sequence[int]
+) -> list[Tensor]:
+    """Returns what a block should put out into a narrower stream, batch by batch.
+
+    Where it is added to what else flows there, the sum is to be right: what the narrower stream has
+    lost before is made up for.
+    """
+    if ports.target == ports.total:
+        return [value[:, kept] for value in target_of(ports.total)]
+    branches, sums = [*mine.at(call)], [*mine.at(ports.total)]
+    wanted = zip(target_of(ports.total), sums, branches, strict=True)
+    return [total[:, kept] - (found - branch) for total, found, branch in wanted]
+
+
+def _fit_layers(
+    relaxed: RelaxedNet, traced: TracedNetwork, mine: Walk, target_of: Targets
+) -> None:
+    """Fits the linear layers that read narrower streams, in place."""
+    kept = relaxed.plan.channels
+    for node in relaxed.net.graph.find_nodes(op="call_module"):
+        stream = traced.graph.read_streams.get(str(node.target))
+        layer = relaxed.net.get_submodule(str(node.target))
+        if stream is None or stream.name not in kept or type(layer) is not nn.Linear:
+            continue
+        if layer.bias is None or not fits_alone(layer):
+            continue
+        pairs = zip(mine.at(node.all_input_nodes[0].name), target_of(node.name), strict=True)
+        solution = layer_moments(layer, pairs).solve(WEAK_RIDGE)
+        layer.weight.copy_(solution.weight.flatten(1))
+        layer.bias.copy_(solution.bias)
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from trt_layermerge.tracing.prepare import (
 )
 from trt_layermerge.tracing.reading import Reading, record_shapes
 from trt_layermerge.tracing.rewrites import make_linear
+from trt_layermerge.tracing.streams import find_streams
 from trt_layermerge.tracing.tracer import symbolic_trace
 
 __all__ = ["TracedNetwork", "trace", "trace_network"]
@@ -82,4 +83,10 @@ def trace_network(model: nn.Module, example_inputs: torch.Tensor | Inputs) -> Tr
     if all(x.is_floating_point() for x in inputs):
         types = ()
     graph = build_graph(reading, first)
-    return TracedNetwork(module, replace(graph, further_shapes=tuple(others), input_types=types))
+    found = replace(
+        graph,
+        further_shapes=tuple(others),
+        input_types=types,
+        streams=find_streams(reading, graph),
+    )
+    return TracedNetwork(module, found)
