@@ -15,6 +15,8 @@ from typing import TypeAlias
 from trt_layermerge.core.candidate import Candidate, open_residual, original_candidate
 from trt_layermerge.core.conv import AddSpec, ConvSpec, Spec
 from trt_layermerge.core.graph import LayerGraph
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.tables import ImportanceEntry, ImportanceTable
 from trt_layermerge.core.unit import Block, ConvUnit, Residual, Shortcut, Stream, Unit
 
 Life: TypeAlias = tuple[int, int]
@@ -103,9 +105,7 @@ def at_widths(graph: LayerGraph, candidate: Candidate, widths: Mapping[str, int]
         elif isinstance(extra, AddSpec):
             extra = replace(extra, channels=given)
         extras.append(extra)
-    return replace(
-        candidate, convs=tuple(convs), extras=tuple(extras), widths=tuple(told.items())
-    )
+    return replace(candidate, convs=tuple(convs), extras=tuple(extras), widths=tuple(told.items()))
 
 
 def variants(
@@ -121,7 +121,9 @@ def variants(
     streams = [s for s in touched(graph, candidate) if candidate.costs]
     offered = [(s.channels, *choices.get(s.name, ())) for s in streams]
     for widths in product(*offered):
-        found = at_widths(graph, candidate, {s.name: w for s, w in zip(streams, widths, strict=True)})
+        found = at_widths(
+            graph, candidate, {s.name: w for s, w in zip(streams, widths, strict=True)}
+        )
         if found.widths:
             yield found
 
@@ -147,6 +149,36 @@ def width_alone(graph: LayerGraph, stream: Stream, width: int) -> Candidate:
     return Candidate(block, KIND, (), (), widths=((stream.name, width),))
 
 
+def alone_of(importance: ImportanceTable) -> Iterator[tuple[tuple[str, int], ImportanceEntry]]:
+    """Yields name and width of every narrower stream that was scored alone, and its entry."""
+    for (_, _, kind, kept, convs, widths), entry in importance.entries.items():
+        if kind == KIND and widths and not kept and not convs:
+            yield widths[0], entry
+
+
+def with_channels(plan: MergePlan, importance: ImportanceTable) -> MergePlan:
+    """Returns a plan with the channels that its narrower streams were scored with."""
+    known = {key: entry.channels for key, entry in alone_of(importance) if entry.channels}
+    found = {n: known[n, width] for n, width in plan.widths.items() if (n, width) in known}
+    return replace(plan, channels={**found, **plan.channels})
+
+
+def with_counterparts(
+    graph: LayerGraph, importance: ImportanceTable, candidates: Iterable[Candidate]
+) -> ImportanceTable:
+    """Returns the table with what is known of candidates at narrower streams.
+
+    There a replacement is taken to lose what it does at full width; a unit that stays loses
+    nothing but the stream's own loss (``width_alone``).
+    """
+    entries = dict(importance.entries)
+    for candidate in candidates:
+        whole = at_widths(graph, candidate, {}) if candidate.widths else candidate
+        if whole is not candidate and whole in importance:
+            entries.setdefault(candidate.key, importance[whole])
+    return ImportanceTable(entries, importance.notes)
+
+
 def plan_at(graph: LayerGraph, widths: Mapping[str, int]) -> tuple[Candidate, ...]:
     """Returns every unit as it is, at these widths."""
     units = (original_candidate(graph, i) for i in range(len(graph.units)))
@@ -156,4 +188,3 @@ def plan_at(graph: LayerGraph, widths: Mapping[str, int]) -> tuple[Candidate, ..
 def _resized(spec: ConvSpec, taken: int, given: int) -> ConvSpec:
     groups = taken if spec.groups > 1 and spec.groups == spec.in_channels else spec.groups
     return replace(spec, in_channels=taken, out_channels=given, groups=groups)
-

@@ -151,12 +151,14 @@ class ImportanceEntry:
         method: ``calibrate`` or ``finetune``.
         repair: Name of the repair that scored best, or None.
         images: Images of a first look; None where the score is as good as it gets.
+        channels: Which channels of a narrower stream remained; None of anything else.
     """
 
     delta: Finite
     method: str
     repair: str | None = None
     images: int | None = None
+    channels: tuple[int, ...] | None = None
 
     @property
     def score(self) -> float:
@@ -220,7 +222,7 @@ def importance_row(key: CandidateKey, entry: ImportanceEntry) -> Json:
         **{
             name: value
             for name, value in dump(entry).items()
-            if value is not None or name != "images"
+            if value is not None or name not in ("images", "channels")
         },
     }
 
@@ -234,7 +236,7 @@ def _importance_entry(row: Json) -> tuple[CandidateKey, ImportanceEntry]:
         tuple(spec_from_json(s) for s in row["convs"]),
         widths_from_json(row),
     )
-    return key, load(ImportanceEntry, {"repair": None, "images": None, **row})
+    return key, load(ImportanceEntry, {"repair": None, "images": None, "channels": None, **row})
 
 
 def _latency_row(key: LatencyKey, entry: LatencyEntry) -> Json:

@@ -83,7 +83,11 @@ def _slim_refusal(graph: LayerGraph, kind: Kind, candidate: Candidate) -> str | 
     for index in set(range(*_span(candidate.block))) - set(kept):
         name = graph.units[index].name
         ends = graph.read_streams.get(name), graph.written_streams.get(name)
-        if None not in ends and ends[0] is not ends[1] and widths.keys() & {e.name for e in ends if e}:
+        if (
+            None not in ends
+            and ends[0] is not ends[1]
+            and widths.keys() & {e.name for e in ends if e}
+        ):
             return "what is left out stands between two streams of channels of their own"
     return kind.refusal(slim_graph(graph, widths), candidate)
 

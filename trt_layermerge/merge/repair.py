@@ -103,7 +103,8 @@ def repair(
     kept = relaxed.plan.channels
     for candidate in relaxed.plan.changed:
         block = relaxed.blocks[block_key(candidate.block)]
-        usual = (*block.fits, "ls-zero" if fittable(block) else "bn")[0]
+        squares = "ls-variance" if candidate.widths else "ls-zero"
+        usual = (*block.fits, squares if fittable(block) else "bn")[0]
         method = (methods or {}).get(candidate.key, usual)
         nothing_to_fit = next(block.parameters(), None) is None
         if method == "none" or (method in REPAIRS and nothing_to_fit):
@@ -138,9 +139,7 @@ def _of_stream(
     return [total[:, kept] - (found - branch) for total, found, branch in wanted]
 
 
-def _fit_layers(
-    relaxed: RelaxedNet, traced: TracedNetwork, mine: Walk, target_of: Targets
-) -> None:
+def _fit_layers(relaxed: RelaxedNet, traced: TracedNetwork, mine: Walk, target_of: Targets) -> None:
     """Fits the linear layers that read narrower streams, in place."""
     kept = relaxed.plan.channels
     for node in relaxed.net.graph.find_nodes(op="call_module"):

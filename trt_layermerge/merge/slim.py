@@ -94,7 +94,10 @@ def slimmed(traced: TracedNetwork, channels: Channels) -> TracedNetwork:
 
 def _cut(module: nn.Module, kept: Tensor, axis: int, channels: int = 0) -> None:
     """Leaves some channels of a module's outputs (axis 0) or inputs (axis 1)."""
-    for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+    for name, value in [
+        *module.named_parameters(recurse=False),
+        *module.named_buffers(recurse=False),
+    ]:
         if value.ndim <= axis:
             continue
         index = kept.to(value.device)

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from trt_layermerge.core.candidate import Candidate
+from trt_layermerge.core.streams import at_widths
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
 from trt_layermerge.search.joint import offers_of
 from trt_layermerge.search.problem import Problem
@@ -73,8 +74,9 @@ def used_by_frontiers(
         for index in range(first, len(frontier)):
             options = frontier.solution(index).options
             used |= dict.fromkeys(o.payload for o in options if not o.payload.original)
+    used = dict.fromkeys(at_widths(problem.graph, candidate, {}) for candidate in used)
     # By place, so that recorded values of the network serve all that begin there.
-    return sorted(used, key=lambda c: (c.block.start, c.block.end))
+    return sorted((c for c in used if not c.original), key=lambda c: (c.block.start, c.block.end))
 
 
 def _bounded(importance: ImportanceTable, bound: float) -> ImportanceTable:

@@ -11,7 +11,7 @@ from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
 from trt_layermerge.search.chain import Frontier
-from trt_layermerge.search.solve import Mode, Objective, frontier
+from trt_layermerge.search.solve import Mode, Objective, frontier, stream_losses
 
 
 def decides_alone(importance: ImportanceTable) -> bool:
@@ -68,7 +68,9 @@ class Problem:
     def priced(self, table: LatencyTable, plan: MergePlan) -> MergePlan:
         """Returns a plan with its predicted latency and its score."""
         costs = (table.cost_ms(c, self.precision, self.batch) for c in plan.candidates)
-        values = (self.objective.value(c, self.importance[c]) for c in plan.candidates)
+        values = [self.objective.value(c, self.importance[c]) for c in plan.candidates]
+        losses = stream_losses(self.graph, self.importance)
+        values += [losses[name][width] for name, width in plan.widths.items()]
         return replace(
             plan, latency_ms=table.overhead_ms + sum(costs), score=self.objective.of(values)
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,7 +11,9 @@ from trt_layermerge.core.conv import AddSpec, ConvSpec, Spec
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.streams import KIND, plan_at
 from trt_layermerge.core.tables import LatencyTable
+from trt_layermerge.search.states import agreeing
 
 DEARER = 1.5
 """A merged block may cost this much more arithmetic and still be faster: it is one layer."""
@@ -99,11 +101,23 @@ def sample_plans(
         count: How many plans; some may be the same.
         seed: Of all draws.
     """
-    by_start: dict[int, list[Candidate]] = {}
-    for candidate in candidates:
-        by_start.setdefault(candidate.block.start, []).append(candidate)
-    rng = np.random.default_rng(seed)
-    return [_sample(graph, by_start, (number + 1) / (count + 1), rng) for number in range(count)]
+    choices: dict[str, set[int]] = {}
+    for name, width in (pair for candidate in candidates for pair in candidate.widths):
+        choices.setdefault(name, set()).add(width)
+    rng, plans = np.random.default_rng(seed), []
+    for number in range(count):
+        share = (number + 1) / (count + 1)
+        widths = {
+            name: int(rng.choice(sorted(found)))
+            for name, found in choices.items()
+            if rng.random() < share
+        }
+        by_start: dict[int, list[Candidate]] = {}
+        for candidate in agreeing(graph, candidates, widths):
+            if candidate.kind != KIND:
+                by_start.setdefault(candidate.block.start, []).append(candidate)
+        plans.append(_sample(graph, by_start, share, rng, widths))
+    return plans
 
 
 def in_portions(plans: Sequence[MergePlan]) -> list[list[MergePlan]]:
@@ -124,14 +138,17 @@ def _sample(
     by_start: dict[int, list[Candidate]],
     share: float,
     rng: np.random.Generator,
+    widths: Mapping[str, int],
 ) -> MergePlan:
     """Walks the chain and replaces a block wherever a draw falls below ``share``."""
     position, chosen = 0, []
+    units = plan_at(graph, widths)
     while position < len(graph.units):
         here = by_start.get(position, [])
         if here and rng.random() < share:
             chosen.append(here[int(rng.integers(len(here)))])
             position = chosen[-1].block.end
         else:
+            chosen.append(units[position])
             position += 1
     return MergePlan.of(graph, chosen)

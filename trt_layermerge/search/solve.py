@@ -10,10 +10,12 @@ from trt_layermerge.core.candidate import Candidate, original_candidate
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.streams import alone_of
 from trt_layermerge.core.tables import ImportanceEntry, ImportanceTable, LatencyTable
 from trt_layermerge.errors import InfeasibleBudgetError
 from trt_layermerge.kinds import kind_of
-from trt_layermerge.search.chain import Frontier, Option, Solution, chain_frontier
+from trt_layermerge.search.chain import Frontier, Solution, chain_frontier
+from trt_layermerge.search.states import Losses, chain_options
 
 Mode: TypeAlias = Literal["layermerge", "depth", "layer"]
 
@@ -92,17 +94,28 @@ def frontier(
     originals = [original_candidate(graph, i) for i in range(len(graph.units))]
     usable = {c.key: c for c in originals}
     usable |= {c.key: c for c in candidates if allowed(c, mode) and c in importance}
-    options = [
-        Option(
-            start=c.block.start,
-            end=c.block.end,
-            latency_ms=latency.cost_ms(c, precision, batch),
-            score=objective.value(c, importance[c]),
-            payload=c,
-        )
-        for c in usable.values()
-    ]
-    return chain_frontier(len(graph.units), options, objective.form == "worst")
+    if objective.form == "worst":
+        losses: Losses = {}  # what a stream loses adds up, or is not known
+    else:
+        losses = stream_losses(graph, importance)
+    length, options = chain_options(
+        graph,
+        usable.values(),
+        lambda c: latency.cost_ms(c, precision, batch),
+        lambda c: objective.value(c, importance[c]),
+        losses,
+    )
+    return chain_frontier(length, options, objective.form == "worst")
+
+
+def stream_losses(graph: LayerGraph, importance: ImportanceTable) -> Losses:
+    """Returns what the narrower streams that were scored lose by themselves, by name and width."""
+    found: dict[str, dict[int, float]] = {}
+    for stream in graph.streams:
+        for (name, width), entry in alone_of(importance):
+            if name == stream.name:
+                found.setdefault(name, {})[width] = entry.delta
+    return found
 
 
 def fastest_ms(
@@ -128,12 +141,17 @@ def fastest_ms(
         UsageError: If a candidate was never measured, or nothing that could be covers the chain.
     """
     scored = [*candidates, *(original_candidate(graph, i) for i in range(len(graph.units)))]
-    options = [
-        Option(c.block.start, c.block.end, latency.cost_ms(c, precision, batch), 0.0)
-        for c in scored
-        if allowed(c, mode)
-    ]
-    return float(chain_frontier(len(graph.units), options).latency_ms[0]) + latency.overhead_ms
+    losses: dict[str, dict[int, float]] = {}
+    for name, width in (pair for c in scored for pair in c.widths):
+        losses.setdefault(name, {})[width] = 0.0
+    length, options = chain_options(
+        graph,
+        [c for c in scored if allowed(c, mode)],
+        lambda c: latency.cost_ms(c, precision, batch),
+        lambda _: 0.0,
+        losses,
+    )
+    return float(chain_frontier(length, options).latency_ms[0]) + latency.overhead_ms
 
 
 def plan_of(solution: Solution, overhead_ms: float, budget_ms: float | None = None) -> MergePlan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,7 +13,9 @@ from trt_layermerge.core.candidate import Candidate
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json, read_lines, sha256_json
 from trt_layermerge.core.outputs import Kind
-from trt_layermerge.core.tables import LatencyTable
+from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.streams import plan_at
+from trt_layermerge.core.tables import ImportanceEntry, LatencyTable
 from trt_layermerge.data import LabelledData, split
 from trt_layermerge.data.loader import Images
 from trt_layermerge.finetune.recipe import FinetuneRecipe, preset
@@ -26,6 +28,7 @@ from trt_layermerge.importance.table import Scorer, Scores
 from trt_layermerge.search.sampling import useful
 from trt_layermerge.session.images import calibration_of, images_of, in_memory
 from trt_layermerge.session.settings import ImportanceSection, ScaleSection, Settings
+from trt_layermerge.session.starts import Starts
 
 MakeScorer = Callable[[], Scorer]
 
@@ -44,7 +47,8 @@ def to_score(
         settings: Precision, batch and method.
     """
     measure = settings.measure
-    faster = useful(graph, candidates, table, measure.precision, measure.batch)
+    whole = [c for c in candidates if not c.widths]  # what is known of them serves all widths
+    faster = useful(graph, whole, table, measure.precision, measure.batch)
     if settings.importance.method != "finetune":
         return faster
     return [*faster, *(c for c in candidates if c.original and c.convs)]
@@ -140,6 +144,31 @@ class Scoring:
     @cached_property
     def _scorer(self) -> Scorer:
         return self.make()()
+
+
+def stream_scores(
+    starts: Starts, widths: Mapping[str, Sequence[int]], joint: Callable[[MergePlan], float]
+) -> Callable[[Sequence[Candidate]], Scores]:
+    """Returns what scores narrower streams alone: chosen by data, and all that they touch repaired.
+
+    Args:
+        starts: Repairs whole networks.
+        widths: All widths of each stream, falling: the channels of one are among those of another.
+        joint: Minus the loss of a plan's network.
+    """
+
+    def scores(missing: Sequence[Candidate]) -> Scores:
+        if not missing:
+            return
+        found = starts.choose_channels(widths)
+        for candidate in missing:
+            ((name, width),) = candidate.widths
+            channels = found[name][width]
+            units = plan_at(starts.graph, {name: width})
+            delta = joint(MergePlan(units, channels={name: channels}))
+            yield candidate, ImportanceEntry(delta, "calibrate", channels=channels)
+
+    return scores
 
 
 def amounts_of(macs: float, entries: int, settings: Settings) -> Amounts:

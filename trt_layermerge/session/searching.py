@@ -17,6 +17,7 @@ from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.inputs import chunks
 from trt_layermerge.core.jsonio import Json, write_json
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.streams import with_channels, with_counterparts
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
 from trt_layermerge.errors import InfeasibleBudgetError
 from trt_layermerge.finetune.device import lent
@@ -257,6 +258,7 @@ def problem_of(
     """
     search, measure = settings.search, settings.measure
     objective = objective_of(search.objective, importance.notes.get("method"))
+    importance = with_counterparts(graph, importance, candidates)
     return Problem(
         graph, candidates, importance, measure.precision, measure.batch, search.mode, objective
     )
@@ -300,7 +302,7 @@ def save_choice(
         "why": choice.why,
     }
     plan = replace(
-        chosen.plan,
+        with_channels(chosen.plan, problem.importance),
         latency_ms=chosen.predicted_ms,
         budget_ms=goal.budget_ms,
         notes={**notes, **told},

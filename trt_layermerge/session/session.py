@@ -22,6 +22,7 @@ from trt_layermerge.core.memory import release
 from trt_layermerge.core.outputs import judged_by
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.scratch import scratch
+from trt_layermerge.core.streams import width_alone
 from trt_layermerge.core.tables import ImportanceTable, LatencyTable
 from trt_layermerge.data import Part
 from trt_layermerge.data.loader import Images
@@ -48,7 +49,14 @@ from trt_layermerge.session.judging import TaskMetric
 from trt_layermerge.session.latency import measure_latency
 from trt_layermerge.session.quantizing import quantize_networks, save_weights
 from trt_layermerge.session.recorded import Recorded
-from trt_layermerge.session.scoring import Scoring, amounts_of, scorer_of, set_aside, to_score
+from trt_layermerge.session.scoring import (
+    Scoring,
+    amounts_of,
+    scorer_of,
+    set_aside,
+    stream_scores,
+    to_score,
+)
 from trt_layermerge.session.searching import (
     BUILDS,
     WholeNetworks,
@@ -227,9 +235,28 @@ class Session(State):
             return self.importance
 
         filled(wanted, "scoring", amounts.first is not None)
+        self._score_streams(images, path, notes)
         if amounts.first is not None:
             exactly = partial(filled, label="scoring what may be chosen", first=False)
             refine(self.problem, self.latencies.table, exactly)
+
+    def _score_streams(self, images: Images, path: Path, notes: Mapping[str, Any]) -> None:
+        """Scores the narrower streams, where candidates may use them, into the table of a file."""
+        offered: dict[str, set[int]] = {}
+        for name, width in (pair for c in self.candidates for pair in c.widths):
+            offered.setdefault(name, set()).add(width)
+        if not offered or self.settings.importance.method != "calibrate":
+            return
+        widths = {name: sorted(found, reverse=True) for name, found in offered.items()}
+        streams = {s.name: s for s in self.graph.streams}
+        whole = self.whole_networks(images, None, None, self.folder)
+        self._made["importance"] = fill_table(
+            [width_alone(self.graph, streams[n], w) for n, found in widths.items() for w in found],
+            stream_scores(whole.starts, widths, whole.joint_delta),
+            path,
+            notes,
+            on_progress=lambda done, total: self.tell.progress("scoring streams", done, total),
+        )
 
     def _score_notes(self) -> Json:
         """Returns what tells the scores of this network and these settings from others."""

@@ -144,8 +144,8 @@ class SearchSection(Section):
         rules: Which replacements there are: ``full`` for all kinds, ``paper`` for the published.
         mode: What may go: ``layermerge`` for activations and convolutions, ``depth`` for
             activations only, ``layer`` for convolutions only.
-        kinds: Names of the kinds of candidates (``kinds``) under ``rules: full``; ``narrow`` is
-            one that is used only where it is named.
+        kinds: Names of the kinds of candidates (``kinds``) under ``rules: full``; ``narrow`` and
+            ``stream`` are used only where they are named.
         speedup: Measured original latency divided by the budget.
         budget_ms: Latency that the measured network must meet.
         objective: What is maximised.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,7 @@ from trt_layermerge.core.inputs import chunks, mapped
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.outputs import Kind
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.streams import with_channels, with_counterparts
 from trt_layermerge.core.tables import ImportanceTable
 from trt_layermerge.data import LabelledData, draw, split
 from trt_layermerge.errors import DivergedError, UsageError
@@ -32,6 +34,7 @@ from trt_layermerge.merge import (
 )
 from trt_layermerge.merge.relax import retrace
 from trt_layermerge.merge.repair import Targets
+from trt_layermerge.merge.slim import choose_channels
 from trt_layermerge.merge.surgery import block_ends
 from trt_layermerge.session.images import images_of
 from trt_layermerge.session.settings import Settings
@@ -77,6 +80,7 @@ class Starts:
 
     def bare(self, plan: MergePlan) -> RelaxedNet:
         """Returns a plan's network with the original weights, all blocks unmerged."""
+        plan = with_channels(plan, self.importance)
         return relax(self._traced, self.graph, plan).eval()
 
     def unfilled(self, plan: MergePlan) -> RelaxedNet:
@@ -95,12 +99,21 @@ class Starts:
     def repair(self, network: RelaxedNet) -> None:
         """Fits the blocks in place; each takes the repair that scored best for it alone."""
         changed = network.plan.changed
-        found = {c.key: self.importance[c].repair for c in changed if c in self.importance}
+        known = with_counterparts(self.graph, self.importance, changed)
+        found = {c.key: known[c].repair for c in changed if c in known}
         methods = {key: name for key, name in found.items() if name is not None}
         with lent(self.settings.device, network) as device:
             images = mapped(lambda part: part.to(device), images_of(self._images))
             targets = self._targets(images, device)
             repair(network, self._traced, chunks(images, self.batch), methods, targets)
+
+    def choose_channels(
+        self, widths: Mapping[str, Sequence[int]]
+    ) -> dict[str, dict[int, tuple[int, ...]]]:
+        """Returns which channels remain at every width of every stream, by the images to fit on."""
+        with lent(self.settings.device, self._traced.module) as device:
+            images = mapped(lambda part: part.to(device), images_of(self._images))
+            return choose_channels(self._traced, widths, [*chunks(images, self.batch)])
 
     @cached_property
     def batch(self) -> int:

@@ -123,7 +123,11 @@ def find_streams(reading: Reading, graph: LayerGraph) -> tuple[Stream, ...]:
     for node in reading.order:
         _place(reading, groups, node)
     _fix_pieces(reading, groups, graph)
-    inside = {u.name for r in (*graph.residuals, *graph.branches) for u in graph.units[r.start : r.end - 1]}
+    inside = {
+        u.name
+        for r in (*graph.residuals, *graph.branches)
+        for u in graph.units[r.start : r.end - 1]
+    }
     place = {str(node.target): number for node, number in reading.order.items()}
     found = []
     for group in groups.found():
@@ -134,9 +138,7 @@ def find_streams(reading: Reading, graph: LayerGraph) -> tuple[Stream, ...]:
                 tuple(sorted(names, key=place.__getitem__))
                 for names in (group.writers, group.readers, group.norms)
             )
-            found.append(
-                Stream(writers[0], group.channels, writers, readers, norms, group.refusal)
-            )
+            found.append(Stream(writers[0], group.channels, writers, readers, norms, group.refusal))
     return tuple(sorted(found, key=lambda stream: place[stream.name]))
 
 
