@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from trt_layermerge.blocks.elimination import Readers, eliminate_together
+from trt_layermerge.blocks.layers import zero_pad
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.streams import slim_graph
 from trt_layermerge.core.unit import Stream
@@ -24,7 +24,8 @@ from trt_layermerge.kinds import fit_refusal
 from trt_layermerge.merge.leastsq import Moments, sample_positions
 from trt_layermerge.merge.segments import record
 from trt_layermerge.tracing import TracedNetwork
-from trt_layermerge.tracing.forms import PaddedConv2d, weight_of
+from trt_layermerge.tracing.conv import conv_spec, is_plain_conv
+from trt_layermerge.tracing.forms import PooledConv2d, weight_of
 
 Channels: TypeAlias = Mapping[str, tuple[int, ...]]
 """Channels that remain of streams, by name."""
@@ -86,8 +87,9 @@ def slimmed(traced: TracedNetwork, channels: Channels) -> TracedNetwork:
         for name in stream.writers:
             _cut(traced.module.get_submodule(name), kept, 0)
         for name in stream.readers:
-            if name not in stream.writers:
-                _cut(traced.module.get_submodule(name), kept, 1, stream.channels)
+            module = traced.module.get_submodule(name)
+            if not isinstance(module, nn.Conv2d) or module.groups == 1:  # depthwise is cut already
+                _cut(module, kept, 1, stream.channels)
     widths = {name: len(kept) for name, kept in channels.items()}
     return replace(traced, graph=slim_graph(traced.graph, widths))
 
@@ -162,7 +164,7 @@ def _readers(traced: TracedNetwork, stream: Stream, batches: Iterable[Any]) -> I
     """Yields the least-squares problem of each layer that reads a stream and mixes its channels."""
     for node in traced.module.graph.find_nodes(op="call_module"):
         name, module = str(node.target), traced.module.get_submodule(str(node.target))
-        if name not in stream.readers or name in stream.writers or not fits_alone(module):
+        if name not in stream.readers or not fits_alone(module):
             continue
         names = (node.all_input_nodes[0].name, node.name)
         values = (record(traced.module, batch, names) for batch in batches)
@@ -174,11 +176,10 @@ def _readers(traced: TracedNetwork, stream: Stream, batches: Iterable[Any]) -> I
 
 def fits_alone(module: nn.Module) -> bool:
     """Whether a layer is a dense convolution or linear layer that least squares can fit."""
-    if type(module) not in (nn.Conv2d, PaddedConv2d, nn.Linear):
+    dense = is_plain_conv(module) and module.groups == 1 and not isinstance(module, PooledConv2d)
+    if not dense and type(module) is not nn.Linear:
         return False
-    weight = _weight(module)
-    grouped = isinstance(module, nn.Conv2d) and module.groups > 1
-    return not grouped and fit_refusal(1, weight[0].numel()) is None
+    return fit_refusal(1, _weight(module)[0].numel()) is None
 
 
 def layer_moments(module: nn.Module, pairs: Iterable[tuple[Tensor, Tensor]]) -> Moments:
@@ -189,26 +190,20 @@ def layer_moments(module: nn.Module, pairs: Iterable[tuple[Tensor, Tensor]]) -> 
         pairs: Both values, batch by batch.
     """
     weight = _weight(module)
-    stride, dilation = (module.stride, module.dilation) if isinstance(module, nn.Conv2d) else (1, 1)
-    conv = nn.Conv2d(weight.shape[1], len(weight), weight.shape[2:], stride, 0, dilation).to(weight)
+    conv = nn.Conv2d(weight.shape[1], len(weight), 1).to(weight)
+    conv.weight = nn.Parameter(weight)
+    if isinstance(module, nn.Conv2d):
+        conv.kernel_size, conv.stride = module.kernel_size, module.stride
+        conv.dilation = module.dilation
     moments = Moments(conv)
     generator = torch.Generator().manual_seed(0)
     for inputs, wanted in pairs:
         if isinstance(module, nn.Conv2d):
-            inputs = _padded(module, inputs)
+            inputs = zero_pad(conv_spec(module, tuple(inputs.shape)).padding)(inputs)
         else:
             inputs, wanted = inputs[:, :, None, None], wanted[:, :, None, None]
         moments.add(inputs, wanted, sample_positions(wanted, POSITIONS, generator))
     return moments
-
-
-def _padded(module: nn.Conv2d, inputs: Tensor) -> Tensor:
-    """Returns a map with the zeros around it that a convolution adds."""
-    if isinstance(module, PaddedConv2d):
-        top, left, bottom, right = module.pads
-    else:
-        (top, left), (bottom, right) = module.padding, module.padding  # type: ignore[misc]
-    return functional.pad(inputs, (int(left), int(right), int(top), int(bottom)))
 
 
 class Chosen(nn.Module):

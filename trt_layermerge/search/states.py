@@ -44,11 +44,14 @@ def chain_options(
     def opened(position: int) -> list[str]:
         return [n for n, span in lives.items() if span and span[0] < position <= span[1]]
 
+    def node(position: int, widths: Mapping[str, int]) -> int:
+        return nodes[position, tuple(widths[n] for n in open_at[position])]
+
     open_at = [opened(position) for position in range(len(graph.units) + 1)]
     nodes: dict[tuple[int, tuple[int, ...]], int] = {}
     for position, names in enumerate(open_at):
-        for widths in product(*((full[n], *losses[n]) for n in names)):
-            nodes[position, widths] = len(nodes)
+        for state in product(*((full[n], *losses[n]) for n in names)):
+            nodes[position, state] = len(nodes)
     options = []
     for candidate in candidates:
         known, stated = losses.keys(), dict(candidate.widths)
@@ -64,8 +67,8 @@ def chain_options(
             opening = [n for n in names if n not in open_at[start] and widths[n] != full[n]]
             options.append(
                 Option(
-                    nodes[start, tuple(widths[n] for n in open_at[start])],
-                    nodes[end, tuple(widths[n] for n in open_at[end])],
+                    node(start, widths),
+                    node(end, widths),
                     latency_ms,
                     score + sum(losses[n][widths[n]] for n in opening),
                     candidate,

@@ -123,11 +123,8 @@ def find_streams(reading: Reading, graph: LayerGraph) -> tuple[Stream, ...]:
     for node in reading.order:
         _place(reading, groups, node)
     _fix_pieces(reading, groups, graph)
-    inside = {
-        u.name
-        for r in (*graph.residuals, *graph.branches)
-        for u in graph.units[r.start : r.end - 1]
-    }
+    spans = [(r.start, r.end) for r in graph.residuals] + [(b.start, b.end) for b in graph.branches]
+    inside = {unit.name for start, end in spans for unit in graph.units[start : end - 1]}
     place = {str(node.target): number for node, number in reading.order.items()}
     found = []
     for group in groups.found():
