@@ -28,9 +28,11 @@ def inspect_view(result: Result) -> RenderableType:
     candidates: Mapping[str, int] = result["candidates"]
     barriers = [(b["node"], b["unit"], b["reason"]) for b in graph["barriers"]]
     refused = [(count, why) for why, count in result["refused"].items()]
+    streams = [(s["name"], s["channels"], s["refusal"] or "yes") for s in graph.get("streams", ())]
     tables = [
         table("Units", ("unit", "name", "convolution", "segment"), _unit_rows(graph)),
         table("Residuals", ("units", "shortcut", "branch can merge"), _residual_rows(graph)),
+        table("Streams", ("channels of", "number", "may be fewer (search.kinds: stream)"), streams),
         table("What cannot merge, and why", ("where", "unit", "reason"), barriers),
         table("Candidates left out, and why", ("number", "reason"), refused),
     ]

@@ -192,6 +192,11 @@ def block_ends(traced: TracedNetwork) -> frozenset[str]:
     parts = (*traced.graph.branches, *traced.graph.wholes)
     sources |= {name for b in parts for name in (b.source, b.shortcut) if name is not None}
     sources |= {b.features for b in traced.graph.bridges if b.features is not None}
+    for node in traced.module.graph.find_nodes(op="call_module"):  # fitted behind narrower streams
+        name = str(node.target)
+        if name in traced.graph.read_streams:
+            layer = traced.module.get_submodule(name)
+            sources |= {node.name} if type(layer) is nn.Linear else set()
     return frozenset(sources | {unit.branch for unit in units} | {unit.sum for unit in units})
 
 

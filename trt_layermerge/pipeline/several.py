@@ -13,6 +13,7 @@ from dataclasses import replace
 from trt_layermerge.core.graph import LayerGraph, load_graph
 from trt_layermerge.core.jsonio import Json, read_json
 from trt_layermerge.core.plan import MergePlan
+from trt_layermerge.core.streams import alone_of, with_counterparts
 from trt_layermerge.core.tables import ImportanceTable
 from trt_layermerge.errors import (
     AccuracyGateError,
@@ -107,18 +108,21 @@ def _figures(folder: RunFolder, answer: Json) -> Iterator[tuple[str, object]]:
     original_ms, predicted_ms = plan.notes["original_ms"], plan.latency_ms
     yield "predicted_speedup", original_ms / predicted_ms if predicted_ms else None
     yield "measured_speedup", answer.get("speedup") or plan.notes["measured_speedup"]
-    yield "loss", _loss(folder, plan)
+    yield "loss", _loss(folder, graph, plan)
     yield "goes", _goes(graph, plan)
     yield "accuracy", (answer.get("merged") or {}).get("accuracy")
     yield "next", command("run", folder.root)
 
 
-def _loss(folder: RunFolder, plan: MergePlan) -> float:
+def _loss(folder: RunFolder, graph: LayerGraph, plan: MergePlan) -> float:
     """Returns the loss before training: of the whole network if that was scored, else added up."""
     finalists = read_body(folder / "finalists.json", "finalists")["finalists"]
     joint = next(row["joint_score"] for row in finalists if row["chosen"])
-    importance = ImportanceTable.load(folder / "importance.jsonl")
+    found = ImportanceTable.load(folder / "importance.jsonl")
+    importance = with_counterparts(graph, found, plan.changed)
     parts = sum(importance[candidate].delta for candidate in plan.changed)
+    alone = dict(alone_of(found))
+    parts += sum(alone[width].delta for width in plan.widths.items())
     return -float(parts if joint is None else joint)
 
 

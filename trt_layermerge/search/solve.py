@@ -10,7 +10,7 @@ from trt_layermerge.core.candidate import Candidate, original_candidate
 from trt_layermerge.core.device import Precision
 from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.plan import MergePlan
-from trt_layermerge.core.streams import alone_of
+from trt_layermerge.core.streams import KIND, alone_of
 from trt_layermerge.core.tables import ImportanceEntry, ImportanceTable, LatencyTable
 from trt_layermerge.errors import InfeasibleBudgetError
 from trt_layermerge.kinds import kind_of
@@ -94,9 +94,8 @@ def frontier(
     originals = [original_candidate(graph, i) for i in range(len(graph.units))]
     usable = {c.key: c for c in originals}
     usable |= {c.key: c for c in candidates if allowed(c, mode) and c in importance}
-    if objective.form == "worst":
-        losses: Losses = {}  # what a stream loses adds up, or is not known
-    else:
+    losses: Losses = {}
+    if objective.form != "worst" and any(c.kind == KIND for c in usable.values()):
         losses = stream_losses(graph, importance)
     length, options = chain_options(
         graph,

@@ -173,7 +173,7 @@ def estimate(
     if settings.importance.method != "calibrate":
         table = table_s + measure.networks * whole_s if here else None
         return Estimate(table, None, None, finetune)
-    scored = promising(graph, candidates)
+    scored = promising(graph, [c for c in candidates if not c.widths])
     amounts = amounts_of(macs, len(scored), settings)
     scoring = SCORED * len(scored) * images_an_entry(amounts) * macs
     fitting = sum(_fit(c, amounts, settings) for c in scored)
