@@ -361,8 +361,9 @@ def test_published_rules_and_modes_refuse_what_they_cannot(
 def test_files_have_the_keys_and_types_that_they_always_had(runs: Path) -> None:
     """``golden.json`` was made by the version before stages became calls of a session.
 
-    Since then ``feature_weight`` went; ``kept_in_float``, ``notes``, ``plans``, what stages were
-    done with and by which code, why a plan was taken, and agreement with the original came.
+    Since then ``feature_weight`` went; ``kept_in_float``, ``notes``, ``plans``, ``streams``, what
+    stages were done with and by which code, why a plan was taken, and agreement with the original
+    came.
     """
     wanted = {"build.engine": "auto", "build.precisions": ["fp32", "int8"]}
     tiny.run(runs, overrides={**wanted, "package.targets": ["plain"]})
