@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from tests import nets
 from tests.merge.test_zoo import network
-from trt_layermerge.core.graph import LayerGraph
-from trt_layermerge.core.graph_file import graph_from_json, graph_to_json
+from trt_layermerge.core.graph import LayerGraph, graph_from_json, graph_to_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.streams import at_widths, life, plan_at, touched
 from trt_layermerge.errors import UsageError
