@@ -1,7 +1,4 @@
-"""Networks of timm and of other tasks through every stage, from one recipe to a bundle.
-
-Nothing is timed in truth.
-"""
+"""Networks of timm through every stage, from one recipe to a bundle. Nothing is timed in truth."""
 
 from __future__ import annotations
 
@@ -26,9 +23,6 @@ KNOWN = {network.name: network for network in NETWORKS}
         "timm:regnetx_002",
         "timm:starnet_s050",
         "timm:tinynet_e",
-        "benchmarks.tasks:DnCnn",
-        "benchmarks.tasks:UNet",
-        "benchmarks.tasks:Yolo",
     ],
 )
 def test_a_network_goes_through_every_stage(tmp_path: Path, name: str) -> None:
