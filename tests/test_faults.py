@@ -63,7 +63,7 @@ def test_the_campaign_notices_what_it_looks_for(
     def outcome(read: Any, sealed: bool = False) -> str:
         door = Door("door", path, lambda path: read(path.read_bytes()), sealed)
         work = campaign.reading(door, b"sound", "b'sound'", campaign._mutate)
-        found: str = Trial("door", 0, work).row(seed=0)["outcome"]
+        found: str = Trial("door", 0, work, sound_bytes=9 << 20).row(seed=0)["outcome"]
         assert path.read_bytes() == b"sound"
         return found
 
@@ -76,6 +76,8 @@ def test_the_campaign_notices_what_it_looks_for(
     assert outcome(lambda data: data, sealed=True) == "other"
     assert outcome(lambda data: {}[data]) == "raw"
     assert outcome(lambda data: time.sleep(5)) == "hang"
+    assert outcome(lambda data: b"x" * (30 << 20) and b"sound") == "memory"
+    assert outcome(lambda data: b"x" * (2 << 20) and b"sound") == "same"
 
 
 def test_damages_differ_from_each_other_and_come_again_by_their_seed() -> None:

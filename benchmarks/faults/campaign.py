@@ -6,6 +6,7 @@ Every damage must come to the same result or to a clear refusal. What does not i
 raw       an error that is no paragraph of ours, or one that says ``This is a bug``
 other     another result, from a file that a hash would have told, or by a verb that ended with 0
 hang      more than ten seconds
+memory    more than twice what the sound file takes, or twice ``FLOOR_BYTES`` if that is more
 executed  code that came with the file
 ========  ==========================================================================================
 """
@@ -18,17 +19,19 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
 from benchmarks.faults.doors import Door, doors
+from benchmarks.faults.memory import FLOOR_BYTES, growth, growth_of
 from benchmarks.faults.mutations import mutated
-from benchmarks.faults.verbs import READS, SAME, command, content, copied, note
+from benchmarks.faults.verbs import READS, SAME, again, command, content, copied, note
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import LayerMergeError, words_of
 
 PATIENCE_S = 10
-BAD = ("raw", "other", "hang", "executed")
+BAD = ("raw", "other", "hang", "memory", "executed")
 
 Damage = Callable[[Path, bytes, Random], str]
 """Damages a file, given its content; returns what was done to it."""
@@ -47,31 +50,34 @@ class Trial:
         number: Which of the damages of that file.
         work: Does it; returns the outcome and what was said.
         patience_s: How long it may take; None for ``PATIENCE_S``.
+        sound_bytes: By how much the process grows with the sound file; None where the work is in
+            other processes.
     """
 
     name: str
     number: int
     work: Callable[[Random], tuple[str, str]]
     patience_s: int | None = None
+    sound_bytes: int | None = None
 
     def row(self, seed: int) -> Json:
         """Does it, and returns a row for the journal."""
         started = time.monotonic()
         rng = Random(f"{seed} {self.name} {self.number}")
         patience_s = self.patience_s or PATIENCE_S
+        grown = growth()
         try:
             with _patience(patience_s):
                 outcome, said = self.work(rng)
         except Late:
             outcome, said = "hang", f"longer than {patience_s} s"
+        row: Json = {"trial": self.name, "number": self.number, "outcome": outcome}
+        if self.sound_bytes is not None:
+            row["grown"], most = grown(), 2 * max(self.sound_bytes, FLOOR_BYTES)
+            if row["grown"] > most and outcome not in BAD:
+                row["outcome"], said = "memory", f"{row['grown']:,} of {most:,} bytes: {said}"
         took = round(time.monotonic() - started, 2)
-        return {
-            "trial": self.name,
-            "number": self.number,
-            "outcome": outcome,
-            "said": said[:300],
-            "seconds": took,
-        }
+        return {**row, "said": said[:300], "seconds": took}
 
 
 def reader_trials(work: Path, each: int) -> Iterator[Trial]:
@@ -83,8 +89,10 @@ def reader_trials(work: Path, each: int) -> Iterator[Trial]:
     """
     for door in doors(work):
         sound, data = value_of(door), door.path.read_bytes()
+        most = growth_of(partial(value_of, door))
         for number in range(each):
-            yield Trial(f"reader of {door.name}", number, reading(door, data, sound, _mutate))
+            damaged = reading(door, data, sound, _mutate)
+            yield Trial(f"reader of {door.name}", number, damaged, sound_bytes=most)
 
 
 def verb_trials(work: Path, each: int) -> Iterator[Trial]:
@@ -97,13 +105,19 @@ def verb_trials(work: Path, each: int) -> Iterator[Trial]:
         work: Folder with the finished run.
         each: How many for each file and verb.
     """
+    doors(work)  # makes the run
     finished = work / "runs" / "tiny"
-    sound = content(finished)
+    sound, copies = content(finished), work / "copies"
+    most = {
+        verb: growth_of(partial(lambda verb: again(verb, copied(finished, copies)), verb))
+        for verb in dict(READS).values()
+    }
     for sealed, words in ((False, ""), (True, ", noted as right")):
         for file, verb in READS:
             for number in range(each):
-                trial = _typing(finished, work / "copies", file, verb, sound, sealed)
-                yield Trial(f"{verb} over {file}{words}", number, trial)
+                trial = _typing(finished, copies, file, verb, sound, sealed)
+                name = f"{verb} over {file}{words}"
+                yield Trial(name, number, trial, sound_bytes=most[verb])
 
 
 def reading(

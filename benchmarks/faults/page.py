@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from benchmarks.faults.campaign import BAD
+from benchmarks.faults.memory import FLOOR_BYTES
 from benchmarks.results import Page, measured_by
 from trt_layermerge.core.jsonio import Json
 
@@ -63,8 +64,9 @@ HEAD = """\
 
 Every fault ends with the same result, with another value where no hash can tell, or with a clear \
 refusal. What must not be: *raw*, an error that is no paragraph of ours; *other*, another result \
-without a word; *hang*, more than ten seconds for a file; *executed*, code that came with a file. \
-Seed {seed}; [how](../../benchmarks/faults/__main__.py).
+without a word; *hang*, more than ten seconds for a file; *memory*, more than twice what the sound \
+file takes, or than {floor} MiB, the interpreter's own, where that is more; *executed*, code that \
+came with a file. Seed {seed}; [how](../../benchmarks/faults/__main__.py).
 
 | faults | tried | badly ended |
 |---|---:|---:|
@@ -75,12 +77,16 @@ Seed {seed}; [how](../../benchmarks/faults/__main__.py).
 def shortened(rows: list[Json]) -> list[Json]:
     """Returns how many trials of each kind came to what, and those that ended badly."""
     found: dict[tuple[str, str], Counter[str]] = {}
+    grown: dict[tuple[str, str], int] = {}
     for row in rows:
         key = row["family"], kind_of(row["family"], row["trial"])
         found.setdefault(key, Counter())[row["outcome"]] += 1
+        if "grown" in row:
+            grown[key] = max(grown.get(key, 0), row["grown"])
     counts: list[Json] = [
-        {"family": family, "kind": kind, "outcomes": dict(found[family, kind])}
-        for family, kind in found
+        {"family": key[0], "kind": key[1], "outcomes": dict(counter)}
+        | ({"grown": grown[key]} if key in grown else {})
+        for key, counter in found.items()
     ]
     bad = [row for row in rows if row["outcome"] in BAD]
     return counts + [{k: r[k] for k in ("family", "trial", "outcome", "said")} for r in bad]
@@ -120,6 +126,7 @@ def text(header: Json, rows: list[Json]) -> str:
     head = HEAD.format(
         origin=measured_by("faults --record", header),
         seed=header["seed"],
+        floor=2 * FLOOR_BYTES >> 20,
         summary="\n".join(lines),
         short=told,
     )
@@ -130,11 +137,14 @@ def text(header: Json, rows: list[Json]) -> str:
 
 def _section(family: str, words: str, rows: list[Json]) -> str:
     names = [name for name in OUTCOMES if any(name in row["outcomes"] for row in rows)]
-    lines = [f"## {family.capitalize()}\n\n{words}\n", f"| | {' | '.join(names)} |"]
-    lines.append(f"|---|{'---:|' * len(names)}")
+    measured = all("grown" in row for row in rows)
+    heads = [*names, "grew by at most, MiB"] if measured else names
+    lines = [f"## {family.capitalize()}\n\n{words}\n", f"| | {' | '.join(heads)} |"]
+    lines.append(f"|---|{'---:|' * len(heads)}")
     for row in rows:
-        figures = " | ".join(str(row["outcomes"].get(name, 0)) for name in names)
-        lines.append(f"| {row['kind']} | {figures} |")
+        figures = [str(row["outcomes"].get(name, 0)) for name in names]
+        figures += [f"{row['grown'] / 2**20:.1f}"] if measured else []
+        lines.append(f"| {row['kind']} | {' | '.join(figures)} |")
     return "\n".join(lines) + "\n"
 
 

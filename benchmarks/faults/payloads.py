@@ -16,6 +16,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -26,6 +27,7 @@ from onnx import TensorProto, helper
 
 from benchmarks.faults.campaign import Damage, Trial, reading, value_of
 from benchmarks.faults.doors import Door, doors
+from benchmarks.faults.memory import growth_of
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.data import open_data
 from trt_layermerge.data.images import Framing
@@ -220,11 +222,13 @@ def payload_trials(work: Path, each: int) -> Iterator[Trial]:
     _bait(work, canary)
     every = [*doors(work), *_pictures(work)]
     sound = {door.name: (door.path.read_bytes(), value_of(door)) for door in every}
+    most = {door.name: growth_of(partial(value_of, door)) for door in every}
     for name, payload in payloads(canary).items():
         chosen = Random(name).sample(every, min(each, len(every)))
         for number, door in enumerate(chosen):
             work_of = reading(door, *sound[door.name], _damage(payload), canary)
-            yield Trial(f"{name} as {door.name}", number, work_of)
+            sound_bytes = most[door.name]
+            yield Trial(f"{name} as {door.name}", number, work_of, sound_bytes=sound_bytes)
 
 
 def _damage(payload: Payload) -> Damage:

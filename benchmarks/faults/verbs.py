@@ -73,6 +73,21 @@ def note(run: Path, file: str) -> None:
     state.write_text(json.dumps(body))
 
 
+def again(verb: str, run: Path) -> None:
+    """Has a verb of a sound run done once more.
+
+    Raises:
+        RuntimeError: If it fails.
+    """
+    state = run / "state.json"
+    body = json.loads(state.read_text())
+    body["stages"].pop(verb, None)
+    state.write_text(json.dumps(body))
+    code, said = command(verb, run.parent)
+    if code != 0:
+        raise RuntimeError(f"{verb} over a sound run fails: {said}")
+
+
 def command(verb: str, runs: Path) -> tuple[int, str]:
     """Returns the exit code of a verb of the run, and what it said on standard error."""
     with (
