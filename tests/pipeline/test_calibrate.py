@@ -18,6 +18,7 @@ from torch import nn
 from tests.pipeline import tiny
 from trt_layermerge.backends import get_backend
 from trt_layermerge.core.jsonio import sha256_file
+from trt_layermerge.deploy.bundle.folder import read_bundle
 from trt_layermerge.errors import AccuracyGateError, CorruptInputError, UsageError
 from trt_layermerge.pipeline.api import open_run, run_stage
 from trt_layermerge.pipeline.options import NullReporter, RunOptions
@@ -98,6 +99,17 @@ def test_the_run_builds_int8_from_then_on(runs: Path) -> None:
     assert opened(runs).recipe.build.precisions == ("fp32", "fp16", "int8")
     _, told = tiny.run(runs)
     assert "calibrate" in told.stages("skip")
+
+
+def test_without_engines_what_was_calibrated_is_used_all_the_same(runs: Path) -> None:
+    """``build.engine`` is none here: as ONNX it is compared with torch, timed and bundled."""
+    calibrate(runs)
+    tiny.run(runs, overrides={"package.targets": ["plain"]})
+    bodies = {n: json.loads((runs / "tiny" / f"{n}.json").read_text()) for n in ("verify", "bench")}
+    compared = {row["name"]: row["reason"] for row in bodies["verify"]["comparisons"]}
+    assert compared["model.int8.onnx"] is compared["original.int8.onnx"] is None
+    assert "int8" in [pair["precision"] for pair in bodies["bench"]["precisions"]]
+    assert "int8" in read_bundle(runs / "tiny" / "deploy" / "plain")[1].models
 
 
 def test_layers_left_in_float_are_named(runs: Path) -> None:

@@ -32,10 +32,14 @@ class Built:
 
 
 def wanted_precisions(settings: Settings) -> tuple[Precision, ...]:
-    """Returns the precisions that are measured or built; the fp32 master is always one."""
-    wanted = {"fp32", settings.measure.precision}
-    if settings.build.engine != "none":
-        wanted |= set(settings.build.precisions)
+    """Returns the precisions that are measured or built; the fp32 master is always one.
+
+    Without engines those of ``build.precisions`` are not, but for int8: it is calibrated, and what
+    was calibrated is checked, timed and bundled as ONNX.
+    """
+    asked = {*settings.build.precisions}
+    asked = asked & {"int8"} if settings.build.engine == "none" else asked
+    wanted = {"fp32", settings.measure.precision, *asked}
     return tuple(p for p in PRECISIONS if p in wanted)
 
 

@@ -335,11 +335,6 @@ class Settings(Section):
     device: str = "cpu"
     seed: Seed = 0
 
-    @property
-    def int8(self) -> bool:
-        """Whether anything is measured or built at int8."""
-        return "int8" in (self.measure.precision, *self.build.precisions)
-
     @model_validator(mode="after")
     def _errors_are_told(self) -> Settings:
         kinds = kinds_named("full", self.search.kinds)
