@@ -43,6 +43,7 @@ HOSTILE: dict[str, Any] = {
     "tolerance": "1e9",
     "tolerance ": float("nan"),
     "interface": None,
+    "interface ": {"outputs": []},
     "labels": 7,
     "build": {"engine": "evilmod"},
     "build ": {"engine": "os", "workspace_bytes": "all"},

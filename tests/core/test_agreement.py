@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trt_layermerge.core.agreement import agreements, agreements_of, right
+from trt_layermerge.core.agreement import agreements, agreements_of, distances, right
 
 
 def test_classes_agree_by_their_largest():
@@ -51,6 +51,18 @@ def test_labels_agree_by_their_sign_and_whole_numbers_by_being_the_same():
     assert agreements(reference, found, "labels").tolist() == [0.75]
     numbers, others = np.array([[[1, 2], [3, 4]]]), np.array([[[1, 2], [3, 5]]])
     assert agreements(numbers, others, "indices").tolist() == [0.75]
+
+
+def test_probabilities_agree_about_one_half():
+    reference = np.float32([[0.9, 0.45, 0.45, 1e-9]])
+    found = np.float32([[0.7, 0.55, 0.4, 1e-5]])  # too far, another side, near, near
+    assert agreements(reference, found, "probabilities").tolist() == [0.5]
+    expected = 0.9 * np.log(0.9 / 0.7) + 0.1 * np.log(0.1 / 0.3)
+    far = distances(reference[:, :1], found[:, :1], "probabilities")
+    np.testing.assert_allclose(far, [expected], rtol=1e-6)
+    # Of almost nothing, ten thousand times as much is almost nothing.
+    assert distances(reference[:, 3:], found[:, 3:], "probabilities")[0] < 2e-5
+    assert distances(np.ones((1, 1)), np.zeros((1, 1)), "probabilities")[0] > 10
 
 
 def test_of_several_outputs_the_worst_of_each_image_counts():

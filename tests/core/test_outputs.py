@@ -87,3 +87,12 @@ def test_outputs_that_do_not_follow_the_images_are_refused(output):
         kinds_of({"logits": ONE, "anchors": output}, IMAGE)
     with pytest.raises(UnsupportedModelError, match="gives no tensors"):
         kinds_of({}, IMAGE)
+
+
+def test_what_comes_from_a_sigmoid_is_probabilities_but_for_classes_and_regressions():
+    outputs = {"one": np.zeros((2, 1), np.float32), "ten": np.zeros((2, 10), np.float32)}
+    both = ("one", "ten")
+    assert kinds_of(outputs, IMAGE, "auto", both) == {"one": "probabilities", "ten": "classes"}
+    assert set(kinds_of(outputs, IMAGE, "multilabel", both).values()) == {"probabilities"}
+    assert set(kinds_of(outputs, IMAGE, "regression", both).values()) == {"values"}
+    assert kinds_of(outputs, IMAGE, "multilabel", ("one",))["ten"] == "labels"

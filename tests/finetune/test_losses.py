@@ -105,6 +105,18 @@ def test_every_output_is_taught_by_what_it_is() -> None:
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
+def test_probabilities_are_learnt_as_their_logits_are() -> None:
+    mine, theirs = (
+        torch.randn(4, 3, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)
+    )
+    recipe = FinetuneRecipe(distill_weight=1.0, temperature=1.0)
+    logits, chances = (
+        training_loss({"x": f(mine)}, None, {"x": f(theirs)}, recipe, (kind,))
+        for f, kind in ((torch.clone, "labels"), (torch.sigmoid, "probabilities"))
+    )
+    assert float(chances) == pytest.approx(float(logits), rel=1e-4)
+
+
 def test_pixels_of_no_class_are_not_learnt() -> None:
     maps = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([[[0, 255], [2, 1]]])

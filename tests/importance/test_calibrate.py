@@ -310,6 +310,11 @@ def test_distances_of_every_kind_by_hand() -> None:
     half = torch.tensor(1.0, dtype=torch.float64).sigmoid()
     expected = 0.5 * (0.5 * (0.5 / half).log() + 0.5 * (0.5 / (1 - half)).log())
     assert Distance.to([yes], ["labels"]).of(iter([no])) == pytest.approx(float(expected))
+    chances = Distance.to([yes.sigmoid()], ["probabilities"])
+    assert chances.of(iter([no.sigmoid()])) == pytest.approx(float(expected), rel=1e-5)
+    nothing, little = torch.full((2, 1, 4, 4), 1e-7), torch.full((2, 1, 4, 4), 1e-5)
+    assert Distance.to([nothing], ["values"]).of(iter([little])) > 9000
+    assert 0 < Distance.to([nothing], ["probabilities"]).of(iter([little])) < 2e-5
     pair = Distance.to([(maps, sizes, sizes.long())], ["classes", "values", "indices"])
     assert pair.name == "KL and relative MSE"
     assert pair.of(iter([(other, wrong, sizes.long() + 1)])) == pytest.approx((kl + 0.5) / 2)

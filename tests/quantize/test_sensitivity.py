@@ -68,6 +68,9 @@ def test_divergence_by_hand():
     assert divergence(reference, other, "classes") == pytest.approx(expected, rel=1e-5)
     assert divergence(reference, reference - 3, "classes") == pytest.approx(0, abs=1e-6)
     assert math.isfinite(divergence(np.float32([[1e4, 0]]), np.float32([[0, 1e4]]), "classes"))
+    yes = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
+    found = divergence(np.float32([[0.5, 1]]), np.float32([[0.25, 1]]), "probabilities")
+    assert found == pytest.approx(yes / 2)
 
 
 def test_no_noise_is_written_as_none():

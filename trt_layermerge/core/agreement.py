@@ -8,6 +8,7 @@ Two networks give the same answer by one rule for every kind of output:
                               channels of at most half the root mean square of the reference; the
                               share of such pixels
 ``labels``                    the same sign; the share of such labels
+``probabilities``             the same side of one half, and within a tenth; the share of such ones
 ``indices``                   the same number; the share of such numbers
 ``values``                    each within a tenth of the scale, and of the same sign unless it is
                               within a thousandth of it; the share of such numbers. The scale is the
@@ -35,6 +36,10 @@ NUMBER, SIGN, DENSE = 0.1, 1e-3, 0.5
 TINIEST = 1e-30
 """Least probability, and least size of an output, that is told from 0."""
 
+LEAST_PROBABILITY = 3e-3
+"""What the largest of many probabilities counts as at least, where differences are held against it:
+libraries compute sigmoids to some 1e-7, and a thousandth of less than this is not to be had."""
+
 VOID = 255
 """Label of a pixel that belongs to no class, as data sets of segmentation have it."""
 
@@ -54,6 +59,8 @@ def agreements(reference: Array, found: Array, kind: Kind) -> NDArray[np.float64
         same = _same_classes(expected, given)
     elif kind == "labels":
         same = ((given > 0) == (expected > 0)) & np.isfinite(given)
+    elif kind == "probabilities":
+        same = ((given > 0.5) == (expected > 0.5)) & (np.abs(given - expected) <= NUMBER)
     elif kind == "indices":
         same = given == expected
     else:
@@ -89,7 +96,8 @@ def distances(reference: Array, found: Array, kind: Kind) -> NDArray[np.float64]
     """Returns how far every image's output is from the reference's, ``(N,)``; 0 is equal.
 
     Of ``classes`` the Kullback-Leibler divergence of the probabilities, in nats, the mean over the
-    pixels of dense outputs; of all others the norm of the difference over the reference's.
+    pixels of dense outputs; of ``probabilities`` that of each yes and no, the mean over them; of
+    all others the norm of the difference over the reference's.
 
     Args:
         reference: Outputs of the one network, ``(N, ...)``.
@@ -103,12 +111,24 @@ def distances(reference: Array, found: Array, kind: Kind) -> NDArray[np.float64]
     if kind == "classes":
         p, q = (np.log(np.maximum(probabilities(a), TINIEST)) for a in (expected, given))
         far = (np.exp(p) * (p - q)).sum(1).reshape(rows, -1).mean(1).clip(min=0)
+    elif kind == "probabilities":
+        far = yes_no(expected, given).reshape(rows, -1).mean(1)
     else:
         apart, size = (
             np.sqrt((a.reshape(rows, -1) ** 2).sum(1)) for a in (given - expected, expected)
         )
         far = apart / np.maximum(size, TINIEST)
     told: NDArray[np.float64] = np.where(finite, far, np.inf)
+    return told
+
+
+def yes_no(expected: Array, given: Array) -> NDArray[np.float64]:
+    """Returns the Kullback-Leibler divergence of each probability of a yes, in nats."""
+    p, q = (np.asarray(a, np.float64) for a in (expected, given))
+    told: NDArray[np.float64] = sum(
+        a * (np.log(np.maximum(a, TINIEST)) - np.log(np.maximum(b, TINIEST)))
+        for a, b in ((p, q), (1 - p, 1 - q))
+    )
     return told
 
 

@@ -2,18 +2,19 @@
 
 By its shape, unless the user says what the network is for (``task``):
 
-=============  ===================================================================================
-``classes``    logits of classes that exclude each other: ``(N, C)``, and ``(N, C, H, W)`` of the
-               size of the image, where C is not its number of channels; C is at least 2
-``labels``     one logit for each of several labels, or for yes and no: never by shape alone
-``indices``    whole numbers, such as the places of the largest logits
-``values``     all others: numbers, boxes, heat maps, features, images
-=============  ===================================================================================
+=================  ===============================================================================
+``classes``        logits of classes that exclude each other: ``(N, C)``, and ``(N, C, H, W)`` of
+                   the size of the image, where C is not its number of channels; C is at least 2
+``labels``         one logit for each of several labels, or for yes and no: never by shape alone
+``probabilities``  what would be labels or values, and comes from a sigmoid
+``indices``        whole numbers, such as the places of the largest logits
+``values``         all others: numbers, boxes, heat maps, features, images
+=================  ===============================================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from trt_layermerge.errors import UnsupportedModelError, UsageError
@@ -24,7 +25,7 @@ Task: TypeAlias = Literal["auto", "classification", "segmentation", "multilabel"
 Tasks: TypeAlias = Task | Mapping[str, Task]
 """One for all outputs, or one for some by their names; the others are ``auto``."""
 
-Kind: TypeAlias = Literal["classes", "labels", "indices", "values"]
+Kind: TypeAlias = Literal["classes", "labels", "probabilities", "indices", "values"]
 
 Kinds: TypeAlias = Mapping[str, Kind]
 """The kind of every output by its name, in order."""
@@ -84,13 +85,19 @@ def kind_of(
     return "classes" if len(shape) == 2 or maps else "values"
 
 
-def kinds_of(outputs: Mapping[str, Any], image: Sequence[int], tasks: Tasks = "auto") -> Kinds:
+def kinds_of(
+    outputs: Mapping[str, Any],
+    image: Sequence[int],
+    tasks: Tasks = "auto",
+    sigmoids: Collection[str] = (),
+) -> Kinds:
     """Returns the kind of every output.
 
     Args:
         outputs: Tensors or arrays by name (``named``).
         image: Shape of the network's first input, whose first dimension is the batch.
         tasks: What they are for.
+        sigmoids: Names of those that come from a sigmoid.
 
     Raises:
         UsageError: If ``tasks`` names an output that there is not.
@@ -113,15 +120,14 @@ def kinds_of(outputs: Mapping[str, Any], image: Sequence[int], tasks: Tasks = "a
                 "first dimension of every output must be the batch: leave the others out (wrap "
                 "the network in a module that returns what depends on the images)"
             )
-    return {
-        name: kind_of(
-            tuple(value.shape),
-            tuple(image),
-            tasks if isinstance(tasks, str) else tasks.get(name, "auto"),
-            floating="float" in str(value.dtype),
-        )
-        for name, value in outputs.items()
-    }
+    kinds: dict[str, Kind] = {}
+    for name, value in outputs.items():
+        task = tasks if isinstance(tasks, str) else tasks.get(name, "auto")
+        floating = "float" in str(value.dtype)
+        kinds[name] = kind_of(tuple(value.shape), tuple(image), task, floating=floating)
+        if name in sigmoids and task != "regression" and kinds[name] in ("labels", "values"):
+            kinds[name] = "probabilities"
+    return kinds
 
 
 def judged_by(labels: Any, outputs: Mapping[str, Any], kinds: Kinds) -> str | None:

@@ -12,10 +12,16 @@ import numpy as np
 
 from trt_layermerge.backends import Runner
 from trt_layermerge.backends.base import Array
-from trt_layermerge.core.agreement import Tally, agreements, agreements_of, right
+from trt_layermerge.core.agreement import (
+    LEAST_PROBABILITY,
+    Tally,
+    agreements,
+    agreements_of,
+    right,
+)
 from trt_layermerge.core.inputs import chunks, mapped, parts_of
 from trt_layermerge.core.jsonio import Json
-from trt_layermerge.core.outputs import Kinds
+from trt_layermerge.core.outputs import Kind, Kinds
 from trt_layermerge.deploy.sidecar import Network
 from trt_layermerge.errors import DeviceError
 
@@ -51,7 +57,8 @@ class Comparison:
         network: Which torch network it was compared with.
         reason: Why it could not be run, or None; the figures are then None.
         max_abs: Largest difference of all outputs; infinite if an output is not finite.
-        max_rel: Largest difference over the largest magnitude of the output's reference.
+        max_rel: Largest difference over the largest magnitude of the output's reference, which of
+            ``probabilities`` counts as ``LEAST_PROBABILITY`` at least.
         agreement: Share of images with the same answer (``core.agreement``) in all outputs.
         kept: Share of images with the same answer as the original torch network; None of what
             was built of that one.
@@ -109,7 +116,7 @@ class Trial:
         self.subject, self._kinds, self._tally = subject, kinds, tally
         self._runner: Runner | None = None
         self._reason: str | None = None
-        self._counts = {name: _Count() for name in kinds}
+        self._counts = {name: _Count(kind) for name, kind in kinds.items()}
         self._right: list[Array] = []
         self._kept: list[Array] = []
         try:
@@ -183,8 +190,9 @@ class Trial:
 class _Count:
     """What was found of one output."""
 
-    def __init__(self) -> None:
-        self.max_abs = self.scale = 0.0
+    def __init__(self, kind: Kind) -> None:
+        self.max_abs = 0.0
+        self.scale = LEAST_PROBABILITY if kind == "probabilities" else 0.0
         self.agreeing: list[Array] = []
 
     def add(self, expected: Array, found: Array) -> None:

@@ -189,7 +189,7 @@ def verify(
 
 
 def _fidelity(kind: str, agreement: float | None, distance: float | None) -> Json:
-    measure = "kl" if kind == "classes" else "relative_error"
+    measure = "kl" if kind in ("classes", "probabilities") else "relative_error"
     finite = distance is not None and math.isfinite(distance)
     return {"kind": kind, "agreement": agreement, measure: distance if finite else None}
 

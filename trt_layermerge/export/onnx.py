@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from trt_layermerge.core.agreement import LEAST_PROBABILITY
 from trt_layermerge.core.codec import dump
 from trt_layermerge.core.inputs import chunks, mapped, parts_of
 from trt_layermerge.core.jsonio import Json, sha256_bytes, write_bytes
@@ -24,9 +25,6 @@ from trt_layermerge.export.exporters import Flat, Names, RawExport, export_raw
 from trt_layermerge.export.fp16 import beyond_half, kept_in_float
 from trt_layermerge.export.graph import parse_model, shape_of
 from trt_layermerge.export.runtime import LARGEST_BATCH, batch_of, outputs_of
-
-SMALL_SIGMOID = 3e-3
-"""ONNX Runtime is off by 1.3e-7 in any sigmoid: too much of outputs that are all below this."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +239,7 @@ def difference(model: bytes, module: nn.Module, images: Any) -> tuple[float, flo
     """Returns how far ONNX Runtime is from torch at most: absolute, and over the largest output.
 
     Of several outputs the largest of both. Whole numbers differ by the share that is another one.
-    A sigmoid whose largest value is below ``SMALL_SIGMOID`` is compared with that.
+    What comes from a sigmoid is compared with ``LEAST_PROBABILITY`` where it is all below that.
 
     Args:
         model: The ONNX model.
@@ -263,7 +261,7 @@ def difference(model: bytes, module: nn.Module, images: Any) -> tuple[float, flo
     nodes = parse_model(model).graph.node
     sigmoids = {node.output[0] for node in nodes if node.op_type == "Sigmoid"}
     pairs = [
-        _differ(_array(e), a, SMALL_SIGMOID if name in sigmoids else 0.0)
+        _differ(_array(e), a, LEAST_PROBABILITY if name in sigmoids else 0.0)
         for e, (name, a) in zip(expected, actual.items(), strict=True)
     ]
     absolute, relative = zip(*pairs, strict=True)

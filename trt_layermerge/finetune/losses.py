@@ -102,6 +102,9 @@ def _distance(kind: Kind, mine: Tensor, theirs: Tensor, t: float) -> Tensor:
         wanted = (theirs / t).sigmoid()
         least = F.binary_cross_entropy_with_logits(theirs / t, wanted)
         return t * t * (F.binary_cross_entropy_with_logits(mine / t, wanted) - least)
+    if kind == "probabilities":
+        own, wanted = mine.float(), theirs.float()
+        return F.binary_cross_entropy(own, wanted) - F.binary_cross_entropy(wanted, wanted)
     own, wanted = F.log_softmax(mine / t, 1), F.log_softmax(theirs / t, 1)
     distance = F.kl_div(own, wanted, reduction="batchmean", log_target=True)
     return t * t * distance / math.prod(mine.shape[2:])

@@ -24,9 +24,10 @@ class Distance:
 
     Of ``classes``, in nats: mean over images, and pixels where there are any, of
     Σ p · (log p − log q), where p and q are the softmax over the classes of the original and of the
-    other logits. Of ``labels`` the same with p and 1 − p, the sigmoid of each, mean over labels. Of
-    ``values``, Σ (y' − y)² / Σ y², images together; of each column of ``(N, C)`` by itself, and
-    their mean. Of several outputs the mean counts; ``indices`` do not.
+    other logits. Of ``labels`` the same with p and 1 − p, the sigmoid of each, mean over labels; of
+    ``probabilities`` the same of what they are. Of ``values``, Σ (y' − y)² / Σ y², images together;
+    of each column of ``(N, C)`` by itself, and their mean. Of several outputs the mean counts;
+    ``indices`` do not.
 
     Attributes:
         kinds: What each output is.
@@ -54,7 +55,7 @@ class Distance:
 
     @property
     def name(self) -> str:
-        """``KL`` where all outputs are classes or labels, ``relative MSE`` where none is."""
+        """``KL``, or ``relative MSE`` where all outputs are values; both where some are."""
         found = {RELATIVE if kind == "values" else KL for kind in self.kinds if kind != "indices"}
         return " and ".join(sorted(found)) or RELATIVE
 
@@ -92,6 +93,10 @@ def _part(kind: Kind, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
         return (loss(theirs, p, reduction="none") - loss(ours, p, reduction="none")).sum(), (
             ours.new_tensor(ours.numel())
         )
+    if kind == "probabilities":
+        every = F.binary_cross_entropy
+        apart = every(theirs, ours, reduction="sum") - every(ours, ours, reduction="sum")
+        return apart, ours.new_tensor(ours.numel())
     errors, power = (theirs - ours).square(), ours.square()
     return (errors.sum(0), power.sum(0)) if ours.ndim == 2 else (errors.sum(), power.sum())
 

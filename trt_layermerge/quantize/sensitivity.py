@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
+from trt_layermerge.core.agreement import yes_no
 from trt_layermerge.core.inputs import parts_of
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.outputs import Kind, Kinds, kinds_of
@@ -114,8 +115,8 @@ def divergence(reference: NDArray[Any], other: NDArray[Any], kind: Kind) -> floa
     """Returns how far an output is moved: 0 where it is the same.
 
     Of ``classes``, the mean over images and pixels of ``Σ p (log p − log p̂)`` in nats, with p the
-    softmax over the classes; of ``labels`` and ``indices`` the share that is another one; of
-    ``values`` ``Σ (y − ŷ)² / Σ y²``.
+    softmax over the classes; of ``probabilities`` the same of each yes and no; of ``labels`` and
+    ``indices`` the share that is another one; of ``values`` ``Σ (y − ŷ)² / Σ y²``.
 
     Args:
         reference: Logits ``(N, C, ...)``, or other outputs.
@@ -126,6 +127,8 @@ def divergence(reference: NDArray[Any], other: NDArray[Any], kind: Kind) -> floa
         return float(((reference > 0) != (other > 0)).mean())
     if kind == "indices":
         return float((reference != other).mean())
+    if kind == "probabilities":
+        return float(yes_no(reference, other).mean())
     if kind == "values":
         exact = reference.astype(np.float64)
         signal = float((exact**2).sum())

@@ -45,7 +45,7 @@ from trt_layermerge.session.networks import Networks
 from trt_layermerge.session.settings import Settings
 from trt_layermerge.session.starts import Starts
 from trt_layermerge.tracing import trace
-from trt_layermerge.tracing.prepare import as_inputs, evaluate, shapes
+from trt_layermerge.tracing.prepare import SigmoidsSeen, as_inputs, evaluate, shapes
 
 _T = TypeVar("_T")
 
@@ -198,7 +198,10 @@ class State:
             UnsupportedModelError: If the network gives no tensors, or some not image by image.
         """
         tensors, image = self.answers, parts_of(self.example)[0].shape
-        kinds = kinds_of(tensors, image, self.settings.task)
+        with SigmoidsSeen() as seen:
+            found = named(evaluate(self.model, parts_of(self.example)))
+        sigmoids = [n for n, value in zip(tensors, found.values(), strict=True) if seen.gave(value)]
+        kinds = kinds_of(tensors, image, self.settings.task, sigmoids)
         if [(kinds[name], value.ndim) for name, value in tensors.items()] != [("classes", 2)]:
             self.tell.note(
                 f"outputs are compared by what they are: {described(tensors, kinds)}; say what "

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 from torch.fx.node import map_aggregate
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from trt_layermerge.errors import CorruptInputError, UnsupportedModelError
 
@@ -144,6 +145,25 @@ def evaluate(model: nn.Module, inputs: Inputs) -> Any:
             f"the model fails on an example input of shape {shapes(inputs)}: {cause_of(error)}; "
             "pass an input of the shape, type and device that the model expects"
         ) from error
+
+
+class SigmoidsSeen(TorchFunctionMode):
+    """Sees what sigmoids give while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._values: list[Any] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls a function of torch."""
+        value = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in ("sigmoid", "sigmoid_"):
+            self._values.append(value)
+        return value
+
+    def gave(self, value: Any) -> bool:
+        """Whether a sigmoid gave this very tensor."""
+        return any(value is seen for seen in self._values)
 
 
 def same_values(first: Any, second: Any) -> bool:
