@@ -491,6 +491,41 @@ def test_reestimated_statistics_are_the_plain_mean(make_data: MakeData, make_net
     assert norm.momentum == 0.1 and not norm.training
 
 
+def pooled() -> nn.Module:
+    """Returns a network that normalises maps, and then what is left of them: one pixel."""
+    torch.manual_seed(0)
+    maps = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    pixel = (nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 3))
+    return nn.Sequential(*maps, *pixel)
+
+
+@pytest.mark.parametrize("mode", ["train", "reestimate"])
+def test_a_batch_of_one_image_has_no_variance_where_its_map_is_a_pixel(
+    make_data: MakeData, mode: Any
+) -> None:
+    """There the running statistics are used, and stay; elsewhere those of the batch."""
+    net, data = pooled(), make_data(6)
+    before = values(net)
+    finetune(net, data, None, replace(PLAIN, batch=1, epochs=1, bn=mode))
+    after = values(net)
+    assert not torch.equal(after["5.weight"], before["5.weight"])
+    assert torch.equal(after["5.running_var"], before["5.running_var"])
+    assert not torch.equal(after["1.running_var"], before["1.running_var"])
+
+
+def test_of_batches_those_of_one_image_are_left_out_where_maps_are_pixels(
+    make_data: MakeData,
+) -> None:
+    net, images = pooled().eval(), make_data(9).batch(torch.arange(9))[0]
+    maps = nn.Sequential(*list(copy.deepcopy(net))[:5])  # type: ignore[call-overload]
+    maps[1].train()
+    reestimate(net, images.split(4))  # the last one is one image
+    with torch.no_grad():
+        spread = [maps(part).var((0, 2, 3)) for part in images[:8].split(4)]
+    torch.testing.assert_close(net[5].running_var, torch.stack(spread).mean(0))  # type: ignore[index]
+    assert net[5].num_batches_tracked == 2 and not net[5].training  # type: ignore[index]
+
+
 def test_diverging_and_damaged_starts_are_told_apart(
     make_data: MakeData, make_net: MakeNet
 ) -> None:

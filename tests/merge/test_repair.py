@@ -324,3 +324,14 @@ def test_reestimation_averages_over_batches_and_restores_modes():
     mean = torch.stack([b.mean((0, 2, 3)) for b in batches]).mean(0)
     assert torch.allclose(norm.running_mean, mean, atol=1e-6)
     assert norm.training and not model[0].training and norm.momentum == 0.1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sizes", [(4, 1), (1, 1)])
+def test_batches_of_one_pixel_tell_no_variance(sizes):
+    norm = nn.BatchNorm2d(2)
+    norm.running_var.fill_(3.0)
+    batches = [torch.randn(size, 2, 1, 1) for size in sizes]
+    reestimate_bn(nn.Sequential(norm), batches)
+    expected = torch.full((2,), 3.0) if sizes[0] == 1 else batches[0].var((0, 2, 3))
+    assert torch.allclose(norm.running_var, expected)

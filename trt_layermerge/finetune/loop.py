@@ -24,7 +24,7 @@ from trt_layermerge.errors import DivergedError, UsageError
 from trt_layermerge.finetune.device import device_named, layout_of
 from trt_layermerge.finetune.evaluate import NotANumberError, evaluating, known_accuracy
 from trt_layermerge.finetune.losses import answers, checked, taught, training_loss
-from trt_layermerge.finetune.norms import batch_norms, reestimate
+from trt_layermerge.finetune.norms import batch_norms, in_training, reestimate
 from trt_layermerge.finetune.optimiser import make_optimiser, optimiser_tensors, restore_optimiser
 from trt_layermerge.finetune.processes import ProcessGroup
 from trt_layermerge.finetune.recipe import FinetuneRecipe, learning_rate
@@ -278,11 +278,13 @@ class _Training:
         """Trains one epoch and reports it. All randomness follows from seed and epoch."""
         started, total = time.perf_counter(), 0.0
         self.student.train()
+        norms = batch_norms(self.student)
         if self.recipe.bn == "freeze":
-            for norm in batch_norms(self.student):
+            for norm in norms:
                 norm.eval()
+        moving = in_training([norm for norm in norms if norm.training])
         seed, done = self.recipe.seed * 1_000_003 + epoch, 0
-        with _drawing_from(seed_of(seed, self.group.index), self.device):
+        with moving, _drawing_from(seed_of(seed, self.group.index), self.device):
             found = islice(self.feed.batches.drawn(seed), self.steps)
             for step, (images, labels) in enumerate(found, epoch * self.steps):
                 total += self._step(step, *self._placed(images, labels))

@@ -192,6 +192,8 @@ def repair_in_turn(
 def reestimate_bn(module: nn.Module, batches: Iterable[Any]) -> None:
     """Replaces all running statistics by the averages over these batches, in place.
 
+    Those of a normalisation that never sees more than one value a channel stay: it has no variance.
+
     Args:
         module: A network or a block.
         batches: Its inputs, or tuples that begin with them.
@@ -199,15 +201,23 @@ def reestimate_bn(module: nn.Module, batches: Iterable[Any]) -> None:
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     states = [(m, m.training) for m in module.modules()]
     momenta = [norm.momentum for norm in norms]
+    begun: set[nn.Module] = set()
+
+    def look(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        several = inputs[0].numel() > inputs[0].shape[1]
+        if several and norm not in begun:
+            begun.add(norm)
+            norm.reset_running_stats()
+            norm.momentum = None
+        norm.train(several)
+
+    hooks = [norm.register_forward_pre_hook(look) for norm in norms]
     module.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
     for batch in batches:
         module(_images(batch))
-    for norm, momentum in zip(norms, momenta, strict=True):
+    for norm, momentum, hook in zip(norms, momenta, hooks, strict=True):
         norm.momentum = momentum
+        hook.remove()
     for part, training in states:
         part.training = training
 
