@@ -15,7 +15,15 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from tests.data.helpers import PREPROCESS
-from trt_layermerge.data import LabelledData, aligned, draw, holdout, open_data, order_note
+from trt_layermerge.data import (
+    LabelledData,
+    aligned,
+    class_list,
+    draw,
+    holdout,
+    open_data,
+    order_note,
+)
 from trt_layermerge.data.folders import FolderData, framed
 from trt_layermerge.data.images import Framing, read_image
 from trt_layermerge.data.lists import read_list, refuse_overlap, write_list
@@ -434,6 +442,18 @@ def test_classes_that_are_only_counted_stay_as_they_are(tmp_path: Path) -> None:
     data = open_data(f"npz:{tmp_path}/test.npz", PREPROCESS)
     assert data.class_names == ("0", "1", "2")
     assert labels_of(aligned(data, ("ant", "bee", "cat"))) == [0, 2]
+
+
+def test_a_list_of_classes_is_a_name_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text(" cat\r\n\nant bear\n")
+    assert class_list(path) == ("cat", "ant bear")
+    for content, words in ((b"", "no name"), (b"a\nb\na", "the name a twice"), (b"\xff", "read")):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match=words):
+            class_list(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        class_list(tmp_path / "none.txt")
 
 
 def test_numbers_are_sorted_as_numbers_and_told(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from trt_layermerge.data.sets import LabelledData as LabelledData
     from trt_layermerge.data.sets import Part as Part
     from trt_layermerge.data.sets import aligned as aligned
+    from trt_layermerge.data.sets import class_list as class_list
     from trt_layermerge.data.sets import draw as draw
     from trt_layermerge.data.sets import held_labels as held_labels
     from trt_layermerge.data.sets import open_data as open_data
@@ -28,6 +29,7 @@ _HOMES = {
     "Part": "sets",
     "aligned": "sets",
     "batches": "loader",
+    "class_list": "sets",
     "draw": "sets",
     "held_labels": "sets",
     "open_data": "sets",

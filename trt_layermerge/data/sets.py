@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from trt_layermerge.core.jsonio import read_small
 from trt_layermerge.core.preprocess import Preprocess
 from trt_layermerge.data.images import Framing
 from trt_layermerge.data.names import parse_name
 from trt_layermerge.data.sources import DatasetData, read_dataset, read_npz, renumbered
-from trt_layermerge.errors import UsageError
+from trt_layermerge.errors import UsageError, words_of
 
 
 @runtime_checkable
@@ -182,7 +184,7 @@ def aligned(data: LabelledData, class_names: tuple[str, ...]) -> LabelledData:
         raise UsageError(
             f"the classes {', '.join(unknown[:5])}{' and more' * (len(unknown) > 5)} are none of "
             f"the {len(class_names)} that the network is trained on ({', '.join(class_names[:5])}, "
-            "...); rename them as in data.train, or leave their images out"
+            "...); rename them as in data.train (or data.classes), or leave their images out"
         )
     twice = [name for name in own if class_names.count(name) > 1]
     if twice:
@@ -191,6 +193,29 @@ def aligned(data: LabelledData, class_names: tuple[str, ...]) -> LabelledData:
             "both sets cannot be told apart by name; give every class a name of its own"
         )
     return _numbered(data, tuple(map(class_names.index, own)), class_names)
+
+
+def class_list(path: Path) -> tuple[str, ...]:
+    """Returns the names in a text file, a line each.
+
+    Raises:
+        UsageError: If it cannot be read, is no text, or has a name twice or none.
+    """
+    try:
+        names = tuple(filter(None, map(str.strip, read_small(path).decode().splitlines())))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"the list of classes {path} cannot be read ({words_of(error)}); give a text file with "
+            "a name a line, in the order of the network's outputs (data.classes)"
+        ) from error
+    if not names or len(set(names)) < len(names):
+        twice = next((name for name in names if names.count(name) > 1), None)
+        raise UsageError(
+            f"the list of classes {path} has "
+            f"{'no name' if twice is None else f'the name {twice} twice'}; give the name of every "
+            "class once, a line each, in the order of the network's outputs (data.classes)"
+        )
+    return names
 
 
 def _counted(names: tuple[str, ...]) -> bool:

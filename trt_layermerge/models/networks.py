@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Sequence
 from inspect import signature
 from pathlib import Path
@@ -22,7 +23,7 @@ from trt_layermerge.errors import (
     foreign,
 )
 from trt_layermerge.models import ONNX, PRETRAINED
-from trt_layermerge.models.weights import fill
+from trt_layermerge.models.weights import Tell, fill
 from trt_layermerge.onnx_reader import load_onnx, onnx_hashes
 
 Shape: TypeAlias = tuple[int, int, int, int]
@@ -35,6 +36,7 @@ def load_network(
     weights: str | None = None,
     shape: Shape = (1, 3, 224, 224),
     outputs: Sequence[str] = (),
+    tell: Tell = warnings.warn,
 ) -> nn.Module:
     """Returns a network by name, in eval mode, with its weights.
 
@@ -49,6 +51,7 @@ def load_network(
         shape: Shape of the input, ``(N, C, H, W)``, at which an ONNX file is read; a network of
             timm gets a first convolution for its C channels.
         outputs: Names of tensors that an ONNX file is cut at; none for its own outputs.
+        tell: Told what a user must know of the weights.
 
     Raises:
         UsageError: If the name or the weights file does not exist, or outputs are named of what is
@@ -80,7 +83,7 @@ def load_network(
     else:
         raise UsageError(f"{name!r} names no network; type {FORMS}")
     if weights and not pretrained:
-        fill(model, Path(weights))
+        fill(model, Path(weights), tell)
     return model
 
 

@@ -8,10 +8,10 @@ import struct
 import warnings
 import zipfile
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path, PosixPath
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 import torch
 from safetensors.torch import load as load_safetensors
@@ -39,7 +39,11 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Types that a network's floats may have in a file."""
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+Tell: TypeAlias = Callable[[str], object]
+"""Hears what a user must know of weights that can be used."""
+
+
+def read_weights(path: Path, tell: Tell = warnings.warn) -> dict[str, Tensor]:
     """Returns the tensors of a safetensors file or of a checkpoint, by name.
 
     What DataParallel (``module.``) and ``torch.compile`` (``_orig_mod.``) add to the names is taken
@@ -48,6 +52,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Args:
         path: A ``.safetensors`` file, or anything that ``torch.load(weights_only=True)`` reads: a
             mapping of names to tensors, or one that holds it under a usual key (``PLACES``).
+        tell: Told where it holds several networks, such as an average of the weights.
 
     Raises:
         UsageError: If there is no such file.
@@ -65,7 +70,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise UsageError(f"cannot read the weights {path}: {error.strerror or error}") from error
     if path.suffix != ".safetensors":
-        return _unwrapped(_read_checkpoint(path))
+        return _unwrapped(_read_checkpoint(path, tell))
     with _damage(f"the weights {path} are"):
         return _unwrapped(load_safetensors(data))
 
@@ -113,7 +118,7 @@ def _refuse_claim(path: Path, claimed: int, held: int) -> None:
         )
 
 
-def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
+def _read_checkpoint(path: Path, tell: Tell) -> Mapping[str, Tensor]:
     with _damage(f"the checkpoint {path} is"):
         try:
             with warnings.catch_warnings():
@@ -139,7 +144,7 @@ def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
         )
     claimed = sum(v.numel() * v.element_size() for v in found.values() if _plainly_stored(v))
     _refuse_claim(path, claimed, path.stat().st_size)
-    _tell_others(path, content, found)
+    _tell_others(path, content, found, tell)
     return {str(k): v for k, v in found.items()}
 
 
@@ -181,19 +186,18 @@ def _plainly_stored(value: Tensor) -> bool:
     return value.layout == torch.strided and not value.is_nested
 
 
-def _tell_others(path: Path, content: Any, taken: Any) -> None:
-    """Warns where a checkpoint holds several networks, such as an average of the weights."""
+def _tell_others(path: Path, content: Any, taken: Any, tell: Tell) -> None:
     if not isinstance(content, dict) or content is taken:
         return
     states = {key: value for key, value in content.items() if _is_state(value)}
-    others = [str(k) for k, v in states.items() if v is not taken and v.keys() == taken.keys()]
+    names = _unwrapped(taken).keys()
+    others = [k for k, v in states.items() if v is not taken and _unwrapped(v).keys() == names]
     if others:
         own = next((str(key) for key, value in states.items() if value is taken), "the first")
-        warnings.warn(
+        tell(
             f"the checkpoint {path} holds several networks: {own} was taken, not "
-            f"{', '.join(others)}; to take another, save it alone: "
-            f"torch.save(torch.load(FILE)[{others[0]!r}], OTHER)",
-            stacklevel=2,
+            f"{', '.join(map(str, others))}; to take another, save it alone: "
+            f"torch.save(torch.load(FILE)[{others[0]!r}], OTHER)"
         )
 
 
@@ -219,7 +223,7 @@ def _plain(name: str) -> str:
     return ".".join(parts)
 
 
-def fill(model: nn.Module, path: Path) -> None:
+def fill(model: nn.Module, path: Path, tell: Tell = warnings.warn) -> None:
     """Loads the weights of a file into a network.
 
     Floats of any width are taken as those of the network, and ``num_batches_tracked`` may lack.
@@ -227,13 +231,14 @@ def fill(model: nn.Module, path: Path) -> None:
     Args:
         model: The network; it is changed in place, or left as it was if the weights do not fit.
         path: As ``read_weights`` takes it.
+        tell: As ``read_weights`` takes it.
 
     Raises:
         UsageError: If there is no such file.
         CorruptInputError: If they are damaged, not finite, quantised, or of another network.
         UntrustedInputError: If reading them would execute code.
     """
-    weights = read_weights(path)
+    weights = read_weights(path, tell)
     names = _unwrapped({name: name for name in model.state_dict()})
     wanted = {plain: model.state_dict()[name] for plain, name in names.items()}
     optional = {k for k in wanted.keys() - weights.keys() if k.endswith("num_batches_tracked")}

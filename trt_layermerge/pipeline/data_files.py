@@ -12,17 +12,23 @@ from trt_layermerge.data.names import DataName, parse_name
 from trt_layermerge.errors import UsageError
 
 
-def data_inputs(source: str | None) -> Json:
+def data_inputs(source: str | None, classes: str | None = None) -> Json:
     """Returns what tells a data set from another one: its name, and hashes of files.
 
     Of a folder, names, sizes and times of change count, so that a file that was overwritten is
     noticed without reading a hundred gigabytes; of a list, its own hash, since it holds theirs.
+
+    Args:
+        source: Its name; None for no set.
+        classes: File of the classes' names, by which its labels are numbered; None for none.
 
     Raises:
         UsageError: If the name is not understood, or nothing is there.
     """
     if source is None:
         return {"source": None}
+    if classes is not None:
+        return {**data_inputs(source), "classes": sha256_file(Path(classes))}
     name = parse_name(source)
     if name.kind in ("npz", "python"):
         return {"source": source, "sha256": sha256_file(name.path)}

@@ -208,10 +208,11 @@ def _merge(body: Json, given: Json) -> None:
 
 _PATHS = {
     "model": ("name", "weights"),
-    "data": ("train", "val", "test", "metric"),
+    "data": ("train", "val", "test", "metric", "classes"),
     "measure": ("store",),
     "calibrate": ("preset",),
 }
+_FILES = ("weights", "classes", "store", "preset")
 
 
 def _anchor(body: Json, folder: Path) -> None:
@@ -222,7 +223,7 @@ def _anchor(body: Json, folder: Path) -> None:
             continue
         for key in keys:
             if isinstance(value := part.get(key), str):
-                part[key] = _absolute(value, folder, bare=key in ("weights", "store", "preset"))
+                part[key] = _absolute(value, folder, bare=key in _FILES)
 
 
 def _absolute(value: str, folder: Path, *, bare: bool) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trt_layermerge.core.graph import LayerGraph, load_graph
@@ -53,9 +54,11 @@ class Run:
         from trt_layermerge.session.session import Session
 
         recipe = self.recipe
-        model = recipe.model.build()
+        told: list[str] = []
+        model = recipe.model.build(told.append)
         weights = weight_note(recipe.model.name, recipe.model.weights) or untrained_note(model)
-        notes = tuple(note for note in (weights, preprocess_note(recipe)) if note is not None)
+        found = (*told, weights, preprocess_note(recipe))
+        notes = tuple(note for note in found if note is not None)
         for note in notes:
             self.reporter.note(note)
         session = Session(
@@ -92,11 +95,11 @@ class Run:
 
         Raises:
             CorruptInputError: If they are not of the shape that is measured.
-            UsageError: If they have a class that the training images do not have.
+            UsageError: If they have a class that the training images, or the list, do not have.
         """
         import torch
 
-        from trt_layermerge.data import aligned, open_data, order_note
+        from trt_layermerge.data import aligned, class_list, open_data, order_note
 
         section = self.recipe.data
         source: str | None = getattr(section, split)
@@ -118,6 +121,8 @@ class Run:
                 )
         if split != "train" and section.train is not None:
             return aligned(data, self.train.class_names)
+        if section.classes is not None:
+            return aligned(data, class_list(Path(section.classes)))
         if split == "train" and (note := order_note(data.class_names)) is not None:
             self.reporter.note(note)
         return data

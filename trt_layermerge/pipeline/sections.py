@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -71,11 +72,15 @@ class ModelSection(Section):
             )
         return self
 
-    def build(self) -> nn.Module:
-        """Returns the network itself, in eval mode. Raises what ``load_network`` raises."""
+    def build(self, tell: Callable[[str], object]) -> nn.Module:
+        """Returns the network itself, in eval mode. Raises what ``load_network`` raises.
+
+        Args:
+            tell: Told what a user must know of its weights.
+        """
         from trt_layermerge.models.networks import load_network
 
-        return load_network(self.name, self.weights, self.input, self.outputs)
+        return load_network(self.name, self.weights, self.input, self.outputs, tell)
 
     def identity(self) -> Json:
         """Returns what tells this network from another: its name, and hashes of its files."""
@@ -139,6 +144,8 @@ class DataSection(Section):
         test: Images for the final accuracy; opened once, at the end.
         metric: ``FILE.py:FUNCTION`` that judges answers and labels beside the accuracy
             (``session.judging``); None for none.
+        classes: Text file with the name of every class, a line each, in the order of the network's
+            outputs; None for that of the training images.
         preprocess: From pixels to the network's input.
     """
 
@@ -146,6 +153,7 @@ class DataSection(Section):
     val: str | None = None
     test: str | None = None
     metric: Annotated[str, Field(pattern=r"\.py:\w+$")] | None = None
+    classes: str | None = None
     preprocess: PreprocessSection = PreprocessSection()
 
 

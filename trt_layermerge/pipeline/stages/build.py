@@ -17,7 +17,7 @@ def _settings(run: Run) -> Json:
     return {
         "build": run.recipe.build.model_dump(mode="json"),
         "batch": run.recipe.measure.batch,
-        "labels": data_inputs(run.recipe.data.train),
+        "labels": data_inputs(run.recipe.data.train, run.recipe.data.classes),
         "preprocess": run.preprocessing,
         "seed": run.seed,
     }

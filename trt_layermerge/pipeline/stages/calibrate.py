@@ -27,8 +27,8 @@ def _settings(run: Run) -> Json:
         presets_of(preset, masters_in(run.folder.root))
     return {
         "preset": preset.to_json(),
-        "train": data_inputs(data.train),
-        "val": data_inputs(data.val),
+        "train": data_inputs(data.train, data.classes),
+        "val": data_inputs(data.val, data.classes),
         "preprocess": run.preprocessing,
         "task": run.recipe.task,
         "qat": {"epochs": epochs, "seed": run.seed} if epochs else None,

@@ -26,7 +26,7 @@ def _settings(run: Run) -> Json:
     return {
         "run": run.folder.root.name,
         "recipe": dump_recipe(run.recipe),  # it is part of the bundle
-        "images": [data_inputs(data.val), data_inputs(data.train)],
+        "images": [data_inputs(each, data.classes) for each in (data.val, data.train)],
         "engines": engine_hashes(run.folder.root),
     }
 

@@ -29,7 +29,8 @@ def _here(run: Run) -> Json:
     training = training_recipe(recipe.finetune, run.seed, run.train.labelled)
     # How the plans race is left out, so that what was chosen can be trained in other ways too.
     if races(recipe, training):
-        found = {"judges": data_inputs(recipe.data.val), **metric_inputs(recipe.data.metric)}
+        judges = data_inputs(recipe.data.val, recipe.data.classes)
+        found = {"judges": judges, **metric_inputs(recipe.data.metric)}
     if recipe.measure.recorded:
         found |= source_of(recipe.measure, run.folder.root, run.session.meter)
     return found

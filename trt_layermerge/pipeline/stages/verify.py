@@ -17,7 +17,7 @@ def _settings(run: Run) -> Json:
     data = run.recipe.data
     return {
         "model": run.recipe.model.identity(),
-        "test": data_inputs(data.test),
+        "test": data_inputs(data.test, data.classes),
         "seen": seen_before(data),
         "preprocess": run.preprocessing,
         "task": run.recipe.task,
