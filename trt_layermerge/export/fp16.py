@@ -53,13 +53,16 @@ BEYOND_HALF = "trt_layermerge.beyond_half"
 """Key of a model's metadata: the values that half precision cannot hold, one name a line."""
 
 
-def to_precision(model_bytes: bytes, precision: Precision, keep_io: bool = False) -> bytes:
+def to_precision(
+    model_bytes: bytes, precision: Precision, keep_io: bool = False, *, timed: bool = False
+) -> bytes:
     """Returns the model typed for a precision; ``fp32`` gives the bytes back unchanged.
 
     Args:
         model_bytes: A float32 ONNX model, or one with Q/DQ pairs whose fallback is float32.
         precision: ``fp32`` or ``fp16``.
         keep_io: Whether inputs and outputs stay float32, at the price of a ``Cast`` each.
+        timed: Whether only its speed counts: constants that do not fit are cut off at what does.
 
     Raises:
         UsageError: If ``int8`` is asked for: it needs calibration, not a conversion of types.
@@ -82,7 +85,7 @@ def to_precision(model_bytes: bytes, precision: Precision, keep_io: bool = False
     made = {name for node in single for name in node.output}
     half = [node for node in graph.node if node.output[0] not in made]
     pinned = _names_at(graph.node, _ALWAYS_FP32) | _kept_constants(graph, single, half)
-    _halve_all(graph, half, pinned)
+    _halve_all(graph, half, pinned, timed)
     for node in half:
         _retype(node)
     _add_casts(graph, made, floats - pinned, keep_io)
@@ -254,7 +257,9 @@ def _kept_constants(
     return frozenset(kept.values())
 
 
-def _halve_all(graph: GraphProto, half: Sequence[NodeProto], pinned: Collection[str]) -> None:
+def _halve_all(
+    graph: GraphProto, half: Sequence[NodeProto], pinned: Collection[str], timed: bool
+) -> None:
     """Rounds all constants but the pinned ones to float16, in place."""
     bounds, scales = _names_at(half, _OPEN_ENDED), _names_at(half, _SCALES)
     weights = _names_at(half, {op: places[1:2] for op, places in _SUMMED.items()})
@@ -263,7 +268,7 @@ def _halve_all(graph: GraphProto, half: Sequence[NodeProto], pinned: Collection[
         if name in pinned or tensor.data_type != TensorProto.FLOAT:
             continue
         some = numpy_helper.to_array(tensor).any()
-        _halve(name, tensor, saturate=name in bounds, lift=name not in summed)
+        _halve(name, tensor, saturate=timed or name in bounds, lift=timed or name not in summed)
         halves = numpy_helper.to_array(tensor)
         if name in scales and not halves.all():
             raise UnsupportedModelError(

@@ -188,7 +188,8 @@ def refuse_precisions(run: Run) -> None:
     built = set() if recipe.build.engine == "none" or usual else {*recipe.build.precisions}
     for precision in sorted((asked | built) - {"fp32"}):
         try:
-            onnx_of(session.model, session.example, precision, session.networks.fallback)
+            fallback = session.networks.fallback
+            onnx_of(session.model, session.example, precision, fallback, timed=False)
         except UnsupportedModelError as error:
             key = "" if precision in asked else " (build.precisions)"
             raise UnsupportedModelError(
