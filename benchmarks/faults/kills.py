@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from benchmarks.faults.campaign import Trial
-from benchmarks.faults.processes import Project, observe, project_in, stages_of
+from benchmarks.faults.processes import PATIENCE_S, Project, observe, project_in, stages_of
 
 WRITES = ("fsync", "mkdir", "open", "rename", "replace", "rmdir", "truncate", "unlink")
 LONGEST_S = 1.0
@@ -72,7 +72,9 @@ def kill_trials(work: Path, count: int) -> Iterator[Trial]:
     project = project_in(work / "project")
     for number, stage in stages_of(count):
         kind = "write point" if (number // 13) % 2 == 0 else "moment"
-        yield Trial(f"kill at a {kind} of {stage}", number, _killing(project, stage, kind), 400)
+        yield Trial(
+            f"kill at a {kind} of {stage}", number, _killing(project, stage, kind), 2 * PATIENCE_S
+        )
 
 
 def _killing(project: Project, stage: str, kind: str) -> Callable[[Random], tuple[str, str]]:

@@ -13,6 +13,7 @@ from random import Random
 
 from benchmarks.faults.campaign import Trial
 from benchmarks.faults.processes import (
+    PATIENCE_S,
     Ended,
     Project,
     ended,
@@ -53,7 +54,9 @@ def limit_trials(work: Path, count: int) -> Iterator[Trial]:
     project = project_in(work / "project")
     for number, stage in stages_of(count):
         kind = LIMITS[(number // 13 + number) % len(LIMITS)]
-        yield Trial(f"{kind} from {stage} on", number, _limiting(project, stage, kind), 400)
+        yield Trial(
+            f"{kind} from {stage} on", number, _limiting(project, stage, kind), 2 * PATIENCE_S
+        )
 
 
 def _limiting(project: Project, stage: str, kind: str) -> Callable[[Random], tuple[str, str]]:
@@ -129,7 +132,9 @@ def crowd_trials(work: Path, count: int) -> Iterator[Trial]:
     project = project_in(work / "project")
     for number, stage in stages_of(count):
         many = (2, 4)[number % 2]
-        yield Trial(f"{many} processes at once", number, _crowding(project, stage, many), 400)
+        yield Trial(
+            f"{many} processes at once", number, _crowding(project, stage, many), 2 * PATIENCE_S
+        )
 
 
 def _crowding(project: Project, stage: str, many: int) -> Callable[[Random], tuple[str, str]]:

@@ -41,7 +41,8 @@ TIMED = (
 )
 """Files of a run that tell how long something took: no two runs have the same."""
 
-PATIENCE_S = 120
+PATIENCE_S = 300
+"""Ten times what the longest takes alone: what hangs does so for ever, a busy machine does not."""
 
 OnStage = Callable[[str], None]
 

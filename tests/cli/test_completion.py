@@ -37,6 +37,18 @@ def test_completion_is_installed_and_completes(tmp_path: Path) -> None:
     assert found.split() == ["--speedup"]
 
 
+@pytest.mark.parametrize("passed", [{}, {"COMP_WORDS": "trt-layermerge sea", "COMP_CWORD": "x"}])
+def test_a_shell_that_passes_nonsense_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, passed: dict[str, str]
+) -> None:
+    monkeypatch.delenv("COMP_WORDS", raising=False)
+    for name, value in {"_TRT_LAYERMERGE_COMPLETE": "complete_bash", **passed}.items():
+        monkeypatch.setenv(name, value)
+    assert main([]) == 2
+    err = capsys.readouterr().err
+    assert "unset that variable" in err and "This is a bug" not in err
+
+
 def test_help_says_what_each_preset_is(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

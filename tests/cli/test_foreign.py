@@ -417,6 +417,26 @@ def test_a_pipe_or_a_device_is_no_file_and_nothing_waits_for_it(
     assert "it is a pipe or a device" in said or "there is no " in said or "are no file" in said
 
 
+@pytest.mark.parametrize("verb", ["inspect", "run"])
+def test_a_network_where_nothing_merges_is_shown_and_ends_with_its_code(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    (tmp_path / "alone.py").write_text(
+        "from torch import nn\n"
+        "def net(): return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.MaxPool2d(2), "
+        "nn.Conv2d(4, 4, 3, 2), nn.Flatten(), nn.Linear(4, 4))\n"
+    )
+    given = ["--runs-dir", str(tmp_path), "--model", f"{tmp_path}/alone.py:net", "-q"]
+    recipe = [str(finished / "tiny.yaml")]
+    recipe = recipe if verb == "run" else ["--run", "x", "--recipe", *recipe]
+    code = main([verb, *recipe, *given, "--set", "model.weights=null"])
+    out, err = capsys.readouterr()
+    assert code == UNSUPPORTED and err.count("\n") == 1
+    assert "nothing in this network can merge: it has 2 convolutions" in err and "pooling" in err
+    assert ("pooling" in out) == (verb == "inspect")
+    assert not list(tmp_path.rglob("latency.jsonl"))
+
+
 def test_a_record_of_stages_that_is_a_pipe_is_none(
     runs: Path, capsys: pytest.CaptureFixture[str], soon: None
 ) -> None:

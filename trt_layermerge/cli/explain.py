@@ -19,6 +19,9 @@ from trt_layermerge.errors import DeviceError, LayerMergeError, UsageError, word
 
 INTERRUPTED = 130
 
+COMPLETION = "_TRT_LAYERMERGE_COMPLETE"
+"""Set by the shell where it asks for completion."""
+
 _PACKAGE = os.path.join(os.path.dirname(os.path.realpath(trt_layermerge.__file__)), "")
 _LIBRARIES = tuple(
     os.path.join(os.path.realpath(sysconfig.get_path(name)), "")
@@ -55,6 +58,12 @@ def explain(error: BaseException) -> tuple[int, str]:
         return UsageError.exit_code, (
             f"{place} failed: {why}; this is no code of trt-layermerge's: mend it, or name another "
             "network or data set"
+        )
+    if COMPLETION in os.environ:
+        return UsageError.exit_code, (
+            f"completion was asked for ({COMPLETION}), and what the shell passes with it cannot be "
+            f"read ({words_of(error)}); unset that variable, or type trt-layermerge "
+            "--install-completion"
         )
     return LayerMergeError.exit_code, (
         f"{words_of(error)}. This is a bug in trt-layermerge; please report it with the output of "

@@ -101,7 +101,9 @@ class InspectOptions(StageOptions):
 
 def inspect(options: InspectOptions) -> None:
     """Shows units, segments, residuals, and what cannot merge and why."""
-    run_stage("inspect", options)
+    result = run_stage("inspect", options)
+    if result.get("nothing_merges"):  # told once all that is shown
+        raise UnsupportedModelError(result["nothing_merges"])
 
 
 @dataclass(frozen=True, kw_only=True)

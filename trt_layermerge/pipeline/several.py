@@ -49,7 +49,20 @@ def speedups_of(options: RunOptions) -> tuple[float, ...]:
         raise UsageError(
             "several speed-ups and one budget in ms contradict each other; leave out --budget-ms"
         )
-    return tuple(dict.fromkeys(map(float, given)))
+    named = {run_name(options, one): float(one) for one in given}
+    for name in named:
+        replace(options, run=name)  # a name that is too long is refused before anything is done
+    if len(named) < len(set(given)):
+        raise UsageError(
+            f"of {', '.join(map(str, given))} some are the same to six digits, and so would be the "
+            "names of their runs; leave one out"
+        )
+    return tuple(named.values())
+
+
+def run_name(options: RunOptions, speedup: float) -> str:
+    """Returns the name of the run for one of several speed-ups."""
+    return f"{options.run}-{speedup:g}x"
 
 
 def single(options: RunOptions, speedup: float) -> RunOptions:
@@ -75,7 +88,7 @@ def each(
     """
     rows = []
     for speedup in speedups_of(options):
-        name = f"{options.run}-{speedup:g}x"
+        name = run_name(options, speedup)
         folder = RunFolder(options.runs_dir / name)
         with locked(source), locked(folder):
             copy_stages(source, folder, TABLES)

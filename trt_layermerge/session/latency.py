@@ -15,6 +15,7 @@ from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.candidate import Candidate, original_candidate
 from trt_layermerge.core.conv import PieceSpec, Spec, spec_from_json
 from trt_layermerge.core.device import DeviceInfo
+from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import damage, read_lines, write_lines
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyKey, LatencyTable
@@ -130,6 +131,17 @@ class Latencies:
             )
 
 
+def nothing_merges(graph: LayerGraph, candidates: Sequence[Candidate]) -> str | None:
+    """Returns why no block of a network may be replaced, or None where one may."""
+    if not all(candidate.original for candidate in candidates):
+        return None
+    reasons = "".join(f"; {barrier.reason}" for barrier in graph.barriers[:3])
+    return (
+        f"nothing in this network can merge: it has {len(graph.units)} convolutions that merging "
+        f"may touch, and no two that follow each other{reasons}"
+    )
+
+
 def measure_latency(
     networks: Networks,
     candidates: Sequence[Candidate],
@@ -155,12 +167,8 @@ def measure_latency(
         CorruptInputError: If the store is damaged.
     """
     graph, tell = networks.graph, networks.tell
-    if all(candidate.original for candidate in candidates):
-        reasons = "".join(f"; {barrier.reason}" for barrier in graph.barriers[:3])
-        raise UnsupportedModelError(
-            f"nothing in this network can merge: it has {len(graph.units)} convolutions that "
-            f"merging may touch, and no two that follow each other{reasons}"
-        )
+    if (why := nothing_merges(graph, candidates)) is not None:
+        raise UnsupportedModelError(why)
     offered = [*candidates, *(original_candidate(graph, u.index) for u in graph.units)]
     asked = SpecRequest(
         [spec for c in offered for spec in c.costs],

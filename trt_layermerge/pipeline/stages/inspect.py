@@ -28,6 +28,8 @@ def _run(run: Run) -> tuple[str, ...]:
 
 
 def _result(run: Run) -> Json:
+    from trt_layermerge.session.latency import nothing_merges
+
     graph = load_graph(run.folder / "graph.json")
     header, rows = read_lines(run.folder / "candidates.jsonl", "candidates")
     return {
@@ -37,17 +39,16 @@ def _result(run: Run) -> Json:
         "blocks": len(graph.blocks(header["rules"])),
         "candidates": dict(Counter(row["kind"] for row in rows)),
         "refused": header["refused"],
-        "estimate": _estimate(run),
+        "nothing_merges": (why := nothing_merges(graph, run.session.candidates)),
+        "estimate": _estimate(run) if why is None else None,
     }
 
 
-def _estimate(run: Run) -> Json | None:
-    """Returns about how long tables and a search will take here; None if nothing can merge."""
+def _estimate(run: Run) -> Json:
+    """Returns about how long tables and a search will take here."""
     from trt_layermerge.session.estimate import Speed, told
 
     session = run.session
-    if all(candidate.original for candidate in session.candidates):
-        return None
     speed = Speed.of(session.model, session.example, session.macs)
     return told(session.graph, session.candidates, session.macs, speed, session.settings)
 
