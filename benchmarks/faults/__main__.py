@@ -2,7 +2,7 @@
 
 Hours on one core; ``--quick`` takes a minute, ``--only kills=20 limits`` some kinds. Seeded, and
 resumable: what is in the journal is not done again. Ends with 1 where anything came out badly.
-``--record`` writes ``docs/results/faults.md``.
+``--record`` writes ``docs/results/faults.md``; families that were not run stay as recorded.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from benchmarks.faults.limits import crowd_trials, limit_trials
 from benchmarks.faults.page import PAGE, shortened
 from benchmarks.faults.payloads import payload_trials
 from benchmarks.studies.journal import Journal
+from trt_layermerge.core.jsonio import read_lines
 
 MEMORY_BYTES = 4 << 30
 
@@ -78,10 +79,17 @@ def main(arguments: list[str] | None = None) -> int:
                     f"{row['outcome']}: {row['trial']} {row['number']}: {row['said']}", flush=True
                 )
     rows = shortened(journal.of("trial"))
-    header = {"seed": options.seed, "commit": journal.commits()}
+    done_now = dict.fromkeys(row["family"] for row in journal.of("trial"))
+    commits = {family: journal.commits(family=family) for family in done_now}
+    header = {"note": "", "seed": options.seed, "commits": commits}
     if options.record:
-        PAGE.record(header, rows)
-    print(PAGE.text({"note": "", **header}, rows))
+        header, recorded = read_lines(PAGE.data, PAGE.name)
+        rows += [row for row in recorded if row["family"] not in commits]
+        commits = {**header["commits"], **commits}
+        every = ", ".join(dict.fromkeys(", ".join(commits.values()).split(", ")))
+        header = {**header, "seed": options.seed, "commit": every, "commits": commits}
+        PAGE.record({"seed": options.seed, "commit": every, "commits": commits}, rows)
+    print(PAGE.text(header, rows))
     return int(any(row["outcome"] in BAD for row in journal.of("trial")))
 
 

@@ -68,8 +68,8 @@ without a word; *hang*, more than ten seconds for a file; *memory*, more than tw
 file takes, or than {floor} MiB, the interpreter's own, where that is more; *executed*, code that \
 came with a file. Seed {seed}; [how](../../benchmarks/faults/__main__.py).
 
-| faults | tried | badly ended |
-|---|---:|---:|
+| faults | tried | badly ended | at commit |
+|---|---:|---:|---|
 {summary}
 {short}"""
 
@@ -117,7 +117,8 @@ def text(header: Json, rows: list[Json]) -> str:
     for family, (wanted, words) in SECTIONS.items():
         own = [row for row in counts if row["family"] == family]
         tried = sum(sum(row["outcomes"].values()) for row in own)
-        lines.append(f"| {family} | {tried:,} | {sum(r['family'] == family for r in bad)} |")
+        at = f"`{header['commits'][family]}`" if own else ""
+        lines.append(f"| {family} | {tried:,} | {sum(r['family'] == family for r in bad)} | {at} |")
         if tried < wanted:
             short.append(f"{family} ({tried:,} of {wanted:,})")
         if own:

@@ -62,14 +62,14 @@ class Journal:
         """Returns the rows of a kind."""
         return [row for row in self.rows if row["kind"] == kind]
 
-    def commits(self) -> str:
-        """Returns the commits at which rows were added, in order."""
+    def commits(self, **of: object) -> str:
+        """Returns the commits at which rows were added, or those with these values, in order."""
         found: dict[str, None] = {}
         now = "unknown"
         for row in self.rows:
             if row["kind"] == "session":
                 now = row["commit"]
-            else:
+            elif all(row.get(name) == value for name, value in of.items()):
                 found[now] = None
         return ", ".join(found)
 

@@ -103,7 +103,6 @@ def test_a_run_without_tables_says_so_by_its_own_name(runs: Path) -> None:
     assert not (runs / "tiny-1.1x").exists()
 
 
-@pytest.mark.parametrize("wanted", [[], [1.0, 2.0], ["fast", 2.0], [float("nan")]])
 @pytest.mark.parametrize(
     ("name", "speedups", "words"),
     [("n" * 197, [1.1, 1.3], "name of a run"), ("tiny", [1.25, 1.2500001], "the same to six")],
@@ -117,6 +116,7 @@ def test_runs_that_could_not_be_named_are_refused_before_anything_is_done(
     assert files(runs) == before
 
 
+@pytest.mark.parametrize("wanted", [[], [1.0, 2.0], ["fast", 2.0], [float("nan")]])
 def test_what_is_no_speedup_is_refused(runs: Path, wanted: list[Any]) -> None:
     with pytest.raises(UsageError, match=r"are no speed-ups"):
         searched(runs, wanted)
