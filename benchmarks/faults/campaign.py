@@ -5,7 +5,7 @@ Every damage must come to the same result or to a clear refusal. What does not i
 ========  ==========================================================================================
 raw       an error that is no paragraph of ours, or one that says ``This is a bug``
 other     another result, from a file that a hash would have told, or by a verb that ended with 0
-hang      more than ten seconds
+hang      more than ten seconds of a core's time: as much longer as others want it too
 memory    more than twice what the sound file takes, or twice ``FLOOR_BYTES`` if that is more
 executed  code that came with the file
 ========  ==========================================================================================
@@ -13,6 +13,8 @@ executed  code that came with the file
 
 from __future__ import annotations
 
+import math
+import os
 import signal
 import time
 import warnings
@@ -221,7 +223,8 @@ def _patience(seconds: int) -> Iterator[None]:
         raise Late
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
+    wanted = os.getloadavg()[0] / (os.cpu_count() or 1)
+    signal.alarm(math.ceil(seconds * max(1.0, wanted)))
     try:
         yield
     finally:
