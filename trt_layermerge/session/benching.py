@@ -20,7 +20,7 @@ from trt_layermerge.measure.conditions import Conditions, clock_of
 from trt_layermerge.measure.energy import Energy, energy_of
 from trt_layermerge.measure.meter import Failed, Meter
 from trt_layermerge.measure.timing import Timing, speedup
-from trt_layermerge.session.built import built_engines, identity_of
+from trt_layermerge.session.built import asked_precisions, built_engines, identity_of
 from trt_layermerge.session.deployed import deployed_model
 from trt_layermerge.session.settings import Settings
 
@@ -241,9 +241,7 @@ def timed_precisions(settings: Settings) -> tuple[Precision, ...]:
 
     Where int8 is among them, so is the float type it replaces: it has to be faster than that.
     """
-    wanted = {settings.measure.precision}
-    if settings.build.engine != "none":
-        wanted |= set(settings.build.precisions)
+    wanted = asked_precisions(settings)
     if "int8" in wanted:
         wanted.add(int8_fallback(settings.measure.backend))
     return tuple(p for p in PRECISIONS if p in wanted)

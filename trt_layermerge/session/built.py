@@ -32,15 +32,20 @@ class Built:
 
 
 def wanted_precisions(settings: Settings) -> tuple[Precision, ...]:
-    """Returns the precisions that are measured or built; the fp32 master is always one.
+    """Returns the precisions that are measured or built; the fp32 master is always one."""
+    wanted = {"fp32", *asked_precisions(settings)}
+    return tuple(p for p in PRECISIONS if p in wanted)
+
+
+def asked_precisions(settings: Settings) -> set[Precision]:
+    """Returns the precisions that are measured or built.
 
     Without engines those of ``build.precisions`` are not, but for int8: it is calibrated, and what
     was calibrated is checked, timed and bundled as ONNX.
     """
-    asked = {*settings.build.precisions}
-    asked = asked & {"int8"} if settings.build.engine == "none" else asked
-    wanted = {"fp32", settings.measure.precision, *asked}
-    return tuple(p for p in PRECISIONS if p in wanted)
+    built = {*settings.build.precisions}
+    built = built & {"int8"} if settings.build.engine == "none" else built
+    return {settings.measure.precision, *built}
 
 
 def built_engines(folder: Path) -> tuple[Built, ...]:
