@@ -60,13 +60,17 @@ FLAT = 12.0
 """Standard deviation of the grey levels of a crop below which another is drawn: sky and walls."""
 
 
-def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def renamed(state: Mapping[str, Tensor], depths: Sequence[int] = DEPTHS) -> dict[str, Tensor]:
     """Returns the tensors of the checkpoint by timm's names.
+
+    Args:
+        state: The tensors by their own names.
+        depths: Blocks of each stage; Lite1 and Lite2 have others.
 
     Raises:
         CorruptInputError: If a name is none of EfficientNet-Lite0's.
     """
-    places = [f"blocks.{stage}.{i}" for stage, depth in enumerate(DEPTHS) for i in range(depth)]
+    places = [f"blocks.{stage}.{i}" for stage, depth in enumerate(depths) for i in range(depth)]
 
     def name(key: str) -> str:
         parts = key.split(".")
