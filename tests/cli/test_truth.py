@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
+from tests.cli import test_dense
 from tests.pipeline import tiny
 from trt_layermerge.cli.main import main
 from trt_layermerge.pipeline.recipe import Recipe, load_recipe
@@ -165,3 +166,30 @@ def test_a_failed_gate_is_the_first_thing_on_the_page(
     assert "1e-09" in json.loads((folder / "summary.json").read_text())["failed_gates"][0]
     assert "A LIMIT IS EXCEEDED" in typed(project, capsys, "report")[1]
     assert typed(project, capsys, "package --for plain")[0] == 6
+
+
+def test_an_original_that_guesses_is_told_and_nothing_is_proven(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "nets.py").write_text(test_dense.NETS)
+    recipe = test_dense.RECIPE.format(name="pose", task="")
+    (tmp_path / "tiny.yaml").write_text(recipe)
+    for seed, split in enumerate(("train", "test")):
+        rng = np.random.default_rng(seed)
+        np.savez(
+            tmp_path / f"{split}.npz",
+            images=rng.integers(0, 256, (80, 16, 16, 3), dtype=np.uint8),
+            labels=np.arange(80) % 4,  # of no kind that the network knows
+            class_names=["a", "b", "c", "d"],
+        )
+    assert typed(tmp_path, capsys, f"run {tmp_path}/tiny.yaml")[0] == 0
+    told = "no better than guessing: the classes are in another order"
+    assert told in " ".join(typed(tmp_path, capsys, "verify")[1].split())
+    page = (tmp_path / "runs" / "tiny" / "report.html").read_text()
+    assert told in page and "Not proven" in page
+
+
+def test_an_original_that_knows_its_classes_is_not_said_to_guess(finished: Path) -> None:
+    found = json.loads((finished / "runs" / "tiny" / "verify.json").read_text())
+    assert found["accuracy"]["original"] > 0.4
+    assert not any("guessing" in sentence for sentence in found["unverified"])

@@ -60,6 +60,8 @@ roundings up: 5e-2 finds what is broken. Whether fp16 and int8 are good enough, 
 
 BATCH = 256
 UNLABELLED_IMAGES = 64
+JUDGED = 50
+"""Images from which on it is told that a network guesses."""
 
 
 def verify_networks(
@@ -120,7 +122,7 @@ def verify_networks(
         "changed": shown.rows(result.changed, folder),
         "repaired_accuracy": result.accuracies["repaired"],
         "metric": metric and {"name": metric.name, **result.metrics, "drop": result.metric_drop},
-        "unverified": [*result.unverified, *unseen],
+        "unverified": [*result.unverified, *unseen, *_guessed(result, len(shown.class_names))],
         "notes": [*notes],
         "failed_gate": failed,
     }
@@ -154,6 +156,17 @@ def image_batches(
         places = torch.linspace(0, len(few) - 1, min(UNLABELLED_IMAGES, len(few))).long()
         drawn = few.batch(places)[0]
     yield mapped(_array, drawn), None
+
+
+def _guessed(result: Verification, classes: int) -> Iterator[str]:
+    """Yields what must be said where the original answers no better than by guessing."""
+    share = result.accuracies["original"]
+    if share is not None and result.images >= JUDGED and classes and share <= 1.5 / classes:
+        yield (
+            f"the original itself is right on {share:.1%} of the images only, no better than "
+            "guessing: the classes are in another order than it was trained with, or "
+            "data.preprocess or its weights are not its own, so accuracies say nothing"
+        )
 
 
 def _array(tensor: Tensor) -> Array:
