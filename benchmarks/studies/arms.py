@@ -8,8 +8,16 @@ from typing import Any, Literal
 
 from trt_layermerge.search import Mode
 
-Tables = Literal["full", "paper"]
-"""Which tables an arm chooses from: all rules scored by ``calibrate``, or the published ones."""
+Tables = Literal["full", "paper", "spectral"]
+"""Which tables an arm chooses from: all rules scored by ``calibrate``, the published ones, or
+splits of low rank and what their weights leave out."""
+
+Criterion = Literal["magnitude", "taylor", "uniform"]
+"""By what channels are dropped: group magnitude or group Taylor, ranked globally within isomorphic
+groups (ECCV 2024), or group magnitude with the same share of every group."""
+
+TODAY = ("compose", "fit", "identity")
+"""Kinds of candidates that the published study had."""
 
 Start = Literal["repair", "original"]
 
@@ -36,10 +44,14 @@ class Course:
         return found
 
 
-REPAIR, ORIGINAL = {"start": "repair"}, {"start": "original"}
 RECONSTRUCT = {"reconstruct": {"steps": 300}}
-NO_MIXUP = ["affine:10", "shift:2", "permute:1", "invert:0.5"]
-"""The recipe's augmentation without mixup, whose images no label fits."""
+UNMIXED = ["affine:10", "shift:2", "permute:1", "invert:0.5"]
+"""Augmentation without mixup, whose images no label fits."""
+
+UNLABELLED = {"options": {"distill_weight": 1.0, "augment": [*UNMIXED, "mixup:0.5"]}}
+LABELLED = {"options": {"distill_weight": 0.5, "augment": UNMIXED}}
+REPAIR: Mapping[str, Any] = {"start": "repair", **UNLABELLED}
+ORIGINAL: Mapping[str, Any] = {"start": "original", **UNLABELLED}
 
 COURSES: Mapping[str, Course] = {
     "repair": Course(
@@ -66,11 +78,11 @@ COURSES: Mapping[str, Course] = {
     ),
     "labels": Course(
         "As `repair`, by labels and the original's answers in equal shares; no mixup.",
-        {**REPAIR, "options": {"distill_weight": 0.5, "augment": NO_MIXUP}},
+        {**REPAIR, **LABELLED},
     ),
     "labels-only": Course(
         "As `repair`, by labels alone; no mixup.",
-        {**REPAIR, "options": {"distill_weight": 0.0, "augment": NO_MIXUP}},
+        {**REPAIR, "options": {"distill_weight": 0.0, "augment": UNMIXED}},
     ),
     "post-training": Course(
         "Repaired, then 300 steps towards the original's values: no labels, no fine-tuning, so no "
@@ -79,7 +91,7 @@ COURSES: Mapping[str, Course] = {
         (3e-3,),
     ),
 }
-"""Courses by name. The first is the recipe's own."""
+"""Courses by name; ``labels`` is that of the recipes."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +101,12 @@ class Arm:
     Attributes:
         name: What it is called in tables; variants of ours begin with ``ours-``.
         tables: Candidates and importance.
-        mode: Which of them it may use; ``random`` chooses blindly.
+        mode: Which of them it may use; ``random`` chooses blindly, ``pruned`` by Torch-Pruning.
         course: Name in ``COURSES``.
         form: Objective (``search.Objective``), ``auto`` as the pipeline chooses.
         capacity: Its reward for each convolution that keeps an activation, in the scores' unit.
+        kinds: Kinds of candidates that it may use, of those that the tables hold.
+        criterion: By what a ``pruned`` arm drops channels.
         race: Whether its best plans are trained for some steps, and the one that learns most taken.
         default: Whether it takes part unless others are named.
         about: One sentence for the page.
@@ -100,18 +114,21 @@ class Arm:
 
     name: str
     tables: Tables
-    mode: Mode | Literal["random", "untouched"]
+    mode: Mode | Literal["random", "untouched", "pruned"]
     course: str
     about: str
     form: Literal["auto", "delta", "exp"] = "auto"
     capacity: float = 0.0
+    kinds: tuple[str, ...] = TODAY
+    criterion: Criterion | None = None
     race: bool = False
     default: bool = True
 
     @property
-    def chooser(self) -> tuple[str, str, str, float, bool]:
+    def chooser(self) -> tuple[object, ...]:
         """What decides its plans: arms that have it in common have the same ones."""
-        return self.tables, self.mode, self.form, self.capacity, self.race
+        looked = self.tables, self.mode, self.form, self.capacity, self.race
+        return *looked, self.kinds, self.criterion
 
 
 def _ours(course: str, default: bool = False) -> Arm:
@@ -124,6 +141,19 @@ def _ours(course: str, default: bool = False) -> Arm:
     return Arm(
         f"ours-{course}", "full", "layermerge", course, found.about, race=race, default=default
     )
+
+
+def _kinds(
+    name: str, about: str, kinds: tuple[str, ...], mode: Mode = "layermerge", race: bool = True
+) -> Arm:
+    """Returns an arm of the study of kinds, taught by labels too."""
+    return Arm(name, "full", mode, "labels", about, kinds=kinds, race=race, default=False)
+
+
+def _pruned(criterion: Criterion, about: str) -> Arm:
+    """Returns an arm of Torch-Pruning, taught by labels too."""
+    name = f"pruned-{criterion}"
+    return Arm(name, "full", "pruned", "labels", about, criterion=criterion, default=False)
 
 
 ARMS = (
@@ -202,6 +232,22 @@ ARMS = (
         "Nothing replaced, trained all the same: what the training itself gives.",
         default=False,
     ),
+    _kinds("all-kinds", "All five kinds, raced.", (*TODAY, "lowrank", "narrow")),
+    _kinds("layermerge", "Merges and removals (`compose`, `fit`, `identity`), raced.", TODAY),
+    _kinds("layer-labels", "Only removals, the best joint score.", TODAY, "layer", race=False),
+    _kinds("width", "Only fewer channels inside blocks (`narrow`), raced.", ("narrow",)),
+    Arm(
+        "alds",
+        "spectral",
+        "layermerge",
+        "labels",
+        "Only splits of low rank, the worst spectral error least (ALDS, NeurIPS 2021).",
+        kinds=("lowrank",),
+        default=False,
+    ),
+    _pruned("magnitude", "Torch-Pruning: group magnitude, isomorphic groups ranked globally."),
+    _pruned("taylor", "Torch-Pruning: group Taylor, isomorphic groups ranked globally."),
+    _pruned("uniform", "Torch-Pruning: group magnitude, the same share everywhere."),
 )
 
 PAST = (_ours("features"),)

@@ -14,6 +14,7 @@ from trt_layermerge.core.callbacks import Callbacks
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import LatencyTable
+from trt_layermerge.errors import UsageError
 from trt_layermerge.kinds import families
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.search import plan_of
@@ -103,11 +104,20 @@ def search_of(run: Run, arm: Arm, speedup: float, racing: Path) -> Search:
         arm: The method.
         speedup: What the whole network is to measure.
         racing: Empty folder, for what the plans of one race come to.
+
+    Raises:
+        UsageError: If the tables lack kinds that the arm may use.
     """
     section = run.recipe.search
+    lacking = sorted({*arm.kinds} - {*section.kinds})
+    if arm.tables != "paper" and lacking:
+        raise UsageError(
+            f"{arm.name} may use {', '.join(lacking)}, of which the tables hold nothing; choose "
+            "another folder, and --set 'search.kinds=[compose, fit, identity, lowrank, narrow]'"
+        )
     objective = section.objective.model_copy(update={"form": arm.form, "capacity": arm.capacity})
     changes: Json = {"speedup": speedup, "objective": objective}
-    if arm.mode not in ("random", "untouched"):
+    if arm.mode not in ("random", "untouched", "pruned"):
         changes["mode"] = arm.mode
     if not arm.race:
         changes["race_steps"] = 0
@@ -130,7 +140,8 @@ def search_of(run: Run, arm: Arm, speedup: float, racing: Path) -> Search:
         BUILDS if recipe.measure.engines else 1,
         decides_alone(session.importance),
     )
-    problem = problem_of(session.graph, session.candidates, session.importance, recipe)
+    allowed = tuple(c for c in session.candidates if c.kind in arm.kinds)
+    problem = problem_of(session.graph, allowed, session.importance, recipe)
     return Search(problem, session.latencies, whole, goal_of(recipe, original_ms))
 
 

@@ -68,7 +68,7 @@ class Cell:
     @property
     def untouched(self) -> bool:
         """Whether nothing was replaced."""
-        return not any(plan["candidates"] for plan in self.plans)
+        return not any(plan["candidates"] or "pruned" in plan for plan in self.plans)
 
     @property
     def variant(self) -> bool:
@@ -175,7 +175,8 @@ class NetworkFigures:
         measured = {r["plan"]: float(r["speedup"]) for r in self._of("latency")}
         course, rate = ARM_COURSES[arm], self.rate(arm)
         rows = {(r["plan"], r["course"], r["rate"], r["seed"]): r for r in self._of("training")}
-        by_seed = {seed: _pick(plans, seed) for seed in self._seeds}
+        done = {row["seed"] for key, row in rows.items() if key[1:3] == (course, rate)}
+        by_seed = {seed: _pick(plans, seed) for seed in self._seeds if seed in done}
         keys = [(plan["plan"], course, rate, seed) for seed, plan in by_seed.items()]
         missing = [key for key in keys if key not in rows or key not in self._tests]
         if missing:

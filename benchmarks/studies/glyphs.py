@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+import yaml
 
 from benchmarks.studies.arms import ARMS
 from benchmarks.studies.command import conduct, shared_parser
@@ -173,7 +174,16 @@ def settings_of(options: argparse.Namespace) -> Settings:
         seeds=tuple(options.seeds),
         rates=tuple(options.rates),
         data=options.data.resolve() if options.data else None,
+        changes=dict(map(_setting, options.set)),
     )
+
+
+def _setting(text: str) -> tuple[str, object]:
+    """Returns key and value of ``KEY=VALUE``. Raises ``UsageError`` if it is none."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set takes KEY=VALUE with a key of the recipe, not {text!r}")
+    return key, yaml.safe_load(value)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -185,6 +195,7 @@ def parser() -> argparse.ArgumentParser:
     add("--speedups", nargs="+", type=float, default=[1.5, 2.0], metavar="X")
     add("--rates", nargs="+", type=float, default=[0.002, 0.006, 0.018], metavar="R")
     add("--epochs", nargs="+", default=[], metavar="[NAME=]N", help="of each training")
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="in both recipes")
     add("--until", choices=UNTIL, default="test", help="the last phase")
     return found
 

@@ -142,7 +142,7 @@ def _network(network: NetworkFigures) -> list[str]:
     lines = [
         f"## {network.name}",
         "",
-        f"The original has {_share(original)} on the {len(network.labels):,} test images of "
+        f"The original has {share(original)} on the {len(network.labels):,} test images of "
         f"{len(np.unique(network.grouped.groups)):,} {network.by}s and takes "
         f"{network.original_ms:.4f} ms on {network.device}. {data['epochs']} epochs each; SHA-256 "
         f"of train, val, test: "
@@ -170,8 +170,8 @@ def _budget(network: NetworkFigures, wanted: float, cells: list[Cell]) -> list[s
         lead = None if apart or ours is None else network.against(ours.hits, cell.hits)
         seeds = " / ".join(f"{share:.1%}" for share in cell.hits.mean(1))
         lines.append(
-            f"| {cell.arm} | {_speedups(cell)} | {_counts(cell)} | {cell.rate:g} "
-            f"| {cell.val:.1%} | {_share(network.accuracy(cell.hits))} | {seeds} "
+            f"| {cell.arm} | {measured(cell)} | {_counts(cell)} | {cell.rate:g} "
+            f"| {cell.val:.1%} | {share(network.accuracy(cell.hits))} | {seeds} "
             f"| {points(lost)} | {points(lead) if lead else '-'} |"
         )
     return [*lines, "", *_verdict(network, wanted, ours, cells)] if ours else lines
@@ -241,8 +241,8 @@ def _variants(network: NetworkFigures) -> list[str]:
         fair = ours is not None and cell is not ours and cell.comparable(ours)
         lead = points(network.against(ours.hits, cell.hits)) if ours and fair else "-"
         lines.append(
-            f"| {cell.arm} | {cell.wanted:g}x | {_speedups(cell)} | {cell.rate:g} | {cell.val:.1%} "
-            f"| {_share(network.accuracy(cell.hits))} "
+            f"| {cell.arm} | {cell.wanted:g}x | {measured(cell)} | {cell.rate:g} | {cell.val:.1%} "
+            f"| {share(network.accuracy(cell.hits))} "
             f"| {points(network.against(network.original, cell.hits))} | {lead} "
             f"| {cell.seconds:.0f} |"
         )
@@ -261,8 +261,8 @@ def _untrained(network: NetworkFigures) -> list[str]:
         "| arm | wanted | measured | test, untrained | val, untrained | first epoch | end |",
         "|---|---|---|---|---|---|---|",
         *(
-            f"| {cell.arm} | {cell.wanted:g}x | {_speedups(cell)} "
-            f"| {_share(network.accuracy(cell.untrained))} | {cell.start_val:.1%} "
+            f"| {cell.arm} | {cell.wanted:g}x | {measured(cell)} "
+            f"| {share(network.accuracy(cell.untrained))} | {cell.start_val:.1%} "
             f"| {cell.first_val:.1%} | {cell.val:.1%} |"
             for cell in cells
         ),
@@ -308,7 +308,8 @@ def _table(row: Json) -> str:
     return f"{text} in {seconds:.0f} s ({seconds / max(1, count):.2f} s each)"
 
 
-def _speedups(cell: Cell) -> str:
+def measured(cell: Cell) -> str:
+    """Returns a cell's measured speed-up, marked where it is not what was wanted."""
     low, high = min(cell.speedups), max(cell.speedups)
     text = f"{low:.2f}x" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f}-{high:.2f}x"
     return text if cell.on_target else f"{text} !"
@@ -319,7 +320,8 @@ def _counts(cell: Cell) -> str:
     return "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
 
 
-def _share(found: Interval) -> str:
+def share(found: Interval) -> str:
+    """Returns an accuracy, with its interval."""
     return f"{found.mean:.1%} [{found.low:.1%}, {found.high:.1%}]"
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
 from benchmarks.studies.arms import ARMS, PAST, Arm, Tables
-from benchmarks.studies.choosing import chosen_plan, random_plan, search_of
+from benchmarks.studies.choosing import AGAIN, TOLERANCE, chosen_plan, random_plan, search_of
 from benchmarks.studies.journal import Journal
+from benchmarks.studies.pruned import Pruning, pruned_near, pruned_onnx
 from benchmarks.studies.settings import Network, Settings, run_of
 from benchmarks.studies.workers import Checking, Clock
 from trt_layermerge.core.candidate import Candidate
@@ -17,6 +19,8 @@ from trt_layermerge.core.graph import LayerGraph
 from trt_layermerge.core.jsonio import Json, sha256_json
 from trt_layermerge.core.plan import MergePlan
 from trt_layermerge.core.tables import ImportanceTable
+from trt_layermerge.errors import DeviceError
+from trt_layermerge.measure.meter import Beside, Failed
 from trt_layermerge.pipeline import api
 from trt_layermerge.pipeline.folder import stage_seconds
 from trt_layermerge.pipeline.run import Run
@@ -59,8 +63,9 @@ def make_latencies(settings: Settings, network: Network, clock: Clock) -> None:
 
 def tables_of(settings: Settings) -> tuple[Tables, ...]:
     """Returns which tables are needed, the more expensive ones first; ours repair every start."""
-    paper = any(arm.tables == "paper" for arm in settings.arms)
-    return ("paper", "full") if paper else ("full",)
+    asked = {"full", *(arm.tables for arm in settings.arms)}
+    order: tuple[Tables, ...] = ("paper", "full", "spectral")
+    return tuple(tables for tables in order if tables in asked)
 
 
 def make_plans(settings: Settings, network: Network, journal: Journal, clock: Clock) -> None:
@@ -97,8 +102,14 @@ def find_plan(run: Run, network: str, arm: Arm, speedup: float, pick: int) -> Js
     """
     started = time.perf_counter()
     original_ms = run.session.latencies.original_ms
-    if arm.mode == "untouched":
-        found, how = Finalist(MergePlan.of(run.graph, []), original_ms, None), "untouched"
+    nothing = MergePlan.of(run.graph, [])
+    pruning, ratio = None, 1.0
+    if arm.criterion is not None:
+        rounds = AGAIN * run.recipe.measure.rounds
+        pruning, ratio = pruned_near(run, arm.criterion, original_ms / speedup, rounds, TOLERANCE)
+        found, how = Finalist(nothing, original_ms / ratio, None), "pruned"
+    elif arm.mode == "untouched":
+        found, how = Finalist(nothing, original_ms, None), "untouched"
     else:
         with TemporaryDirectory() as racing:
             search = search_of(run, arm, speedup, Path(racing))
@@ -112,25 +123,34 @@ def find_plan(run: Run, network: str, arm: Arm, speedup: float, pick: int) -> Js
         "arm": arm.name,
         "speedup": speedup,
         "pick": pick,
-        "plan": plan_id(found.plan),
+        "plan": plan_id(found.plan, pruning),
         "how": how,
         "predicted_speedup": original_ms / found.predicted_ms,
-        "first_speedup": found.measured.ratio if found.measured else 1.0,
+        "first_speedup": found.measured.ratio if found.measured else ratio,
         "convs": found.plan.conv_count,
         "activations": found.plan.activation_count,
         "candidates": [c.to_json() for c in found.plan.changed],
+        **({"pruned": pruning.to_json()} if pruning else {}),
         "seconds": round(time.perf_counter() - started, 1),
     }
 
 
-def plan_id(plan: MergePlan) -> str:
-    """Returns a short name of what a plan replaces, by what."""
-    return sha256_json([c.to_json() for c in plan.changed])[:12]
+def plan_id(plan: MergePlan, pruning: Pruning | None = None) -> str:
+    """Returns a short name of what a plan replaces, by what, or of how channels are dropped."""
+    changes = [c.to_json() for c in plan.changed]
+    return sha256_json(pruning.to_json() if pruning else changes)[:12]
 
 
 def plan_of_row(graph: LayerGraph, row: Json) -> MergePlan:
-    """Returns the plan of a row of the journal."""
+    """Returns the plan of a row of the journal; of a pruned network one that replaces nothing."""
     return MergePlan.of(graph, [Candidate.from_json(c) for c in row["candidates"]])
+
+
+def onnx_of_row(run: Run, row: Json) -> bytes:
+    """Returns the network of a row of the journal, to be measured."""
+    if "pruned" in row:
+        return pruned_onnx(run, Pruning(**row["pruned"]))
+    return run.session.networks.plan_onnx(plan_of_row(run.graph, row))
 
 
 def measure_together(settings: Settings, network: Network, journal: Journal) -> None:
@@ -140,23 +160,24 @@ def measure_together(settings: Settings, network: Network, journal: Journal) -> 
     """
     known = {row["plan"] for row in journal.of("latency") if row["network"] == network.name}
     run = run_of(settings, network, "full")
-    plans = {
-        row["plan"]: plan_of_row(run.graph, row)
-        for row in journal.of("plan")
-        if row["network"] == network.name
-    }
+    plans = {row["plan"]: row for row in journal.of("plan") if row["network"] == network.name}
     if plans.keys() <= known:
         return
     session, measure = run.session, run.recipe.measure
     rounds = measure.rounds if measure.backend == "fake" else max(FINAL_ROUNDS, measure.rounds)
-    original_ms, measured = session.networks.measure(list(plans.values()), None, rounds)
-    for name, found in zip(plans, measured, strict=True):
+    models = [onnx_of_row(run, row) for row in plans.values()]
+    outcomes = session.meter.networks(session.networks.original_onnx, models, rounds)
+    if failed := [one for one in outcomes if isinstance(one, Failed)]:
+        raise DeviceError(f"a network of {network.name} cannot be measured: {failed[0].error}")
+    timed = [one for one in outcomes if isinstance(one, Beside)]
+    original_ms = median(one.original_ms for one in timed)
+    for name, found in zip(plans, timed, strict=True):
         journal.add(
             kind="latency",
             network=network.name,
             plan=name,
             speedup=found.ratio,
-            ms=found.ms,
+            ms=original_ms / found.ratio,
             original_ms=original_ms,
             device=str(session.meter.device()),
         )

@@ -14,6 +14,7 @@ from benchmarks.studies.glyphs_page import PLOT as GLYPHS_PLOT
 from benchmarks.studies.glyphs_page import glyphs_page
 from benchmarks.studies.importance_page import PLOT as IMPORTANCE_PLOT
 from benchmarks.studies.importance_page import importance_page
+from benchmarks.studies.kinds_page import kinds_page
 from benchmarks.studies.plots import glyphs_plot, importance_plot
 from benchmarks.studies.settings import ROOT
 from trt_layermerge.core.jsonio import write_text
@@ -29,19 +30,20 @@ class Page:
         name: File of the page.
         data: File of the results, below ``data``.
         write: Results to Markdown.
-        plot: File of the plot.
+        plot: File of the plot; None for none.
         draw: Results to SVG.
     """
 
     name: str
     data: str
     write: Callable[[Path], str]
-    plot: str
-    draw: Callable[[Path], str]
+    plot: str | None = None
+    draw: Callable[[Path], str] | None = None
 
 
 PAGES = (
     Page("glyphs.md", "glyphs.jsonl", glyphs_page, GLYPHS_PLOT, glyphs_plot),
+    Page("kinds.md", "kinds.jsonl", kinds_page),
     Page("importance.md", "importance.jsonl", importance_page, IMPORTANCE_PLOT, importance_plot),
 )
 
@@ -53,8 +55,10 @@ def write_pages(results: Path) -> list[Path]:
         data = results / "data" / page.data
         if data.exists():
             write_text(results / page.name, page.write(data))
+            written.append(results / page.name)
+        if data.exists() and page.plot and page.draw:
             write_text(results / page.plot, page.draw(data))
-            written += [results / page.name, results / page.plot]
+            written.append(results / page.plot)
     return written
 
 

@@ -105,15 +105,18 @@ class Settings:
 
 def overrides(settings: Settings, tables: Tables) -> dict[str, Any]:
     """Returns what a study changes in a network's recipe, by dotted key."""
-    rules: Rules = tables
+    rules: Rules = "paper" if tables == "paper" else "full"
+    method = {"full": "calibrate", "paper": "finetune", "spectral": "spectral"}[tables]
     changed: dict[str, Any] = {
         **settings.changes,
         "search.rules": rules,
         "search.headroom": 0.0,
         "measure.store": str(settings.work / "latency.sqlite"),
-        "importance.method": "calibrate" if tables == "full" else "finetune",
+        "importance.method": method,
         "build.engine": "none",
     }
+    if tables == "spectral":
+        changed["search.kinds"] = ["lowrank"]
     if settings.data is not None:
         for split in SPLITS:
             changed[f"data.{split}"] = f"npz:{settings.data / split}.npz"

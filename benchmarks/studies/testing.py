@@ -14,13 +14,12 @@ from torch import nn
 from benchmarks.studies.arms import COURSES
 from benchmarks.studies.journal import Journal
 from benchmarks.studies.packed import pack
-from benchmarks.studies.planning import plan_of_row
-from benchmarks.studies.settings import Network, Settings, run_of, starts_of
+from benchmarks.studies.settings import Network, Settings, run_of
 from benchmarks.studies.training import (
     Training,
     chosen_rate,
     done_trainings,
-    plan_row,
+    start_of,
     training_run,
     trainings_of,
     weights_of,
@@ -70,10 +69,7 @@ def make_tests(settings: Settings, network: Network, journal: Journal, clock: Cl
         if (name, plan, start, None, None) not in done:
             job = Training(name, plan, start, 1.0, settings.seeds[0])
             run = training_run(settings, job)
-            before_training, _ = starts_of(run).start(
-                plan_of_row(run.graph, plan_row(settings, job))
-            )
-            model = collapse(before_training)
+            model = collapse(start_of(settings, run, job))
             _test(journal, model, data, name, plan, start)
     for job in jobs:
         if (job.network, job.plan, job.course, job.rate, job.seed) not in done:
@@ -85,8 +81,7 @@ def make_tests(settings: Settings, network: Network, journal: Journal, clock: Cl
 
 def trained(settings: Settings, job: Training) -> nn.Module:
     """Returns the merged network of a training."""
-    run = training_run(settings, job)
-    network = starts_of(run).unfilled(plan_of_row(run.graph, plan_row(settings, job)))
+    network = start_of(settings, training_run(settings, job), job, filled=False)
     fill(network, weights_of(settings, job))
     return collapse(network.eval())
 

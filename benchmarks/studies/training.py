@@ -11,12 +11,14 @@ from safetensors.torch import save
 
 from benchmarks.studies.arms import COURSES, Arm
 from benchmarks.studies.planning import plan_of_row
+from benchmarks.studies.pruned import Pruning, pruned
 from benchmarks.studies.settings import Settings, run_of, starts_of
 from benchmarks.studies.tuning import choice
 from benchmarks.studies.workers import Checking, Clock
 from trt_layermerge.core.jsonio import Json, read_lines, sha256_json, write_bytes
 from trt_layermerge.errors import DivergedError
 from trt_layermerge.finetune.evaluate import accuracy
+from trt_layermerge.merge import RelaxedNet
 from trt_layermerge.pipeline.options import Reporter
 from trt_layermerge.pipeline.run import Run
 from trt_layermerge.session.settings import FinetuneSection
@@ -108,11 +110,11 @@ def train(settings: Settings, job: Training, clock: Clock) -> Json:
         clock: When to stop, after an epoch.
     """
     run = training_run(settings, job, Checking(clock))
-    val, plan = run.data("val"), plan_of_row(run.graph, plan_row(settings, job))
+    val = run.data("val")
     assert val is not None
-    starts, teaching = starts_of(run), run.session.teaching(run.train, val)
+    teaching = run.session.teaching(run.train, val)
     started = time.process_time()
-    network, _ = starts.start(plan)
+    network = start_of(settings, run, job)
     start_s = time.process_time() - started
     before = accuracy(network, val)
     after, seconds, history, diverged = before, 0.0, [], False
@@ -162,6 +164,23 @@ def training_run(settings: Settings, job: Training, reporter: Reporter | None = 
     values = {**own.model_dump(), **course, "options": options}
     changes = {"seed": job.seed, "finetune": FinetuneSection.model_validate(values)}
     return replace(run, recipe=run.recipe.model_copy(update=changes))
+
+
+def start_of(settings: Settings, run: Run, job: Training, filled: bool = True) -> RelaxedNet:
+    """Returns a network before its training.
+
+    Args:
+        settings: The study.
+        run: Trains as the job says (``training_run``).
+        job: Which network.
+        filled: Whether it is repaired; not where weights are filled in anyway.
+    """
+    row = plan_row(settings, job)
+    if "pruned" in row:  # by the images of the study, whatever the seed of the training
+        first = run_of(settings, settings.network(job.network), "full")
+        return pruned(first, Pruning(**row["pruned"]))
+    starts, plan = starts_of(run), plan_of_row(run.graph, row)
+    return starts.start(plan)[0] if filled else starts.unfilled(plan)
 
 
 def plan_row(settings: Settings, job: Training) -> Json:
