@@ -10,6 +10,7 @@ from benchmarks.manual.pages import PAGES as MANUAL
 from benchmarks.pages import AWAITED, MODULES, page_of
 from benchmarks.results import RESULTS, Page, measured_by
 from benchmarks.studies.report import PAGES
+from benchmarks.studies.report import Page as StudyPage
 from trt_layermerge.core.jsonio import Json
 from trt_layermerge.errors import CorruptInputError, UsageError
 
@@ -18,6 +19,11 @@ from trt_layermerge.errors import CorruptInputError, UsageError
 def test_a_page_is_made_of_its_recorded_figures(module: str) -> None:
     page = page_of(module)
     assert page.path.read_text(encoding="utf-8") == page.read()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_study_s_page_is_made_of_its_rows(page: StudyPage) -> None:
+    assert (RESULTS / page.name).read_text("utf-8") == page.write(RESULTS / "data" / page.data)
 
 
 def test_no_page_is_typed_by_hand() -> None:

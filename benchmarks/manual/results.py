@@ -41,8 +41,8 @@ CLEARLY = """\
 """
 
 NO_PRUNING = """\
-Not there: channel pruning such as Torch-Pruning's. No figures of it at equal measured latency are
-recorded, so nothing is said about it.
+Not there: narrower blocks, low rank and channel pruning (Torch-Pruning). They have [a study of
+their own](kinds.md), in which labels teach too.
 """
 
 PAGES: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (
@@ -50,6 +50,7 @@ PAGES: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (
         "Accuracy",
         (
             ("glyphs", "All of the table above: plans, seeds, what else was tried, and why"),
+            ("kinds", "All kinds of candidates, and Torch-Pruning's networks"),
             ("glyphs-demo", "The network that `make demo` compresses, trained in several ways"),
             ("post-training", "Without labels and without fine-tuning, in seconds"),
             ("importance", "Two ways to score a block, and whether scores add up"),
@@ -150,8 +151,7 @@ def results_page() -> str:
     head = ("ours beside", "cases", "fewer points lost", "clearly", "more lost", "clearly")
     parts += [table(head, [(rival, *verdict(rival)) for rival in rivals]), "", CLEARLY]
     parts += ["![Accuracy against measured speed-up](glyphs.svg)", ""]
-    if not any("pruning" in arm for arm in rivals):
-        parts += [NO_PRUNING]
+    parts += [NO_PRUNING]
     for title, pages in PAGES:
         parts += [f"## {title}", "", *(_entry(*page) for page in pages), ""]
     return "\n".join(parts).rstrip() + "\n"

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.studies.choosing import TOLERANCE
-from benchmarks.studies.figures import Cell, NetworkFigures
+from benchmarks.studies.figures import ARM_COURSES, NetworkFigures
 from benchmarks.studies.glyphs_page import ABOUT, made_by, measured, points, read_glyphs, share
 from benchmarks.studies.statistics import SAMPLES
+from trt_layermerge.core.jsonio import Json
 
 LEAD = "all-kinds"
 """Which arm the others are held against."""
@@ -39,13 +40,16 @@ def kinds_page(path: Path) -> str:
         "| arm | what it is |",
         "|---|---|",
         *(f"| {arm} | {ABOUT[arm]} |" for arm in arms),
-        "",
-        "## Who is ahead",
-        "",
-        *_outcome(networks),
     ]
-    for network in networks:
+    tested = {row["network"] for row in rows if row["kind"] == "test"}
+    finished = [network for network in networks if network.name in tested]
+    if finished:
+        lines += ["", "## Who is ahead", "", *_outcome(finished)]
+    for network in finished:
         lines += ["", *_network(network)]
+    for network in networks:
+        if network not in finished:
+            lines += ["", *_unfinished([row for row in rows if row.get("network") == network.name])]
     return "\n".join(lines) + "\n"
 
 
@@ -90,15 +94,54 @@ def _network(network: NetworkFigures) -> Iterator[str]:
         fair = lead is not None and lead is not cell and cell.comparable(lead)
         ahead = points(network.against(lead.hits, cell.hits)) if lead and fair else "-"
         yield (
-            f"| {wanted:g}x | {arm} | {measured(cell)} | {_changes(cell)} | {cell.rate:g} "
+            f"| {wanted:g}x | {arm} | {measured(cell)} | {_changes(cell.plans[0])} | {cell.rate:g} "
             f"| {cell.val:.1%} | {share(network.accuracy(cell.hits))} | {len(cell.hits)} "
             f"| {points(network.against(network.original, cell.hits))} | {ahead} |"
         )
 
 
-def _changes(cell: Cell) -> str:
+def _unfinished(rows: list[Json]) -> Iterator[str]:
+    """Yields what is known of a network whose `test` images were not opened yet: all trainings."""
+    yield f"## {rows[0]['network']}, not finished"
+    yield ""
+    latencies = [row for row in rows if row["kind"] == "latency"]
+    yield (
+        "Not all that is due was trained, so `test` stays closed and nothing is claimed. Below is "
+        "every training so far, by the images of `val`, by which rates are chosen too. Speed-ups "
+        "are those of the last measurement"
+        + (
+            f", in which the original took {latencies[-1]['original_ms']:.4f} ms"
+            if latencies
+            else ""
+        )
+        + "; in brackets, of the choice. They are measured again when a plan is added."
+    )
+    yield ""
+    yield "| wanted | arm | measured | changes | rate | seed | val before | val |"
+    yield "|---|---|---|---|---|---|---|---|"
+    together = {row["plan"]: row["speedup"] for row in latencies}
+    plans = [row for row in rows if row["kind"] == "plan"]
+    for plan in sorted(plans, key=lambda plan: (plan["speedup"], plan["arm"])):
+        known = together.get(plan["plan"])
+        speed = f"{known:.2f}x" if known else f"({plan['first_speedup']:.2f}x)"
+        named = f"| {plan['speedup']:g}x | {plan['arm']} | {speed} | {_changes(plan)}"
+        trained = [
+            row
+            for row in rows
+            if row["kind"] == "training"
+            and (row["plan"], row["course"]) == (plan["plan"], ARM_COURSES[plan["arm"]])
+        ]
+        for row in trained:
+            yield (
+                f"{named} | {row['rate']:g} | {row['seed']} | {row['start_val']:.1%} "
+                f"| {row['val']:.1%} |"
+            )
+        if not trained:
+            yield f"{named} | - | - | - | not trained yet |"
+
+
+def _changes(plan: Json) -> str:
     """Returns how many blocks a plan changes, by kind; or how many channels go."""
-    plan = cell.plans[0]
     if "pruned" in plan:
         return f"ratio {plan['pruned']['ratio']:.2f}"
     kinds = [candidate["kind"] for candidate in plan["candidates"]]
