@@ -17,6 +17,7 @@ from trt_layermerge.pipeline.recipe import Recipe, load_recipe
 
 OTHERS = {
     *("accelerate", "apt-get", "cd", "cp", "dpkg-deb", "for", "python", "python3", "ray"),
+    *("examples/journeys/labelled.sh", "examples/journeys/photographs.sh"),
     *("examples/pipeline/deploy.sh", "polygraphy", "scp", "ssh", "torchrun", "tritonserver"),
 }
 """What is not ours. (``test_debugging`` runs Polygraphy.)"""

@@ -15,7 +15,15 @@ TABLE = [
 ][2:]
 LISTED = {name.rstrip("/") for _, names in TABLE for name in names}
 
-NOT_IN_EVERY_RUN = {"debug", "deploy", "engines", "package.json", "plans.html", "plans.md"}
+NOT_IN_EVERY_RUN = {
+    "debug",
+    "deploy",
+    "engines",
+    "failed.json",
+    "package.json",
+    "plans.html",
+    "plans.md",
+}
 NOT_IN_EVERY_RUN |= {"original.int8.onnx", "model.int8.onnx"}
 
 
