@@ -101,9 +101,12 @@ class InspectOptions(StageOptions):
 
 def inspect(options: InspectOptions) -> None:
     """Shows units, segments, residuals, and what cannot merge and why."""
-    result = run_stage("inspect", options)
-    if result.get("nothing_merges"):  # told once all that is shown
-        raise UnsupportedModelError(result["nothing_merges"])
+
+    def failure(result: Result) -> LayerMergeError | None:
+        why = result.get("nothing_merges")
+        return UnsupportedModelError(why) if why else None
+
+    run_stage("inspect", options, failure=failure)
 
 
 @dataclass(frozen=True, kw_only=True)
