@@ -80,7 +80,6 @@ WISHES = [
     ("--set build.max_batch=4 --batch 8", USAGE, "tiny.yaml with the options beside it cannot"),
     # bundles
     ("--set package.targets=[triton,nosuch]", USAGE, "package.targets.1"),
-    ("--set task=regression --set package.targets=[deepstream]", USAGE, "DeepStream"),
 ]
 
 
