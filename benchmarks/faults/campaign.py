@@ -112,7 +112,7 @@ def verb_trials(work: Path, each: int) -> Iterator[Trial]:
     sound, copies = content(finished), work / "copies"
     most = {
         verb: growth_of(partial(lambda verb: again(verb, copied(finished, copies)), verb))
-        for verb in dict(READS).values()
+        for verb in dict.fromkeys(verb for _, verb in READS)
     }
     for sealed, words in ((False, ""), (True, ", noted as right")):
         for file, verb in READS:

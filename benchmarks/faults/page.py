@@ -66,8 +66,8 @@ Every fault ends with the same result, with another value where no hash can tell
 refusal. What must not be: *raw*, an error that is no paragraph of ours; *other*, another result \
 without a word; *hang*, more than ten seconds for a file, times the processes for each core where \
 these are more; *memory*, more than twice what the sound file takes, or than {floor} MiB, the \
-interpreter's own, where that is more; *executed*, code that came with a file. Seed {seed}; \
-[how](../../benchmarks/faults/__main__.py).
+interpreter's own, where that is more (watched where a column tells growth); *executed*, code that \
+came with a file. Seed {seed}; [how](../../benchmarks/faults/__main__.py).
 
 | faults | tried | badly ended | at commit |
 |---|---:|---:|---|

@@ -81,7 +81,8 @@ def again(verb: str, run: Path) -> None:
     """
     state = run / "state.json"
     body = json.loads(state.read_text())
-    body["stages"].pop(verb, None)
+    for name in body["stages"].pop(verb)["outputs"]:  # what is there would be continued
+        (run / name).unlink()
     state.write_text(json.dumps(body))
     code, said = command(verb, run.parent)
     if code != 0:

@@ -230,7 +230,7 @@ def test_probabilities_of_almost_nothing_are_verified_and_bundled(
     assert all(c["max_rel"] < 1e-3 and c["agreement"] == 1 for c in body["comparisons"])
     bundle = tmp_path / "tiny" / "deploy" / "plain"
     with np.load(bundle / "expected.npz") as samples:
-        assert 0 < samples["output_fp16"].max() < 1e-4
+        assert 0 < samples["output_fp16_0"].max() < 1e-4
     done = subprocess.run([sys.executable, bundle / "verify.py"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -369,8 +369,8 @@ def bundled(folder: Path) -> float:
     done = subprocess.run([sys.executable, bundle / "verify.py"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with np.load(bundle / "expected.npz") as samples:
-        exact = logits((folder / "model.onnx").read_bytes(), samples["input"])
-        half = samples["output_fp16"]
+        exact = logits((folder / "model.onnx").read_bytes(), samples["input_0"])
+        half = samples["output_fp16_0"]
     assert np.isfinite(half).all()
     return float(np.abs(half - exact).max() / np.abs(exact).max())
 

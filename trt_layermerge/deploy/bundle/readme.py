@@ -139,6 +139,7 @@ MEANINGS: Mapping[str, str] = {
     "classes": "logits",
     "labels": "a logit for each label",
     "indices": "whole numbers",
+    "probabilities": "probabilities",
     "values": "numbers",
 }
 """What a tensor is by its kind; the image has a meaning of its own."""
