@@ -260,9 +260,7 @@ def _how(header: Json, rows: list[Json]) -> list[str]:
         f"{used['device']}: every spec is measured alone; {used['plans']} random plans, from "
         "hardly changed to as changed as can be, are merged whole and timed in turns with the "
         f"original, {used['rounds']} rounds each; the table is fitted to the original and two "
-        f"thirds of them and predicts every third, which it has not seen. Seed {used['seed']}. "
-        f"*All kinds* are {', '.join(OFFERS['all'][1])}; "
-        f"the full rules have {', '.join(OFFERS['full'][1])} unless told otherwise.",
+        f"thirds of them and predicts every third, which it has not seen. Seed {used['seed']}.",
     ]
 
 
