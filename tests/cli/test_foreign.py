@@ -76,7 +76,7 @@ def typed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ") and err.count("\n") == 1, err
-    assert "Traceback" not in err and "This is a bug" not in err
+    assert "Traceback" not in err and "This is a bug" not in err, err
     return code, err
 
 
@@ -431,7 +431,7 @@ def test_a_network_where_nothing_merges_is_shown_and_ends_with_its_code(
     recipe = recipe if verb == "run" else ["--run", "x", "--recipe", *recipe]
     code = main([verb, *recipe, *given, "--set", "model.weights=null"])
     out, err = capsys.readouterr()
-    assert code == UNSUPPORTED and err.count("\n") == 1
+    assert code == UNSUPPORTED and err.count("\n") == 1, err
     assert "nothing in this network can merge: it has 2 convolutions" in err and "pooling" in err
     assert ("pooling" in out) == (verb == "inspect")
     assert not list(tmp_path.rglob("latency.jsonl"))

@@ -31,5 +31,5 @@ def latency_table() -> LatencyTable:
 
 def importance_table() -> ImportanceTable:
     """Returns the score of one candidate."""
-    key = (3, 5, "compose", (4,), (CONV,))
+    key = (3, 5, "compose", (4,), (CONV,), ())
     return ImportanceTable({key: ImportanceEntry(-0.125, "calibrate", "block")}, {"seed": 0})

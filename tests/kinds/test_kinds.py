@@ -38,8 +38,8 @@ def test_rules_and_families() -> None:
     assert [kind.name for kind in kinds_of("paper")] == ["compose"]
     assert [kind.name for kind in kinds_of("full")] == ["compose", "fit", "identity"]
     assert families() == (
-        ("compose", "fit", "identity", "lowrank", "narrow"),
-        ("compose", "identity", "lowrank", "narrow"),
+        ("compose", "fit", "identity", "lowrank", "narrow", "stream"),
+        ("compose", "identity", "lowrank", "narrow", "stream"),
         ("compose", "identity"),
         ("identity",),
     )
@@ -54,8 +54,8 @@ def test_a_registered_kind_joins_its_family_and_leaves_again() -> None:
 
     with register(Removing()):
         assert [set(names) for names in families()] == [
-            {"compose", "fit", "gone", "identity", "lowrank", "narrow"},
-            {"compose", "gone", "identity", "lowrank", "narrow"},
+            {"compose", "fit", "gone", "identity", "lowrank", "narrow", "stream"},
+            {"compose", "gone", "identity", "lowrank", "narrow", "stream"},
             {"compose", "gone", "identity"},
             {"gone", "identity"},
         ]

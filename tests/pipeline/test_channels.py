@@ -103,7 +103,6 @@ def test_image_files_of_a_grey_network_are_grey(tmp_path: Path) -> None:
         open_data(
             f"imagefolder:{tmp_path}",
             Preprocess(1.0, (0.0,) * 4, (1.0,) * 4),
-            None,
             Framing((4, 4)),
         )
 

@@ -48,7 +48,7 @@ def whole(run: Run) -> WholeNetworks:
 
 def tools(run: Run) -> Tools:
     session = run.session
-    return loop_tools(session.problem, session.latencies, run.recipe.measure, whole(run))
+    return loop_tools(session.problem, session.latencies, run.recipe, whole(run))
 
 
 def scores_of(run: Run, known: Json | None = None) -> JointScores:

@@ -122,7 +122,9 @@ def test_a_reconstruction_that_does_not_help_is_undone(runs: Path) -> None:
     result = run_stage("finetune", options(runs, **diverging), reporter)["reconstruction"]
     assert result["error_after"] is None and not result["kept"]
     left = load_file(runs / "tiny" / "relaxed.safetensors")
-    assert all((repaired[k] == left[k]).all() for k in repaired)
+    means = {k for k in repaired if "running_" in k}  # taken behind it, to the last bit or so
+    assert all((repaired[k] == left[k]).all() for k in repaired.keys() - means)
+    assert all((repaired[k] - left[k]).abs().max() <= 1e-6 for k in means)
 
 
 @pytest.mark.parametrize("start", ["original", "repair"])

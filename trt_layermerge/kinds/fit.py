@@ -73,13 +73,13 @@ class Fit(Kind):
             for candidate in self.candidates(graph, block, replace(limits, kernels=tried))
             if self.refusal(graph, candidate) is None
         }
-        if found.issuperset(limits.kernels):
+        if not found or found.issuperset(limits.kernels):  # nothing to fit is no wrong wish
             return None
         sizes = [", ".join(map(str, s)) for s in (set(limits.kernels) - found, sorted(found))]
         return (
             f"no block of this network can become a fitted convolution of size {sizes[0]}: it "
             "reaches beyond what any block sees, or is centred between its pixels; sizes that some "
-            f"block can have: {sizes[1] or 'none'}"
+            f"block can have: {sizes[1]}"
         )
 
 

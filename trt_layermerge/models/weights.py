@@ -249,12 +249,13 @@ def fill(model: nn.Module, path: Path, tell: Tell = warnings.warn) -> None:
         if (fault := _fault(name, weights[name], wanted[name])) is not None
     ]
     if faults or needed.keys() != weights.keys():
-        words = "; ".join(
-            [*sorted(faults)[:3], *([f"and {len(faults) - 3} more"] if len(faults) > 3 else [])]
-            + [text for text in [sides(weights, needed)] if text]
-        )
+        shown = [*sorted(faults)[:3], *([f"and {len(faults) - 3} more"] if len(faults) > 3 else [])]
+        why = ""
+        if all(map(_plainly_stored, weights.values())):  # others have no shape to compare
+            shown += filter(None, [sides(weights, needed)])
+            why = guess(weights, needed)
         raise CorruptInputError(
-            f"the weights {path} do not fit the network: {words}{guess(weights, needed)}"
+            f"the weights {path} do not fit the network: {'; '.join(shown)}{why}"
         )
     model.load_state_dict({names[k]: v for k, v in weights.items()}, strict=False)
 

@@ -120,6 +120,8 @@ def contents_of(path: Path, body: Json, files: Files) -> tuple[Target, Contents]
         given = load(Manifest, body)
         if not 0 < given.tolerance <= max(TOLERANCES.values()):
             raise ValueError(f"it allows a difference of {given.tolerance}")
+        if not given.interface.inputs or not given.interface.outputs:
+            raise ValueError("it says of no input or no output")
         part = {role: files[place] for role, place in given.roles.items()}
         arrays = _arrays(part["expected"])
         models = {p: part.get(f"onnx.{p}") for p in PRECISIONS} | {given.precision: part["onnx"]}
