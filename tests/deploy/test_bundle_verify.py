@@ -17,7 +17,9 @@ from tests.backends.fake_cuda import FakeDriver
 from tests.backends.fake_engine import FakeContext, FakeEngine, fake_library
 from tests.backends.fake_tensorrt import VERSIONS, Strict
 from tests.deploy.bundles import contents, network, several, signed, with_plan
+from trt_layermerge.core.agreement import LEAST_PROBABILITY
 from trt_layermerge.core.jsonio import sha256_bytes
+from trt_layermerge.deploy.bundle import verify as program
 from trt_layermerge.deploy.bundle.contents import TARGETS
 from trt_layermerge.deploy.bundle.folder import write_bundle
 from trt_layermerge.deploy.bundle.render import VERIFY, render
@@ -469,3 +471,10 @@ def test_all_pass_in_a_fresh_environment_with_numpy_and_onnxruntime(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "differs by" in done.stdout
+
+
+def test_what_comes_from_a_sigmoid_is_judged_as_everywhere() -> None:
+    assert program.LEAST == {"probabilities": LEAST_PROBABILITY}  # it ships alone and imports none
+    expected, found = np.float32([[1e-6, 2e-6]]), np.float32([[1e-6, 4e-6]])
+    assert program.difference(found, expected, "values") == pytest.approx(1.0)
+    assert program.difference(found, expected, "probabilities") == pytest.approx(2e-6 / 3e-3)

@@ -20,9 +20,9 @@ from trt_layermerge.models.weights import untrained_note
 FEW, LOOKED_AT, FOREIGN = 64, 64, 0.35
 """Fewer images than these are few; so many are looked at; this many spreads off are foreign.
 
-Photographs are at most .24 off for EfficientNet-Lite0 and -Lite1, letters and textures from .41 on,
-and photographs normalised in a neighbouring way .25 to .28: those cannot be told apart so
-(``benchmarks/bm_foreign.py``).
+Chosen between photographs and what is none, on two networks with real weights; their figures are
+not recorded yet (``benchmarks/bm_foreign.py``). Images normalised in a neighbouring way cannot be
+told apart so.
 """
 
 
