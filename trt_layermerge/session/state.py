@@ -186,8 +186,15 @@ class State:
     @cached_property
     def answers(self) -> dict[str, Tensor]:
         """What the network puts out for the example, by name."""
-        output = evaluate(self.model, parts_of(self.example))
-        return named(output, output_names_of(self.model, output, self.input_names))
+        return self._answered[0]
+
+    @cached_property
+    def _answered(self) -> tuple[dict[str, Tensor], list[str]]:
+        """The answers, and the names of those that a sigmoid gave."""
+        with SigmoidsSeen() as seen:
+            output = evaluate(self.model, parts_of(self.example))
+        answers = named(output, output_names_of(self.model, output, self.input_names))
+        return answers, [name for name, value in answers.items() if seen.gave(value)]
 
     @cached_property
     def outputs(self) -> Kinds:
@@ -197,10 +204,7 @@ class State:
             UsageError: If ``task`` names an output that there is not.
             UnsupportedModelError: If the network gives no tensors, or some not image by image.
         """
-        tensors, image = self.answers, parts_of(self.example)[0].shape
-        with SigmoidsSeen() as seen:
-            found = named(evaluate(self.model, parts_of(self.example)))
-        sigmoids = [n for n, value in zip(tensors, found.values(), strict=True) if seen.gave(value)]
+        (tensors, sigmoids), image = self._answered, parts_of(self.example)[0].shape
         kinds = kinds_of(tensors, image, self.settings.task, sigmoids)
         if [(kinds[name], value.ndim) for name, value in tensors.items()] != [("classes", 2)]:
             self.tell.note(
